@@ -1,0 +1,185 @@
+"""Accounting: what becomes of every record of a load, counted, told and kept for the verification."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import xxhash
+from msgspec import Struct, field
+
+from seed_registry.errors import TooManyRejects
+from seed_registry.index.reading import IndexReader
+from seed_registry.index.rejects import RejectsFile
+from seed_registry.records import Asset, Reject
+from seed_registry.report import Progress, Tally
+from seed_registry.settings import Settings
+from seed_registry.spooling import DistinctHashes
+
+# Warnings beyond these of a reason are only counted.
+_WARNINGS_PER_REASON: Final = 20
+# A record larger than this is not kept in memory for being verified.
+_SAMPLED_RECORD_BYTES: Final = 1 << 20
+
+
+class Loaded(Struct):
+    """What a load leaves for its verification.
+
+    Attributes:
+    distinct_assets: how many different assets were sent to the database.
+        refused_assets: how many of the records sent it refused.
+        declared: header field, what it said, what was read; for each index that declares something.
+        sample: some assets as they should be in the database, by key.
+    """
+
+    distinct_assets: int = 0
+    refused_assets: int = 0
+    declared: list[tuple[str, int, int]] = field(default_factory=list)
+    sample: dict[str, Asset] = field(default_factory=dict)
+    dialects: list[str] = field(default_factory=list)
+
+
+def hashed(key: str) -> int:
+    """A 64-bit hash of a key, the same in every run: so are the batches, and with them the counts."""
+    return xxhash.xxh3_64_intdigest(key.encode())
+
+
+class Account:
+    """The books of one load.
+
+    Attributes:
+        loaded: what a load leaves for its verification; complete after `close`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        tally: Tally,
+        progress: Progress,
+        rejects: RejectsFile | None,
+        *,
+        keys_per_source: bool,
+    ) -> None:
+        self.loaded = Loaded()
+        self.tally = tally
+        self.progress = progress
+        self._max_rejects = settings.max_rejects
+        self._rejects = rejects
+        self._keys_per_source = keys_per_source
+        self._distinct = DistinctHashes()
+        self._sample = _Sample(settings.verify_sample)
+        self._warned: dict[str, int] = {}
+
+    def opened(self, reader: IndexReader) -> None:
+        """Note that an index is being read."""
+        if reader.dialect.name not in self.loaded.dialects:
+            self.loaded.dialects.append(reader.dialect.name)
+        self.progress.tell("info", "index_opened", index=reader.name, dialect=reader.dialect.name, bytes=reader.size)
+
+    def finished(self, reader: IndexReader) -> None:
+        """Note that an index was read to its end."""
+        self.loaded.declared.extend(reader.declared())
+
+    def sent(self, asset: Asset, key_hash: int) -> None:
+        """Note an asset that goes to the database."""
+        self._distinct.add(hashed(f"{asset.source_key}\0{asset.key}") if self._keys_per_source else key_hash)
+        self._sample.offer(asset, key_hash)
+        if asset.repaired:
+            self.tally.repaired += 1
+        if asset.date_ignored:
+            self.tally.dates_ignored += 1
+            self._warn(
+                "date_ignored",
+                "date_ignored",
+                index=self.tally.index,
+                line=asset.line,
+                offset=asset.offset,
+                key=asset.key,
+            )
+
+    def missing(self, asset: Asset) -> None:
+        """Note an asset whose source its index does not list."""
+        self.tally.assets.missing_source += 1
+        self._warn(
+            "source_missing",
+            "missing_source",
+            index=self.tally.index,
+            line=asset.line,
+            offset=asset.offset,
+            key=asset.key,
+            source=asset.source_key,
+        )
+
+    def refused(self, index: str, asset: Asset, detail: str) -> None:
+        """Note an asset that went to the database and was refused.
+
+        Raises:
+            TooManyRejects: that was one too many.
+        """
+        self.loaded.refused_assets += 1
+        self._sample.forget(asset)
+        self.reject(index, Reject("database_refused", detail, asset.raw, asset.line, asset.offset, "asset", asset.key))
+
+    def reject(self, index: str, reject: Reject) -> None:
+        """Count, log and keep a reject.
+
+        Raises:
+            TooManyRejects: that was one too many.
+        """
+        tally = self.tally
+        counts = tally.sources if reject.kind == "source" else tally.assets
+        counts.rejected += 1
+        tally.rejects[reject.reason] += 1
+        if self._rejects is not None:
+            self._rejects.write(index, reject)
+        self._warn(
+            "record_rejected", reject.reason, index=index, line=reject.line, offset=reject.offset, key=reject.key,
+            detail=reject.detail,
+        )  # fmt: skip
+        if self._max_rejects.exceeded(tally.rejected, tally.read):
+            raise TooManyRejects(
+                f"{tally.rejected:,} of {tally.read:,} records rejected, more than --max-rejects {self._max_rejects} "
+                f"allows; most often: {tally.rejects.most_common(1)[0][0]}"
+            )
+
+    def close(self) -> None:
+        """Complete `loaded` and give temporary files back."""
+        self.loaded.distinct_assets = self._distinct.count()
+        self.loaded.sample = self._sample.assets
+        self._distinct.close()
+
+    def _warn(self, event: str, reason: str, **facts: Any) -> None:
+        """Tell the first few of a kind."""
+        count = self._warned[reason] = self._warned.get(reason, 0) + 1
+        if count <= _WARNINGS_PER_REASON:
+            self.progress.tell("warning", event, reason=reason, **facts)
+        if count == _WARNINGS_PER_REASON:
+            self.progress.tell("warning", "warnings_end", reason=reason, note="more of them are only counted")
+
+
+class _Sample:
+    """The assets with the smallest key hashes: as good as chance, and the last of a key replaces the others."""
+
+    def __init__(self, size: int) -> None:
+        self.assets: dict[str, Asset] = {}
+        self._size = size
+        self._hashes: dict[str, int] = {}
+        self._limit = 1 << 64 if size else 0
+
+    def offer(self, asset: Asset, key_hash: int) -> None:
+        """Take the asset if its hash is small enough."""
+        if key_hash >= self._limit and asset.key not in self.assets:
+            return
+        if len(asset.raw) > _SAMPLED_RECORD_BYTES:
+            self.forget(asset)
+            return
+        self.assets[asset.key], self._hashes[asset.key] = asset, key_hash
+        if len(self.assets) > self._size:
+            largest = max(self._hashes, key=self._hashes.__getitem__)
+            del self.assets[largest], self._hashes[largest]
+        if len(self.assets) == self._size:
+            self._limit = max(self._hashes.values())
+
+    def forget(self, asset: Asset) -> None:
+        """The database refused it."""
+        self.assets.pop(asset.key, None)
+        self._hashes.pop(asset.key, None)

@@ -1,0 +1,64 @@
+"""`seed-registry schema`: the registry's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar
+
+import anyio
+import asyncpg
+import typer
+
+from seed_registry.cli.console import print_rows
+from seed_registry.cli.options import Columns, DatabaseOption, columns_of
+from seed_registry.ingesting import database
+from seed_registry.registry import schema
+from seed_registry.registry.connecting import session
+from seed_registry.registry.sql import statement
+from seed_registry.settings import DatabaseUrl, Settings
+
+app = typer.Typer(help="The registry's tables: create, check, show.", no_args_is_help=True)
+Result = TypeVar("Result")
+
+
+@app.command()
+def apply(database_url: DatabaseOption = None) -> None:
+    """Create what is missing; never drops or alters what is there."""
+    _with_session(database_url, schema.apply)
+    typer.echo("registry.sources and registry.assets are there")
+
+
+@app.command()
+def check(database_url: DatabaseOption = None, column: Columns = None) -> None:
+    """Say whether a load could write to the tables as they are; exit 1 if not."""
+    settings = Settings(columns=columns_of(column))
+    tables = _with_session(database_url, lambda connection: schema.introspect(connection, settings.columns))
+    for table in (tables.sources, tables.assets):
+        rows = [
+            (field, column_, table.types[field], "key" if field in table.key else "")
+            for field, column_ in table.columns.items()
+        ]
+        rows += [(field, "", "", "left out: no such column") for field in table.left_out]
+        print_rows(table.name.replace('"', ""), ("field", "column", "type", ""), rows)
+    typer.echo("a load can write to them")
+
+
+@app.command()
+def show() -> None:
+    """Print the statements of `schema apply`."""
+    typer.echo(statement("schema"), nl=False)
+
+
+@app.command()
+def grants(role: Annotated[str, typer.Argument(help="The role that loads.")]) -> None:
+    """Print the statements that let a role load, and nothing more; pipe them to the owner's psql."""
+    typer.echo(schema.grants(role), nl=False)
+
+
+def _with_session(database_url: str | None, action: Callable[[asyncpg.Connection[Any]], Awaitable[Result]]) -> Result:
+    async def run() -> Result:
+        settings = Settings(database_url=DatabaseUrl(database_url) if database_url else None)
+        async with database(settings) as url, session(url) as connection:
+            return await action(connection)
+
+    return anyio.run(run)

@@ -1,0 +1,230 @@
+"""Decoding: one raw record to a Source, an Asset or a Reject. Pure, and most of the client's time.
+
+A record is checked for what Postgres would refuse (https://www.postgresql.org/docs/current/datatype-json.html) before
+it costs a batch: msgspec refuses bad grammar and lone surrogates anywhere in it, the rest is done here. What is checked is
+what is stored: the record's own bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+import xxhash
+
+from seed_registry.index.dialects import Dialect, Fields
+from seed_registry.index.documents import MAX_DEPTH
+from seed_registry.records import Asset, RawRecord, Record, Reject, Source
+
+# A key longer than this may not fit a btree page once it is part of a composite key (2,704 bytes).
+MAX_KEY_BYTES: Final = 1_000
+
+REASONS: Final = {
+    "not_json": "the record is not JSON",
+    "not_an_object": "the record is JSON, but no object",
+    "bad_utf8": "the record is not UTF-8",
+    "bad_unicode": "the record holds half a surrogate pair, which is no character",
+    "no_type": 'a record of a seed index has no "type": "source" or "asset"',
+    "no_key": "the record has no key",
+    "no_source": "an asset does not tell its source",
+    "nul_in_key": "a key holds the character U+0000",
+    "key_too_long": f"a key is longer than {MAX_KEY_BYTES:,} bytes",
+    "record_too_large": "the record is longer than --max-record-bytes",
+    "too_deep": f"the record is nested deeper than {MAX_DEPTH} levels",
+    "database_refused": "the database refuses the record (SQLSTATE in the detail)",
+}
+
+_NUL = b"\\u0000"
+_ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
+_STRUCTURE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]]', re.DOTALL)
+_ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
+_HIGH_SURROGATES = range(0xD800, 0xDC00)
+_LOW_SURROGATES = range(0xDC00, 0xE000)
+
+
+class Decoder:
+    """Decodes the records of one index.
+
+    Attributes:
+        domain: the portal of assets that name none: the header's or `--domain`; "" until it is known.
+        header_complete: whether `domain` is final; an asset that still needs it has no source key before.
+    """
+
+    def __init__(self, dialect: Dialect, *, domain: str = "", header_complete: bool = True, salt: str = "") -> None:
+        self.domain = domain
+        self.header_complete = header_complete
+        self._dialect = dialect
+        self._decode = msgspec.json.Decoder(dialect.wire).decode
+        # Hashes of another dialect, mapping or choice of columns never match: the row is written anew.
+        self._seed = xxhash.xxh3_64_intdigest(f"{dialect.name} {dialect.version} {dialect.provider} {salt}".encode())
+
+    def decode(self, record: RawRecord) -> Record:
+        """What the record is; never raises, whatever its bytes."""
+        data = record.data
+        if record.excess:
+            return _reject(
+                record, "record_too_large", f"{record.excess:,} bytes long; raise --max-record-bytes to load it"
+            )
+        try:
+            wire = self._decode(data)
+        except (ValueError, RecursionError) as exc:
+            return _undecodable(record, exc)
+        if not data.isascii() and not _is_utf8(data):
+            return _reject(record, "bad_utf8", "not UTF-8 text")
+        # Depth cannot exceed the number of brackets, and most records have fewer.
+        if data.count(b"{") + data.count(b"[") > MAX_DEPTH and _too_deep(data):
+            return _reject(record, "too_deep", f"nested deeper than {MAX_DEPTH} levels")
+        repaired = _NUL in data and (mended := _without_nul(data)) != data
+        kind = record.kind or self._dialect.kind_of(wire)
+        if kind == "source":
+            return self._source(record, wire, mended if repaired else data)
+        if kind == "asset":
+            return self._asset(record, wire, mended if repaired else data, repaired=repaired)
+        return _reject(record, "no_type", 'no "type" of "source" or "asset"')
+
+    def _source(self, record: RawRecord, wire: Any, data: bytes) -> Source | Reject:
+        assert self._dialect.source is not None
+        fields = self._dialect.source(wire)
+        key = _key(fields.source_key).lower()
+        if problem := _key_problem(key):
+            return _reject(record, problem, f"source: {REASONS[problem]}", key=key, kind="source")
+        return Source(
+            key=key,
+            name=_text(fields.name),
+            url=_text(fields.url) or f"https://{key}",
+            raw=data,
+            content_hash=xxhash.xxh3_128_digest(data, self._seed),
+            provider=self._dialect.provider,
+            line=record.line,
+            offset=record.offset,
+        )
+
+    def _asset(self, record: RawRecord, wire: Any, data: bytes, *, repaired: bool) -> Asset | Reject:
+        fields = self._dialect.asset(wire, self.domain)
+        key = _key(fields.key)
+        if problem := _key_problem(key):
+            return _reject(record, problem, f"asset: {REASONS[problem]}", key=key)
+        source_key = _key(fields.source_key).lower()
+        if self._waits_for_header(wire, fields):
+            source_key = ""
+        elif problem := _key_problem(source_key):
+            problem = "no_source" if problem == "no_key" else problem
+            return _reject(record, problem, f"asset: its source: {REASONS[problem]}", key=key)
+        updated_at, date_ignored = _date(fields.date)
+        # Two records of the same bytes differ if the header gives them different sources.
+        seed = self._seed if not self.domain else self._seed ^ xxhash.xxh3_64_intdigest(source_key.encode())
+        return Asset(
+            key,
+            source_key,
+            _text(fields.name),
+            _text(fields.description),
+            _text(fields.url),
+            updated_at,
+            data,
+            xxhash.xxh3_128_digest(data, seed),
+            record.line,
+            record.offset,
+            repaired,
+            date_ignored,
+        )
+
+    def _waits_for_header(self, wire: Any, fields: Fields) -> bool:
+        """Whether a header that is not read yet could still change the asset's source."""
+        if self.header_complete or self.domain:
+            return False
+        return bool(self._dialect.asset(wire, "?").source_key != fields.source_key)
+
+
+def _reject(record: RawRecord, reason: str, detail: str, *, key: str | None = None, kind: str = "") -> Reject:
+    kind = kind or record.kind or "asset"
+    return Reject(reason, detail, record.data, record.line, record.offset, kind, key or None)
+
+
+def _undecodable(record: RawRecord, exc: Exception) -> Reject:
+    if isinstance(exc, RecursionError):
+        return _reject(record, "too_deep", f"nested deeper than {MAX_DEPTH} levels")
+    if isinstance(exc, UnicodeDecodeError) or not _is_utf8(record.data):
+        return _reject(record, "bad_utf8", "not UTF-8 text")
+    if _has_lone_surrogate(record.data):
+        return _reject(record, "bad_unicode", "half a surrogate pair (\\ud800 to \\udfff), which is no character")
+    if isinstance(exc, msgspec.ValidationError):
+        return _reject(record, "not_an_object", str(exc).replace("`", ""))
+    return _reject(record, "not_json", str(exc).removeprefix("JSON is malformed: "))
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _too_deep(data: bytes) -> bool:
+    # Stripped of all but brackets, empty pairs vanish once per level; brackets inside strings are the only other thing
+    # that could stay, and only then the strings are told apart.
+    brackets = data.translate(None, _ALL_BUT_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        if not (brackets := brackets.replace(b"{}", b"").replace(b"[]", b"")):
+            return False
+    depth = 0
+    for match in _STRUCTURE.finditer(data):
+        depth += {b"{": 1, b"[": 1, b"}": -1, b"]": -1}.get(match[0], 0)
+        if depth > MAX_DEPTH:
+            return True
+    return False
+
+
+def _without_nul(data: bytes) -> bytes:
+    r"""Escaped U+0000 becomes U+FFFD, by token: the backslash of `\\u0000` is legal text."""
+    return _ESCAPE.sub(lambda match: b"\\ufffd" if match[1] == b"0000" else match[0], data)
+
+
+def _has_lone_surrogate(data: bytes) -> bool:
+    awaited = -1  # where the low half of a pair has to begin
+    for match in _ESCAPE.finditer(data):
+        unit = int(match[1], 16) if match[1] else 0
+        if unit in _LOW_SURROGATES:
+            if match.start() != awaited:
+                return True
+            awaited = -1
+        elif awaited >= 0:
+            return True
+        elif unit in _HIGH_SURROGATES:
+            awaited = match.end()
+    return awaited >= 0
+
+
+def _key(value: Any) -> str:
+    if type(value) is str:
+        return value.strip()
+    return str(value) if type(value) is int else ""
+
+
+def _key_problem(key: str) -> str | None:
+    if not key:
+        return "no_key"
+    if "\0" in key:
+        return "nul_in_key"
+    if len(key) > MAX_KEY_BYTES or (len(key) * 4 > MAX_KEY_BYTES and len(key.encode()) > MAX_KEY_BYTES):
+        return "key_too_long"
+    return None
+
+
+def _text(value: Any) -> str | None:
+    if type(value) is not str:
+        return None
+    return value.replace("\0", "\ufffd") if "\0" in value else value
+
+
+def _date(value: Any) -> tuple[datetime | None, bool]:
+    """The moment, in UTC, and whether there was something that is none (ISO 8601; without a zone it is UTC)."""
+    if value is None or value == "":
+        return None, False
+    try:
+        moment = datetime.fromisoformat(value)
+        return (moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)), False
+    except (TypeError, ValueError, OverflowError):
+        return None, True

@@ -1,0 +1,102 @@
+"""Detecting: what an index looks like from its first bytes. Content decides, never the file's name."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import ijson
+import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from seed_registry.errors import IndexNotUnderstood
+
+# ijson's C backend crashes on integers of 4,301 digits; whatever holds such a number is judged by what comes before it.
+_DIGIT_RUN = re.compile(rb"[0-9]{400}")
+# How many lines may be broken at the beginning of an NDJSON index before it is no NDJSON index.
+_LINES_LOOKED_AT = 100
+
+
+class Shape(Struct, frozen=True):
+    """What the beginning of an index looks like.
+
+    Attributes:
+        lines: NDJSON if true, one document otherwise.
+        keys: of the document or of the first record, each with its value where that is a scalar, otherwise "array" or "object".
+        single: one object on one line: a document, or the only record of an NDJSON index.
+        arrays: for each array of the document, by path, the keys of its first element; empty where it has none.
+    """
+
+    lines: bool
+    single: bool = False
+    keys: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[tuple[str, ...], set[str]] = field(default_factory=dict)
+
+
+def look_at(head: bytes, name: str) -> Shape:
+    """Tell lines from a document, and which keys are where.
+
+    Raises:
+        IndexNotUnderstood: it is neither.
+    """
+    # 1. The first line is a whole object, and more lines follow.
+    text = head.strip()
+    first, newline, _ = text.partition(b"\n")
+    if newline and _is_object(first):
+        return Shape(lines=True, keys=_try_shape(first)[1].keys)
+    # 2. Grammar holds as far as the head goes: a document; or one record, on a line of its own.
+    sound, shape = _try_shape(text)
+    if sound and text.startswith((b"{", b"[")):
+        return shape if newline or text.startswith(b"[") else replace(shape, single=True)
+    # 3. It does not, but some line is a record on its own: lines, some of them broken.
+    for line in text.splitlines()[:_LINES_LOOKED_AT]:
+        if _is_object(line):
+            return Shape(lines=True, keys=_try_shape(line)[1].keys)
+    # 4. Something like a document, broken early: reading it will tell where.
+    if text.startswith((b"{", b"[")):
+        return shape
+    raise IndexNotUnderstood(f"{name} is not JSON at all: it begins with {text[:20]!r}")
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(line), dict)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+def _try_shape(head: bytes) -> tuple[bool, Shape]:
+    """The shape as far as the head goes, and whether its grammar holds that far."""
+    run = _DIGIT_RUN.search(head)
+    keys: dict[str, Any] = {}
+    arrays: dict[tuple[str, ...], set[str]] = {}
+    stack: list[str] = []  # the current key of each open object, "[]" for each open array
+    coroutine = ijson.sendable_list()
+    parser = ijson.basic_parse_coro(coroutine, use_float=True)
+    sound = True
+    try:
+        parser.send(head[: run.start()] if run else head)
+    except ijson.JSONError:
+        sound = False
+    for event, value in coroutine:
+        if event == "map_key":
+            stack[-1] = value
+            if stack.count("[]") == 1 and stack[-2] == "[]":
+                arrays.setdefault(tuple(stack[: stack.index("[]")]), set()).add(value)
+        else:
+            if len(stack) == 1 and stack[0] not in ("", "[]"):
+                keys[stack[0]] = {"start_map": "object", "start_array": "array"}.get(event, value)
+            if event == "start_array" and "[]" not in stack:
+                arrays.setdefault(tuple(stack), set())
+            _move(stack, event)
+    return sound, Shape(lines=False, keys=keys, arrays=arrays)
+
+
+def _move(stack: list[str], event: str) -> None:
+    if event == "start_map":
+        stack.append("")
+    elif event == "start_array":
+        stack.append("[]")
+    elif event in ("end_map", "end_array"):
+        stack.pop()

@@ -1,0 +1,227 @@
+"""Opening: a path, or `-`, to chunks of unpacked bytes, with memory bounded whatever the file says of itself.
+
+Compression is told by magic bytes, never by the name: gzip (RFC 1952) and zstandard (RFC 8878). One leading UTF-8 byte
+order mark is dropped. Everything blocking happens in threads, through aiofiles.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import io
+import os
+import select
+import stat
+import sys
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import aiofiles.threadpool
+import zstandard
+
+from seed_registry.errors import IndexNotUnderstood, IndexUnreadable
+
+if TYPE_CHECKING:
+    from aiofiles.threadpool.binary import AsyncBufferedReader
+    from typing_extensions import Buffer
+
+# Some hundred records: decoding them holds the event loop for a millisecond or two.
+CHUNK_BYTES = 256 << 10
+# How much of an index is looked at to tell what it is.
+HEAD_BYTES = 64 << 10
+# What one compressed piece may unpack to is bounded by its size: zstandard packs 128 KiB into 4 bytes at best.
+_ZSTD_PIECE_BYTES = 1 << 10
+_ZSTD_MAX_WINDOW_BYTES = 128 << 20
+_PIPE_POLL_SECONDS = 0.2
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_BOM = b"\xef\xbb\xbf"
+_KNOWN_FORMATS = {
+    b"\x89PNG": "a PNG image",
+    b"%PDF": "a PDF document",
+    b"PK\x03\x04": "a zip archive: unpack it first",
+    b"BZh": "bzip2: pipe it through `bzip2 -dc`",
+    b"\xfd7zXZ": "xz: pipe it through `xz -dc`",
+    b"\xff\xfe": "UTF-16: convert it with `iconv -f UTF-16 -t UTF-8`",
+    b"\xfe\xff": "UTF-16: convert it with `iconv -f UTF-16 -t UTF-8`",
+    b"\x7fELF": "a program",
+    b"PAR1": "a Parquet file",
+    b"SQLite format 3": "an SQLite database",
+}
+
+
+class OpenIndex:
+    """An index that can be read once, from its beginning.
+
+    Attributes:
+        name: what messages call it: the path, or `stdin`.
+        size: bytes of the file as it lies on disk, None for a pipe.
+        head: up to `HEAD_BYTES` of its unpacked beginning.
+        head_offset: where the head begins: behind a byte order mark, if there is one.
+    """
+
+    def __init__(self, name: str, packed: _Counting) -> None:
+        self.name = name
+        self.size = packed.size
+        self.head = b""
+        self.head_offset = 0
+        self._packed = packed
+        self._unpacked: AsyncBufferedReader
+
+    @property
+    def position(self) -> int:
+        """Bytes of the file consumed so far."""
+        return self._packed.consumed
+
+    async def read_head(self) -> None:
+        """Fill `head`.
+
+        Raises:
+            IndexUnreadable: the bytes are not compressed as they claim.
+            IndexNotUnderstood: it is empty, or a kind of file that no index is.
+        """
+        buffered = io.BufferedReader(self._packed, CHUNK_BYTES)
+        magic = await aiofiles.threadpool.wrap(buffered).peek(len(_ZSTD_MAGIC))
+        self._unpacked = aiofiles.threadpool.wrap(_unpacking(buffered, magic))
+        head = bytearray()
+        while len(head) < HEAD_BYTES and (chunk := await self._read()):
+            head += chunk
+        for magic, kind in _KNOWN_FORMATS.items():
+            if head.startswith(magic):
+                raise IndexNotUnderstood(f"{self.name} is not an index but {kind}")
+        self.head = bytes(head).removeprefix(_BOM)
+        self.head_offset = len(head) - len(self.head)
+        if not self.head.strip():
+            raise IndexNotUnderstood(f"{self.name} is empty: was its export interrupted?")
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The unpacked bytes from `head_offset` on, the head included.
+
+        Raises:
+            IndexUnreadable: reading fails, or the compressed data is damaged or cut off.
+        """
+        yield self.head
+        while chunk := await self._read():
+            yield chunk
+
+    async def _read(self) -> bytes:
+        try:
+            return await self._unpacked.read1(CHUNK_BYTES)
+        except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as exc:
+            raise IndexUnreadable(
+                f"{self.name}: the compressed data is damaged or cut off near byte {self.position} of the file; "
+                "fetch the file again"
+            ) from exc
+        except OSError as exc:
+            raise IndexUnreadable(
+                f"{self.name}: reading failed near byte {self.position}: {exc.strerror or exc}"
+            ) from exc
+
+
+@asynccontextmanager
+async def open_index(path: str) -> AsyncIterator[OpenIndex]:
+    """Open a path, or standard input for `-`, plain, gzip or zstd.
+
+    Raises:
+        IndexUnreadable: no such file, a directory or device, no permission, damaged compression.
+        IndexNotUnderstood: it is empty, or obviously no index.
+    """
+    name = "stdin" if path == "-" else path
+    packed = _Counting(*_open_file(path, name))
+    try:
+        index = OpenIndex(name, packed)
+        await index.read_head()
+        yield index
+    finally:
+        packed.close()
+
+
+def _open_file(path: str, name: str) -> tuple[io.FileIO, int | None]:
+    """The file and its size, None for a pipe. What was opened is what is examined: the path is not looked up twice."""
+    try:
+        file = io.FileIO(sys.stdin.fileno() if path == "-" else path, closefd=path != "-")
+    except FileNotFoundError as exc:
+        raise IndexUnreadable(f"{name}: no such file (looked in {Path.cwd()})") from exc
+    except IsADirectoryError as exc:
+        raise IndexUnreadable(f"{name} is a directory, not an index file") from exc
+    except PermissionError as exc:
+        raise IndexUnreadable(f"{name}: permission denied for user {os.geteuid()}") from exc
+    except (OSError, ValueError) as exc:
+        raise IndexUnreadable(f"{name} cannot be opened: {getattr(exc, 'strerror', None) or exc}") from exc
+    mode = os.fstat(file.fileno()).st_mode
+    if stat.S_ISREG(mode):
+        return file, os.fstat(file.fileno()).st_size
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or path == "-":
+        return file, None
+    file.close()
+    raise IndexUnreadable(f"{name} is a device, not an index file")
+
+
+class _Counting(io.RawIOBase):
+    """The file itself: counts what is read, and lets nobody sleep in a read that a closed pipeline no longer wants."""
+
+    def __init__(self, file: io.FileIO, size: int | None) -> None:
+        self.size = size
+        self.consumed = 0
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        if self.size is None:
+            # A thread asleep in read(2) cannot be cancelled; one that polls ends when the file is closed.
+            while not select.select([self._file], [], [], _PIPE_POLL_SECONDS)[0]:
+                if self.closed:
+                    return 0
+        elif self.closed:
+            raise OSError(errno.EBADF, "closed")
+        count = self._file.readinto(buffer) or 0
+        self.consumed += count
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            self._file.close()
+
+
+def _unpacking(packed: io.BufferedReader[Any], magic: bytes) -> io.BufferedReader[Any]:
+    if magic.startswith(_GZIP_MAGIC):
+        return io.BufferedReader(cast("io.RawIOBase", gzip.GzipFile(fileobj=packed)), CHUNK_BYTES)
+    if magic.startswith(_ZSTD_MAGIC):
+        return io.BufferedReader(_ZstdReader(packed), CHUNK_BYTES)
+    return packed
+
+
+class _ZstdReader(io.RawIOBase):
+    """Unpacks zstandard frame after frame; unlike the library's own reader it notices when the last one is cut off."""
+
+    def __init__(self, packed: io.BufferedReader[Any]) -> None:
+        self._packed = packed
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_MAX_WINDOW_BYTES)
+        self._frame = self._decompressor.decompressobj()
+        self._unpacked = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        out = memoryview(buffer).cast("B")
+        while not self._unpacked:
+            piece = (self._frame.unused_data if self._frame.eof else b"") or self._packed.read(_ZSTD_PIECE_BYTES)
+            if not piece:
+                if not self._frame.eof:
+                    raise EOFError("the last zstandard frame is cut off")
+                return 0
+            if self._frame.eof:
+                self._frame = self._decompressor.decompressobj()
+            self._unpacked = memoryview(self._frame.decompress(piece))
+        count = min(len(out), len(self._unpacked))
+        out[:count] = self._unpacked[:count]
+        self._unpacked = self._unpacked[count:]
+        return count

@@ -1,0 +1,137 @@
+"""Reading an index: opening, detecting, framing and decoding, put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+from seed_registry.errors import IndexBroken, IndexNotUnderstood
+from seed_registry.index.decoding import Decoder
+from seed_registry.index.detecting import look_at
+from seed_registry.index.dialects import Dialect, Path, choose
+from seed_registry.index.documents import DocumentFramer, error_position
+from seed_registry.index.framing import LineFramer
+from seed_registry.index.opening import OpenIndex, open_index
+from seed_registry.records import RawRecord, Record, Reject
+from seed_registry.settings import Settings
+
+
+class IndexReader:
+    """One index, read once.
+
+    Attributes:
+        name: what messages call the index.
+        size: bytes of the file on disk, None for a pipe.
+        dialect: detected, or as the settings say.
+    """
+
+    def __init__(self, opened: OpenIndex, settings: Settings, salt: str) -> None:
+        shape = look_at(opened.head, opened.name)
+        self.name = opened.name
+        self.size = opened.size
+        self.dialect, lines = choose(shape, settings, opened.name)
+        self._opened = opened
+        self._domain = settings.domain or ""
+        self._decoder = Decoder(self.dialect, domain=self._domain, header_complete=lines, salt=salt)
+        self._framer: LineFramer | DocumentFramer
+        if lines:
+            self._framer = LineFramer(max_record_bytes=settings.max_record_bytes, offset=opened.head_offset)
+        else:
+            arrays = _arrays(self.dialect, settings)
+            self._framer = DocumentFramer(arrays, max_record_bytes=settings.max_record_bytes, offset=opened.head_offset)
+
+    @property
+    def position(self) -> int:
+        """Bytes of the file on disk consumed so far."""
+        return self._opened.position
+
+    @property
+    def sources_complete(self) -> bool:
+        """Whether no further source can come: the document lists sources, and only its assets are still to be read."""
+        return isinstance(self._framer, DocumentFramer) and list(self._framer.counts)[-2:] == [
+            ("sources",),
+            ("assets",),
+        ]
+
+    async def records(self) -> AsyncIterator[list[Record]]:
+        """The records of each chunk, decoded.
+
+        Raises:
+            IndexBroken: the document is cut off or malformed; what came before was returned.
+            IndexUnreadable: reading fails.
+            IndexNotUnderstood: there is no array of records in the document.
+        """
+        async for chunk in self._opened.chunks():
+            for part in self._decoded(self._framer.feed(chunk)):
+                yield part
+        for part in self._decoded(self._framer.finish(), at_end=True):
+            yield part
+
+    def declared(self) -> Iterable[tuple[str, int, int]]:
+        """Header fields that declare a number of records: name, what they say, how many records there were."""
+        if isinstance(self._framer, DocumentFramer):
+            for path, count in self._framer.counts.items():
+                declared = self._framer.header.get(self.dialect.declared.get(path, ""))
+                if type(declared) is int:
+                    yield self.dialect.declared[path], declared, count
+
+    def decode(self, record: RawRecord) -> Record:
+        """Decode a record once more, with all that is known by now."""
+        return self._decoder.decode(record)
+
+    def _decoded(self, raw_records: list[RawRecord], *, at_end: bool = False) -> Iterable[list[Record]]:
+        framer, decode = self._framer, self._decoder.decode
+        if isinstance(framer, LineFramer):
+            yield [decode(record) for record in raw_records]
+            return
+        self._take_header(framer)
+        records: list[Record] = []
+        for raw in raw_records:
+            record = decode(raw)
+            if type(record) is Reject and record.reason == "not_json":
+                yield records
+                raise self._broken(record.detail, raw.offset + error_position(ValueError(record.detail)))
+            records.append(record)
+        yield records
+        if framer.problem:
+            raise self._broken(framer.problem.message, framer.problem.offset)
+        if at_end and not framer.counts:
+            wanted = " or ".join(".".join(path) or "the document itself" for path in framer.arrays)
+            raise IndexNotUnderstood(
+                f"{self.name} has no array of records at {wanted}: name its path with --records-at"
+            )
+
+    def _take_header(self, framer: DocumentFramer) -> None:
+        domain = framer.header.get("domain")
+        self._decoder.domain = self._domain or (domain if isinstance(domain, str) else "")
+        self._decoder.header_complete = framer.closed
+
+    def _broken(self, message: str, offset: int) -> IndexBroken:
+        return IndexBroken(
+            f"{self.name} is broken at byte {offset}: {message}\nmend or fetch the file and load it again; "
+            "what came before is committed",
+            offset=offset,
+        )
+
+
+@asynccontextmanager
+async def read_index(path: str, settings: Settings, *, salt: str = "") -> AsyncIterator[IndexReader]:
+    """Open and detect an index.
+
+    Args:
+        path: of a file, or `-` for standard input.
+        settings: of the load.
+        salt: goes into every content hash: what, besides the record's bytes, decides what is written.
+
+    Raises:
+        IndexUnreadable: its bytes cannot be had.
+        IndexNotUnderstood: it is no index that any dialect knows.
+    """
+    async with open_index(path) as opened:
+        yield IndexReader(opened, settings, salt)
+
+
+def _arrays(dialect: Dialect, settings: Settings) -> dict[Path, str]:
+    if settings.records_at is not None:
+        return {tuple(settings.records_at.split(".")): "asset"}
+    return dict(dialect.arrays)

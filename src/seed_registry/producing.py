@@ -1,0 +1,176 @@
+"""Producing: one index, read to its end, its assets sent on their way in batches; sources first, in any file order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from time import monotonic
+
+import anyio
+from anyio.streams.memory import MemoryObjectSendStream
+from msgspec import Struct
+
+from seed_registry.accounting import Account, hashed
+from seed_registry.errors import IndexBroken, IndexUnreadable
+from seed_registry.index.reading import IndexReader, read_index
+from seed_registry.records import Asset, Record, Reject, Source
+from seed_registry.settings import Settings
+from seed_registry.sourcing import SourceBook
+from seed_registry.spooling import ParkedAssets
+
+
+class Batch(Struct, frozen=True):
+    """Assets of one index that travel, are written and fail together."""
+
+    index: str
+    assets: list[Asset]
+
+
+class Lane:
+    """The way to one worker: the batch being filled, and its queue."""
+
+    def __init__(self, settings: Settings, send: MemoryObjectSendStream[Batch]) -> None:
+        self.send = send
+        self._assets: list[Asset] = []
+        self._bytes = 0
+        self._size = settings.batch_size
+        self._max_bytes = settings.batch_bytes
+
+    def add(self, asset: Asset) -> bool:
+        """Put an asset into the batch; whether that is full now."""
+        self._assets.append(asset)
+        self._bytes += len(asset.raw)
+        return len(self._assets) >= self._size or self._bytes >= self._max_bytes
+
+    async def flush(self, index: str) -> None:
+        """Send the batch, if there is anything in it; waits while the worker has enough to do."""
+        if not self._assets:
+            return
+        batch = Batch(index, self._assets)
+        self._assets, self._bytes = [], 0
+        try:
+            await self.send.send(batch)
+        except anyio.BrokenResourceError:
+            await anyio.sleep_forever()  # the worker failed; its failure is the news, and cancels this
+
+
+class Producer:
+    """Reads one index.
+
+    The last occurrence of a key wins: all assets of a key go the same lane, in file order, and once one is parked (its
+    source has not come yet) all later ones are parked behind it.
+    """
+
+    def __init__(self, settings: Settings, account: Account, book: SourceBook, lanes: list[Lane]) -> None:
+        self._settings = settings
+        self._account = account
+        self._tally = account.tally
+        self._book = book
+        self._lanes = lanes
+        self._index = ""
+        self._parked = ParkedAssets()
+        self._listed: set[str] = set()  # the keys of the sources that this index listed
+        self._pending: list[Source] = []  # listed, not merged yet
+
+    async def produce(self, path: str, *, salt: str) -> None:
+        """Read the index to its end.
+
+        Raises:
+            IndexBroken: it is cut off or malformed; what came before is sent.
+            IndexUnreadable: reading failed; what came before is sent, if there was anything.
+            IndexNotUnderstood: it is no index.
+            TooManyRejects: the limit is passed.
+        """
+        tally = self._tally
+        async with read_index(path, self._settings, salt=salt) as reader:
+            self._index = tally.index = reader.name
+            tally.index_bytes, tally.index_position = reader.size, 0
+            self._account.opened(reader)
+            read_before = tally.bytes_read
+            try:
+                async for records in reader.records():
+                    tally.index_position = reader.position
+                    tally.bytes_read = read_before + reader.position
+                    await self._take(reader, records)
+                tally.bytes_read = read_before + reader.position
+                await self._merge_pending()
+                await self._settle_parked(reader)
+            except (IndexBroken, IndexUnreadable):
+                await self._merge_pending()
+                await self._flush_lanes()
+                raise
+            finally:
+                self._parked.close()
+            self._account.finished(reader)
+            await self._flush_lanes()
+
+    async def _take(self, reader: IndexReader, records: Iterable[Record]) -> None:
+        assets: list[Asset] = []
+        for record in records:
+            if type(record) is Asset:
+                assets.append(record)
+            elif type(record) is Source:
+                self._tally.sources.read += 1
+                self._pending.append(record)
+            else:
+                assert type(record) is Reject
+                (self._tally.sources if record.kind == "source" else self._tally.assets).read += 1
+                self._account.reject(self._index, record)
+        self._tally.assets.read += len(assets)
+        if assets or len(self._pending) >= self._settings.batch_size:
+            await self._merge_pending()
+        if not reader.dialect.lists_sources:
+            await self._book.derive(asset for asset in assets if asset.source_key)
+        for asset in assets:
+            await self._route(reader, asset)
+
+    async def _merge_pending(self) -> None:
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        started = monotonic()
+        await self._book.merge(pending)
+        self._listed.update(source.key for source in pending)
+        seconds = round(monotonic() - started, 4)
+        self._account.progress.tell("debug", "sources_merged", index=self._index, records=len(pending), seconds=seconds)
+
+    async def _route(self, reader: IndexReader, asset: Asset) -> None:
+        """An asset whose source is known goes, one whose source may yet come waits, the others miss theirs."""
+        known = self._listed if reader.dialect.lists_sources else self._book.met
+        key_hash = hashed(asset.key)
+        if asset.source_key in known and not self._parked.holds(key_hash):
+            await self._send(asset, key_hash)
+        elif asset.source_key in known or self._may_come(reader, asset):
+            self._parked.park(asset, key_hash)
+        else:
+            self._account.missing(asset)
+
+    def _may_come(self, reader: IndexReader, asset: Asset) -> bool:
+        return not (asset.source_key and reader.sources_complete and self._listed) or self._settings.derive_sources
+
+    async def _settle_parked(self, reader: IndexReader) -> None:
+        """At the end all sources are known that will be."""
+        derive = self._settings.derive_sources or not reader.dialect.lists_sources or not self._listed
+        if self._parked.count:
+            self._account.progress.tell("info", "loading_parked", index=self._index, assets=self._parked.count)
+        parked = self._parked.take_all()
+        while group := [reader.decode(raw) for raw in islice(parked, self._settings.batch_size)]:
+            if derive:
+                await self._book.derive(record for record in group if type(record) is Asset)
+            for record in group:
+                if type(record) is Reject:
+                    self._account.reject(self._index, record)
+                elif type(record) is Asset and (derive or record.source_key in self._listed):
+                    await self._send(record, hashed(record.key))
+                elif type(record) is Asset:
+                    self._account.missing(record)
+
+    async def _send(self, asset: Asset, key_hash: int) -> None:
+        self._account.sent(asset, key_hash)
+        lane = self._lanes[key_hash % len(self._lanes)]
+        if lane.add(asset):
+            await lane.flush(self._index)
+
+    async def _flush_lanes(self) -> None:
+        for lane in self._lanes:
+            await lane.flush(self._index)

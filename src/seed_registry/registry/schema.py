@@ -1,0 +1,211 @@
+"""The tables: create them, look at what is there, and adapt to it.
+
+Adaptation goes by the catalog (columns, types, unique indexes), never by guesses about the name of a constraint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import asyncpg
+from msgspec import Struct
+
+from seed_registry.errors import SchemaMismatch, SchemaMissing, SettingsInvalid
+from seed_registry.registry.sql import statement
+
+SCHEMA: Final = "registry"
+
+_TEXT: Final = {"text", "varchar", "bpchar", "citext"}
+_IDS: Final = {"int8", "int4", "uuid"}
+_MOMENTS: Final = {"timestamptz", "timestamp"}
+_DOCUMENTS: Final = {"jsonb", "json", "text"}
+
+# Names under which a field is found where the operator names none; the first that is there is taken.
+_ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
+    "source_key": ("source_key", "domain", "host", "key", "slug"),
+    "name": ("name", "title"),
+    "raw": ("raw", "metadata", "payload", "data"),
+}
+
+
+class _Kind(Struct, frozen=True):
+    """One of the two tables: its fields with the types they fit, which must be there, and the keys it may have."""
+
+    name: str
+    fields: Mapping[str, set[str]]
+    needed: tuple[str, ...]
+    keys: tuple[tuple[str, ...], ...]
+
+
+_SOURCES: Final = _Kind(
+    "sources",
+    {"provider": _TEXT, "source_key": _TEXT, "name": _TEXT, "url": _TEXT, "raw": _DOCUMENTS, "content_hash": {"bytea"}},
+    ("source_key",),
+    (("provider", "source_key"), ("source_key",)),
+)
+_ASSETS: Final = _Kind(
+    "assets",
+    {
+        "asset_key": _TEXT,
+        "source_id": _IDS,
+        "provider": _TEXT,
+        "name": _TEXT,
+        "description": _TEXT,
+        "url": _TEXT,
+        "updated_at": _MOMENTS,
+        "raw": _DOCUMENTS,
+        "content_hash": {"bytea"},
+    },
+    ("asset_key", "source_id"),
+    (("asset_key",), ("provider", "asset_key"), ("source_id", "asset_key")),
+)
+
+
+class Table(Struct, frozen=True):
+    """A registry table as it is.
+
+    Attributes:
+        name: its schema-qualified, quoted name.
+        columns: for each field that it has a column for, the column's name.
+        types: for each of these fields, the column's type (pg_type.typname).
+        key: the fields of the unique index that upserts go by.
+        id_type: the type of its `id` column, None where it has none.
+        touched: whether it has an `updated_at` of its own that tells when a row changed (sources).
+        left_out: fields that it has no column for.
+    """
+
+    name: str
+    columns: dict[str, str]
+    types: dict[str, str]
+    key: tuple[str, ...]
+    id_type: str | None
+    touched: bool
+    left_out: list[str]
+
+    def column(self, field: str) -> str:
+        """The quoted name of a field's column."""
+        return quoted(self.columns[field])
+
+
+class Tables(Struct, frozen=True):
+    """Both registry tables, and whether a foreign key ties them."""
+
+    sources: Table
+    assets: Table
+    tied: bool
+
+    @property
+    def salt(self) -> str:
+        """What of the tables goes into content hashes: a column added later makes a reload fill it."""
+        return ",".join(self.assets.columns) + "/" + ",".join(self.sources.columns)
+
+
+def quoted(identifier: str) -> str:
+    """An identifier, quoted for SQL."""
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+async def apply(connection: asyncpg.Connection[Any]) -> None:
+    """Create what is missing of the registry's tables, in one transaction."""
+    async with connection.transaction():
+        # Two programs creating the same table at once fail on each other; the second waits here and finds it done.
+        await connection.execute("select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('seed_registry.schema'))")
+        await connection.execute(statement("schema"))
+
+
+async def introspect(connection: asyncpg.Connection[Any], columns: Mapping[str, str] | None = None) -> Tables:
+    """Look at the tables that exist and find out how to write to them.
+
+    Args:
+        connection: any session.
+        columns: names of columns that the operator gives, e.g. `{"assets.asset_key": "external_id"}`.
+
+    Raises:
+        SchemaMismatch: a table is missing or cannot take the records; the message tells what to run.
+        SettingsInvalid: `columns` names what is not there.
+    """
+    named = dict(columns or {})
+    sources = await _look(connection, _SOURCES, named)
+    assets = await _look(connection, _ASSETS, named)
+    if named:
+        raise SettingsInvalid(f"--column names no field of ours: {', '.join(sorted(named))}")
+    if sources.id_type is None:
+        raise SchemaMismatch(
+            "registry.sources has no column id of type bigint, integer or uuid for source_id to refer to"
+        )
+    if assets.types["source_id"] != sources.id_type:
+        raise SchemaMismatch(
+            f"registry.assets.{assets.columns['source_id']} is {assets.types['source_id']}, "
+            f"but registry.sources.id is {sources.id_type}"
+        )
+    tied = await connection.fetchval(statement("foreign_key"), assets.name, sources.name, assets.columns["source_id"])
+    return Tables(sources, assets, bool(tied))
+
+
+async def _look(connection: asyncpg.Connection[Any], kind: _Kind, named: dict[str, str]) -> Table:
+    rows = await connection.fetch(statement("columns"), SCHEMA, kind.name)
+    if not rows:
+        raise SchemaMissing(f"there is no table {SCHEMA}.{kind.name}: create it with `seed-registry schema apply`")
+    types: dict[str, str] = {row["name"]: row["type"] for row in rows}
+    columns = _find_columns(kind, types, named)
+    touched = kind is _SOURCES and types.get("updated_at") in _MOMENTS
+    filled = {*columns.values(), *(["updated_at"] if touched else [])}
+    if unfilled := [row["name"] for row in rows if row["required"] and row["name"] not in filled]:
+        raise SchemaMismatch(
+            f"{SCHEMA}.{kind.name}.{unfilled[0]} is NOT NULL without a default, and no field fills it: "
+            f"give it a default, or name the field with --column {kind.name}.FIELD={unfilled[0]}"
+        )
+    indexes = [set(row["columns"]) for row in await connection.fetch(statement("unique_indexes"), SCHEMA, kind.name)]
+    return Table(
+        name=f"{quoted(SCHEMA)}.{quoted(kind.name)}",
+        columns=columns,
+        types={field: types[column] for field, column in columns.items()},
+        key=_find_key(kind, columns, indexes),
+        id_type=types["id"] if types.get("id") in _IDS else None,
+        touched=touched,
+        left_out=[
+            field for field in kind.fields if field not in columns and not (kind is _ASSETS and field == "provider")
+        ],
+    )
+
+
+def _find_columns(kind: _Kind, types: Mapping[str, str], named: dict[str, str]) -> dict[str, str]:
+    columns: dict[str, str] = {}
+    for field, fitting in kind.fields.items():
+        given = named.pop(f"{kind.name}.{field}", None)
+        if given is not None and given not in types:
+            raise SettingsInvalid(f"--column {kind.name}.{field}={given}: {SCHEMA}.{kind.name} has no column {given}")
+        candidates = (given,) if given is not None else _ALIASES.get(field, (field,))
+        column = next((name for name in candidates if name in types), None)
+        if column is not None and types[column] in fitting:
+            columns[field] = column
+        elif given is not None or field in kind.needed:
+            problem = f"is {types[column]}, not {' or '.join(sorted(fitting))}" if column else "is missing"
+            raise SchemaMismatch(
+                f"{SCHEMA}.{kind.name}: the column for {field} ({column or ', '.join(candidates)}) {problem}; "
+                f"name another with --column {kind.name}.{field}=COLUMN"
+            )
+    return columns
+
+
+def _find_key(kind: _Kind, columns: Mapping[str, str], indexes: list[set[str]]) -> tuple[str, ...]:
+    possible = [key for key in kind.keys if all(field in columns for field in key)]
+    for key in possible:
+        if {columns[field] for field in key} in indexes:
+            return key
+    wanted = ", ".join(quoted(columns[field]) for field in possible[0])
+    raise SchemaMismatch(
+        f"{SCHEMA}.{kind.name} has no unique index that an upsert could go by; run:\n"
+        f"  create unique index on {SCHEMA}.{kind.name} ({wanted});"
+    )
+
+
+def grants(role: str) -> str:
+    """The statements that let a role load, and nothing more; its tables must exist."""
+    name = quoted(role)
+    return (
+        f"grant connect, temporary on database :DBNAME to {name};\n"
+        f"grant usage on schema {SCHEMA} to {name};\n"
+        f"grant select, insert, update on {SCHEMA}.sources, {SCHEMA}.assets to {name};\n"
+    )

@@ -1,0 +1,15 @@
+"""The statements, one file each, readable as SQL.
+
+`{…}` in them is filled with quoted identifiers from an introspected `Table` and with lists of them; never with input.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+
+
+@cache
+def statement(name: str) -> str:
+    """The text of `sql/<name>.sql`, its comments included: they show in pg_stat_activity."""
+    return resources.files(__name__).joinpath(f"{name}.sql").read_text("utf-8")

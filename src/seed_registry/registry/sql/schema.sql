@@ -1,0 +1,31 @@
+-- The registry's own tables. Creates what is missing; what is there stays as it is.
+
+create schema if not exists registry;
+
+create table if not exists registry.sources (
+  id           bigint generated always as identity primary key,
+  provider     text not null,
+  source_key   text not null,
+  name         text,
+  url          text,
+  raw          jsonb not null default '{}',
+  content_hash bytea,
+  created_at   timestamptz not null default now(),
+  updated_at   timestamptz not null default now(),
+  unique (provider, source_key)
+);
+
+create table if not exists registry.assets (
+  id           bigint generated always as identity primary key,
+  asset_key    text not null unique,
+  source_id    bigint not null references registry.sources,
+  name         text,
+  description  text,
+  url          text,
+  updated_at   timestamptz,
+  raw          jsonb,
+  content_hash bytea,
+  created_at   timestamptz not null default now()
+);
+
+create index if not exists assets_source_id_idx on registry.assets (source_id);

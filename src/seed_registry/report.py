@@ -1,0 +1,156 @@
+"""Counting: `Tally`, the one mutable thing of a load, and the `Report` it becomes; `Progress`, who is told of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Protocol
+
+from msgspec import Struct, field
+
+
+class Counts(Struct):
+    """What became of the records of one table. Their law: `read` is the sum of all the others."""
+
+    read: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    duplicate: int = 0
+    rejected: int = 0
+    missing_source: int = 0
+    resumed: int = 0
+
+    @property
+    def outcomes(self) -> int:
+        """How many records have an outcome."""
+        return (
+            self.inserted
+            + self.updated
+            + self.unchanged
+            + self.duplicate
+            + self.rejected
+            + self.missing_source
+            + self.resumed
+        )
+
+    def add(self, other: MergeCounts) -> None:
+        """Take in what became of a batch."""
+        self.inserted += other.inserted
+        self.updated += other.updated
+        self.unchanged += other.unchanged
+        self.duplicate += other.duplicate
+
+
+class MergeCounts(Struct, frozen=True):
+    """What became of the records of one batch."""
+
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    duplicate: int = 0
+
+
+class Tally(Struct):
+    """The running counts of a load; progress reads them whenever it likes."""
+
+    sources: Counts = field(default_factory=Counts)
+    assets: Counts = field(default_factory=Counts)
+    index: str = ""
+    index_bytes: int | None = None  # size of the file being read, None where it cannot be known
+    index_position: int = 0  # bytes of it read
+    bytes_read: int = 0  # of all indexes together, as they lie on disk
+    batches: int = 0
+    retries: int = 0
+    repaired: int = 0
+    dates_ignored: int = 0
+    rejects: Counter[str] = field(default_factory=Counter)  # by reason
+
+    @property
+    def read(self) -> int:
+        """Records read so far, of both tables."""
+        return self.sources.read + self.assets.read
+
+    @property
+    def rejected(self) -> int:
+        """Records rejected so far, of both tables."""
+        return self.sources.rejected + self.assets.rejected
+
+
+class SourceCounts(Struct, frozen=True):
+    """The `sources` of a report."""
+
+    read: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    duplicate: int = 0
+    rejected: int = 0
+
+
+class AssetCounts(Struct, frozen=True):
+    """The `assets` of a report."""
+
+    read: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    duplicate: int = 0
+    rejected: int = 0
+    missing_source: int = 0
+    resumed: int = 0
+
+
+class Check(Struct, frozen=True):
+    """One question put to the database after a load."""
+
+    name: str
+    passed: bool
+    expected: str | int
+    actual: str | int
+
+
+class Verification(Struct, frozen=True):
+    """All checks, and whether every one passed."""
+
+    passed: bool
+    checks: list[Check]
+
+
+class Report(Struct, frozen=True):
+    """What a load did, the same for people and for `--json`."""
+
+    run_id: str
+    indexes: list[str]
+    dialect: str
+    provider: str
+    dry_run: bool
+    seconds: float
+    bytes_read: int
+    records_per_second: float
+    batches: int
+    retries: int
+    repaired: int
+    sources: SourceCounts
+    assets: AssetCounts
+    rejects_file: str | None
+    verification: Verification | None
+
+
+class Progress(Protocol):
+    """Who is told what a load is doing. The pipeline draws and logs nothing itself."""
+
+    def began(self, tally: Tally) -> None:
+        """The load begins; `tally` may be read at any time from now on."""
+
+    def tell(self, level: str, event: str, /, **fields: Any) -> None:
+        """Something happened: a level of `logging` in lower case, a stable event name, its facts (untrusted)."""
+
+
+class Silent:
+    """The `Progress` of callers who only want the report."""
+
+    def began(self, tally: Tally) -> None:
+        """Ignore it."""
+
+    def tell(self, level: str, event: str, /, **fields: Any) -> None:
+        """Ignore it."""

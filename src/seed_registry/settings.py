@@ -1,0 +1,151 @@
+"""Settings: everything a load can be told, checked when made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from msgspec import Struct, field
+
+from seed_registry.errors import SettingsInvalid
+
+# Real records average 4 KB; 500 of them or 4 MiB measured best, and more spills Postgres' 8 MB of temp_buffers.
+BATCH_SIZE = 500
+BATCH_BYTES = 4 << 20
+# Above this a "record" is an attack or a mistake: the longest real one measures 195 KB.
+MAX_RECORD_BYTES = 16 << 20
+# The map source_key -> id lives in memory; all the world's portals are some thousands.
+MAX_SOURCES = 200_000
+# A percentage of rejects means nothing before this many records were read.
+PERCENTAGE_AFTER_RECORDS = 1_000
+
+DialectName = Literal["seed", "directory", "discovery"]
+
+
+class DatabaseUrl:
+    """A database URL that does not print its password."""
+
+    __slots__ = ("reveal",)
+
+    def __init__(self, url: str) -> None:
+        self.reveal = url
+
+    def __repr__(self) -> str:
+        return f"DatabaseUrl({self})"
+
+    def __str__(self) -> str:
+        """The URL without user secrets: scheme, user, host, port and database only, no query."""
+        try:
+            parts = urlsplit(self.reveal)
+            host = parts.netloc.rpartition("@")[2]
+            user = parts.username
+        except ValueError:
+            return "***"
+        return urlunsplit((parts.scheme, f"{user}@{host}" if user else host, parts.path, "", ""))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DatabaseUrl) and other.reveal == self.reveal
+
+    def __hash__(self) -> int:
+        return hash(self.reveal)
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size like `4MiB`, `500KB`, `1048576`.
+
+    Raises:
+        SettingsInvalid: it is none.
+    """
+    match = re.fullmatch(r"\s*(\d+)\s*([KMG]?)(i?)B?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise SettingsInvalid(f"a size looks like 4MiB, 500KB or 1048576, got {text!r}")
+    power = " KMG".index(match[2].upper() or " ")
+    base = 1024 if match[3] else 1000
+    size = int(match[1])
+    for _ in range(power):
+        size *= base
+    return size
+
+
+class MaxRejects(Struct, frozen=True):
+    """How many rejects end a run: a number of records, or a percentage of those read."""
+
+    records: int | None = None
+    percent: float | None = 10.0
+
+    @classmethod
+    def parse(cls, text: str) -> MaxRejects:
+        """Read `100` or `2.5%`.
+
+        Raises:
+            SettingsInvalid: it is neither.
+        """
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", text)
+        if match and match[2] and float(match[1]) <= 100:  # noqa: PLR2004  # a hundred percent
+            return cls(percent=float(match[1]))
+        if match and not match[2] and match[1].isdigit():
+            return cls(records=int(match[1]), percent=None)
+        raise SettingsInvalid(f"--max-rejects takes a number like 100 or a percentage like 2.5%, got {text!r}")
+
+    def exceeded(self, rejected: int, read: int) -> bool:
+        """Whether `rejected` of `read` records are too many."""
+        if self.records is not None:
+            return rejected > self.records
+        assert self.percent is not None
+        return read >= PERCENTAGE_AFTER_RECORDS and rejected * 100 > read * self.percent
+
+    def __str__(self) -> str:
+        return str(self.records) if self.records is not None else f"{self.percent:g}%"
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """What a load is told. Every field has a default that suits a first try.
+
+    Raises:
+        SettingsInvalid: a value is out of range; the message names the flag.
+    """
+
+    database_url: DatabaseUrl | None = None  # None: the embedded server
+    batch_size: int = BATCH_SIZE  # records
+    batch_bytes: int = BATCH_BYTES
+    concurrency: int = 4  # workers, one connection each
+    dry_run: bool = False
+    dialect: DialectName | None = None  # None: detected
+    domain: str | None = None  # the portal of records that name none
+    records_at: str | None = None  # dotted path of the records' array, e.g. "result.results"
+    derive_sources: bool = False
+    columns: Mapping[str, str] = field(default_factory=dict)  # {"assets.asset_key": "external_id"}
+    full: bool = False  # compare values instead of trusting content hashes
+    rejects: str | None = None  # path; None: a file of this run's in the home directory
+    max_rejects: MaxRejects = MaxRejects()
+    max_record_bytes: int = MAX_RECORD_BYTES
+    max_sources: int = MAX_SOURCES
+    resume: bool = True
+    verify: bool = True
+    verify_sample: int = 5  # assets compared field by field after a load
+    source_cache: str | None = None  # path
+
+    def __post_init__(self) -> None:
+        _between("--batch-size", self.batch_size, 1, 100_000)
+        _between("--batch-bytes", self.batch_bytes, 1 << 10, 256 << 20)
+        _between("--concurrency", self.concurrency, 1, 256)
+        # 255 MiB is where jsonb itself ends: https://www.postgresql.org/docs/current/datatype-json.html
+        _between("--max-record-bytes", self.max_record_bytes, 1 << 10, 255 << 20)
+        _between("--max-sources", self.max_sources, 1, 100_000_000)
+        _between("--sample", self.verify_sample, 0, 10_000)
+        if self.domain is not None and not re.fullmatch(r"[^\s/]{1,253}", self.domain):
+            raise SettingsInvalid(f"--domain takes a host name like data.example.org, got {self.domain!r}")
+        if self.records_at is not None and not all(self.records_at.split(".")):
+            raise SettingsInvalid(f"--records-at takes a path like result.results, got {self.records_at!r}")
+        for name in self.columns:
+            if not re.fullmatch(r"(sources|assets)\.[a-z_]+", name):
+                raise SettingsInvalid(
+                    f"--column takes TABLE.FIELD=COLUMN like assets.asset_key=external_id, got {name!r}"
+                )
+
+
+def _between(flag: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise SettingsInvalid(f"{flag} must be from {low:,} to {high:,}, got {value:,}")

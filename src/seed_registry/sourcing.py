@@ -1,0 +1,158 @@
+"""Sourcing: which sources a run knows, and the ids that the registry gave them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+import msgspec
+from msgspec import Struct
+
+from seed_registry.errors import IndexNotUnderstood, StorageFailed
+from seed_registry.records import Asset, Source
+from seed_registry.report import MergeCounts, Tally
+
+# How many cached ids are asked of the database before the others are believed.
+_SAMPLE_SIZE: Final = 20
+
+
+class Writer(Protocol):
+    """One session's way of writing: `registry.merging.Merger`, or its `Planner` in a dry run."""
+
+    async def prepare(self) -> None: ...  # noqa: D102
+    async def merge_sources(self, sources: Sequence[Source]) -> tuple[MergeCounts, dict[str, Any]]: ...  # noqa: D102
+    async def merge_assets(  # noqa: D102
+        self, assets: Sequence[Asset], source_ids: Mapping[str, Any], provider: str = ...
+    ) -> MergeCounts: ...
+    async def find_sources(self, provider: str, keys: Sequence[str]) -> dict[str, Any]: ...  # noqa: D102
+
+
+class SourceBook:
+    """The ids of all sources that a run has met.
+
+    Attributes:
+        ids: by source key; in a dry run None for a source that does not exist yet.
+        met: the keys met in this run; others may be in `ids` from a cache.
+    """
+
+    def __init__(self, writer: Writer, tally: Tally, provider: str, *, max_sources: int) -> None:
+        self.ids: dict[str, Any] = {}
+        self.met: set[str] = set()
+        self._writer = writer
+        self._tally = tally
+        self._provider = provider
+        self._max = max_sources
+
+    async def prepare(self) -> None:
+        """Make the writer ready."""
+        await self._writer.prepare()
+
+    async def merge(self, sources: Sequence[Source]) -> None:
+        """Write listed sources and learn their ids.
+
+        Raises:
+            IndexNotUnderstood: these are more than `max_sources` can be meant.
+        """
+        counts, ids = await self._writer.merge_sources(sources)
+        self._tally.sources.add(counts)
+        self._meet(ids)
+
+    async def derive(self, assets: Iterable[Asset]) -> None:
+        """See to it that the sources of these assets exist; what is known of an existing one is not touched.
+
+        Raises:
+            IndexNotUnderstood: these are more than `max_sources` can be meant.
+        """
+        new = list(dict.fromkeys(asset.source_key for asset in assets if asset.source_key not in self.met))
+        if not new:
+            return
+        self._tally.sources.read += len(new)
+        asked = [key for key in new if key not in self.ids]
+        found = await self._writer.find_sources(self._provider, asked) if asked else {}
+        missing = [derived_source(key, self._provider) for key in asked if key not in found]
+        self._tally.sources.unchanged += len(new) - len(missing)
+        self._meet({key: self.ids.get(key) for key in new} | found)
+        if missing:
+            await self.merge(missing)
+
+    async def trust(self, cached: Mapping[str, Any]) -> int:
+        """Take over ids of an earlier run, if a sample of them is right; only the right ones, if one of it is not.
+
+        Returns:
+            How many were taken over.
+        """
+        keys = list(cached)
+        right = await self._right(cached, random.sample(keys, min(_SAMPLE_SIZE, len(keys))))
+        if len(right) < min(_SAMPLE_SIZE, len(keys)):
+            right = await self._right(cached, keys)
+            cached = {key: cached[key] for key in right}
+        self.ids.update(cached)
+        return len(cached)
+
+    async def _right(self, cached: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+        found = await self._writer.find_sources(self._provider, keys)
+        return [key for key in keys if key in found and found[key] == cached[key]]
+
+    def _meet(self, ids: Mapping[str, Any]) -> None:
+        self.ids.update(ids)
+        self.met.update(ids)
+        if len(self.met) > self._max:
+            raise IndexNotUnderstood(
+                f"{self._tally.index} names more than {self._max:,} sources; if that is right, raise --max-sources"
+            )
+
+
+def derived_source(key: str, provider: str) -> Source:
+    """A source of which nothing is known but that it has assets."""
+    return Source(key=key, url=f"https://{key}", provider=provider)
+
+
+class _Cache(Struct):
+    """The file of `--source-cache`."""
+
+    database: str
+    provider: str
+    sources: dict[str, int | str]
+
+
+def read_source_cache(path: str, database: str, provider: str) -> dict[str, Any]:
+    """The ids that an earlier run against the same database left; empty if there is no file or it is of another one."""
+    try:
+        cache = msgspec.json.decode(Path(path).read_bytes(), type=_Cache)
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+        return {}
+    except OSError as exc:
+        raise StorageFailed(f"the source cache {path} cannot be read: {exc.strerror}") from exc
+    if (cache.database, cache.provider) != (database, provider):
+        return {}
+    return {key: _id(value) for key, value in cache.sources.items()}
+
+
+def write_source_cache(path: str, database: str, provider: str, ids: Mapping[str, Any]) -> None:
+    """Leave the ids for the next run: the whole file or none of it."""
+    cache = _Cache(database, provider, {key: value if type(value) is int else str(value) for key, value in ids.items()})
+    target = Path(path)
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(msgspec.json.encode(cache))
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+            raise
+    except OSError as exc:
+        raise StorageFailed(f"the source cache {path} cannot be written: {exc.strerror}") from exc
+
+
+def _id(value: int | str) -> Any:
+    return value if isinstance(value, int) else UUID(value)
