@@ -11,17 +11,16 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import date, timedelta
-from functools import cache, lru_cache
-from itertools import accumulate
-from random import Random
+from functools import lru_cache
 from struct import unpack
 from typing import Literal, get_args
 
 from msgspec import Struct
 from xxhash import xxh3_128_digest
 
+from seed_registry.bench.vocabulary import CITIES, CURVES, FIXED_BYTES, IDENTITIES, RANKS, TEMPLATES, TOPICS, corpus
 from seed_registry.errors import SettingsInvalid
 
 Dialect = Literal["seed", "directory", "discovery"]
@@ -34,77 +33,9 @@ ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 KEYS = 36**8  # 4x4 ids: https://dev.socrata.com/docs/endpoints.html
 STRIDE = 1_743_541_808_669  # the golden section of KEYS, coprime to it: n -> n * STRIDE never repeats and looks random
 PAIRS = [f"{left}{right}".encode() for left in ALPHABET for right in ALPHABET]
-RANKS = 1 << 16  # the choices that make a record are numbers of 16 bits
-COLUMNS_BYTES = 48 << 10  # the widest real record has 669 columns in about as much
+COLUMNS_BYTES = 48 << 10  # 18 of the 13,383 real records have more; the corpus gives 72 KiB from any start
 CREATED_DAYS = 3000  # from 2008-01-01; with the three later revisions that there are, no date is past 2020
 EDIT_DAYS = 400  # how much later each revision is
-ESCAPED, DESCRIBED = 0.5, 0.2  # how many sentences are pure ASCII, how many columns have a description
-
-# Bytes of a record by its rank of 65,536: percentiles 0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9, 100 of the real ones.
-CATALOGUE = (
-    (0, 655, 3277, 6554, 16384, 32768, 49152, 58982, 62259, 64881, 65470, 65536),
-    (1157, 1318, 1464, 1608, 2051, 2838, 4466, 7519, 10301, 23888, 53716, 194545),
-)
-DIRECTORY = (0, 3277, 16384, 32768, 49152, 62259, 65536), (400, 415, 429, 455, 490, 538, 705)
-CURVES = {"seed": CATALOGUE, "directory": DIRECTORY, "discovery": CATALOGUE}
-FIXED_BYTES = {"seed": 455, "directory": 437, "discovery": 1110}  # a record without columns, text and tags
-
-COLUMNS = (
-    b'"columns_name": [%(names)b], "columns_field_name": [%(fields)b], "columns_datatype": [%(types)b], '
-    b'"columns_description": [%(notes)b], "columns_format": [%(formats)b]'
-)
-TEMPLATES = {
-    "seed": (
-        b'{%(identity)b"source_key": "%(domain)b", "name": "%(name)b", "description": "%(text)b", '
-        b'"url": "https://%(domain)b/d/%(key)b", "updated_at": "%(updated)b", "created_at": "%(created)b", '
-        b'"tags": [%(tags)b], "metadata": {"page_views": %(views)d, "category": "%(topic)b", ' + COLUMNS + b"}}"
-    ),
-    "directory": (
-        b'{%(identity)b"name": "%(name)b", "type": "tabular", "domain": "%(domain)b", '
-        b'"permalink": "https://%(domain)b/d/%(key)b", "createdAt": "%(created)b", "updatedAt": "%(updated)b", '
-        b'"tags": [%(tags)b], "categories": ["%(topic)b"], "owner": "OpenData", "license": null, "retention": {"normalizedSince": "2023-09-08", '
-        b'"normalizedUntil": "2025-09-08", "filter": "updatedAt"}}'
-    ),
-    "discovery": (
-        b'{"resource": {"name": "%(name)b", %(identity)b"parent_fxf": [], "description": "%(text)b", '
-        b'"attribution": null, "contact_email": null, "type": "dataset", "updatedAt": "%(updated)b", '
-        b'"createdAt": "%(created)b", "metadata_updated_at": "%(updated)b", "data_updated_at": "%(updated)b", '
-        b'"page_views": {"page_views_total": %(views)d, "page_views_total_log": 15.241573573460181}, '
-        + COLUMNS
-        + b', "provenance": "official", "lens_view_type": "tabular", "blob_mime_type": null, '
-        b'"hide_from_data_json": false}, "classification": {"categories": [], "tags": [], '
-        b'"domain_category": "%(topic)b", "domain_tags": [%(tags)b], '
-        b'"domain_metadata": [{"key": "Refresh_Frequency", "value": "Monthly"}]}, '
-        b'"metadata": {"domain": "%(domain)b"}, "permalink": "https://%(domain)b/d/%(key)b", '
-        b'"link": "https://%(domain)b/Open-Data/%(slug)b/%(key)b", '
-        b'"owner": {"id": "wuc5-gu64", "user_type": "interactive", "display_name": "Open Data"}}'
-    ),
-}
-IDENTITIES = {"seed": b'"asset_key": "%b", ', "directory": b'"id": "%b", ', "discovery": b'"id": "%b", '}
-
-# Words are split from strings because the formatter gives every element of a long list its own line.
-CITIES = "albany austin bogota cork edmonton fukuoka ghent leeds lyon malmo nantes oslo porto quebec".split()  # noqa: SIM905
-WORDS = """
-    address annual areas bicycle block budget building bus capital census city code community county crime date daily
-    department district energy facility fire fiscal fund health historic housing inspection inventory issued library
-    license location map meter month number office owner parking park permit police population project property public
-    rate record reported request road route school sensor service special state status street survey tax traffic
-    transit tree type vendor violation volume ward waste water year zoning
-""".split()  # noqa: SIM905
-TOPICS = (
-    "Air Quality", "Bike \\ Pedestrian Counts", "Budget", 'Building Permits "Active"', "Bus Stops & Routes",
-    "Calidad del agua", "Crime Reports", "Données budgétaires", "Energy Use", "Fire Incidents", "Food Inspections",
-    "Housing", "Library Visits 📚", "Parking Meters", "Property Tax", "Straßenbäume", "Street Trees", "Transit",
-    "公開データ Parks", "Zoning <Draft>",
-)  # fmt: skip
-# What real descriptions do to a parser: HTML, CRLF, quotes, backslashes, accents, CJK, emoji, zero width.
-SENTENCES = (
-    "{}. ", "{}. ", "{}. ", "{}. ", "{}.\r\n", "<p>{}.</p>\r\n<br />", '"{}," said \\\\share\\data\\2019. ',
-    '<a href="https://www.example/open?a=1&amp;b=2">{}</a> ', "Données publiées à Québec: {}. ",
-    "東京都の公開データ {}. ", "🚲👩\u200d🔬 {}.\n\n", "\u200b{}\ufeff.\t",
-)  # fmt: skip
-TYPES = ("Text", "Text", "Number", "Number", "Calendar date", "Checkbox", "Point", "URL")
-FORMATS = ("{}", "{}", "{}", "{}", '{"noCommas": "true"}', '{"precisionStyle": "standard", "align": "right"}')
 
 
 class Workload(Struct, frozen=True, kw_only=True):
@@ -290,7 +221,7 @@ class _Writer:
         self.identity = IDENTITIES[workload.dialect]
         self.changes = round(workload.changed / 100 * RANKS)
         self.first_key = int.from_bytes(xxh3_128_digest(workload.seed.to_bytes(8, "big")), "big") % KEYS
-        self.corpus = _corpus()
+        self.corpus = corpus()
         self.topics = [
             (json.dumps(topic)[1:-1].encode(), re.sub("[^A-Za-z]+", "-", topic).encode()) for topic in TOPICS
         ]
@@ -304,7 +235,7 @@ class _Writer:
         return self._record(number, revision, key, self.identity % key)
 
     def invalid(self, number: int) -> bytes:
-        """A certain reject: no key, or an empty, blank, NUL-bearing or long one; in NDJSON also half a line, a number."""
+        """A certain reject: no key, or one empty, blank, long or with a NUL; in NDJSON also half a line, a number."""
         key = self._key(number)
         keys = (b"", b" \\t ", key + b"\\u0000", key * 112)
         faults = (b"", *(self.identity % wrong for wrong in keys))
@@ -362,64 +293,3 @@ class _Writer:
     def _key(self, number: int) -> bytes:
         left, right = divmod((self.first_key + number * STRIDE) % KEYS, 36**4)
         return b"%b%b-%b%b" % (PAIRS[left // 1296], PAIRS[left % 1296], PAIRS[right // 1296], PAIRS[right % 1296])
-
-
-class _Runs(Struct, frozen=True):
-    """JSON fragments end to end, so that any run of them is one slice."""
-
-    joined: bytes
-    starts: list[int]
-
-    def between(self, first: int, end: int) -> bytes:
-        return self.joined[self.starts[first] : self.starts[end]]
-
-    def run(self, pick: int, room: int) -> bytes:
-        """As many fragments as fit into `room` bytes, beginning anywhere in the first half, again and again."""
-        middle = len(self.starts) // 2
-        first = pick % middle
-        turns, rest = divmod(max(room, 0), self.starts[middle])
-        end = bisect_right(self.starts, self.starts[first] + rest) - 1
-        return self.joined[: self.starts[middle]] * turns + self.between(first, end)
-
-
-class _Corpus(Struct, frozen=True):
-    text: _Runs
-    tags: _Runs
-    columns: list[tuple[bytes, _Runs]]
-    widths: list[int]  # where each column would start if its five fragments stood together
-
-
-@cache
-def _corpus() -> _Corpus:
-    # Of all that Random has, random() is promised to repeat itself: https://docs.python.org/3/library/random.html
-    random = Random(0).random  # noqa: S311  # text, not secrets
-
-    def pick(choices: Sequence[str]) -> str:
-        return choices[int(random() * len(choices))]
-
-    def phrase(low: int, high: int) -> str:
-        return " ".join(pick(WORDS) for _ in range(low + int(random() * (high - low)))).capitalize()
-
-    def runs(fragments: Iterable[str]) -> _Runs:
-        encoded = [fragment.encode() for fragment in fragments]
-        return _Runs(b"".join(encoded), list(accumulate(map(len, encoded), initial=0)))
-
-    # Portals differ in whether they escape non-ASCII text, so both occur.
-    text = runs(
-        json.dumps(pick(SENTENCES).format(phrase(5, 18)), ensure_ascii=random() < ESCAPED)[1:-1] for _ in range(4096)
-    )
-    names = [phrase(1, 4) for _ in range(2048)]
-    notes = [phrase(4, 12) + "." if random() < DESCRIBED else "" for _ in names]
-    columns = [
-        (b"names", runs(f'"{name}", ' for name in names)),
-        (b"fields", runs(f'"{name.lower().replace(" ", "_")}", ' for name in names)),
-        (b"types", runs(f'"{pick(TYPES)}", ' for _ in names)),
-        (b"notes", runs(f'"{note}", ' for note in notes)),
-        (b"formats", runs(f"{pick(FORMATS)}, " for _ in names)),
-    ]
-    return _Corpus(
-        text=text,
-        tags=runs(f'"{name.lower()}", ' for name in names),
-        columns=columns,
-        widths=[sum(starts) for starts in zip(*(runs.starts for _, runs in columns), strict=True)],
-    )

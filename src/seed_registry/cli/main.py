@@ -153,6 +153,8 @@ def sample(
     format_: Annotated[str, typer.Option("--format", metavar="json|ndjson", help="A document, or lines.")] = "json",
     duplicates: Annotated[float, typer.Option(help="Percent of records that repeat a key.")] = 0,
     invalid: Annotated[float, typer.Option(help="Percent of records that a load rejects.")] = 0,
+    changed: Annotated[float, typer.Option(help="Percent of records edited since the same sample without it.")] = 0,
+    size: Annotated[int | None, typer.Option(help="Median bytes of a record [default: like real ones]")] = None,
     seed: Annotated[int, typer.Option(help="The same seed makes the same bytes.")] = 0,
     out: Annotated[Path | None, typer.Option(help="A file instead of stdout.")] = None,
 ) -> None:
@@ -160,11 +162,13 @@ def sample(
     workload = Workload(
         records=records,
         sources=sources,
-        dialect=dialect.value,
-        format=format_,  # type: ignore[arg-type]  # checked by Workload
+        dialect=cast("DialectName", dialect.value),
+        format=cast("Any", format_),  # checked by Workload
         duplicates=duplicates,
         invalid=invalid,
         seed=seed,
+        changed=changed,
+        size=size,
     )
     try:
         if out is None:

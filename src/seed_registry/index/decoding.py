@@ -1,8 +1,8 @@
 """Decoding: one raw record to a Source, an Asset or a Reject. Pure, and most of the client's time.
 
 A record is checked for what Postgres would refuse (https://www.postgresql.org/docs/current/datatype-json.html) before
-it costs a batch: msgspec refuses bad grammar and lone surrogates anywhere in it, the rest is done here. What is checked is
-what is stored: the record's own bytes.
+it costs a batch: msgspec refuses bad grammar and lone surrogates anywhere in it, the rest is done here. What is checked
+is what is stored: the record's own bytes.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class Shape(Struct, frozen=True):
 
     Attributes:
         lines: NDJSON if true, one document otherwise.
-        keys: of the document or of the first record, each with its value where that is a scalar, otherwise "array" or "object".
+        keys: of the document or first record, each with its value; "array" or "object" stand for these.
         single: one object on one line: a document, or the only record of an NDJSON index.
         arrays: for each array of the document, by path, the keys of its first element; empty where it has none.
     """

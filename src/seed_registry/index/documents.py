@@ -152,6 +152,10 @@ class DocumentFramer:
 
     def _walk_elements(self, array: _Elements, position: int, records: list[RawRecord], *, final: bool) -> int:
         """Read elements to the array's end or as far as the buffer goes; returns where."""
+        separator = _SEPARATOR.match(self._buffer, position) if array.after_element else None
+        if separator:
+            array.after_element, array.after_comma = False, True
+            position = separator.end()
         block_end = self._take_block(array, position, records)
         if block_end > position and not final:
             return block_end  # what is left is less than an element or so: cheaper when the next chunk is there

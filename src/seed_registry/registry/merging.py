@@ -1,7 +1,7 @@
 """Merging: a batch into its table, in one transaction that touches only rows that differ.
 
-`upsert_sources` and `upsert_assets` work on any asyncpg connection, also inside the caller's transaction; a load uses the
-same `Merger` that stands behind them.
+`upsert_sources` and `upsert_assets` work on any asyncpg connection, also inside the caller's transaction; a load uses
+the same `Merger` that stands behind them.
 """
 
 from __future__ import annotations
@@ -238,6 +238,7 @@ class _TableMerger:
         self._columns = _getter([all_fields.index(field) for field in fields])
         self._key = _getter([fields.index(field) for field in table.key])
         self._key_positions = [fields.index(field) for field in table.key]
+        self._moment_position = fields.index("updated_at") if "updated_at" in fields else -1
         self._hash_position = fields.index("content_hash") if "content_hash" in fields else -1
         self._filter_by_hash = _filter_by_hash(table) if self._by_hash else ""
         self._filter_by_value = _by_value(table, "filter_by_value")
@@ -284,7 +285,17 @@ class _TableMerger:
         columns, key = self._columns, self._key
         rows = [columns(row) for row in values]
         last = {key(row): row for row in rows}
+        if len(last) < len(rows) and self._moment_position >= 0:
+            self._keep_greatest_moment(rows, last)
         return sorted(last.values(), key=key)
+
+    def _keep_greatest_moment(self, rows: list[Row], last: dict[Row, Row]) -> None:
+        """Between batches a moment never goes backwards; then it must not within one."""
+        position = self._moment_position
+        for row in rows:
+            winner = last[self._key(row)]
+            if row[position] is not None and (winner[position] is None or winner[position] < row[position]):
+                last[self._key(row)] = (*winner[:position], row[position], *winner[position + 1 :])
 
     async def _not_held(self, rows: list[Row]) -> list[Row]:
         """The rows that the table does not hold with this content hash."""

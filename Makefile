@@ -1,0 +1,54 @@
+# `make demo` and `make test` are all that a fresh machine needs besides Python 3.11 and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# The embedded Postgres of the tests: 18 or 16; `debian` for the distribution's, or a postgresql:// URL of a superuser.
+SERVER ?= 18
+
+.PHONY: help demo test check format bench bench-memory constraints clean
+
+help:  ## Show this.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: $(INSTALLED)  ## Load a sample index into the embedded Postgres, twice: the second run changes nothing.
+	$(BIN)/seed-registry sample --records 5000 --duplicates 1 --invalid 0.1 --out $(VENV)/demo.json
+	$(BIN)/seed-registry load $(VENV)/demo.json
+	$(BIN)/seed-registry load $(VENV)/demo.json
+
+test: $(INSTALLED)  ## Run the tests against a real Postgres.
+	$(BIN)/pytest -q --server $(SERVER) $(PYTEST)
+
+check: $(INSTALLED)  ## Format, lint, types, import layering.
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_layering.py
+
+format: $(INSTALLED)  ## Format the code.
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
+
+bench: $(INSTALLED)  ## Measure decoding, loading and memory (minutes).
+	$(BIN)/python benchmarks/decoding.py
+	$(BIN)/python benchmarks/loading.py
+
+bench-memory: $(INSTALLED)  ## Peak memory of a 2 GB NDJSON and a 1 GB document (minutes, 3 GB of disk).
+	$(BIN)/python benchmarks/memory.py
+
+constraints:  ## Pin what is newest within the ranges of pyproject.toml.
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install -q -e '.[dev]'
+	(echo '# What development and CI install; made with `make constraints`. Users get the ranges of pyproject.toml.'; \
+	  $(BIN)/pip freeze --exclude-editable) > constraints.txt
+
+clean:  ## Remove what was set up here; the embedded database stays (`seed-registry db reset`).
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  (echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …" >&2; exit 1)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@

@@ -1,0 +1,186 @@
+"""A real Postgres for every test: a template database made once a session, cloned for each test that asks."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+
+from seed_registry.registry import embedded, schema
+from seed_registry.settings import DatabaseUrl
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+Cli = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--server",
+        default="18",
+        help="where tests run: 18 or 16 (embedded), debian (the distribution's Postgres), or a postgresql:// URL of a superuser",
+    )
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """Coroutine tests run as a load does."""
+    return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(scope="session")
+def place() -> Iterator[Path]:
+    """A short private directory that the server's own user can reach; pytest's is neither."""
+    directory = Path(tempfile.mkdtemp(prefix="sr-"))
+    directory.chmod(0o711)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest, place: Path) -> Iterator[str]:
+    """The URL of a superuser on the Postgres that the tests run on."""
+    chosen: str = request.config.getoption("--server")
+    if chosen.startswith("postgres"):
+        yield chosen
+    elif chosen == "debian":
+        with _debian(place / "debian") as url:
+            yield url
+    else:
+        with embedded.running(place / "home", int(chosen), durable=False) as url:
+            yield url
+
+
+@pytest.fixture(scope="session")
+def template(server: str) -> str:
+    """The name of a database that has the registry's tables."""
+
+    async def make() -> None:
+        connection = await asyncpg.connect(_database(server, name))
+        await schema.apply(connection)
+        await connection.close()
+
+    name = f"template_{secrets.token_hex(4)}"
+    _execute(server, f"create database {name}")
+    asyncio.run(make())
+    return name
+
+
+@pytest.fixture
+def database_url(server: str, template: str) -> Iterator[DatabaseUrl]:
+    """A database of the test's own, with the registry's tables, empty."""
+    with _clone(server, template) as url:
+        yield url
+
+
+@pytest.fixture
+def bare_database_url(server: str) -> Iterator[DatabaseUrl]:
+    """A database of the test's own, without any table."""
+    with _clone(server, "template0") as url:
+        yield url
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Real index files, where they are present."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("the real index files are not here")
+    return SHARED / "data"
+
+
+@pytest.fixture
+def corpora() -> Path:
+    """Bad input, where it is present."""
+    if not (SHARED / "corpora").is_dir():
+        pytest.skip("the bad-input corpora are not here")
+    return SHARED / "corpora"
+
+
+@pytest.fixture
+def home(place: Path) -> Path:
+    """A home directory of the test's own."""
+    return Path(tempfile.mkdtemp(dir=place))
+
+
+@pytest.fixture
+def cli(home: Path, tmp_path: Path) -> Cli:
+    """Run the command in an empty directory with an empty environment."""
+
+    def run(
+        *arguments: object, url: DatabaseUrl | None = None, env: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.CompletedProcess[bytes]:
+        environment = {"PATH": os.environ["PATH"], "SEED_REGISTRY_HOME": str(home), "LANG": "C.UTF-8"}
+        if url is not None:
+            environment["DATABASE_URL"] = url.reveal
+        return subprocess.run(
+            [sys.executable, "-m", "seed_registry", *map(str, arguments)],
+            env=environment | dict(env or {}),
+            cwd=tmp_path,
+            capture_output=True,
+            timeout=120,
+            check=False,
+            **options,
+        )
+
+    return run
+
+
+@contextmanager
+def _clone(server: str, template: str) -> Iterator[DatabaseUrl]:
+    name = f"test_{secrets.token_hex(6)}"
+    _execute(server, f"create database {name} template {template}")
+    yield DatabaseUrl(_database(server, name))
+    _execute(server, f"drop database {name} with (force)")
+
+
+def _database(server: str, name: str) -> str:
+    return urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
+
+
+def _execute(server: str, statement: str) -> None:
+    async def run() -> None:
+        connection = await asyncpg.connect(server)
+        await connection.execute(statement)
+        await connection.close()
+
+    asyncio.run(run())
+
+
+@contextmanager
+def _debian(directory: Path) -> Iterator[str]:
+    """A cluster of the newest Postgres that Debian's packages installed."""
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    if not installed:
+        pytest.skip("no Postgres of Debian's is installed")
+    programs = installed[-1].parent
+    directory.mkdir()
+    user = "postgres" if os.geteuid() == 0 else getpass.getuser()
+    if os.geteuid() == 0:
+        shutil.chown(directory, user)
+    options: dict[str, Any] = {"check": True, "cwd": directory, "stdout": subprocess.DEVNULL}
+    if os.geteuid() == 0:
+        options |= {"user": user, "group": user, "extra_groups": []}
+    data = directory / "data"
+    subprocess.run(
+        [programs / "initdb", "-D", data, "-U", "registry", "-A", "trust", "-E", "UTF8", "--no-sync"], **options
+    )
+    settings = f"-c listen_addresses='' -c fsync=off -c max_connections=200 -k {directory}"
+    pg_ctl = [programs / "pg_ctl", "-D", data, "-w", "-l", directory / "log"]
+    subprocess.run([*pg_ctl, "-o", settings, "start"], **options)
+    try:
+        yield f"postgresql://registry@/postgres?host={directory}"
+    finally:
+        subprocess.run([*pg_ctl, "-m", "immediate", "stop"], **options)
