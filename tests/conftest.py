@@ -10,16 +10,21 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import msgspec
 import pytest
+import xxhash
 
+from seed_registry.records import Asset, Source
 from seed_registry.registry import embedded, schema
+from seed_registry.registry.connecting import session
 from seed_registry.settings import DatabaseUrl
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -94,6 +99,48 @@ def bare_database_url(server: str) -> Iterator[DatabaseUrl]:
 
 
 @pytest.fixture
+async def connection(database_url: DatabaseUrl) -> AsyncIterator[asyncpg.Connection[Any]]:
+    """A session as a load opens it, in a database with the registry's tables."""
+    async with session(database_url) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def bare_connection(bare_database_url: DatabaseUrl) -> AsyncIterator[asyncpg.Connection[Any]]:
+    """A session as a load opens it, in a database without any table."""
+    async with session(bare_database_url) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def plain_connection(database_url: DatabaseUrl) -> AsyncIterator[asyncpg.Connection[Any]]:
+    """A session as any other program opens it, in a database with the registry's tables."""
+    connection = await asyncpg.connect(database_url.reveal)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture(scope="session")
+def demanding_role(server: str) -> tuple[str, str]:
+    """A role of whom the server demands a password, and that password. Everybody else is trusted."""
+    name, password = "demanding", "correct-horse"
+    _execute(server, f"create role {name} login password '{password}'")
+    hba = Path(_fetch(server, "show hba_file"))
+    try:
+        hba.write_text(f"local all {name} scram-sha-256\n" + hba.read_text())
+    except OSError:
+        pytest.skip("the server's pg_hba.conf is not ours to change")
+    _execute(server, "select pg_reload_conf()")
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:  # the postmaster reads the file when it gets round to it
+        try:
+            _fetch(_login(server, name, "wrong"), "select 1")
+        except asyncpg.InvalidPasswordError:
+            return name, password
+    pytest.fail("the server does not demand the password")
+
+
+@pytest.fixture
 def shared_data() -> Path:
     """Real index files, where they are present."""
     if not (SHARED / "data").is_dir():
@@ -138,6 +185,24 @@ def cli(home: Path, tmp_path: Path) -> Cli:
     return run
 
 
+def make_source(key: str = "data.example.org", name: str | None = None, **fields: Any) -> Source:
+    """A source as an index gives it: its content hash is that of its values, its `raw` holds them."""
+    raw = fields.pop("raw", None) or msgspec.json.encode({"domain": key, "name": name})
+    source = Source(key=key, name=name, raw=raw, **{"url": f"https://{key}", **fields})
+    return msgspec.structs.replace(source, content_hash=_hash(source))
+
+
+def make_asset(key: str, source_key: str = "data.example.org", **fields: Any) -> Asset:
+    """An asset as an index gives it: its content hash is that of its values, its `raw` holds them."""
+    raw = fields.pop("raw", None) or msgspec.json.encode({"id": key, **fields})
+    asset = Asset(key=key, source_key=source_key, raw=raw, **fields)
+    return msgspec.structs.replace(asset, content_hash=_hash(asset))
+
+
+def _hash(record: Source | Asset) -> bytes:
+    return xxhash.xxh3_128_digest(msgspec.json.encode(record))
+
+
 @contextmanager
 def _clone(server: str, template: str) -> Iterator[DatabaseUrl]:
     name = f"test_{secrets.token_hex(6)}"
@@ -150,6 +215,11 @@ def _database(server: str, name: str) -> str:
     return urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
 
 
+def _login(server: str, user: str, password: str) -> str:
+    parts = urlsplit(server)
+    return urlunsplit(parts._replace(netloc=f"{user}:{password}@{parts.netloc.rpartition('@')[2]}"))
+
+
 def _execute(server: str, statement: str) -> None:
     async def run() -> None:
         connection = await asyncpg.connect(server)
@@ -157,6 +227,17 @@ def _execute(server: str, statement: str) -> None:
         await connection.close()
 
     asyncio.run(run())
+
+
+def _fetch(server: str, query: str) -> Any:
+    async def run() -> Any:
+        connection = await asyncpg.connect(server)
+        try:
+            return await connection.fetchval(query)
+        finally:
+            await connection.close()
+
+    return asyncio.run(run())
 
 
 @contextmanager

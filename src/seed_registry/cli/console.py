@@ -110,7 +110,7 @@ def print_report(report: Report, tally: Tally) -> None:
     title = (
         f"{'would load' if report.dry_run else 'loaded'} {', '.join(printable(index, 60) for index in report.indexes)}"
     )
-    console.print(Text(f"{title} ({report.dialect or 'no records'}, run {report.run_id})", "bold"))
+    console.print(Text(f"{title} ({report.dialect or 'no records'}, run {report.run_id})", "bold"), soft_wrap=True)
     console.print(_counts_table(report.sources, report.assets))
     console.print(
         f"{report.seconds:,.2f} s, {report.records_per_second:,.0f} records/s, {report.bytes_read / 1e6:,.1f} MB read, "

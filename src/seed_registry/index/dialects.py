@@ -1,7 +1,7 @@
 """Dialects: the shapes of index files that are known, each with its detection and its mapping.
 
 The field tables stand in README; the formats are those of Socrata's own exports and of its Discovery API
-(https://dev.socrata.com/docs/other/discovery). Wire Structs name only the fields that are read, and take any value: what
+(https://dev.socrata.com/docs/other/discovery). Wire Structs name only the fields that are read, with any value: what
 a field really holds is judged by `decoding`.
 """
 
