@@ -41,6 +41,9 @@ class DatabaseUrl:
             parts = urlsplit(self.reveal)
             host = parts.netloc.rpartition("@")[2]
             user = parts.username
+            # A password with a bare "/", "?" or "#" ends the host too early; key=value pairs are no URL at all.
+            if not parts.scheme or "@" in parts.path or ("@" not in parts.netloc and "@" in self.reveal):
+                return "***"
         except ValueError:
             return "***"
         return urlunsplit((parts.scheme, f"{user}@{host}" if user else host, parts.path, "", ""))
@@ -58,7 +61,7 @@ def parse_bytes(text: str) -> int:
     Raises:
         SettingsInvalid: it is none.
     """
-    match = re.fullmatch(r"\s*(\d+)\s*([KMG]?)(i?)B?\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d{1,18})\s*([KMG]?)(i?)B?\s*", text, re.IGNORECASE)
     if match is None:
         raise SettingsInvalid(f"a size looks like 4MiB, 500KB or 1048576, got {text!r}")
     power = " KMG".index(match[2].upper() or " ")
@@ -82,7 +85,7 @@ class MaxRejects(Struct, frozen=True):
         Raises:
             SettingsInvalid: it is neither.
         """
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", text)
+        match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*(%?)\s*", text)
         if match and match[2] and float(match[1]) <= 100:  # noqa: PLR2004  # a hundred percent
             return cls(percent=float(match[1]))
         if match and not match[2] and match[1].isdigit():

@@ -38,8 +38,8 @@ REASONS: Final = {
 
 _NUL = b"\\u0000"
 _ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
-_STRUCTURE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]]', re.DOTALL)
-_ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
+_ALL_BUT_STRUCTURE = bytes(set(range(256)) - set(b'{}[]"'))
+_AS_ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _HIGH_SURROGATES = range(0xD800, 0xDC00)
 _LOW_SURROGATES = range(0xDC00, 0xE000)
 
@@ -163,18 +163,13 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def _too_deep(data: bytes) -> bool:
-    # Stripped of all but brackets, empty pairs vanish once per level; brackets inside strings are the only other thing
-    # that could stay, and only then the strings are told apart.
-    brackets = data.translate(None, _ALL_BUT_BRACKETS)
-    for _ in range(MAX_DEPTH):
-        if not (brackets := brackets.replace(b"{}", b"").replace(b"[]", b"")):
-            return False
-    depth = 0
-    for match in _STRUCTURE.finditer(data):
-        depth += {b"{": 1, b"[": 1, b"}": -1, b"]": -1}.get(match[0], 0)
-        if depth > MAX_DEPTH:
-            return True
-    return False
+    # All but quotes and brackets removed, texts are "" and go, but for those that hold brackets: they split off.
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    structure = data.translate(_AS_ONE_KIND, _ALL_BUT_STRUCTURE).replace(b'""', b"")
+    brackets = b"".join(structure.split(b'"')[::2])
+    # An empty pair is an innermost one, so each round takes a level: is there something left after all of them?
+    return all((brackets := brackets.replace(b"[]", b"")) for _ in range(MAX_DEPTH))
 
 
 def _without_nul(data: bytes) -> bytes:

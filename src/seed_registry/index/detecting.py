@@ -11,6 +11,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from seed_registry.errors import IndexNotUnderstood
+from seed_registry.index.documents import MAX_DEPTH
 
 # ijson's C backend crashes on integers of 4,301 digits; whatever holds such a number is judged by what comes before it.
 _DIGIT_RUN = re.compile(rb"[0-9]{400}")
@@ -49,10 +50,12 @@ def look_at(head: bytes, name: str) -> Shape:
     sound, shape = _try_shape(text)
     if sound and text.startswith((b"{", b"[")):
         return shape if newline or text.startswith(b"[") else replace(shape, single=True)
-    # 3. It does not, but some line is a record on its own: lines, some of them broken.
-    for line in text.splitlines()[:_LINES_LOOKED_AT]:
-        if _is_object(line):
-            return Shape(lines=True, keys=_try_shape(line)[1].keys)
+    # 3. It does not, but lines are records on their own: NDJSON, some of it broken; unless more of them look like those
+    #    of a document that has one record on each line, and is broken early.
+    lines = [line.strip() for line in text.splitlines()[:_LINES_LOOKED_AT]]
+    objects = [line for line in lines if _is_object(line)]
+    if len(objects) > sum(line.startswith((b"]", b"}")) or line.endswith((b",", b"[", b"{")) for line in lines):
+        return Shape(lines=True, keys=_try_shape(objects[0])[1].keys)
     # 4. Something like a document, broken early: reading it will tell where.
     if text.startswith((b"{", b"[")):
         return shape
@@ -71,32 +74,34 @@ def _try_shape(head: bytes) -> tuple[bool, Shape]:
     run = _DIGIT_RUN.search(head)
     keys: dict[str, Any] = {}
     arrays: dict[tuple[str, ...], set[str]] = {}
-    stack: list[str] = []  # the current key of each open object, "[]" for each open array
+    stack: list[Any] = []  # the current key of each open object, None for each open array
     coroutine = ijson.sendable_list()
-    parser = ijson.basic_parse_coro(coroutine, use_float=True)
+    parser = ijson.basic_parse_coro(coroutine)  # `use_float` would refuse what no float or int64 can hold
     sound = True
     try:
         parser.send(head[: run.start()] if run else head)
     except ijson.JSONError:
         sound = False
+    except (ArithmeticError, UnicodeDecodeError):
+        pass  # an exponent that no Decimal can hold, a surrogate in UTF-8: judged by what comes before it, too
     for event, value in coroutine:
         if event == "map_key":
             stack[-1] = value
-            if stack.count("[]") == 1 and stack[-2] == "[]":
-                arrays.setdefault(tuple(stack[: stack.index("[]")]), set()).add(value)
+            if len(stack) <= MAX_DEPTH and stack.count(None) == 1 and stack[-2:-1] == [None]:
+                arrays.setdefault(tuple(stack[:-2]), set()).add(value)
         else:
-            if len(stack) == 1 and stack[0] not in ("", "[]"):
+            if len(stack) == 1 and stack[0] not in ("", None) and not event.startswith("end_"):
                 keys[stack[0]] = {"start_map": "object", "start_array": "array"}.get(event, value)
-            if event == "start_array" and "[]" not in stack:
+            if event == "start_array" and len(stack) <= MAX_DEPTH and None not in stack:
                 arrays.setdefault(tuple(stack), set())
             _move(stack, event)
     return sound, Shape(lines=False, keys=keys, arrays=arrays)
 
 
-def _move(stack: list[str], event: str) -> None:
+def _move(stack: list[Any], event: str) -> None:
     if event == "start_map":
         stack.append("")
     elif event == "start_array":
-        stack.append("[]")
+        stack.append(None)
     elif event in ("end_map", "end_array"):
         stack.pop()

@@ -127,6 +127,7 @@ class DocumentFramer:
             start = position
             position = _space_after(buffer, position)
             if position == len(buffer):
+                envelope.skip(buffer[start:position], self._base + start)
                 break
             if envelope.closed:
                 raise _Broken("the document has ended, but something follows", self._base + position)
@@ -352,9 +353,7 @@ class _Envelope:
 
     def take(self, token: re.Match[bytes], text: bytes, offset: int) -> None:
         """The next token, with the white space before it."""
-        if not self._splices:
-            self._splices.append((0, offset))
-        self._skeleton += text
+        self._extend(text, offset)
         if len(self._skeleton) > self._max:
             raise _Broken(f"more than {self._max:,} bytes outside the records", offset)
         match token[0]:
@@ -366,13 +365,17 @@ class _Envelope:
                 self.path.pop()
                 self.closed = not self.path
             case b"]" | b"}":
-                raise _Broken("a bracket closes what was never opened", offset)
+                raise _Broken("a bracket closes what was never opened", offset + len(text) - 1)
             case b":" if self.path:
                 self.path[-1] = self._last_string.decode("utf-8", "replace")
             case _ if token.lastindex == 1:
                 self._last_string = token[0][1:-1]
             case _ if not self.path and token.lastindex == 3:  # noqa: PLR2004  # a document that is one scalar
                 self.closed = True
+
+    def skip(self, space: bytes, offset: int) -> None:
+        """White space that may go on in the next chunk: one byte of it still keeps apart what it kept apart."""
+        self._extend(space[:1], offset)
 
     def resume(self, bracket: str, offset: int) -> None:
         """An array has ended; the envelope goes on at `offset`."""
@@ -388,9 +391,15 @@ class _Envelope:
         """The header so far: the envelope as if everything ended in the array that begins here."""
         return self._decode(bytes(self._skeleton) + b"]" + b"}" * len(self.path))
 
+    def _extend(self, text: bytes, offset: int) -> None:
+        length, begun = self._splices[-1] if self._splices else (0, -1)
+        if offset != begun + len(self._skeleton) - length:
+            self._splices.append((len(self._skeleton), offset))
+        self._skeleton += text
+
     def _decode(self, skeleton: bytes) -> dict[str, Any]:
         try:
-            value = msgspec.json.decode(skeleton)
+            value = msgspec.json.decode(skeleton.decode())  # as text: msgspec tells no place of what is not UTF-8
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             position = error_position(exc)
             length, offset = max((splice for splice in self._splices if splice[0] <= position), default=(0, 0))

@@ -54,8 +54,8 @@ class LineFramer:
         self._pending_bytes += len(piece)
         if self._pending_bytes <= self._max:
             self._pending.append(piece)
-        elif self._pending:  # too long now: keep what the excerpt needs
-            self._pending = [b"".join([*self._pending, piece])[:EXCERPT_BYTES]]
+        else:  # too long now: keep what the excerpt needs
+            self._pending = [b"".join([*self._pending, piece[:EXCERPT_BYTES]])[:EXCERPT_BYTES]]
 
     def _end_line(self, records: list[RawRecord]) -> None:
         data = b"".join(self._pending)

@@ -17,12 +17,13 @@ import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import aiofiles.threadpool
 import zstandard
 
 from seed_registry.errors import IndexNotUnderstood, IndexUnreadable
+from seed_registry.escaping import printable
 
 if TYPE_CHECKING:
     from aiofiles.threadpool.binary import AsyncBufferedReader
@@ -130,7 +131,7 @@ async def open_index(path: str) -> AsyncIterator[OpenIndex]:
         IndexUnreadable: no such file, a directory or device, no permission, damaged compression.
         IndexNotUnderstood: it is empty, or obviously no index.
     """
-    name = "stdin" if path == "-" else path
+    name = "stdin" if path == "-" else printable(path, len(path))
     packed = _Counting(*_open_file(path, name))
     try:
         index = OpenIndex(name, packed)
@@ -142,8 +143,10 @@ async def open_index(path: str) -> AsyncIterator[OpenIndex]:
 
 def _open_file(path: str, name: str) -> tuple[io.FileIO, int | None]:
     """The file and its size, None for a pipe. What was opened is what is examined: the path is not looked up twice."""
+    if path == "-" and sys.stdin is None:
+        raise IndexUnreadable("stdin is closed")
     try:
-        file = io.FileIO(sys.stdin.fileno() if path == "-" else path, closefd=path != "-")
+        file = io.FileIO(sys.stdin.fileno() if path == "-" else path, closefd=path != "-", opener=_open_at_once)
     except FileNotFoundError as exc:
         raise IndexUnreadable(f"{name}: no such file (looked in {Path.cwd()})") from exc
     except IsADirectoryError as exc:
@@ -156,9 +159,15 @@ def _open_file(path: str, name: str) -> tuple[io.FileIO, int | None]:
     if stat.S_ISREG(mode):
         return file, os.fstat(file.fileno()).st_size
     if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or path == "-":
+        os.set_blocking(file.fileno(), True)
         return file, None
     file.close()
     raise IndexUnreadable(f"{name} is a device, not an index file")
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a pipe that nobody writes to yet without waiting for somebody: that wait could not be cancelled."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 class _Counting(io.RawIOBase):
@@ -182,6 +191,8 @@ class _Counting(io.RawIOBase):
             raise OSError(errno.EBADF, "closed")
         count = self._file.readinto(buffer) or 0
         self.consumed += count
+        if 0 < self.consumed < len(_ZSTD_MAGIC) and (rest := memoryview(buffer).cast("B")[count:]) and count:
+            count += self.readinto(rest)  # a pipe may hand over less than what tells the compression
         return count
 
     def close(self) -> None:
@@ -192,10 +203,34 @@ class _Counting(io.RawIOBase):
 
 def _unpacking(packed: io.BufferedReader[Any], magic: bytes) -> io.BufferedReader[Any]:
     if magic.startswith(_GZIP_MAGIC):
-        return io.BufferedReader(cast("io.RawIOBase", gzip.GzipFile(fileobj=packed)), CHUNK_BYTES)
+        return io.BufferedReader(_GzipReader(packed), CHUNK_BYTES)
     if magic.startswith(_ZSTD_MAGIC):
         return io.BufferedReader(_ZstdReader(packed), CHUNK_BYTES)
     return packed
+
+
+class _GzipReader(io.RawIOBase):
+    """Unpacks gzip; unlike the library's own reader it hands over all that comes before the damage."""
+
+    def __init__(self, packed: io.BufferedReader[Any]) -> None:
+        self._file = gzip.GzipFile(fileobj=packed)
+        self._damage: Exception | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        out = memoryview(buffer).cast("B")
+        filled = 0
+        try:
+            while self._damage is None and filled < len(out) and (piece := self._file.read1(len(out) - filled)):
+                out[filled : filled + len(piece)] = piece
+                filled += len(piece)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
+            self._damage = exc
+        if self._damage and not filled:
+            raise self._damage
+        return filled
 
 
 class _ZstdReader(io.RawIOBase):

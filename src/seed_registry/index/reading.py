@@ -9,7 +9,7 @@ from seed_registry.errors import IndexBroken, IndexNotUnderstood
 from seed_registry.index.decoding import Decoder
 from seed_registry.index.detecting import look_at
 from seed_registry.index.dialects import Dialect, Path, choose
-from seed_registry.index.documents import DocumentFramer, error_position
+from seed_registry.index.documents import DocumentFramer, error_position, error_text
 from seed_registry.index.framing import LineFramer
 from seed_registry.index.opening import OpenIndex, open_index
 from seed_registry.records import RawRecord, Record, Reject
@@ -70,10 +70,10 @@ class IndexReader:
     def declared(self) -> Iterable[tuple[str, int, int]]:
         """Header fields that declare a number of records: name, what they say, how many records there were."""
         if isinstance(self._framer, DocumentFramer):
-            for path, count in self._framer.counts.items():
-                declared = self._framer.header.get(self.dialect.declared.get(path, ""))
-                if type(declared) is int:
-                    yield self.dialect.declared[path], declared, count
+            for path, name in self.dialect.declared.items():
+                declared = self._framer.header.get(name)
+                if type(declared) is int and path in self._framer.counts:
+                    yield name, declared, self._framer.counts[path]
 
     def decode(self, record: RawRecord) -> Record:
         """Decode a record once more, with all that is known by now."""
@@ -90,7 +90,8 @@ class IndexReader:
             record = decode(raw)
             if type(record) is Reject and record.reason == "not_json":
                 yield records
-                raise self._broken(record.detail, raw.offset + error_position(ValueError(record.detail)))
+                error = ValueError(record.detail)
+                raise self._broken(error_text(error), raw.offset + error_position(error))
             records.append(record)
         yield records
         if framer.problem:

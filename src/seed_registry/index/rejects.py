@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from seed_registry.errors import StorageFailed
+from seed_registry.escaping import printable
 from seed_registry.records import Reject
 
 
@@ -31,7 +32,7 @@ class RejectsFile:
         Raises:
             StorageFailed: the file cannot be made or written.
         """
-        line: dict[str, object] = {"index": index, "line": reject.line, "offset": reject.offset}
+        line: dict[str, object] = {"index": printable(index, len(index)), "line": reject.line, "offset": reject.offset}
         if reject.key is not None:
             line["key"] = reject.key
         line |= {"reason": reject.reason, "detail": reject.detail}
