@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--server",
         default="18",
-        help="where tests run: 18 or 16 (embedded), debian (the distribution's Postgres), or a postgresql:// URL of a superuser",
+        help="where tests run: 18 or 16 (embedded), debian (the distribution's), or a postgresql:// URL of a superuser",
     )
 
 
@@ -96,6 +96,23 @@ def bare_database_url(server: str) -> Iterator[DatabaseUrl]:
     """A database of the test's own, without any table."""
     with _clone(server, "template0") as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def workshop_url(server: str) -> Iterator[DatabaseUrl]:
+    """One database for many tests, one after the other: making one takes longer than most of them."""
+    with _clone(server, "template0") as url:
+        yield url
+
+
+@pytest.fixture
+async def emptied_url(workshop_url: DatabaseUrl) -> DatabaseUrl:
+    """The workshop with the registry's tables, empty; a test module may call that its `database_url`."""
+    connection = await asyncpg.connect(workshop_url.reveal)
+    await connection.execute("drop schema if exists registry, evil cascade")
+    await schema.apply(connection)
+    await connection.close()
+    return workshop_url
 
 
 @pytest.fixture
@@ -251,17 +268,19 @@ def _debian(directory: Path) -> Iterator[str]:
     user = "postgres" if os.geteuid() == 0 else getpass.getuser()
     if os.geteuid() == 0:
         shutil.chown(directory, user)
-    options: dict[str, Any] = {"check": True, "cwd": directory, "stdout": subprocess.DEVNULL}
+    options: dict[str, Any] = {"cwd": directory, "stdout": subprocess.DEVNULL}
     if os.geteuid() == 0:
         options |= {"user": user, "group": user, "extra_groups": []}
     data = directory / "data"
     subprocess.run(
-        [programs / "initdb", "-D", data, "-U", "registry", "-A", "trust", "-E", "UTF8", "--no-sync"], **options
+        [programs / "initdb", "-D", data, "-U", "registry", "-A", "trust", "-E", "UTF8", "--no-sync"],
+        check=True,
+        **options,
     )
     settings = f"-c listen_addresses='' -c fsync=off -c max_connections=200 -k {directory}"
-    pg_ctl = [programs / "pg_ctl", "-D", data, "-w", "-l", directory / "log"]
-    subprocess.run([*pg_ctl, "-o", settings, "start"], **options)
+    pg_ctl: list[str | Path] = [programs / "pg_ctl", "-D", data, "-w", "-l", directory / "log"]
+    subprocess.run([*pg_ctl, "-o", settings, "start"], check=True, **options)
     try:
         yield f"postgresql://registry@/postgres?host={directory}"
     finally:
-        subprocess.run([*pg_ctl, "-m", "immediate", "stop"], **options)
+        subprocess.run([*pg_ctl, "-m", "immediate", "stop"], check=True, **options)

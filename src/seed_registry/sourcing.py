@@ -125,13 +125,14 @@ def read_source_cache(path: str, database: str, provider: str) -> dict[str, Any]
     """The ids that an earlier run against the same database left; empty if there is no file or it is of another one."""
     try:
         cache = msgspec.json.decode(Path(path).read_bytes(), type=_Cache)
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+        ids = {key: _id(value) for key, value in cache.sources.items()}
+    except (FileNotFoundError, ValueError, RecursionError):  # none, or none of ours
         return {}
     except OSError as exc:
         raise StorageFailed(f"the source cache {path} cannot be read: {exc.strerror}") from exc
     if (cache.database, cache.provider) != (database, provider):
         return {}
-    return {key: _id(value) for key, value in cache.sources.items()}
+    return ids
 
 
 def write_source_cache(path: str, database: str, provider: str, ids: Mapping[str, Any]) -> None:

@@ -30,12 +30,22 @@ _SESSION: Final = {
     # JIT compiles statements that run for milliseconds
     "jit": "off",
 }
+# So are these limits, but servers before 14 and 17 would refuse to be told of them.
+_NO_LIMITS: Final = """
+select pg_catalog.set_config(name, '0', false) from pg_catalog.pg_settings
+where name in ('idle_session_timeout', 'transaction_timeout') and setting <> '0'
+"""
 # libpq knows these, asyncpg would send them to the server as settings, which refuses them.
 _LIBPQ_ONLY: Final = {
     "channel_binding", "connect_timeout", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count",
     "tcp_user_timeout", "gssencmode", "application_name", "fallback_application_name", "load_balance_hosts",
     "client_encoding",
 }  # fmt: skip
+# What a database raises for a record that it cannot take, and asyncpg's encoders for a value that they cannot send.
+REFUSALS: Final = (asyncpg.PostgresError, ValueError, TypeError, OverflowError)
+# SQLSTATE classes that a record is guilty of: data exception, integrity violation, program limit exceeded.
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_RECORDS_FAULT: Final = ("22", "23", "54")
 
 
 async def connect(url: DatabaseUrl, *, read_only: bool = False) -> asyncpg.Connection[Any]:
@@ -48,11 +58,16 @@ async def connect(url: DatabaseUrl, *, read_only: bool = False) -> asyncpg.Conne
     settings = {**_SESSION, **({"default_transaction_read_only": "on"} if read_only else {})}
     with_problem = f"cannot connect to {url}"
     try:
-        return await asyncpg.connect(_for_asyncpg(url), timeout=CONNECT_TIMEOUT_SECONDS, server_settings=settings)
-    except (asyncpg.ClientConfigurationError, ValueError) as exc:
+        connection = await asyncpg.connect(_for_asyncpg(url), timeout=CONNECT_TIMEOUT_SECONDS, server_settings=settings)
+        try:
+            await connection.execute(_NO_LIMITS, timeout=CONNECT_TIMEOUT_SECONDS)
+        except BaseException:  # also cancelled: uvloop does not close as long as a connection is left over
+            connection.terminate()
+            raise
+    except (asyncpg.ClientConfigurationError, ValueError, OverflowError) as exc:
         raise SettingsInvalid(
             f"--database-url is not usable: {type(exc).__name__}; it looks like postgresql://user:password@host:5432/database"
-        ) from exc
+        ) from None  # that error may quote the password
     except asyncpg.InvalidPasswordError as exc:
         raise DatabaseUnavailable(f"{with_problem}: the server refused the login; check user and password") from exc
     except asyncpg.InvalidCatalogNameError as exc:
@@ -63,9 +78,10 @@ async def connect(url: DatabaseUrl, *, read_only: bool = False) -> asyncpg.Conne
         raise DatabaseUnavailable(
             f"{with_problem}: no answer within {CONNECT_TIMEOUT_SECONDS} s; check host and port"
         ) from exc
-    except (OSError, ssl.SSLError, asyncpg.InterfaceError) as exc:
+    except (OSError, ssl.SSLError, asyncpg.InterfaceError, asyncpg.InternalClientError) as exc:
         reason = getattr(exc, "strerror", None) or type(exc).__name__
         raise DatabaseUnavailable(f"{with_problem}: {reason}; is the server running, are host and port right?") from exc
+    return connection
 
 
 @asynccontextmanager
@@ -79,12 +95,21 @@ async def session(url: DatabaseUrl, *, read_only: bool = False) -> AsyncIterator
     try:
         yield connection
         await connection.close(timeout=CONNECT_TIMEOUT_SECONDS)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as exc:
         raise translated(exc, url) from exc
     finally:
         # In a cancelled scope an awaited close never finishes; the server rolls back when the socket is gone.
         if not connection.is_closed():
             connection.terminate()
+
+
+def refusal(exc: Exception) -> str | None:
+    """Why the database cannot take a record, for one of `REFUSALS`; None if no record is to blame."""
+    if not isinstance(exc, asyncpg.PostgresError):
+        return f"it cannot be sent: {type(exc).__name__}"
+    if exc.sqlstate is not None and exc.sqlstate[:2] not in _RECORDS_FAULT:
+        return None
+    return f"{exc.args[0]} (SQLSTATE {exc.sqlstate})"
 
 
 def translated(exc: BaseException, url: DatabaseUrl) -> SeedRegistryError:
@@ -100,12 +125,17 @@ def translated(exc: BaseException, url: DatabaseUrl) -> SeedRegistryError:
         return DatabaseRefused(
             f"the disk of {url} is full: {exc.args[0]}\nmake room, then load again", sqlstate=exc.sqlstate
         )
-    lost = isinstance(
-        exc, (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InterfaceError, OSError)
+    lost = (
+        asyncpg.PostgresConnectionError,
+        asyncpg.OperatorInterventionError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,  # asked for more between the server's last word and the end of the connection
+        OSError,
     )
-    if lost:
+    if isinstance(exc, lost):
+        reason = getattr(exc, "strerror", None) or (exc.args[0] if exc.args else type(exc).__name__)
         return DatabaseUnavailable(
-            f"the connection to {url} was lost: {exc.args[0] if exc.args else type(exc).__name__}\n"
+            f"the connection to {url} was lost: {reason}\n"
             "what was committed stays; load again when the server is back"
         )
     assert isinstance(exc, asyncpg.PostgresError)
@@ -118,5 +148,12 @@ def _for_asyncpg(url: DatabaseUrl) -> str:
     scheme = parts.scheme.partition("+")[0]
     if scheme not in ("postgres", "postgresql"):
         raise ValueError("not a postgresql:// URL")
-    query = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name not in _LIBPQ_ONLY]
+    if not parts.netloc and parts.path[:1] not in ("", "/"):
+        raise ValueError("no // after postgresql:")
+    # asking raises ValueError above 65535, which uvloop would take modulo 65536
+    if "," not in parts.netloc and parts.port == 0:
+        raise ValueError("no port")
+    # as in libpq, and unlike in forms of web pages, a plus is no space
+    given = parse_qsl(parts.query.replace("+", "%2B"), keep_blank_values=True)
+    query = [(name, value) for name, value in given if name not in _LIBPQ_ONLY]
     return urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(query, quote_via=quote), ""))

@@ -150,6 +150,7 @@ class Planner:
         if connection is not None and tables is not None:
             self._sources = _TableMerger(connection, tables.sources, "", full=full)
             self._assets = _TableMerger(connection, tables.assets, "", full=full)
+        self._keys_per_source = tables is not None and "source_id" in tables.assets.key
 
     async def prepare(self) -> None:
         """Nothing: a session that only reads needs no staging."""
@@ -167,12 +168,24 @@ class Planner:
         self, assets: Sequence[Asset], source_ids: Mapping[str, SourceId], provider: str = "socrata"
     ) -> MergeCounts:
         """What merging these assets would count."""
-        if self._assets is None:
-            keys: set[Any] = {asset.key for asset in assets}
-            counts = MergeCounts(inserted=len(keys), duplicate=len(assets) - len(keys))
-        else:
-            counts, keys = await self._assets.plan(
-                [asset_values(asset, source_ids[asset.source_key], provider) for asset in assets]
+        keys: set[Any] = set()
+        values = []
+        for asset in assets:
+            if self._assets is None:
+                keys.add(asset.key)
+            elif self._keys_per_source and source_ids[asset.source_key] is None:
+                keys.add((asset.source_key, asset.key))  # the registry cannot have what a new source is part of
+            else:
+                values.append(asset_values(asset, source_ids[asset.source_key], provider))
+        counts = MergeCounts(len(keys), duplicate=len(assets) - len(values) - len(keys))
+        if self._assets is not None and values:
+            planned, new = await self._assets.plan(values)
+            keys |= new
+            counts = MergeCounts(
+                counts.inserted + planned.inserted,
+                planned.updated,
+                planned.unchanged,
+                counts.duplicate + planned.duplicate,
             )
         for key in keys:
             self._new.add(hash(key) & (1 << 64) - 1)
@@ -189,7 +202,8 @@ async def find_source_ids(
     connection: asyncpg.Connection[Any], table: Table, provider: str, keys: Sequence[str]
 ) -> dict[str, SourceId]:
     """The ids of those sources that exist, by key."""
-    has_provider = "provider" in table.columns
+    # Where keys alone are unique, a source of another provider is this source.
+    has_provider = "provider" in table.key
     query = statement("source_ids").format(
         table=table.name,
         key_column=table.column("source_key"),
@@ -248,7 +262,10 @@ class _TableMerger:
     async def merge(self, values: Sequence[Row]) -> MergeCounts:
         """One batch, in one transaction of its own."""
         unique = self._unique(values)
-        rows = await self._not_held(unique) if self._by_hash else [item.row for item in await self._differing(unique)]
+        rows = await self._not_held(unique) if self._by_hash else unique
+        # A record without a hash may be held all the same, and an upsert would lock the row only to find that out.
+        if not self._by_hash or any(row[self._hash_position] is None for row in rows):
+            rows = [difference.row for difference in await self._differing(rows)]
         if not rows:
             return MergeCounts(unchanged=len(unique), duplicate=len(values) - len(unique))
         outer = self._connection.is_in_transaction()
@@ -295,7 +312,10 @@ class _TableMerger:
         for row in rows:
             winner = last[self._key(row)]
             if row[position] is not None and (winner[position] is None or winner[position] < row[position]):
-                last[self._key(row)] = (*winner[:position], row[position], *winner[position + 1 :])
+                winner = (*winner[:position], row[position], *winner[position + 1 :])
+                if self._by_hash:  # it is no record's any more, so that no row may count as holding it
+                    winner = (*winner[: self._hash_position], None, *winner[self._hash_position + 1 :])
+                last[self._key(row)] = winner
 
     async def _not_held(self, rows: list[Row]) -> list[Row]:
         """The rows that the table does not hold with this content hash."""
@@ -372,12 +392,12 @@ def _by_value(table: Table, name: str) -> str:
         same_key=_same_key(table),
         key_column=table.column(table.key[-1]),
         differs=_differs(table, proposed),
-        conditions=", ".join(conditions) or "true",
+        conditions=", ".join(conditions) or f"false as {table.key[-1]}",
     )
 
 
 def _arrays(types: list[str]) -> str:
-    return ", ".join(f"${number}::{type_}[]" for number, type_ in enumerate(types, 1))
+    return ", ".join(f"${number}::pg_catalog.{type_}[]" for number, type_ in enumerate(types, 1))
 
 
 def _same_key(table: Table) -> str:
@@ -386,10 +406,12 @@ def _same_key(table: Table) -> str:
 
 def _unstaged(table: Table, field: str, alias: str = "staged") -> str:
     """A staged value in the type of its column."""
+    if field == "updated_at" and table.types[field] == "timestamp":
+        return f"pg_catalog.timezone('UTC', {alias}.updated_at)"
     if field != "raw":
         return f"{alias}.{field}"
     text = f"pg_catalog.convert_from({alias}.raw, 'UTF8')"
-    return text if table.types["raw"] == "text" else f"{text}::{table.types['raw']}"
+    return text if table.types["raw"] == "text" else f"{text}::pg_catalog.{table.types['raw']}"
 
 
 def _differs(table: Table, proposed: Mapping[str, str]) -> str:
@@ -407,6 +429,6 @@ def _differences(table: Table, proposed: Mapping[str, str]) -> dict[str, str]:
         if field == "updated_at":
             value = f"greatest({current}, {value})"
         if table.types[field] == "json":  # json has no equality of its own
-            current, value = f"{current}::jsonb", f"{value}::jsonb"
+            current, value = f"{current}::pg_catalog.jsonb", f"{value}::pg_catalog.jsonb"
         conditions[field] = f"{current} is distinct from {value}"
     return conditions

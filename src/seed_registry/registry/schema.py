@@ -6,6 +6,7 @@ Adaptation goes by the catalog (columns, types, unique indexes), never by guesse
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations
 from typing import Any, Final
 
 import asyncpg
@@ -147,6 +148,8 @@ async def _look(connection: asyncpg.Connection[Any], kind: _Kind, named: dict[st
     rows = await connection.fetch(statement("columns"), SCHEMA, kind.name)
     if not rows:
         raise SchemaMissing(f"there is no table {SCHEMA}.{kind.name}: create it with `seed-registry schema apply`")
+    if not rows[0]["plain"]:
+        raise SchemaMismatch(f"{SCHEMA}.{kind.name} is no plain table: a load cannot upsert into partitions or views")
     types: dict[str, str] = {row["name"]: row["type"] for row in rows}
     columns = _find_columns(kind, types, named)
     touched = kind is _SOURCES and types.get("updated_at") in _MOMENTS
@@ -186,6 +189,9 @@ def _find_columns(kind: _Kind, types: Mapping[str, str], named: dict[str, str]) 
                 f"{SCHEMA}.{kind.name}: the column for {field} ({column or ', '.join(candidates)}) {problem}; "
                 f"name another with --column {kind.name}.{field}=COLUMN"
             )
+    for (field, column), (other, same) in combinations(columns.items(), 2):
+        if column == same:
+            raise SettingsInvalid(f"--column: {kind.name}.{field} and {kind.name}.{other} cannot both go to {column}")
     return columns
 
 
@@ -205,7 +211,9 @@ def grants(role: str) -> str:
     """The statements that let a role load, and nothing more; its tables must exist."""
     name = quoted(role)
     return (
-        f"grant connect, temporary on database :DBNAME to {name};\n"
+        f'grant connect, temporary on database :"DBNAME" to {name};\n'
         f"grant usage on schema {SCHEMA} to {name};\n"
         f"grant select, insert, update on {SCHEMA}.sources, {SCHEMA}.assets to {name};\n"
+        # ids of type serial; identity columns, as ours are, do without
+        f"grant usage on all sequences in schema {SCHEMA} to {name};\n"
     )

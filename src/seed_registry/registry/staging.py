@@ -38,7 +38,9 @@ class Staging:
 
     async def create(self) -> None:
         """Create it, unless the session has it."""
-        definitions = ", ".join(f"{field} {staged_type(self._table, field)}" for field in self._table.columns)
+        definitions = ", ".join(
+            f"{field} pg_catalog.{staged_type(self._table, field)}" for field in self._table.columns
+        )
         await self._connection.execute(statement("staging").format(staging=self.name, definitions=definitions))
         if "raw" in self._table.columns:
             # Compressing what is read again a moment later is work for nothing.

@@ -28,4 +28,8 @@ create table if not exists registry.assets (
   created_at   timestamptz not null default now()
 );
 
-create index if not exists assets_source_id_idx on registry.assets (source_id);
+-- A table that was here before may call this column otherwise; its indexes are its owner's business then.
+do $$ begin
+  create index if not exists assets_source_id_idx on registry.assets (source_id);
+exception when undefined_column then null;
+end $$;

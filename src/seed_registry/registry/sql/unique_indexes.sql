@@ -1,7 +1,7 @@
 -- The column lists that ON CONFLICT can infer: unique, valid, immediate, without expressions, over all rows.
 select array(
-  select attribute.attname::text
-  from unnest(index.indkey[0 : index.indnkeyatts - 1]) with ordinality as part (number, position)
+  select attribute.attname::pg_catalog.text
+  from pg_catalog.unnest(index.indkey[0 : index.indnkeyatts - 1]) with ordinality as part (number, position)
   join pg_catalog.pg_attribute as attribute
     on attribute.attrelid = index.indrelid and attribute.attnum = part.number
   order by part.position

@@ -1,0 +1,712 @@
+"""Merging: batches into their tables, and what a dry run says of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, TypeAlias
+
+import asyncpg
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conftest import _clone, make_asset, make_source
+from seed_registry.errors import SchemaMissing
+from seed_registry.records import Asset
+from seed_registry.registry.connecting import session
+from seed_registry.registry.merging import Merger, Planner, upsert_assets, upsert_sources
+from seed_registry.registry.schema import apply, introspect
+from seed_registry.report import MergeCounts
+from seed_registry.settings import DatabaseUrl
+from seed_registry.spooling import DistinctHashes
+
+pytestmark = pytest.mark.anyio
+
+Connection: TypeAlias = "asyncpg.Connection[Any]"
+
+DAY = [datetime(2024, 1, day, tzinfo=UTC) for day in range(1, 9)]
+
+
+@pytest.fixture
+def database_url(emptied_url: DatabaseUrl) -> DatabaseUrl:
+    """The module's database, its tables made anew."""
+    return emptied_url
+
+
+async def prepared(connection: Connection, *, full: bool = False) -> Merger:
+    merger = Merger(connection, await introspect(connection), full=full)
+    await merger.prepare()
+    return merger
+
+
+@pytest.fixture
+async def ids(connection: Connection) -> dict[str, Any]:
+    """The ids of two sources that exist."""
+    return await upsert_sources(connection, [make_source(), make_source("b.org")])
+
+
+@pytest.fixture
+async def merger(connection: Connection) -> Merger:
+    return await prepared(connection)
+
+
+async def row(connection: Connection, key: str) -> dict[str, Any]:
+    record = await connection.fetchrow("select * from registry.assets where asset_key = $1", key)
+    assert record is not None
+    return dict(record)
+
+
+async def versions(connection: Connection, table: str = "assets") -> list[Any]:
+    """The physical versions of a table's rows: a write or a lock of any would show."""
+    rows = await connection.fetch(f"select xmin::text, xmax::text, ctid::text from registry.{table} order by ctid")
+    return [tuple(version) for version in rows]
+
+
+async def written(connection: Connection) -> tuple[int, int, int]:
+    """What Postgres itself counted for this session's table: rows inserted, updated, deleted."""
+    await connection.execute("select pg_stat_force_next_flush()")
+    record = await connection.fetchrow(
+        "select n_tup_ins, n_tup_upd, n_tup_del from pg_stat_user_tables where relid = 'registry.assets'::regclass"
+    )
+    assert record is not None
+    return tuple(record)
+
+
+# --- counts -------------------------------------------------------------------------------------------------------
+
+
+async def test_every_record_of_a_batch_is_counted_once(merger: Merger, ids: dict[str, Any]) -> None:
+    first = [make_asset("a"), make_asset("b"), make_asset("c")]
+    assert await merger.merge_assets(first, ids) == MergeCounts(inserted=3)
+    second = [
+        make_asset("b", name="new"),
+        make_asset("c"),
+        make_asset("d"),
+        make_asset("d", name="last"),
+        make_asset("c"),
+    ]
+    assert await merger.merge_assets(second, ids) == MergeCounts(inserted=1, updated=1, unchanged=1, duplicate=2)
+
+
+async def test_an_empty_batch_is_nothing(merger: Merger) -> None:
+    assert await merger.merge_assets([], {}) == MergeCounts()
+    assert await merger.merge_sources([]) == (MergeCounts(), {})
+
+
+async def test_the_last_of_a_key_wins(merger: Merger, connection: Connection, ids: dict[str, Any]) -> None:
+    await merger.merge_assets([make_asset("a", name=name) for name in ("one", "two", "three")], ids)
+    assert (await row(connection, "a"))["name"] == "three"
+
+
+async def test_a_batch_larger_than_any_is_merged_whole(
+    merger: Merger, connection: Connection, ids: dict[str, Any]
+) -> None:
+    many = [make_asset(f"{number:05}", description="x" * 500) for number in range(5000)]
+    random.Random(1).shuffle(many)
+    assert await merger.merge_assets(many, ids) == MergeCounts(inserted=5000)
+    assert await merger.merge_assets(many, ids) == MergeCounts(unchanged=5000)
+
+
+async def test_fields_follow_the_record_and_so_does_its_source(
+    merger: Merger, connection: Connection, ids: dict[str, Any]
+) -> None:
+    await merger.merge_assets([make_asset("a", name="n", description="d", url="u")], ids)
+    before = await row(connection, "a")
+    assert await merger.merge_assets([make_asset("a", "b.org", description="new")], ids) == MergeCounts(updated=1)
+    after = await row(connection, "a")
+    assert (after["name"], after["description"], after["url"], after["source_id"]) == (None, "new", None, ids["b.org"])
+    assert (after["id"], after["created_at"]) == (before["id"], before["created_at"])
+    assert after["content_hash"] != before["content_hash"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": "x"}, {"description": "x"}, {"url": "x"}, {"updated_at": DAY[2]}, {"raw": b"[]"}]
+)
+@pytest.mark.parametrize("full", [False, True])
+async def test_one_field_that_differs_is_an_update(
+    change: dict[str, Any], full: bool, connection: Connection, ids: dict[str, Any]
+) -> None:
+    merger = await prepared(connection, full=full)
+    changed = make_asset("a", **{"raw": b"{}"} | change)
+    await merger.merge_assets([make_asset("a", raw=b"{}")], ids)
+    assert await merger.merge_assets([changed], ids) == MergeCounts(updated=1)
+    assert await merger.merge_assets([changed], ids) == MergeCounts(unchanged=1)
+
+
+# --- moments ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_moment_never_goes_backwards(merger: Merger, connection: Connection, ids: dict[str, Any]) -> None:
+    for moment, wanted in [(DAY[3], DAY[3]), (DAY[1], DAY[3]), (None, DAY[3]), (DAY[5], DAY[5])]:
+        await merger.merge_assets([make_asset("a", name=str(moment), updated_at=moment)], ids)
+        found = await row(connection, "a")
+        assert (found["updated_at"], found["name"]) == (wanted, str(moment))
+
+
+async def test_an_earlier_moment_alone_is_no_change(
+    merger: Merger, connection: Connection, ids: dict[str, Any]
+) -> None:
+    await merger.merge_assets([make_asset("a", updated_at=DAY[3], raw=b"{}")], ids)
+    before = await versions(connection)
+    earlier = [make_asset("a", updated_at=DAY[1], raw=b"{}")]
+    assert await merger.merge_assets(earlier, ids) == MergeCounts(unchanged=1)
+    full = await prepared(connection, full=True)
+    assert await full.merge_assets(earlier, ids) == MergeCounts(unchanged=1)
+    # an upsert that found nothing to write may have locked the row, but wrote no other version of it
+    assert [version[::2] for version in await versions(connection)] == [version[::2] for version in before]
+
+
+@pytest.mark.parametrize("held", [[], [make_asset("a", updated_at=DAY[1])]])
+async def test_the_greatest_moment_of_a_key_is_kept_whatever_the_batches(
+    held: list[Asset], connection: Connection, ids: dict[str, Any], merger: Merger
+) -> None:
+    records = [make_asset("a", updated_at=moment) for moment in (DAY[2], DAY[5], None, DAY[1])]
+    stored = []
+    for size in (1, 2, 4):
+        await connection.execute("truncate registry.assets")
+        await merger.merge_assets(held, ids)
+        for start in range(0, len(records), size):
+            await merger.merge_assets(records[start : start + size], ids)
+        found = await row(connection, "a")
+        stored.append((found["updated_at"], found["raw"]))
+    assert stored == [(DAY[5], stored[0][1])] * 3
+
+
+async def test_moments_without_a_zone_are_kept_in_utc_whatever_the_session(
+    plain_connection: Connection,
+) -> None:
+    await plain_connection.execute("alter table registry.assets alter updated_at type timestamp")
+    await plain_connection.execute("set timezone to 'Asia/Tokyo'")
+    ids = await upsert_sources(plain_connection, [make_source()])
+    await upsert_assets(plain_connection, [make_asset("a", updated_at=DAY[1])], ids)
+    assert (await row(plain_connection, "a"))["updated_at"] == DAY[1].replace(tzinfo=None)
+    await plain_connection.execute("set timezone to 'America/New_York'")
+    merger = await prepared(plain_connection, full=True)
+    assert await merger.merge_assets([make_asset("a", updated_at=DAY[1])], ids) == MergeCounts(unchanged=1)
+    assert await merger.compare_assets([make_asset("a", updated_at=DAY[1])], ids) == {}
+
+
+# --- unchanged ----------------------------------------------------------------------------------------------------
+
+
+async def test_other_bytes_of_the_same_values_are_unchanged_and_nothing_is_written(
+    merger: Merger, connection: Connection, ids: dict[str, Any]
+) -> None:
+    await merger.merge_assets([make_asset("a", raw=b'{"x":1,"y":[1,2]}'), make_asset("b")], ids)
+    counted, before = await written(connection), await versions(connection)
+    respelled = [make_asset("a", raw=b'{ "y" : [1, 2],\n"x": 1 }'), make_asset("b")]
+    assert await merger.merge_assets(respelled, ids) == MergeCounts(unchanged=2)
+    assert await written(connection) == counted
+    assert [version[::2] for version in await versions(connection)] == [version[::2] for version in before]
+
+
+async def test_unchanged_records_write_nothing(merger: Merger, connection: Connection, ids: dict[str, Any]) -> None:
+    records = [make_asset(str(number)) for number in range(100)]
+    await merger.merge_assets(records, ids)
+    counted, before = await written(connection), await versions(connection)
+    assert counted == (100, 0, 0)
+    assert await merger.merge_assets(records, ids) == MergeCounts(unchanged=100)
+    assert await written(connection) == counted
+    assert await versions(connection) == before
+
+
+async def test_only_what_changed_is_written(merger: Merger, connection: Connection, ids: dict[str, Any]) -> None:
+    await merger.merge_assets([make_asset(str(number)) for number in range(100)], ids)
+    before = set(await versions(connection))
+    records = [make_asset(str(number), **({"name": "new"} if number == 42 else {})) for number in range(100)]
+    assert await merger.merge_assets(records, ids) == MergeCounts(updated=1, unchanged=99)
+    assert len(before & set(await versions(connection))) == 99
+    assert await written(connection) == (100, 1, 0)
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+@pytest.mark.parametrize("full", [False, True])
+async def test_unchanged_rows_are_not_locked(
+    hashed: bool, full: bool, connection: Connection, plain_connection: Connection, ids: dict[str, Any]
+) -> None:
+    records = [make_asset("a"), make_asset("b")]
+    sources = [make_source(), make_source("b.org")]
+    if not hashed:  # records that the caller made
+        records = [msgspec.structs.replace(asset, content_hash=None) for asset in records]
+        sources = [msgspec.structs.replace(source, content_hash=None) for source in sources]
+    merger = await prepared(connection, full=full)
+    await merger.merge_assets(records, ids)
+    async with plain_connection.transaction():
+        await plain_connection.execute("select from registry.assets for update")
+        await plain_connection.execute("select from registry.sources for update")
+        await connection.execute("set lock_timeout to '100ms'")
+        assert await merger.merge_assets(records, ids) == MergeCounts(unchanged=2)
+        assert await merger.merge_sources(sources) == (MergeCounts(unchanged=2), ids)
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await merger.merge_assets([make_asset("a", name="changed")], ids)
+    assert await merger.merge_assets([make_asset("a", name="changed")], ids) == MergeCounts(updated=1)
+
+
+async def test_a_row_edited_by_hand_is_repaired_by_a_full_merge(
+    merger: Merger, connection: Connection, ids: dict[str, Any]
+) -> None:
+    records = [make_asset("a", name="right"), make_asset("b", name="right")]
+    await merger.merge_assets(records, ids)
+    await connection.execute("update registry.assets set name = 'wrong' where asset_key = 'a'")
+    assert await merger.merge_assets(records, ids) == MergeCounts(unchanged=2)
+    assert (await row(connection, "a"))["name"] == "wrong"
+    assert await merger.compare_assets(records, ids) == {"a": ["name"]}
+    full = await prepared(connection, full=True)
+    assert await full.merge_assets(records, ids) == MergeCounts(updated=1, unchanged=1)
+    assert (await row(connection, "a"))["name"] == "right"
+    assert await full.compare_assets(records, ids) == {}
+
+
+async def test_a_row_deleted_by_hand_is_inserted_again(
+    merger: Merger, connection: Connection, ids: dict[str, Any]
+) -> None:
+    records = [make_asset("a"), make_asset("b")]
+    await merger.merge_assets(records, ids)
+    await connection.execute("delete from registry.assets where asset_key = 'a'")
+    assert await merger.compare_assets(records, ids) == {
+        "a": ["source_id", "name", "description", "url", "updated_at", "raw"]
+    }
+    assert await merger.merge_assets(records, ids) == MergeCounts(inserted=1, unchanged=1)
+
+
+# --- raw ----------------------------------------------------------------------------------------------------------
+
+RAWS = {
+    "digits of numbers": b'{"a": 1.10, "b": 0.1000000000000000055511151231257827}',
+    "big numbers": b'{"a": 123456789012345678901234567890, "b": 1e400, "c": 18446744073709551616}',
+    "a key twice": b'{"a": 1, "b": 2, "a": 3}',
+    "unicode": '{"ä": "日本語 \U0001f600", "\\u00e4": "\\ud83d\\ude00"}'.encode(),
+    "a literal backslash": rb'{"a": "\\u0000", "b": "\\\\u0000", "\\u0000": 1}',
+    "control characters": rb'{"a": "\u0001\u001f\n\t\u007f"}',
+    "COPY's own marks": rb'{"a": "\\N", "b": "\\.", "c": "\t,\""}',
+    "nothing": b"{}",
+    "empty key": b'{"": {"": []}}',
+    "depth": b"[" * 60 + b"]" * 60,
+    "length": b'{"a": "' + b"x" * 300_000 + b'"}',
+}
+
+
+@pytest.mark.parametrize("name", RAWS)
+async def test_raw_is_stored_exactly(name: str, merger: Merger, connection: Connection, ids: dict[str, Any]) -> None:
+    raw = RAWS[name]
+    await merger.merge_assets([make_asset("a", raw=raw)], ids)
+    stored = (await row(connection, "a"))["raw"]
+    # a Decimal knows its digits: 1.10 is not 1.1
+    assert _exactly(json.loads(stored, parse_float=Decimal)) == _exactly(json.loads(raw, parse_float=Decimal))
+    again = await prepared(connection, full=True)
+    assert await again.merge_assets([make_asset("a", raw=raw)], ids) == MergeCounts(unchanged=1)
+
+
+def _exactly(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _exactly(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_exactly(item) for item in value]
+    return format(value, "f") if isinstance(value, Decimal) else repr(value)
+
+
+TEXTS = [
+    "",
+    " ",
+    "\\N",
+    "\\.",
+    "a\tb\nc\rd",
+    "'; drop table registry.assets; --",
+    "\x01\x7f",
+    "\ufeff",
+    "日本語\U0001f600",
+    "{}",
+]
+
+
+async def test_texts_are_stored_exactly(merger: Merger, connection: Connection, ids: dict[str, Any]) -> None:
+    records = [make_asset(f"key {text}", name=text, description=text, url=text) for text in TEXTS]
+    await merger.merge_assets(records, ids)
+    for text in TEXTS:
+        found = await row(connection, f"key {text}")
+        assert (found["name"], found["description"], found["url"]) == (text, text, text)
+    assert await merger.merge_assets(records, ids) == MergeCounts(unchanged=len(TEXTS))
+
+
+# --- sources ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_source_tells_when_it_changed(merger: Merger, connection: Connection) -> None:
+    async def moments() -> dict[str, datetime]:
+        return dict(await connection.fetch("select source_key, updated_at from registry.sources"))
+
+    await merger.merge_sources([make_source("a"), make_source("b")])
+    first = await moments()
+    await merger.merge_sources([make_source("a", "renamed"), make_source("b")])
+    second = await moments()
+    assert second["a"] > first["a"]
+    assert second["b"] == first["b"]
+
+
+async def test_ids_are_returned_for_new_changed_and_unchanged_sources(merger: Merger) -> None:
+    _, first = await merger.merge_sources([make_source("a"), make_source("b")])
+    counts, second = await merger.merge_sources(
+        [make_source("c"), make_source("a", "x"), make_source("a", "renamed"), make_source("b")]
+    )
+    assert counts == MergeCounts(inserted=1, updated=1, unchanged=1, duplicate=1)
+    assert second.keys() == {"a", "b", "c"}
+    assert {key: second[key] for key in ("a", "b")} == first
+
+
+async def test_sources_of_another_provider_are_others(merger: Merger) -> None:
+    _, ours = await merger.merge_sources([make_source("a")])
+    counts, theirs = await merger.merge_sources([make_source("a", provider="ckan")])
+    assert counts == MergeCounts(inserted=1)
+    assert ours["a"] != theirs["a"]
+    assert await merger.find_sources("socrata", ["a", "b"]) == ours
+    assert await merger.find_sources("ckan", ["a"]) == theirs
+
+
+async def test_concurrent_loads_of_the_same_new_sources_agree_on_their_ids(database_url: DatabaseUrl) -> None:
+    sources = [make_source(f"{number}.org") for number in range(50)]
+
+    async def load(seed: int) -> dict[str, Any]:
+        async with session(database_url) as connection:
+            return await upsert_sources(connection, random.Random(seed).sample(sources, len(sources)))
+
+    first, *others = await asyncio.gather(*(load(seed) for seed in range(4)))
+    assert len(set(first.values())) == 50
+    assert all(other == first for other in others)
+
+
+# --- any connection -----------------------------------------------------------------------------------------------
+
+HOSTILE = """
+create schema evil;
+create function evil.now() returns timestamptz language sql as $$ select timestamptz '1970-01-01' $$;
+create function evil.convert_from(bytea, text) returns text language sql as $$ select '"hijacked"' $$;
+create function evil.lower(text) returns text language sql as $$ select 'hijacked' $$;
+create function evil.timezone(text, timestamptz) returns timestamp language sql as $$ select timestamp '1970-01-01' $$;
+create function evil.unnest(anyarray) returns setof anyelement language sql as $$ select null limit 0 $$;
+create aggregate evil.count(*) (sfunc = int8inc, stype = int8, initcond = '1000');
+create domain evil.jsonb as pg_catalog.jsonb check (value = '{}');
+create domain evil.bytea as pg_catalog.bytea check (pg_catalog.length(value) = 0);
+create domain evil.timestamptz as pg_catalog.timestamptz check (value < '1970-01-01');
+create domain evil.int8 as pg_catalog.int8 check (value < 0);
+create table evil.assets (like registry.assets);
+create temporary table assets (like registry.assets);
+create temporary table sources (like registry.sources);
+set search_path to evil, pg_catalog;
+"""
+
+
+async def test_nothing_in_the_callers_search_path_is_taken_for_ours(plain_connection: Connection) -> None:
+    await plain_connection.execute(HOSTILE)
+    ids = await upsert_sources(plain_connection, [make_source("data.example.org", "Name")])
+    records = [make_asset("aaaa-0001", name="name", updated_at=DAY[1]), make_asset("aaaa-0002")]
+    assert await upsert_assets(plain_connection, records, ids) == MergeCounts(inserted=2)
+    changed = [make_asset("aaaa-0001", name="other", updated_at=DAY[2]), make_asset("aaaa-0002")]
+    assert await upsert_assets(plain_connection, changed, ids) == MergeCounts(updated=1, unchanged=1)
+    merger = await prepared(plain_connection, full=True)
+    assert await merger.merge_assets(changed, ids) == MergeCounts(unchanged=2)
+    assert await merger.compare_assets(changed, ids) == {}
+    found = await row(plain_connection, "aaaa-0001")
+    assert (found["name"], found["updated_at"], found["raw"]) == ("other", DAY[2], found["raw"])
+    assert json.loads(found["raw"])["name"] == "other"
+    assert await plain_connection.fetchval("select max(updated_at) from registry.sources") > DAY[1]
+    for table in ("pg_temp.assets", "pg_temp.sources", "evil.assets"):
+        assert not await plain_connection.fetch(f"select from {table}")
+
+
+async def test_the_callers_session_is_left_as_it_was(plain_connection: Connection) -> None:
+    async def settings_() -> Any:
+        # asyncpg itself turns JIT off and on again where it looks at types
+        return await plain_connection.fetch(
+            "select name, setting from pg_settings where source = 'session' and name <> 'jit'"
+        )
+
+    await plain_connection.execute("set search_path to public; set timezone to 'Asia/Tokyo'")
+    before = await settings_()
+    ids = await upsert_sources(plain_connection, [make_source()])
+    await upsert_assets(plain_connection, [make_asset("a")], ids)
+    assert await settings_() == before
+    assert not plain_connection.is_in_transaction()
+
+
+async def test_upserts_take_part_in_the_callers_transaction(
+    plain_connection: Connection, connection: Connection
+) -> None:
+    async with plain_connection.transaction():
+        ids = await upsert_sources(plain_connection, [make_source()])
+        assert await upsert_assets(plain_connection, [make_asset("a")], ids) == MergeCounts(inserted=1)
+        # the second finds an empty staging table, though nothing was committed
+        assert await upsert_assets(plain_connection, [make_asset("b")], ids) == MergeCounts(inserted=1)
+        changed = [make_asset("a", name="changed"), make_asset("b"), make_asset("c")]
+        assert await upsert_assets(plain_connection, changed, ids) == MergeCounts(inserted=1, updated=1, unchanged=1)
+        assert await upsert_sources(plain_connection, [make_source("b.org")]) == {"b.org": ids["data.example.org"] + 1}
+        assert not await connection.fetch("select from registry.assets")
+    assert len(await connection.fetch("select from registry.assets")) == 3
+
+
+async def test_the_callers_rollback_undoes_upserts(plain_connection: Connection) -> None:
+    transaction = plain_connection.transaction()
+    await transaction.start()
+    ids = await upsert_sources(plain_connection, [make_source()])
+    await upsert_assets(plain_connection, [make_asset("a")], ids)
+    await transaction.rollback()
+    assert not await plain_connection.fetch("select from registry.assets")
+    assert not await plain_connection.fetch("select from registry.sources")
+    ids = await upsert_sources(plain_connection, [make_source()])
+    assert await upsert_assets(plain_connection, [make_asset("a")], ids) == MergeCounts(inserted=1)
+
+
+async def test_a_refusal_inside_the_callers_transaction_undoes_only_itself(plain_connection: Connection) -> None:
+    async with plain_connection.transaction():
+        ids = await upsert_sources(plain_connection, [make_source()])
+        await upsert_assets(plain_connection, [make_asset("a")], ids)
+        with pytest.raises(asyncpg.PostgresError):
+            await upsert_assets(plain_connection, [make_asset("b"), make_asset("c", raw=b"no JSON")], ids)
+        assert await upsert_assets(plain_connection, [make_asset("d")], ids) == MergeCounts(inserted=1)
+    keys = await plain_connection.fetch("select asset_key from registry.assets order by 1")
+    assert [key for (key,) in keys] == ["a", "d"]
+
+
+async def test_an_asset_of_an_unknown_source_is_a_key_error(plain_connection: Connection) -> None:
+    ids = await upsert_sources(plain_connection, [make_source()])
+    with pytest.raises(KeyError, match=r"unknown\.org"):
+        await upsert_assets(plain_connection, [make_asset("a"), make_asset("b", "unknown.org")], ids)
+    assert not await plain_connection.fetch("select from registry.assets")
+
+
+async def test_upserts_without_tables_say_how_to_create_them(bare_database_url: DatabaseUrl) -> None:
+    async with session(bare_database_url) as connection:
+        with pytest.raises(SchemaMissing, match="seed-registry schema apply"):
+            await upsert_sources(connection, [make_source()])
+
+
+REFUSED = {
+    "23505": (make_asset("b", name="taken"), asyncpg.UniqueViolationError),
+    "23514": (make_asset("b", name="forbidden"), asyncpg.CheckViolationError),
+    "22P05": (make_asset("b", raw=rb'{"a": "\u0000"}'), asyncpg.UntranslatableCharacterError),
+    "22P02": (make_asset("b", raw=rb'{"a": "\ud800"}'), asyncpg.InvalidTextRepresentationError),
+    "22021": (make_asset("b", raw=b'{"a": "\xff"}'), asyncpg.CharacterNotInRepertoireError),
+    "22021 in a text": (make_asset("b", name="a\0b"), asyncpg.CharacterNotInRepertoireError),
+    "22003": (make_asset("b", raw=b'{"a": 1e200000}'), asyncpg.NumericValueOutOfRangeError),
+    "54001": (make_asset("b", raw=b"[" * 50_000 + b"]" * 50_000), asyncpg.StatementTooComplexError),
+    "54000": (make_asset("b" + "".join(map(chr, range(0x4E00, 0x6E00)))), asyncpg.ProgramLimitExceededError),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_a_record_that_the_database_refuses_leaves_nothing_and_a_usable_session(
+    case: str, merger: Merger, connection: Connection, ids: dict[str, Any]
+) -> None:
+    await connection.execute(
+        "create unique index on registry.assets (name); alter table registry.assets add check (name <> 'forbidden')"
+    )
+    asset, error = REFUSED[case]
+    await merger.merge_assets([make_asset("held", name="taken")], ids)
+    with pytest.raises(error) as raised:
+        await merger.merge_assets([make_asset("a"), asset, make_asset("c")], ids)
+    assert raised.value.sqlstate == case[:5]
+    assert len(await connection.fetch("select from registry.assets")) == 1
+    assert await merger.merge_assets([make_asset("a"), make_asset("c")], ids) == MergeCounts(inserted=2)
+
+
+async def test_a_source_that_is_gone_is_refused_by_the_foreign_key(merger: Merger, ids: dict[str, Any]) -> None:
+    with pytest.raises(asyncpg.ForeignKeyViolationError):
+        await merger.merge_assets([make_asset("a")], {"data.example.org": 12345})
+
+
+# --- concurrency --------------------------------------------------------------------------------------------------
+
+
+async def test_concurrent_merges_of_the_same_keys_do_not_deadlock(
+    database_url: DatabaseUrl, ids: dict[str, Any]
+) -> None:
+    keys = [f"{number:03}" for number in range(120)]
+
+    async def load(seed: int) -> dict[str, set[str | None]]:
+        chance = random.Random(seed)
+        wrote: dict[str, set[str | None]] = {key: set() for key in keys}
+        async with session(database_url) as connection:
+            merger = await prepared(connection)
+            for batch in range(30):
+                records = [make_asset(key, name=f"{seed} {batch}") for key in chance.sample(keys, 60)]
+                counts = await merger.merge_assets(records, ids)
+                assert counts.inserted + counts.updated == 60
+                for record in records:
+                    wrote[record.key].add(record.name)
+        return wrote
+
+    wrote = await asyncio.gather(*(load(seed) for seed in range(4)))
+    async with session(database_url) as connection:
+        found = dict(await connection.fetch("select asset_key, name from registry.assets"))
+    assert found.keys() == set(keys)
+    assert all(any(found[key] in worker[key] for worker in wrote) for key in keys)
+
+
+# --- the model ----------------------------------------------------------------------------------------------------
+
+KEYED = {
+    ("asset_key",): "add unique (asset_key)",
+    ("provider", "asset_key"): "add provider text, add unique (provider, asset_key)",
+    ("source_id", "asset_key"): "add unique (source_id, asset_key)",
+}
+SOURCES = ["a.org", "b.org"]
+
+
+@pytest.fixture(scope="module", params=KEYED, ids=", ".join)
+def keyed_url(request: pytest.FixtureRequest, server: str) -> Iterator[tuple[DatabaseUrl, tuple[str, ...]]]:
+    """A database whose assets have this upsert key, for all examples."""
+
+    async def make() -> None:
+        connection = await asyncpg.connect(url.reveal)
+        await apply(connection)
+        await connection.execute(
+            f"alter table registry.assets drop constraint assets_asset_key_key, {KEYED[request.param]}"
+        )
+        await connection.close()
+
+    with _clone(server, "template0") as url:
+        asyncio.run(make())
+        yield url, request.param
+
+
+@pytest.fixture
+async def keyed(
+    keyed_url: tuple[DatabaseUrl, tuple[str, ...]],
+) -> AsyncIterator[tuple[Connection, tuple[str, ...]]]:
+    url, key = keyed_url
+    async with session(url) as connection:
+        yield connection, key
+
+
+record = st.builds(
+    lambda key, source, name, moment, raw: make_asset(key, source, name=name, updated_at=moment, raw=raw),
+    st.sampled_from("abcd"),
+    st.sampled_from(SOURCES),
+    st.sampled_from([None, "", "one", "two"]),
+    st.sampled_from([None, *DAY[:3]]),
+    st.sampled_from([b"{}", b'{"x": 1}']),
+)
+batches = st.lists(st.tuples(st.lists(record, max_size=6), st.booleans()), max_size=6)
+
+
+def model(batches: Sequence[Sequence[Asset]], key: tuple[str, ...]) -> dict[Any, Any]:
+    """The last of a key wins, its moment is the greatest."""
+    table: dict[Any, Any] = {}
+    for asset in (asset for batch in batches for asset in batch):
+        at = (asset.source_key, asset.key) if "source_id" in key else asset.key
+        moments = [moment for moment in (asset.updated_at, table.get(at, [None])[-1]) if moment]
+        table[at] = (asset.source_key, asset.name, asset.raw, max(moments, default=None))
+    return table
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches=batches)
+async def test_any_batches_leave_what_the_model_says(
+    batches: list[tuple[list[Asset], bool]], keyed: tuple[Connection, tuple[str, ...]]
+) -> None:
+    connection, key = keyed
+    await connection.execute("truncate registry.assets")
+    tables = await introspect(connection)
+    assert tables.assets.key == key
+    ids = await upsert_sources(connection, [make_source(source) for source in SOURCES])
+    held: dict[Any, Any] = {}
+    for number, (batch, full) in enumerate(batches, 1):
+        merger = Merger(connection, tables, full=full)
+        await merger.prepare()
+        planned = await Planner(connection, tables, DistinctHashes(), full=full).merge_assets(batch, ids)
+        counts = await merger.merge_assets(batch, ids)
+        assert counts == planned
+        assert counts == expected_counts(batch, held, key)
+        held = model([batch for batch, _ in batches[:number]], key)
+    rows = await connection.fetch(
+        "select source_key, asset_key, assets.name, assets.raw, assets.updated_at "
+        "from registry.assets join registry.sources on source_id = sources.id"
+    )
+    found = {
+        (source, asset) if "source_id" in key else asset: (source, name, raw.encode(), moment)
+        for source, asset, name, raw, moment in rows
+    }
+    assert found == held
+
+
+def expected_counts(batch: list[Asset], held: dict[Any, Any], key: tuple[str, ...]) -> MergeCounts:
+    merged = model([batch], key)
+    outcomes = {"inserted": 0, "updated": 0, "unchanged": 0, "duplicate": len(batch) - len(merged)}
+    for at, (source, name, raw, moment) in merged.items():
+        if at not in held:
+            outcomes["inserted"] += 1
+        else:
+            latest = max((m for m in (moment, held[at][-1]) if m), default=None)
+            outcomes["unchanged" if held[at] == (source, name, raw, latest) else "updated"] += 1
+    return MergeCounts(**outcomes)
+
+
+# --- planning -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_plan_of_sources_counts_what_a_merge_would(connection: Connection, database_url: DatabaseUrl) -> None:
+    _, ids = await (await prepared(connection)).merge_sources([make_source("a"), make_source("b")])
+    records = [make_source("c"), make_source("c", "twice"), make_source("b", "renamed"), make_source("a")]
+    planner = Planner(connection, await introspect(connection), DistinctHashes())
+    counts, planned = await planner.merge_sources(records)
+    assert counts == MergeCounts(inserted=1, updated=1, unchanged=1, duplicate=1)
+    assert planned == {**ids, "c": None}
+    assert (await (await prepared(connection)).merge_sources(records))[0] == counts
+
+
+async def test_a_plan_writes_nothing_and_needs_no_right_to(database_url: DatabaseUrl, connection: Connection) -> None:
+    ids = await upsert_sources(connection, [make_source()])
+    await upsert_assets(connection, [make_asset("a")], ids)
+    before = await versions(connection), await versions(connection, "sources")
+    async with session(database_url, read_only=True) as reader:
+        with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+            await reader.execute("delete from registry.assets")
+        planner = Planner(reader, await introspect(reader), DistinctHashes())
+        await planner.prepare()
+        counts, planned = await planner.merge_sources([make_source(name="new"), make_source("b.org")])
+        assert counts == MergeCounts(inserted=1, updated=1)
+        records = [make_asset("a", name="new"), make_asset("b"), make_asset("c", "b.org")]
+        assert await planner.merge_assets(records, planned) == MergeCounts(inserted=2, updated=1)
+        assert not await reader.fetch("select from pg_class where relnamespace = pg_my_temp_schema()")
+    assert (await versions(connection), await versions(connection, "sources")) == before
+
+
+async def test_a_plan_of_an_asset_that_moves_to_a_new_source_is_an_update(
+    connection: Connection, ids: dict[str, Any]
+) -> None:
+    await upsert_assets(connection, [make_asset("a"), make_asset("b")], ids)
+    planner = Planner(connection, await introspect(connection), DistinctHashes())
+    counts = await planner.merge_assets([make_asset("a", "new.org"), make_asset("b")], {**ids, "new.org": None})
+    assert counts == MergeCounts(updated=1, unchanged=1)
+
+
+async def test_a_plan_tells_assets_of_different_new_sources_apart(connection: Connection, ids: dict[str, Any]) -> None:
+    """Where the same key under two sources is two assets, also if neither source exists yet."""
+    await connection.execute(
+        "alter table registry.assets drop constraint assets_asset_key_key, add unique (source_id, asset_key)"
+    )
+    await upsert_assets(connection, [make_asset("a")], ids)
+    new = DistinctHashes()
+    planner = Planner(connection, await introspect(connection), new)
+    records = [make_asset("a", source) for source in ("c.org", "d.org", "data.example.org", "b.org", "c.org")]
+    counts = await planner.merge_assets(records, {**ids, "c.org": None, "d.org": None})
+    assert counts == MergeCounts(inserted=3, unchanged=1, duplicate=1)
+    assert new.count() == 3
+
+
+async def test_a_plan_without_a_database_compares_with_an_empty_registry() -> None:
+    new = DistinctHashes()
+    planner = Planner(None, None, new)
+    await planner.prepare()
+    counts, ids = await planner.merge_sources([make_source("a"), make_source("b"), make_source("a")])
+    assert (counts, ids) == (MergeCounts(inserted=2, duplicate=1), {"a": None, "b": None})
+    assert await planner.find_sources("socrata", ["a"]) == {}
+    records = [make_asset("x", "a"), make_asset("y", "b"), make_asset("x", "a")]
+    assert await planner.merge_assets(records, ids) == MergeCounts(inserted=2, duplicate=1)
+    assert await planner.merge_assets([make_asset("y", "a")], ids) == MergeCounts(inserted=1)
+    assert new.count() == 2
