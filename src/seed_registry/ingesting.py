@@ -160,7 +160,7 @@ class _Run:
             )
         return Report(
             run_id=self.id,
-            indexes=list(indexes),
+            indexes=[_encodable(index) for index in indexes],
             dialect=", ".join(account.loaded.dialects),
             provider=PROVIDER,
             dry_run=self._settings.dry_run,
@@ -172,7 +172,7 @@ class _Run:
             repaired=tally.repaired,
             sources=msgspec.convert(tally.sources, SourceCounts, from_attributes=True),
             assets=msgspec.convert(tally.assets, AssetCounts, from_attributes=True),
-            rejects_file=str(self._rejects.path) if self._rejects and self._rejects.created else None,
+            rejects_file=_encodable(str(self._rejects.path)) if self._rejects and self._rejects.created else None,
             verification=verification,
         )
 
@@ -182,6 +182,11 @@ def _rejects_path(settings: Settings, run_id: str) -> Path:
     if settings.rejects is not None:
         return Path(settings.rejects)
     return embedded.make_home_directory() / "rejects" / f"{run_id}.ndjson"
+
+
+def _encodable(path: str) -> str:
+    """A path whose bytes are not UTF-8 is told with escapes: JSON has no other way."""
+    return path.encode(errors="backslashreplace").decode()
 
 
 def _facts(counts: Counts) -> dict[str, int]:

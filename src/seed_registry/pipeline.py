@@ -11,23 +11,18 @@ from time import monotonic
 from typing import Final
 
 import anyio
-import asyncpg
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from seed_registry.accounting import Account
-from seed_registry.errors import IndexBroken, IndexUnreadable, SeedRegistryError
+from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadable, SeedRegistryError
 from seed_registry.producing import Batch, Lane, Producer
 from seed_registry.records import Asset
+from seed_registry.registry.connecting import REFUSALS, refusal
 from seed_registry.settings import Settings
 from seed_registry.sourcing import SourceBook, Writer
 
 # One batch is written while the next one waits; more would only be memory.
 _QUEUED_BATCHES: Final = 1
-# SQLSTATE classes that a record is guilty of: data exception, integrity violation, program limit exceeded.
-# https://www.postgresql.org/docs/current/errcodes-appendix.html
-_RECORDS_FAULT: Final = ("22", "23", "54")
-# What asyncpg's encoders raise for a value that they cannot send.
-_UNSENDABLE: Final = (ValueError, TypeError, OverflowError)
 
 OpenWriter = Callable[[], AbstractAsyncContextManager[Writer]]
 
@@ -52,8 +47,8 @@ async def run(
         salt: goes into every content hash.
 
     Raises:
-        SeedRegistryError: the first thing that went wrong. After a broken index everything before the break is
-            committed; after anything else the batches in hand are rolled back.
+        SeedRegistryError: the first thing that went wrong. After a bad index everything before it, or before
+            its break, is committed; after anything else the batches in hand are rolled back.
     """
     try:
         broken = await _run(indexes, settings, account, book, open_writer, salt)
@@ -77,7 +72,7 @@ async def _run(
                 tasks.start_soon(_work, receive, open_writer, account, book)
             for index in indexes:
                 await Producer(settings, account, book, lanes).produce(index, salt=salt)
-        except (IndexBroken, IndexUnreadable) as exc:
+        except (IndexBroken, IndexNotUnderstood, IndexUnreadable) as exc:
             return exc  # the workers finish what was sent
         finally:
             for lane in lanes:
@@ -104,16 +99,14 @@ async def _write(writer: Writer, account: Account, book: SourceBook, index: str,
     """Merge a batch; if the database refuses a record of it, find that one by halving and reject it alone."""
     try:
         counts = await writer.merge_assets(assets, book.ids)
-    except (asyncpg.PostgresError, *_UNSENDABLE) as exc:
-        state = exc.sqlstate if isinstance(exc, asyncpg.PostgresError) else None
-        if state is not None and state[:2] not in _RECORDS_FAULT:
+    except REFUSALS as exc:
+        if (detail := refusal(exc)) is None:
             raise
         if len(assets) > 1:
             half = len(assets) // 2
             await _write(writer, account, book, index, assets[:half])
             await _write(writer, account, book, index, assets[half:])
             return
-        detail = f"{exc.args[0]} (SQLSTATE {state})" if state else f"it cannot be sent: {type(exc).__name__}"
         account.refused(index, assets[0], detail)
     else:
         account.tally.assets.add(counts)

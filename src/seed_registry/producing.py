@@ -14,6 +14,7 @@ from seed_registry.accounting import Account, hashed
 from seed_registry.errors import IndexBroken, IndexUnreadable
 from seed_registry.index.reading import IndexReader, read_index
 from seed_registry.records import Asset, Record, Reject, Source
+from seed_registry.registry.connecting import REFUSALS, refusal
 from seed_registry.settings import Settings
 from seed_registry.sourcing import SourceBook
 from seed_registry.spooling import ParkedAssets
@@ -108,6 +109,7 @@ class Producer:
         assets: list[Asset] = []
         for record in records:
             if type(record) is Asset:
+                self._tally.assets.read += 1
                 assets.append(record)
             elif type(record) is Source:
                 self._tally.sources.read += 1
@@ -116,7 +118,6 @@ class Producer:
                 assert type(record) is Reject
                 (self._tally.sources if record.kind == "source" else self._tally.assets).read += 1
                 self._account.reject(self._index, record)
-        self._tally.assets.read += len(assets)
         if assets or len(self._pending) >= self._settings.batch_size:
             await self._merge_pending()
         if not reader.dialect.lists_sources:
@@ -129,10 +130,29 @@ class Producer:
         if not pending:
             return
         started = monotonic()
-        await self._book.merge(pending)
-        self._listed.update(source.key for source in pending)
+        await self._merge_sources(pending)
         seconds = round(monotonic() - started, 4)
         self._account.progress.tell("debug", "sources_merged", index=self._index, records=len(pending), seconds=seconds)
+
+    async def _merge_sources(self, sources: list[Source]) -> None:
+        """Write listed sources; if the database refuses one, find it by halving and reject it alone."""
+        try:
+            await self._book.merge(sources)
+        except REFUSALS as exc:
+            if (detail := refusal(exc)) is None:
+                raise
+            if len(sources) > 1:
+                half = len(sources) // 2
+                await self._merge_sources(sources[:half])
+                await self._merge_sources(sources[half:])
+                return
+            (source,) = sources
+            reject = Reject(
+                "database_refused", detail, source.raw, source.line, source.offset, kind="source", key=source.key
+            )
+            self._account.reject(self._index, reject)
+        else:
+            self._listed.update(source.key for source in sources)
 
     async def _route(self, reader: IndexReader, asset: Asset) -> None:
         """An asset whose source is known goes, one whose source may yet come waits, the others miss theirs."""

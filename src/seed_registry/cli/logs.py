@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 
@@ -50,7 +51,11 @@ class LogProgress:
         self._started = self._told = monotonic()
 
     def tell(self, level: str, event: str, /, **fields: Any) -> None:
-        """Log an event."""
+        """Log an event; a reader of the log who went away is no reason to stop a load."""
+        with suppress(OSError):
+            self._tell(level, event, fields)
+
+    def _tell(self, level: str, event: str, fields: dict[str, Any]) -> None:
         self._log.log(getattr(logging, level.upper()), event, **fields)
         now = monotonic()
         if now - self._told >= _PROGRESS_SECONDS:

@@ -51,14 +51,20 @@ class LogFormat(StrEnum):
     json = "json"
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     *,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
-    if version:
-        typer.echo(__version__)
-        raise typer.Exit
+    del version  # its callback has answered
 
 
 @app.command()
@@ -197,9 +203,7 @@ def main() -> NoReturn:
         code = exc.exit_code
     except typer.Abort:
         code = 1
-    except BrokenPipeError:
-        # Whoever read our output went away; flushing it at exit would fail once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output went away
         code = 1
     except Exception as exc:
         if hasattr(exc, "exit_code"):  # click's own: usage errors
@@ -210,7 +214,17 @@ def main() -> NoReturn:
         else:
             print_error(f"unexpected {type(exc).__name__}: a defect; please report it with the output of --verbose")
             code = 1
+    _forget_lost_output()
     sys.exit(code or 0)
+
+
+def _forget_lost_output() -> None:
+    """What nobody reads any more would fail once more when Python flushes it at exit, and change the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class _Remembering:
