@@ -15,10 +15,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from seed_registry.index import documents
-from seed_registry.index.documents import MAX_DEPTH, DocumentFramer
+from seed_registry.index.documents import DocumentFramer
+from seed_registry.index.envelope import MAX_DEPTH
 from seed_registry.index.framing import EXCERPT_BYTES
 from seed_registry.records import RawRecord
 
+untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine fails no test
 ARRAYS = {("sources",): "source", ("assets",): "asset", ("result", "assets"): "inner"}
 WHOLE: dict[tuple[str, ...], str] = {(): "asset"}
 NO_LIMIT = 16 << 20
@@ -158,13 +160,13 @@ def check(data: bytes, records: list[RawRecord], framer: DocumentFramer, arrays:
 @given(document(), places)
 @example(b'{"assets":["\\\\",{"\\"]":"}"}]}', [0.3])
 @example(b'{"assets":[],"assets":[ ],"sources":[[],{},""]}', [0.5])
-@settings(max_examples=250, suppress_health_check=[HealthCheck.too_slow])
+@settings(untimed, max_examples=150)
 def test_records_are_the_elements_of_the_arrays_wherever_the_chunks_are_cut(data: bytes, where: list[float]) -> None:
     check(data, *framed(cut(data, where)))
 
 
 @given(document())
-@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+@settings(untimed, max_examples=80)
 def test_one_byte_at_a_time_gives_the_same_as_everything_at_once(data: bytes) -> None:
     slow, slow_framer = framed(in_pieces(data, 1))
     fast, fast_framer = framed([data])
@@ -174,13 +176,13 @@ def test_one_byte_at_a_time_gives_the_same_as_everything_at_once(data: bytes) ->
 
 
 @given(document(elements), places)
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@settings(untimed, max_examples=100)
 def test_a_document_may_be_the_array_itself(data: bytes, where: list[float]) -> None:
     check(data, *framed(cut(data, where), WHOLE), WHOLE)
 
 
 @given(document(), places)
-@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+@settings(untimed, max_examples=80)
 def test_records_are_what_ijson_finds(data: bytes, where: list[float]) -> None:
     expected = list(ijson.items(io.BytesIO(data), "assets.item", use_float=True))
     records, _ = framed(cut(data, where))
@@ -252,7 +254,7 @@ class BlocksTaken:
         monkeypatch.setattr(documents, "_decode_block", counting)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 def test_the_block_and_the_token_agree_on_big_documents(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     data = big_document(seed)
     assert len(data) > 300 << 10

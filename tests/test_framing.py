@@ -3,12 +3,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seed_registry.index.framing import EXCERPT_BYTES, LineFramer
 from seed_registry.records import RawRecord
 
+untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine fails no test
 NO_LIMIT = 1 << 20
 # Whole pieces as well as single bytes, so that lines of every kind come up often.
 piece = st.one_of(st.binary(max_size=6), st.text("a{} \t\r\n", max_size=12).map(str.encode))
@@ -37,11 +38,13 @@ def in_pieces(data: bytes, size: int) -> list[bytes]:
 
 
 @given(chunks)
+@untimed
 def test_lines_are_the_same_wherever_the_chunks_are_cut(parts: list[bytes]) -> None:
     assert framed(parts) == model(b"".join(parts))
 
 
 @given(chunks)
+@untimed
 def test_an_offset_points_at_the_record_and_a_line_number_counts_newlines(parts: list[bytes]) -> None:
     data = b"".join(parts)
     for record in framed(parts):
@@ -50,6 +53,7 @@ def test_an_offset_points_at_the_record_and_a_line_number_counts_newlines(parts:
 
 
 @given(chunks, st.integers(1, 9))
+@untimed
 def test_a_line_is_too_long_wherever_the_chunks_are_cut(parts: list[bytes], limit: int) -> None:
     assert framed(parts, limit) == model(b"".join(parts), limit)
 

@@ -17,11 +17,13 @@ ALLOWED = {
     "index": BASE,
     "registry": BASE,
     "sourcing": BASE,
+    "access": BASE | {"registry", "sourcing"},
     "accounting": BASE | {"index"},
-    "producing": BASE | {"index", "accounting", "sourcing"},
-    "pipeline": BASE | {"index", "registry", "accounting", "sourcing", "producing"},
+    "halving": {"registry"},
+    "producing": BASE | {"index", "accounting", "halving", "sourcing"},
+    "pipeline": BASE | {"index", "accounting", "halving", "producing", "sourcing"},
     "verifying": BASE | {"registry", "accounting", "pipeline"},
-    "ingesting": BASE | {"index", "registry", "accounting", "sourcing", "pipeline", "verifying"},
+    "ingesting": BASE | {"index", "registry", "access", "accounting", "sourcing", "pipeline", "verifying"},
 }
 MODULES = [path for path in PACKAGE.rglob("*.py") if path.parts[-2] != "sql"]
 

@@ -444,6 +444,8 @@ async def test_upserts_take_part_in_the_callers_transaction(
         assert await upsert_assets(plain_connection, [make_asset("b")], ids) == MergeCounts(inserted=1)
         changed = [make_asset("a", name="changed"), make_asset("b"), make_asset("c")]
         assert await upsert_assets(plain_connection, changed, ids) == MergeCounts(inserted=1, updated=1, unchanged=1)
+        again = [make_asset("a", name="changed again")]
+        assert await upsert_assets(plain_connection, again, ids) == MergeCounts(updated=1)
         assert await upsert_sources(plain_connection, [make_source("b.org")]) == {"b.org": ids["data.example.org"] + 1}
         assert not await connection.fetch("select from registry.assets")
     assert len(await connection.fetch("select from registry.assets")) == 3

@@ -25,17 +25,16 @@ class Loaded(Struct):
     """What a load leaves for its verification.
 
     Attributes:
-    distinct_assets: how many different assets were sent to the database.
+        distinct_assets: how many different assets were sent to the database.
         refused_assets: how many of the records sent it refused.
         declared: header field, what it said, what was read; for each index that declares something.
-        sample: some assets as they should be in the database, by key.
+        sample: some assets as they should be in the database, by key, each with its provider.
     """
 
     distinct_assets: int = 0
     refused_assets: int = 0
     declared: list[tuple[str, int, int]] = field(default_factory=list)
-    sample: dict[str, Asset] = field(default_factory=dict)
-    dialects: list[str] = field(default_factory=list)
+    sample: dict[str, tuple[str, Asset]] = field(default_factory=dict)
 
 
 def hashed(key: str) -> int:
@@ -69,20 +68,14 @@ class Account:
         self._sample = _Sample(settings.verify_sample)
         self._warned: dict[str, int] = {}
 
-    def opened(self, reader: IndexReader) -> None:
-        """Note that an index is being read."""
-        if reader.dialect.name not in self.loaded.dialects:
-            self.loaded.dialects.append(reader.dialect.name)
-        self.progress.tell("info", "index_opened", index=reader.name, dialect=reader.dialect.name, bytes=reader.size)
-
     def finished(self, reader: IndexReader) -> None:
         """Note that an index was read to its end."""
         self.loaded.declared.extend(reader.declared())
 
-    def sent(self, asset: Asset, key_hash: int) -> None:
+    def sent(self, asset: Asset, key_hash: int, provider: str) -> None:
         """Note an asset that goes to the database."""
         self._distinct.add(hashed(f"{asset.source_key}\0{asset.key}") if self._keys_per_source else key_hash)
-        self._sample.offer(asset, key_hash)
+        self._sample.offer(asset, key_hash, provider)
         if asset.repaired:
             self.tally.repaired += 1
         if asset.date_ignored:
@@ -160,19 +153,19 @@ class _Sample:
     """The assets with the smallest key hashes: as good as chance, and the last of a key replaces the others."""
 
     def __init__(self, size: int) -> None:
-        self.assets: dict[str, Asset] = {}
+        self.assets: dict[str, tuple[str, Asset]] = {}
         self._size = size
         self._hashes: dict[str, int] = {}
         self._limit = 1 << 64 if size else 0
 
-    def offer(self, asset: Asset, key_hash: int) -> None:
+    def offer(self, asset: Asset, key_hash: int, provider: str) -> None:
         """Take the asset if its hash is small enough."""
         if key_hash >= self._limit and asset.key not in self.assets:
             return
         if len(asset.raw) > _SAMPLED_RECORD_BYTES:
             self.forget(asset)
             return
-        self.assets[asset.key], self._hashes[asset.key] = asset, key_hash
+        self.assets[asset.key], self._hashes[asset.key] = (provider, asset), key_hash
         if len(self.assets) > self._size:
             largest = max(self._hashes, key=self._hashes.__getitem__)
             del self.assets[largest], self._hashes[largest]

@@ -7,6 +7,7 @@ message is one or two lines that name the thing and the mend; none ever holds a 
     ├── SettingsInvalid              exit 2   a setting or argument that cannot be
     ├── IndexUnreadable                       no such file, a directory, no permission, not compressed as it claims
     ├── IndexNotUnderstood                    empty, not JSON, or of a shape no dialect knows
+    ├── IndexesFailed                         some of many indexes, the others are loaded
     ├── IndexBroken                           cut off or malformed in the middle, with the byte offset
     ├── StorageFailed                         a file of ours (rejects, source cache, temporary) cannot be written
     ├── DatabaseUnavailable                   cannot connect, login refused, connection lost
@@ -56,6 +57,14 @@ class IndexBroken(SeedRegistryError):
     def __init__(self, message: str, *, offset: int) -> None:
         super().__init__(message)
         self.offset = offset
+
+
+class IndexesFailed(SeedRegistryError):
+    """Some of several indexes could not be loaded; `report` tells which, and what became of the others."""
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class StorageFailed(SeedRegistryError):

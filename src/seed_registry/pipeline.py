@@ -5,8 +5,9 @@ This is the only module with a task group. It has one way to fail: whatever goes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -15,9 +16,10 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 
 from seed_registry.accounting import Account
 from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadable, SeedRegistryError
+from seed_registry.halving import merge_halving
+from seed_registry.index.reading import IndexReader
 from seed_registry.producing import Batch, Lane, Producer
 from seed_registry.records import Asset
-from seed_registry.registry.connecting import REFUSALS, refusal
 from seed_registry.settings import Settings
 from seed_registry.sourcing import SourceBook, Writer
 
@@ -28,40 +30,31 @@ OpenWriter = Callable[[], AbstractAsyncContextManager[Writer]]
 
 
 async def run(
-    indexes: Sequence[str],
-    settings: Settings,
-    account: Account,
-    book: SourceBook,
-    open_writer: OpenWriter,
-    *,
-    salt: str = "",
+    reader: IndexReader, settings: Settings, account: Account, book: SourceBook, open_writer: OpenWriter
 ) -> None:
-    """Load indexes one after the other.
+    """Load one index.
 
     Args:
-        indexes: paths, `-` for standard input.
+        reader: the index, opened.
         settings: of the load.
         account: where everything is counted.
         book: the sources that are known.
         open_writer: opens one session for each worker.
-        salt: goes into every content hash.
 
     Raises:
-        SeedRegistryError: the first thing that went wrong. After a bad index everything before it, or before
-            its break, is committed; after anything else the batches in hand are rolled back.
+        SeedRegistryError: the first thing that went wrong. What came before the break of a bad index is committed;
+            after anything else the batches in hand are rolled back.
     """
     try:
-        broken = await _run(indexes, settings, account, book, open_writer, salt)
+        broken = await _run(reader, settings, account, book, open_writer)
     except BaseExceptionGroup as group:
         raise _first_cause(group) from group
-    finally:
-        account.close()
     if broken is not None:
         raise broken
 
 
 async def _run(
-    indexes: Sequence[str], settings: Settings, account: Account, book: SourceBook, open_writer: OpenWriter, salt: str
+    reader: IndexReader, settings: Settings, account: Account, book: SourceBook, open_writer: OpenWriter
 ) -> SeedRegistryError | None:
     async with anyio.create_task_group() as tasks:
         lanes: list[Lane] = []
@@ -70,8 +63,7 @@ async def _run(
                 send, receive = anyio.create_memory_object_stream[Batch](_QUEUED_BATCHES)
                 lanes.append(Lane(settings, send))
                 tasks.start_soon(_work, receive, open_writer, account, book)
-            for index in indexes:
-                await Producer(settings, account, book, lanes).produce(index, salt=salt)
+            await Producer(reader, settings, account, book, lanes).produce()
         except (IndexBroken, IndexNotUnderstood, IndexUnreadable) as exc:
             return exc  # the workers finish what was sent
         finally:
@@ -83,33 +75,18 @@ async def _run(
 async def _work(
     receive: MemoryObjectReceiveStream[Batch], open_writer: OpenWriter, account: Account, book: SourceBook
 ) -> None:
+    async def merge(assets: list[Asset]) -> None:
+        account.tally.assets.add(await writer.merge_assets(assets, book.ids, book.provider))
+
     async with receive, open_writer() as writer:
-        await writer.prepare()
         async for batch in receive:
             started = monotonic()
-            await _write(writer, account, book, batch.index, batch.assets)
+            await merge_halving(batch.assets, merge, partial(account.refused, batch.index))
             account.tally.batches += 1
             seconds = round(monotonic() - started, 4)
             account.progress.tell(
                 "debug", "batch_merged", index=batch.index, records=len(batch.assets), seconds=seconds
             )
-
-
-async def _write(writer: Writer, account: Account, book: SourceBook, index: str, assets: list[Asset]) -> None:
-    """Merge a batch; if the database refuses a record of it, find that one by halving and reject it alone."""
-    try:
-        counts = await writer.merge_assets(assets, book.ids)
-    except REFUSALS as exc:
-        if (detail := refusal(exc)) is None:
-            raise
-        if len(assets) > 1:
-            half = len(assets) // 2
-            await _write(writer, account, book, index, assets[:half])
-            await _write(writer, account, book, index, assets[half:])
-            return
-        account.refused(index, assets[0], detail)
-    else:
-        account.tally.assets.add(counts)
 
 
 def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

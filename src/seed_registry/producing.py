@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from seed_registry.accounting import Account, hashed
 from seed_registry.errors import IndexBroken, IndexUnreadable
-from seed_registry.index.reading import IndexReader, read_index
+from seed_registry.halving import merge_halving
+from seed_registry.index.reading import IndexReader
 from seed_registry.records import Asset, Record, Reject, Source
-from seed_registry.registry.connecting import REFUSALS, refusal
 from seed_registry.settings import Settings
 from seed_registry.sourcing import SourceBook
 from seed_registry.spooling import ParkedAssets
@@ -62,50 +62,51 @@ class Producer:
     source has not come yet) all later ones are parked behind it.
     """
 
-    def __init__(self, settings: Settings, account: Account, book: SourceBook, lanes: list[Lane]) -> None:
+    def __init__(
+        self, reader: IndexReader, settings: Settings, account: Account, book: SourceBook, lanes: list[Lane]
+    ) -> None:
+        self._reader = reader
+        self._index = reader.name
         self._settings = settings
         self._account = account
         self._tally = account.tally
         self._book = book
         self._lanes = lanes
-        self._index = ""
         self._parked = ParkedAssets()
         self._listed: set[str] = set()  # the keys of the sources that this index listed
         self._pending: list[Source] = []  # listed, not merged yet
 
-    async def produce(self, path: str, *, salt: str) -> None:
+    async def produce(self) -> None:
         """Read the index to its end.
 
         Raises:
             IndexBroken: it is cut off or malformed; what came before is sent.
-            IndexUnreadable: reading failed; what came before is sent, if there was anything.
-            IndexNotUnderstood: it is no index.
+            IndexUnreadable: reading failed; what came before is sent.
+            IndexNotUnderstood: there are no records where they should be, or far too many sources.
             TooManyRejects: the limit is passed.
         """
-        tally = self._tally
-        async with read_index(path, self._settings, salt=salt) as reader:
-            self._index = tally.index = reader.name
-            tally.index_bytes, tally.index_position = reader.size, 0
-            self._account.opened(reader)
-            read_before = tally.bytes_read
-            try:
-                async for records in reader.records():
-                    tally.index_position = reader.position
-                    tally.bytes_read = read_before + reader.position
-                    await self._take(reader, records)
+        tally, reader = self._tally, self._reader
+        read_before = tally.bytes_read
+        try:
+            async for records in reader.records():
+                tally.index_position = reader.position
                 tally.bytes_read = read_before + reader.position
-                await self._merge_pending()
-                await self._settle_parked(reader)
-            except (IndexBroken, IndexUnreadable):
-                await self._merge_pending()
-                await self._flush_lanes()
-                raise
-            finally:
-                self._parked.close()
-            self._account.finished(reader)
+                await self._take(records)
+            tally.bytes_read = read_before + reader.position
+            await self._merge_pending()
+            await self._settle_parked()
+        except (IndexBroken, IndexUnreadable):
+            # Their sources may have been behind the break; they are read again with the whole index.
+            tally.assets.read -= self._parked.count
+            await self._merge_pending()
             await self._flush_lanes()
+            raise
+        finally:
+            self._parked.close()
+        self._account.finished(reader)
+        await self._flush_lanes()
 
-    async def _take(self, reader: IndexReader, records: Iterable[Record]) -> None:
+    async def _take(self, records: Iterable[Record]) -> None:
         assets: list[Asset] = []
         for record in records:
             if type(record) is Asset:
@@ -120,61 +121,51 @@ class Producer:
                 self._account.reject(self._index, record)
         if assets or len(self._pending) >= self._settings.batch_size:
             await self._merge_pending()
-        if not reader.dialect.lists_sources:
+        if not self._reader.dialect.lists_sources:
             await self._book.derive(asset for asset in assets if asset.source_key)
         for asset in assets:
-            await self._route(reader, asset)
+            await self._route(asset)
 
     async def _merge_pending(self) -> None:
         pending, self._pending = self._pending, []
         if not pending:
             return
         started = monotonic()
-        await self._merge_sources(pending)
+        await merge_halving(pending, self._merge_sources, self._refused)
         seconds = round(monotonic() - started, 4)
         self._account.progress.tell("debug", "sources_merged", index=self._index, records=len(pending), seconds=seconds)
 
     async def _merge_sources(self, sources: list[Source]) -> None:
-        """Write listed sources; if the database refuses one, find it by halving and reject it alone."""
-        try:
-            await self._book.merge(sources)
-        except REFUSALS as exc:
-            if (detail := refusal(exc)) is None:
-                raise
-            if len(sources) > 1:
-                half = len(sources) // 2
-                await self._merge_sources(sources[:half])
-                await self._merge_sources(sources[half:])
-                return
-            (source,) = sources
-            reject = Reject(
-                "database_refused", detail, source.raw, source.line, source.offset, kind="source", key=source.key
-            )
-            self._account.reject(self._index, reject)
-        else:
-            self._listed.update(source.key for source in sources)
+        await self._book.merge(sources)
+        self._listed.update(source.key for source in sources)
 
-    async def _route(self, reader: IndexReader, asset: Asset) -> None:
+    def _refused(self, source: Source, detail: str) -> None:
+        reject = Reject("database_refused", detail, source.raw, source.line, source.offset, "source", source.key)
+        self._account.reject(self._index, reject)
+
+    async def _route(self, asset: Asset) -> None:
         """An asset whose source is known goes, one whose source may yet come waits, the others miss theirs."""
-        known = self._listed if reader.dialect.lists_sources else self._book.met
+        known = self._listed if self._reader.dialect.lists_sources else self._book.met
         key_hash = hashed(asset.key)
         if asset.source_key in known and not self._parked.holds(key_hash):
             await self._send(asset, key_hash)
-        elif asset.source_key in known or self._may_come(reader, asset):
+        elif asset.source_key in known or self._may_come(asset):
             self._parked.park(asset, key_hash)
         else:
             self._account.missing(asset)
 
-    def _may_come(self, reader: IndexReader, asset: Asset) -> bool:
-        return not (asset.source_key and reader.sources_complete and self._listed) or self._settings.derive_sources
+    def _may_come(self, asset: Asset) -> bool:
+        return (
+            not (asset.source_key and self._reader.sources_complete and self._listed) or self._settings.derive_sources
+        )
 
-    async def _settle_parked(self, reader: IndexReader) -> None:
+    async def _settle_parked(self) -> None:
         """At the end all sources are known that will be."""
-        derive = self._settings.derive_sources or not reader.dialect.lists_sources or not self._listed
+        derive = self._settings.derive_sources or not self._reader.dialect.lists_sources or not self._listed
         if self._parked.count:
             self._account.progress.tell("info", "loading_parked", index=self._index, assets=self._parked.count)
         parked = self._parked.take_all()
-        while group := [reader.decode(raw) for raw in islice(parked, self._settings.batch_size)]:
+        while group := [self._reader.decode(raw) for raw in islice(parked, self._settings.batch_size)]:
             if derive:
                 await self._book.derive(record for record in group if type(record) is Asset)
             for record in group:
@@ -186,7 +177,7 @@ class Producer:
                     self._account.missing(record)
 
     async def _send(self, asset: Asset, key_hash: int) -> None:
-        self._account.sent(asset, key_hash)
+        self._account.sent(asset, key_hash, self._book.provider)
         lane = self._lanes[key_hash % len(self._lanes)]
         if lane.add(asset):
             await lane.flush(self._index)

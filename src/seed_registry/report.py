@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any, Protocol
 
 from msgspec import Struct, field
+from msgspec.structs import astuple
 
 
 class Counts(Struct):
@@ -32,6 +33,10 @@ class Counts(Struct):
             + self.missing_source
             + self.resumed
         )
+
+    def since(self, before: Counts) -> Counts:
+        """What was counted after `before` was copied."""
+        return Counts(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
 
     def add(self, other: MergeCounts) -> None:
         """Take in what became of a batch."""
@@ -116,6 +121,18 @@ class Verification(Struct, frozen=True):
     checks: list[Check]
 
 
+class IndexReport(Struct, frozen=True):
+    """What a load did with one of its indexes; `error` says why it is not whole."""
+
+    index: str
+    dialect: str
+    provider: str
+    bytes_read: int
+    sources: SourceCounts
+    assets: AssetCounts
+    error: str | None = None
+
+
 class Report(Struct, frozen=True):
     """What a load did, the same for people and for `--json`."""
 
@@ -134,6 +151,7 @@ class Report(Struct, frozen=True):
     assets: AssetCounts
     rejects_file: str | None
     verification: Verification | None
+    per_index: list[IndexReport] = []
 
 
 class Progress(Protocol):

@@ -21,7 +21,7 @@ MAX_SOURCES = 200_000
 # A percentage of rejects means nothing before this many records were read.
 PERCENTAGE_AFTER_RECORDS = 1_000
 
-DialectName = Literal["seed", "directory", "discovery"]
+DialectName = Literal["seed", "directory", "discovery", "views", "data-json", "ckan"]
 
 
 class DatabaseUrl:
@@ -129,6 +129,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     verify: bool = True
     verify_sample: int = 5  # assets compared field by field after a load
     source_cache: str | None = None  # path
+    keep_going: bool = False  # a bad index among several does not stop the others
 
     def __post_init__(self) -> None:
         _between("--batch-size", self.batch_size, 1, 100_000)

@@ -34,24 +34,23 @@ class Writer(Protocol):
 
 
 class SourceBook:
-    """The ids of all sources that a run has met.
+    """The ids of the sources of one index.
 
     Attributes:
         ids: by source key; in a dry run None for a source that does not exist yet.
-        met: the keys met in this run; others may be in `ids` from a cache.
+        met: the keys met in this index; others may be in `ids` from a cache or an index before.
+        provider: of all these sources.
     """
 
-    def __init__(self, writer: Writer, tally: Tally, provider: str, *, max_sources: int) -> None:
-        self.ids: dict[str, Any] = {}
+    def __init__(
+        self, writer: Writer, tally: Tally, provider: str, *, max_sources: int, ids: dict[str, Any] | None = None
+    ) -> None:
+        self.ids: dict[str, Any] = {} if ids is None else ids
         self.met: set[str] = set()
+        self.provider = provider
         self._writer = writer
         self._tally = tally
-        self._provider = provider
         self._max = max_sources
-
-    async def prepare(self) -> None:
-        """Make the writer ready."""
-        await self._writer.prepare()
 
     async def merge(self, sources: Sequence[Source]) -> None:
         """Write listed sources and learn their ids.
@@ -74,8 +73,8 @@ class SourceBook:
             return
         self._tally.sources.read += len(new)
         asked = [key for key in new if key not in self.ids]
-        found = await self._writer.find_sources(self._provider, asked) if asked else {}
-        missing = [derived_source(key, self._provider) for key in asked if key not in found]
+        found = await self._writer.find_sources(self.provider, asked) if asked else {}
+        missing = [derived_source(key, self.provider) for key in asked if key not in found]
         self._tally.sources.unchanged += len(new) - len(missing)
         self._meet({key: self.ids.get(key) for key in new} | found)
         if missing:
@@ -96,7 +95,7 @@ class SourceBook:
         return len(cached)
 
     async def _right(self, cached: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
-        found = await self._writer.find_sources(self._provider, keys)
+        found = await self._writer.find_sources(self.provider, keys)
         return [key for key in keys if key in found and found[key] == cached[key]]
 
     def _meet(self, ids: Mapping[str, Any]) -> None:
@@ -114,30 +113,32 @@ def derived_source(key: str, provider: str) -> Source:
 
 
 class _Cache(Struct):
-    """The file of `--source-cache`."""
+    """The file of `--source-cache`: ids by provider and source key."""
 
     database: str
-    provider: str
-    sources: dict[str, int | str]
+    sources: dict[str, dict[str, int | str]]
 
 
-def read_source_cache(path: str, database: str, provider: str) -> dict[str, Any]:
-    """The ids that an earlier run against the same database left; empty if there is no file or it is of another one."""
+def read_source_cache(path: str, database: str) -> dict[str, dict[str, Any]]:
+    """The ids that an earlier run against the same database left, by provider; empty if there are none."""
     try:
         cache = msgspec.json.decode(Path(path).read_bytes(), type=_Cache)
-        ids = {key: _id(value) for key, value in cache.sources.items()}
-    except (FileNotFoundError, ValueError, RecursionError):  # none, or none of ours
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return {}
     except OSError as exc:
         raise StorageFailed(f"the source cache {path} cannot be read: {exc.strerror}") from exc
-    if (cache.database, cache.provider) != (database, provider):
+    if cache.database != database:
         return {}
-    return ids
+    return {provider: {key: _id(value) for key, value in ids.items()} for provider, ids in cache.sources.items()}
 
 
-def write_source_cache(path: str, database: str, provider: str, ids: Mapping[str, Any]) -> None:
+def write_source_cache(path: str, database: str, ids: Mapping[str, Mapping[str, Any]]) -> None:
     """Leave the ids for the next run: the whole file or none of it."""
-    cache = _Cache(database, provider, {key: value if type(value) is int else str(value) for key, value in ids.items()})
+    plain = {
+        provider: {key: value if type(value) is int else str(value) for key, value in of_provider.items()}
+        for provider, of_provider in ids.items()
+    }
+    cache = _Cache(database, plain)
     target = Path(path)
     try:
         descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")

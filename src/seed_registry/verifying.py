@@ -17,7 +17,7 @@ from seed_registry.report import Check, Progress, Tally, Verification
 async def verify(
     connection: asyncpg.Connection[Any],
     tables: Tables,
-    source_ids: Mapping[str, Any],
+    source_ids: Mapping[str, Mapping[str, Any]],
     tally: Tally,
     loaded: Loaded,
     progress: Progress,
@@ -27,7 +27,7 @@ async def verify(
     Args:
         connection: any session.
         tables: the registry's.
-        source_ids: of all sources that the indexes named, by key.
+        source_ids: of all sources that the indexes named, by provider and key.
         tally: what was counted.
         loaded: what else is known of what was read.
         progress: is told of every difference.
@@ -37,15 +37,30 @@ async def verify(
         _equal("sources_conserved", tally.sources.read, tally.sources.outcomes),
         _equal("assets_conserved", tally.assets.read, tally.assets.outcomes),
         *(_equal(f"declared_{name}", declared, read) for name, declared, read in loaded.declared),
-        *await _present(connection, tables, list(source_ids.values()), loaded, progress),
+        *await _present(
+            connection, tables, [id_ for ids in source_ids.values() for id_ in ids.values()], loaded, progress
+        ),
         await _orphans(connection, tables),
     ]
     if loaded.sample:
-        differing = await Merger(connection, tables).compare_assets(list(loaded.sample.values()), source_ids)
-        for key, fields in differing.items():
-            progress.tell("error", "sample_differs", key=key, fields=fields, line=loaded.sample[key].line)
-        checks.append(_equal("sample_equal", len(loaded.sample), len(loaded.sample) - len(differing)))
+        checks.append(await _sample_equal(connection, tables, source_ids, loaded, progress))
     return Verification(all(check.passed for check in checks), checks)
+
+
+async def _sample_equal(
+    connection: asyncpg.Connection[Any],
+    tables: Tables,
+    source_ids: Mapping[str, Mapping[str, Any]],
+    loaded: Loaded,
+    progress: Progress,
+) -> Check:
+    merger, differing = Merger(connection, tables), 0
+    for provider, ids in source_ids.items():
+        sample = {key: asset for key, (of, asset) in loaded.sample.items() if of == provider}
+        for key, fields in (await merger.compare_assets(list(sample.values()), ids, provider)).items():
+            progress.tell("error", "sample_differs", key=key, fields=fields, line=sample[key].line)
+            differing += 1
+    return _equal("sample_equal", len(loaded.sample), len(loaded.sample) - differing)
 
 
 async def _present(

@@ -18,12 +18,14 @@ import msgspec
 import typer
 
 from seed_registry import __version__
+from seed_registry.bench import workloads
 from seed_registry.bench.workloads import Workload, generate
 from seed_registry.cli import db, schema
 from seed_registry.cli.console import BarProgress, print_error, print_report
 from seed_registry.cli.logs import LogProgress, logger
 from seed_registry.cli.options import Columns, DatabaseOption, columns_of
-from seed_registry.errors import Interrupted, SeedRegistryError, StorageFailed, VerificationFailed
+from seed_registry.errors import IndexesFailed, Interrupted, SeedRegistryError, StorageFailed, VerificationFailed
+from seed_registry.index.finding import read_list
 from seed_registry.ingesting import ingest
 from seed_registry.report import Progress, Report, Tally
 from seed_registry.settings import DatabaseUrl, DialectName, MaxRejects, Settings, parse_bytes
@@ -40,7 +42,9 @@ app = typer.Typer(
 app.add_typer(schema.app, name="schema")
 app.add_typer(db.app, name="db")
 
-Dialect = StrEnum("Dialect", list(get_args(DialectName)))  # type: ignore[misc]  # made from the one list there is
+# Made from the one list there is of each.
+Dialect = StrEnum("Dialect", {name: name for name in get_args(DialectName)})  # type: ignore[misc]
+SampleDialect = StrEnum("SampleDialect", {name: name for name in get_args(workloads.Dialect)})  # type: ignore[misc]
 
 
 class LogFormat(StrEnum):
@@ -69,7 +73,9 @@ def _root(
 
 @app.command()
 def load(  # a flag each
-    indexes: Annotated[list[str] | None, typer.Argument(metavar="[INDEX]...", help="Index files; - is stdin.")] = None,
+    indexes: Annotated[
+        list[str] | None, typer.Argument(metavar="[INDEX]...", help="Files, patterns, directories, URLs; - is stdin.")
+    ] = None,
     *,
     index: Annotated[
         str, typer.Option("--index", envvar="INDEX_PATH", help="The index, where no INDEX is given.")
@@ -97,6 +103,8 @@ def load(  # a flag each
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Check the database afterwards.")] = True,
     sample: Annotated[int, typer.Option(help="Assets that are checked field by field.")] = _DEFAULTS.verify_sample,
     source_cache: Annotated[str | None, typer.Option(help="File that keeps the sources' ids between runs.")] = None,
+    indexes_from: Annotated[str | None, typer.Option(help="A file that names indexes, one a line.")] = None,
+    keep_going: Annotated[bool, typer.Option("--keep-going", help="Load the others when an index is bad.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON object.")] = False,
     log_format: Annotated[LogFormat, typer.Option(help="Logs on stderr.")] = LogFormat.auto,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell every batch; tracebacks.")] = False,
@@ -122,16 +130,16 @@ def load(  # a flag each
         verify=verify,
         verify_sample=sample,
         source_cache=source_cache,
+        keep_going=keep_going,
     )
+    named = [*(indexes or []), *(read_list(indexes_from) if indexes_from else [])] or [index]
     del verbose  # seen by `main`, which has to know it also when this function is never reached
     progress, drawing = _progress(log_format)
     told = _Remembering(progress)
     try:
         with drawing:
-            report = anyio.run(
-                _interruptible, indexes or [index], settings, told, backend_options={"use_uvloop": _uvloop()}
-            )
-    except VerificationFailed as exc:
+            report = anyio.run(_interruptible, named, settings, told, backend_options={"use_uvloop": _uvloop()})
+    except (VerificationFailed, IndexesFailed) as exc:
         _print(exc.report, told.tally, as_json=as_json)
         raise
     _print(report, told.tally, as_json=as_json)
@@ -155,7 +163,7 @@ def sample(
     *,
     records: Annotated[int, typer.Option(help="Assets.")] = 1000,
     sources: Annotated[int, typer.Option(help="Sources.")] = 20,
-    dialect: Annotated[Dialect, typer.Option(help="Its shape.")] = Dialect.seed,  # type: ignore[attr-defined]
+    dialect: Annotated[SampleDialect, typer.Option(help="Its shape.")] = SampleDialect.seed,  # type: ignore[attr-defined]
     format_: Annotated[str, typer.Option("--format", metavar="json|ndjson", help="A document, or lines.")] = "json",
     duplicates: Annotated[float, typer.Option(help="Percent of records that repeat a key.")] = 0,
     invalid: Annotated[float, typer.Option(help="Percent of records that a load rejects.")] = 0,
@@ -168,7 +176,7 @@ def sample(
     workload = Workload(
         records=records,
         sources=sources,
-        dialect=cast("DialectName", dialect.value),
+        dialect=cast("Any", dialect.value),
         format=cast("Any", format_),  # checked by Workload
         duplicates=duplicates,
         invalid=invalid,

@@ -9,9 +9,9 @@ import anyio
 import asyncpg
 import typer
 
+from seed_registry.access import database
 from seed_registry.cli.console import print_rows
 from seed_registry.cli.options import Columns, DatabaseOption, columns_of
-from seed_registry.ingesting import database
 from seed_registry.registry import schema
 from seed_registry.registry.connecting import session
 from seed_registry.registry.sql import statement

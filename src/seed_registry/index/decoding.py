@@ -13,29 +13,33 @@ from typing import Any, Final
 
 import msgspec
 import xxhash
+from msgspec.structs import replace
 
-from seed_registry.index.dialects import Dialect, Fields
-from seed_registry.index.documents import MAX_DEPTH
+from seed_registry.index.dialects.declaring import Dialect, Fields, Portal
+from seed_registry.index.envelope import MAX_DEPTH
 from seed_registry.records import Asset, RawRecord, Record, Reject, Source
 
 # A key longer than this may not fit a btree page once it is part of a composite key (2,704 bytes).
 MAX_KEY_BYTES: Final = 1_000
 
+# Why a record is rejected; those of a key follow the word "asset" or "source".
 REASONS: Final = {
-    "not_json": "the record is not JSON",
-    "not_an_object": "the record is JSON, but no object",
-    "bad_utf8": "the record is not UTF-8",
-    "bad_unicode": "the record holds half a surrogate pair, which is no character",
-    "no_type": 'a record of a seed index has no "type": "source" or "asset"',
-    "no_key": "the record has no key",
-    "no_source": "an asset does not tell its source",
-    "nul_in_key": "a key holds the character U+0000",
-    "key_too_long": f"a key is longer than {MAX_KEY_BYTES:,} bytes",
-    "record_too_large": "the record is longer than --max-record-bytes",
-    "too_deep": f"the record is nested deeper than {MAX_DEPTH} levels",
-    "database_refused": "the database refuses the record (SQLSTATE in the detail)",
+    "not_json": "is not JSON",
+    "not_an_object": "is JSON, but no object",
+    "bad_utf8": "is not UTF-8 text",
+    "bad_unicode": "has half a surrogate pair (\\ud800 to \\udfff), which is no character",
+    "no_type": 'has no "type" of "source" or "asset"',
+    "no_key": "has no key",
+    "no_source": "does not tell its source: name it with --domain",
+    "nul_in_key": "has the character U+0000 in its key",
+    "key_too_long": f"has a key longer than {MAX_KEY_BYTES:,} bytes",
+    "record_too_large": "is longer than --max-record-bytes",
+    "too_deep": f"is nested deeper than {MAX_DEPTH} levels",
+    "database_refused": "is refused by the database",
 }
 
+# Other years are slips and placeholders: 0001, 9999.
+_YEARS: Final = range(1900, 2200)
 _NUL = b"\\u0000"
 _ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 _ALL_BUT_STRUCTURE = bytes(set(range(256)) - set(b'{}[]"'))
@@ -48,20 +52,20 @@ class Decoder:
     """Decodes the records of one index.
 
     Attributes:
-        domain: the portal of assets that name none: the header's or `--domain`; "" until it is known.
-        header_complete: whether `domain` is final; an asset that still needs it has no source key before.
+        portal: what is known of the portal besides the records.
+        header_complete: whether that is final; an asset that still needs it has no source key before.
     """
 
     def __init__(self, dialect: Dialect, *, domain: str = "", header_complete: bool = True, salt: str = "") -> None:
-        self.domain = domain
+        self.portal = Portal(domain=domain)
         self.header_complete = header_complete
         self._dialect = dialect
         self._decode = msgspec.json.Decoder(dialect.wire).decode
         # Hashes of another dialect, mapping or choice of columns never match: the row is written anew.
         self._seed = xxhash.xxh3_64_intdigest(f"{dialect.name} {dialect.version} {dialect.provider} {salt}".encode())
 
-    def decode(self, record: RawRecord) -> Record:
-        """What the record is; never raises, whatever its bytes."""
+    def decode(self, record: RawRecord) -> Record | None:
+        """What the record is, None if it only looks like one; never raises, whatever its bytes."""
         data = record.data
         if record.excess:
             return _reject(
@@ -72,24 +76,24 @@ class Decoder:
         except (ValueError, RecursionError) as exc:
             return _undecodable(record, exc)
         if not data.isascii() and not _is_utf8(data):
-            return _reject(record, "bad_utf8", "not UTF-8 text")
+            return _reject(record, "bad_utf8", f"record {REASONS['bad_utf8']}")
         # Depth cannot exceed the number of brackets, and most records have fewer.
         if data.count(b"{") + data.count(b"[") > MAX_DEPTH and _too_deep(data):
-            return _reject(record, "too_deep", f"nested deeper than {MAX_DEPTH} levels")
+            return _reject(record, "too_deep", f"record {REASONS['too_deep']}")
         repaired = _NUL in data and (mended := _without_nul(data)) != data
         kind = record.kind or self._dialect.kind_of(wire)
         if kind == "source":
             return self._source(record, wire, mended if repaired else data)
         if kind == "asset":
             return self._asset(record, wire, mended if repaired else data, repaired=repaired)
-        return _reject(record, "no_type", 'no "type" of "source" or "asset"')
+        return _reject(record, "no_type", f"record {REASONS['no_type']}")
 
     def _source(self, record: RawRecord, wire: Any, data: bytes) -> Source | Reject:
         assert self._dialect.source is not None
         fields = self._dialect.source(wire)
         key = _key(fields.source_key).lower()
         if problem := _key_problem(key):
-            return _reject(record, problem, f"source: {REASONS[problem]}", key=key, kind="source")
+            return _reject(record, problem, f"source {REASONS[problem]}", key=key, kind="source")
         return Source(
             key=key,
             name=_text(fields.name),
@@ -101,20 +105,24 @@ class Decoder:
             offset=record.offset,
         )
 
-    def _asset(self, record: RawRecord, wire: Any, data: bytes, *, repaired: bool) -> Asset | Reject:
-        fields = self._dialect.asset(wire, self.domain)
+    def _asset(self, record: RawRecord, wire: Any, data: bytes, *, repaired: bool) -> Asset | Reject | None:
+        fields = self._dialect.asset(wire, self.portal)
+        if fields is None:
+            return None
         key = _key(fields.key)
         if problem := _key_problem(key):
-            return _reject(record, problem, f"asset: {REASONS[problem]}", key=key)
+            return _reject(record, problem, f"asset {REASONS[problem]}", key=key)
         source_key = _key(fields.source_key).lower()
         if self._waits_for_header(wire, fields):
             source_key = ""
         elif problem := _key_problem(source_key):
-            problem = "no_source" if problem == "no_key" else problem
-            return _reject(record, problem, f"asset: its source: {REASONS[problem]}", key=key)
+            if problem == "no_key":
+                return _reject(record, "no_source", f"asset {REASONS['no_source']}", key=key)
+            return _reject(record, problem, f"asset's source {REASONS[problem]}", key=key)
         updated_at, date_ignored = _date(fields.date)
-        # Two records of the same bytes differ if the header gives them different sources.
-        seed = self._seed if not self.domain else self._seed ^ xxhash.xxh3_64_intdigest(source_key.encode())
+        # Two records of the same bytes differ if what is known besides gives them different sources.
+        beside = self.portal.header or self.portal.domain
+        seed = self._seed ^ xxhash.xxh3_64_intdigest(source_key.encode()) if beside else self._seed
         return Asset(
             key,
             source_key,
@@ -132,9 +140,10 @@ class Decoder:
 
     def _waits_for_header(self, wire: Any, fields: Fields) -> bool:
         """Whether a header that is not read yet could still change the asset's source."""
-        if self.header_complete or self.domain:
+        if self.header_complete or self.portal.header:
             return False
-        return bool(self._dialect.asset(wire, "?").source_key != fields.source_key)
+        other = self._dialect.asset(wire, replace(self.portal, header="?"))
+        return other is not None and bool(other.source_key != fields.source_key)
 
 
 def _reject(record: RawRecord, reason: str, detail: str, *, key: str | None = None, kind: str = "") -> Reject:
@@ -144,11 +153,11 @@ def _reject(record: RawRecord, reason: str, detail: str, *, key: str | None = No
 
 def _undecodable(record: RawRecord, exc: Exception) -> Reject:
     if isinstance(exc, RecursionError):
-        return _reject(record, "too_deep", f"nested deeper than {MAX_DEPTH} levels")
+        return _reject(record, "too_deep", f"record {REASONS['too_deep']}")
     if isinstance(exc, UnicodeDecodeError) or not _is_utf8(record.data):
-        return _reject(record, "bad_utf8", "not UTF-8 text")
+        return _reject(record, "bad_utf8", f"record {REASONS['bad_utf8']}")
     if _has_lone_surrogate(record.data):
-        return _reject(record, "bad_unicode", "half a surrogate pair (\\ud800 to \\udfff), which is no character")
+        return _reject(record, "bad_unicode", f"record {REASONS['bad_unicode']}")
     if isinstance(exc, msgspec.ValidationError):
         return _reject(record, "not_an_object", str(exc).replace("`", ""))
     return _reject(record, "not_json", str(exc).removeprefix("JSON is malformed: "))
@@ -219,7 +228,8 @@ def _date(value: Any) -> tuple[datetime | None, bool]:
     if value is None or value == "":
         return None, False
     try:
-        moment = datetime.fromisoformat(value)
-        return (moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)), False
+        moment = value if type(value) is datetime else datetime.fromisoformat(value)
+        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (TypeError, ValueError, OverflowError):
         return None, True
+    return (moment, False) if moment.year in _YEARS else (None, True)

@@ -11,7 +11,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from seed_registry.errors import IndexNotUnderstood
-from seed_registry.index.documents import MAX_DEPTH
+from seed_registry.index.envelope import MAX_DEPTH
 
 # ijson's C backend crashes on integers of 4,301 digits; whatever holds such a number is judged by what comes before it.
 _DIGIT_RUN = re.compile(rb"[0-9]{400}")

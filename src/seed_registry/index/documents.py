@@ -20,13 +20,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
+from seed_registry.index.envelope import Broken, Envelope, Problem, error_position
 from seed_registry.index.framing import EXCERPT_BYTES
 from seed_registry.records import RawRecord
-
-# Envelopes nest two levels in practice; Postgres takes 13,000, Python's decoders about 1,000.
-MAX_DEPTH = 64
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 _TOKEN = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+")|([{}\[\],:])|([^ \t\r\n"{}\[\],:]++)', re.DOTALL)
@@ -40,19 +37,6 @@ _OPENING = b"{["
 
 _decode_block = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _check = msgspec.json.Decoder(msgspec.Raw).decode
-
-
-class Problem(Struct, frozen=True):
-    """Why a document cannot be read on, and where; `offset` counts bytes of the unpacked index."""
-
-    message: str
-    offset: int
-
-
-class _Broken(Exception):  # never leaves this module
-    def __init__(self, message: str, offset: int) -> None:
-        super().__init__(message)
-        self.problem = Problem(message, offset)
 
 
 class DocumentFramer:
@@ -75,7 +59,7 @@ class DocumentFramer:
         self._base = offset  # of the buffer's first byte
         self._line = 1  # of the byte `_counted`
         self._counted = 0
-        self._envelope = _Envelope(max_record_bytes)
+        self._envelope = Envelope(max_record_bytes)
         self._elements: _Elements | None = None  # the array that is being read
 
     @property
@@ -112,7 +96,7 @@ class DocumentFramer:
                 position = self._walk_elements(self._elements, position, records, final=final)
                 if self._elements is not None:
                     break
-        except _Broken as broken:
+        except Broken as broken:
             self.problem = broken.problem
         self._line_at(position)
         self._buffer = self._buffer[position:]
@@ -130,11 +114,11 @@ class DocumentFramer:
                 envelope.skip(buffer[start:position], self._base + start)
                 break
             if envelope.closed:
-                raise _Broken("the document has ended, but something follows", self._base + position)
+                raise Broken("the document has ended, but something follows", self._base + position)
             token = _TOKEN.match(buffer, position)
             if token is None or (token.end() == len(buffer) and token.lastindex == 3 and not final):  # noqa: PLR2004
                 if len(buffer) - position > self._max:
-                    raise _Broken(f"a text longer than {self._max:,} bytes outside the records", self._base + position)
+                    raise Broken(f"a text longer than {self._max:,} bytes outside the records", self._base + position)
                 return start  # cut by the end of the chunk
             envelope.take(token, buffer[start : token.end()], self._base + start)
             position = token.end()
@@ -177,7 +161,7 @@ class DocumentFramer:
             if end is None:
                 return self._hold_open(array.scan, position)
             if end == position and not array.scan.dropped:
-                raise _Broken("a value is expected here", self._base + position)
+                raise Broken("a value is expected here", self._base + position)
             self._emit(array, buffer[position:end], array.scan, records)
             array.learn_seam(buffer, position, end)
             position = end
@@ -192,7 +176,7 @@ class DocumentFramer:
         if not array.after_element:
             return False
         if byte != _COMMA:
-            raise _Broken("expected ',' or ']' after a record", self._base + position)
+            raise Broken("expected ',' or ']' after a record", self._base + position)
         array.after_element, array.after_comma = False, True
         return True
 
@@ -242,7 +226,7 @@ class DocumentFramer:
         except RecursionError:
             return
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            raise _Broken(str(exc), scan.offset + error_position(exc)) from exc
+            raise Broken(str(exc), scan.offset + error_position(exc)) from exc
 
     def _hold_open(self, scan: _Scan, position: int) -> int:
         """Keep an element that goes on in the next chunk, or only its excerpt if it is too long already."""
@@ -338,88 +322,6 @@ class _Elements:
         key = separator and _FIRST_KEY.match(buffer, separator.end())
         if key and buffer[end - 1 : end] == b"}" and end > start:
             self.seam = buffer[end - 1 : key.end()]
-
-
-class _Envelope:
-    """The objects around the arrays."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.path: list[str] = []  # the current key of each open object
-        self.closed = False
-        self._max = max_bytes
-        self._skeleton = bytearray()
-        self._splices: list[tuple[int, int]] = []  # (length of the skeleton, offset in the index) where they run on
-        self._last_string = b""
-
-    def take(self, token: re.Match[bytes], text: bytes, offset: int) -> None:
-        """The next token, with the white space before it."""
-        self._extend(text, offset)
-        if len(self._skeleton) > self._max:
-            raise _Broken(f"more than {self._max:,} bytes outside the records", offset)
-        match token[0]:
-            case b"{":
-                self.path.append("")
-                if len(self.path) > MAX_DEPTH:
-                    raise _Broken(f"nested deeper than {MAX_DEPTH} levels", offset)
-            case b"}" if self.path:
-                self.path.pop()
-                self.closed = not self.path
-            case b"]" | b"}":
-                raise _Broken("a bracket closes what was never opened", offset + len(text) - 1)
-            case b":" if self.path:
-                self.path[-1] = self._last_string.decode("utf-8", "replace")
-            case _ if token.lastindex == 1:
-                self._last_string = token[0][1:-1]
-            case _ if not self.path and token.lastindex == 3:  # noqa: PLR2004  # a document that is one scalar
-                self.closed = True
-
-    def skip(self, space: bytes, offset: int) -> None:
-        """White space that may go on in the next chunk: one byte of it still keeps apart what it kept apart."""
-        self._extend(space[:1], offset)
-
-    def resume(self, bracket: str, offset: int) -> None:
-        """An array has ended; the envelope goes on at `offset`."""
-        self._skeleton += bracket.encode()
-        self._splices.append((len(self._skeleton), offset))
-        self.closed = not self.path
-
-    def decode(self) -> dict[str, Any]:
-        """The header, of a complete envelope."""
-        return self._decode(bytes(self._skeleton))
-
-    def decode_open(self) -> dict[str, Any]:
-        """The header so far: the envelope as if everything ended in the array that begins here."""
-        return self._decode(bytes(self._skeleton) + b"]" + b"}" * len(self.path))
-
-    def _extend(self, text: bytes, offset: int) -> None:
-        length, begun = self._splices[-1] if self._splices else (0, -1)
-        if offset != begun + len(self._skeleton) - length:
-            self._splices.append((len(self._skeleton), offset))
-        self._skeleton += text
-
-    def _decode(self, skeleton: bytes) -> dict[str, Any]:
-        try:
-            value = msgspec.json.decode(skeleton.decode())  # as text: msgspec tells no place of what is not UTF-8
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            position = error_position(exc)
-            length, offset = max((splice for splice in self._splices if splice[0] <= position), default=(0, 0))
-            raise _Broken(error_text(exc), offset + position - length) from exc
-        return value if isinstance(value, dict) else {}
-
-
-def error_position(exc: Exception) -> int:
-    """The byte that a decoding error names, 0 where it names none."""
-    if isinstance(exc, UnicodeDecodeError):
-        return exc.start
-    match = re.search(r"\(byte (\d+)\)", str(exc))
-    return int(match[1]) if match else 0
-
-
-def error_text(exc: Exception) -> str:
-    """What a decoding error says, without the position: that one is told relative to the index."""
-    if isinstance(exc, UnicodeDecodeError):
-        return "not UTF-8"
-    return re.sub(r" \(byte \d+\)|^JSON is malformed: ", "", str(exc))
 
 
 def _matched_to(pattern: re.Pattern[bytes], buffer: bytes, position: int) -> int:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
+from msgspec.structs import replace
+
 from seed_registry.errors import IndexBroken, IndexNotUnderstood
 from seed_registry.index.decoding import Decoder
 from seed_registry.index.detecting import look_at
-from seed_registry.index.dialects import Dialect, Path, choose
-from seed_registry.index.documents import DocumentFramer, error_position, error_text
+from seed_registry.index.dialects import choose
+from seed_registry.index.dialects.declaring import Dialect, Path
+from seed_registry.index.documents import DocumentFramer
+from seed_registry.index.envelope import error_position, error_text
 from seed_registry.index.framing import LineFramer
 from seed_registry.index.opening import OpenIndex, open_index
 from seed_registry.records import RawRecord, Record, Reject
@@ -23,22 +27,29 @@ class IndexReader:
         name: what messages call the index.
         size: bytes of the file on disk, None for a pipe.
         dialect: detected, or as the settings say.
+        shape: what the beginning looks like.
     """
 
     def __init__(self, opened: OpenIndex, settings: Settings, salt: str) -> None:
-        shape = look_at(opened.head, opened.name)
         self.name = opened.name
         self.size = opened.size
-        self.dialect, lines = choose(shape, settings, opened.name)
+        self.dialect, self.shape = choose(look_at(opened.head, opened.name), settings, opened.name)
+        if self.dialect.needs_domain and not settings.domain:
+            raise IndexNotUnderstood(
+                f"{opened.name}: records of the dialect {self.dialect.name} do not tell their portal\n"
+                "name it with --domain data.example.org"
+            )
         self._opened = opened
-        self._domain = settings.domain or ""
-        self._decoder = Decoder(self.dialect, domain=self._domain, header_complete=lines, salt=salt)
+        self._decoder = Decoder(self.dialect, domain=settings.domain or "", header_complete=self.shape.lines, salt=salt)
         self._framer: LineFramer | DocumentFramer
-        if lines:
-            self._framer = LineFramer(max_record_bytes=settings.max_record_bytes, offset=opened.head_offset)
+        # One record that is a document is read as an array of one.
+        self._whole = settings.records_at is None and self.dialect.whole(self.shape)
+        limit, offset = settings.max_record_bytes, opened.head_offset
+        if self.shape.lines:
+            self._framer = LineFramer(max_record_bytes=limit, offset=offset)
         else:
             arrays = _arrays(self.dialect, settings)
-            self._framer = DocumentFramer(arrays, max_record_bytes=settings.max_record_bytes, offset=opened.head_offset)
+            self._framer = DocumentFramer(arrays, max_record_bytes=limit, offset=offset - self._whole)
 
     @property
     def position(self) -> int:
@@ -61,10 +72,13 @@ class IndexReader:
             IndexUnreadable: reading fails.
             IndexNotUnderstood: there is no array of records in the document.
         """
+        if self._whole:
+            self._framer.feed(b"[")
         async for chunk in self._opened.chunks():
             for part in self._decoded(self._framer.feed(chunk)):
                 yield part
-        for part in self._decoded(self._framer.finish(), at_end=True):
+        last = self._framer.feed(b"]") if self._whole else []
+        for part in self._decoded(last + self._framer.finish(), at_end=True):
             yield part
 
     def declared(self) -> Iterable[tuple[str, int, int]]:
@@ -75,14 +89,14 @@ class IndexReader:
                 if type(declared) is int and path in self._framer.counts:
                     yield name, declared, self._framer.counts[path]
 
-    def decode(self, record: RawRecord) -> Record:
-        """Decode a record once more, with all that is known by now."""
+    def decode(self, record: RawRecord) -> Record | None:
+        """Decode a record once more, with all that is known by now; None if it only looks like one."""
         return self._decoder.decode(record)
 
     def _decoded(self, raw_records: list[RawRecord], *, at_end: bool = False) -> Iterable[list[Record]]:
         framer, decode = self._framer, self._decoder.decode
         if isinstance(framer, LineFramer):
-            yield [decode(record) for record in raw_records]
+            yield [record for raw in raw_records if (record := decode(raw)) is not None]
             return
         self._take_header(framer)
         records: list[Record] = []
@@ -92,7 +106,8 @@ class IndexReader:
                 yield records
                 error = ValueError(record.detail)
                 raise self._broken(error_text(error), raw.offset + error_position(error))
-            records.append(record)
+            if record is not None:
+                records.append(record)
         yield records
         if framer.problem:
             raise self._broken(framer.problem.message, framer.problem.offset)
@@ -103,9 +118,9 @@ class IndexReader:
             )
 
     def _take_header(self, framer: DocumentFramer) -> None:
-        domain = framer.header.get("domain")
-        self._decoder.domain = self._domain or (domain if isinstance(domain, str) else "")
-        self._decoder.header_complete = framer.closed
+        self._decoder.portal = replace(self._decoder.portal, header=self.dialect.portal(framer.header))
+        # a document that is an array has no header
+        self._decoder.header_complete = framer.closed or () in framer.counts
 
     def _broken(self, message: str, offset: int) -> IndexBroken:
         return IndexBroken(

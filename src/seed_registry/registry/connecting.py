@@ -135,8 +135,7 @@ def translated(exc: BaseException, url: DatabaseUrl) -> SeedRegistryError:
     if isinstance(exc, lost):
         reason = getattr(exc, "strerror", None) or (exc.args[0] if exc.args else type(exc).__name__)
         return DatabaseUnavailable(
-            f"the connection to {url} was lost: {reason}\n"
-            "what was committed stays; load again when the server is back"
+            f"the connection to {url} was lost: {reason}\nwhat was committed stays; load again when the server is back"
         )
     assert isinstance(exc, asyncpg.PostgresError)
     return DatabaseRefused(f"{url} refused: {exc.args[0]} (SQLSTATE {exc.sqlstate})", sqlstate=exc.sqlstate)

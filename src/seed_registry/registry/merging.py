@@ -16,7 +16,8 @@ from msgspec import Struct
 from seed_registry.records import Asset, Source
 from seed_registry.registry.schema import Table, Tables, introspect, quoted
 from seed_registry.registry.sql import statement
-from seed_registry.registry.staging import Staging, staged_type
+from seed_registry.registry.staging import Staging
+from seed_registry.registry.statements import by_value, filter_by_hash, upsert
 from seed_registry.report import MergeCounts
 from seed_registry.spooling import DistinctHashes
 
@@ -254,10 +255,10 @@ class _TableMerger:
         self._key_positions = [fields.index(field) for field in table.key]
         self._moment_position = fields.index("updated_at") if "updated_at" in fields else -1
         self._hash_position = fields.index("content_hash") if "content_hash" in fields else -1
-        self._filter_by_hash = _filter_by_hash(table) if self._by_hash else ""
-        self._filter_by_value = _by_value(table, "filter_by_value")
-        self._compare = _by_value(table, "compare")
-        self._upsert = _upsert(table, self.staging.name)
+        self._filter_by_hash = filter_by_hash(table) if self._by_hash else ""
+        self._filter_by_value = by_value(table, "filter_by_value")
+        self._compare = by_value(table, "compare")
+        self._upsert = upsert(table, self.staging.name)
 
     async def merge(self, values: Sequence[Row]) -> MergeCounts:
         """One batch, in one transaction of its own."""
@@ -338,97 +339,3 @@ def _getter(positions: list[int]) -> Callable[[Row], Row]:
         (position,) = positions
         return lambda row: (row[position],)
     return itemgetter(*positions)
-
-
-def _upsert(table: Table, staging: str) -> str:
-    fields = list(table.columns)
-    proposed = {field: f"excluded.{table.column(field)}" for field in fields}
-    assignments = [
-        # a moment of the portal's never goes backwards
-        f"{table.column(field)} = "
-        + (f"greatest(existing.{table.column(field)}, {value})" if field == "updated_at" else value)
-        for field, value in proposed.items()
-        if field not in table.key or len(table.key) == len(fields)
-    ]
-    columns = [table.column(field) for field in fields]
-    values = [_unstaged(table, field) for field in fields]
-    if table.touched:
-        columns.append("updated_at")
-        values.append("pg_catalog.now()")
-        assignments.append("updated_at = pg_catalog.now()")
-    return statement("upsert").format(
-        table=table.name,
-        staging=staging,
-        columns=", ".join(columns),
-        values=", ".join(values),
-        order=", ".join(f"staged.{field}" for field in table.key),
-        key=", ".join(table.column(field) for field in table.key),
-        assignments=", ".join(assignments),
-        differs=_differs(table, proposed),
-    )
-
-
-def _filter_by_hash(table: Table) -> str:
-    names = [*table.key, "hash"]
-    types = [*(staged_type(table, field) for field in table.key), "bytea"]
-    return statement("filter_by_hash").format(
-        table=table.name,
-        arrays=_arrays(types),
-        names=", ".join(names),
-        same_key=_same_key(table),
-        hash_column=table.column("content_hash"),
-    )
-
-
-def _by_value(table: Table, name: str) -> str:
-    """A statement that joins a batch, given as one array a field, to the rows of the same keys."""
-    fields = list(table.columns)
-    proposed = {field: f"({_unstaged(table, field, 'batch')})" for field in fields}
-    conditions = [f"{condition} as {field}" for field, condition in _differences(table, proposed).items()]
-    return statement(name).format(
-        table=table.name,
-        arrays=_arrays([staged_type(table, field) for field in fields]),
-        names=", ".join(fields),
-        same_key=_same_key(table),
-        key_column=table.column(table.key[-1]),
-        differs=_differs(table, proposed),
-        conditions=", ".join(conditions) or f"false as {table.key[-1]}",
-    )
-
-
-def _arrays(types: list[str]) -> str:
-    return ", ".join(f"${number}::pg_catalog.{type_}[]" for number, type_ in enumerate(types, 1))
-
-
-def _same_key(table: Table) -> str:
-    return " and ".join(f"existing.{table.column(field)} = batch.{field}" for field in table.key)
-
-
-def _unstaged(table: Table, field: str, alias: str = "staged") -> str:
-    """A staged value in the type of its column."""
-    if field == "updated_at" and table.types[field] == "timestamp":
-        return f"pg_catalog.timezone('UTC', {alias}.updated_at)"
-    if field != "raw":
-        return f"{alias}.{field}"
-    text = f"pg_catalog.convert_from({alias}.raw, 'UTF8')"
-    return text if table.types["raw"] == "text" else f"{text}::pg_catalog.{table.types['raw']}"
-
-
-def _differs(table: Table, proposed: Mapping[str, str]) -> str:
-    """Whether an existing row would become another one."""
-    return f"({' or '.join(_differences(table, proposed).values()) or 'false'})"
-
-
-def _differences(table: Table, proposed: Mapping[str, str]) -> dict[str, str]:
-    """For each field, whether an existing row would become another one; a content hash alone makes no difference."""
-    conditions = {}
-    for field in table.columns:
-        if field in table.key or field == "content_hash":
-            continue
-        current, value = f"existing.{table.column(field)}", proposed[field]
-        if field == "updated_at":
-            value = f"greatest({current}, {value})"
-        if table.types[field] == "json":  # json has no equality of its own
-            current, value = f"{current}::pg_catalog.jsonb", f"{value}::pg_catalog.jsonb"
-        conditions[field] = f"{current} is distinct from {value}"
-    return conditions

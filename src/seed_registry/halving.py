@@ -1,0 +1,36 @@
+"""Halving: the one record of a batch that the database refuses, found without losing its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from seed_registry.registry.connecting import REFUSALS, refusal
+
+Item = TypeVar("Item")
+
+
+async def merge_halving(
+    records: list[Item], merge: Callable[[list[Item]], Awaitable[None]], refused: Callable[[Item, str], None]
+) -> None:
+    """Merge a batch; a batch that is refused is split, in order, until the guilty record stands alone.
+
+    Args:
+        records: the batch.
+        merge: writes records in one transaction.
+        refused: is told a record that was refused alone, and why.
+
+    Raises:
+        Exception: whatever `merge` raises that is no record's fault.
+    """
+    try:
+        await merge(records)
+    except REFUSALS as exc:
+        if (detail := refusal(exc)) is None:
+            raise
+        if len(records) == 1:
+            refused(records[0], detail)
+            return
+        half = len(records) // 2
+        for part in (records[:half], records[half:]):
+            await merge_halving(part, merge, refused)

@@ -1,0 +1,67 @@
+"""discovery: Socrata's Discovery API (https://dev.socrata.com/docs/other/discovery): pages, bare arrays, lines."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from msgspec import Struct
+
+from seed_registry.index.detecting import Shape
+from seed_registry.index.dialects.declaring import Dialect, Fields, Portal, first, keys_at
+
+
+class Resource(Struct, gc=False):
+    """The `resource` of a result."""
+
+    id: Any = None
+    name: Any = None
+    description: Any = None
+    updatedAt: Any = None  # noqa: N815  # a field of the format
+    data_updated_at: Any = None
+
+
+class Metadata(Struct, gc=False):
+    """The `metadata` of a result."""
+
+    domain: Any = None
+
+
+class Result(Struct, gc=False):
+    """One result."""
+
+    resource: Resource | None = None
+    metadata: Metadata | None = None
+    permalink: Any = None
+
+
+_NO_RESOURCE: Final = Resource()
+
+
+def _asset(result: Result, portal: Portal) -> Fields:
+    resource = result.resource or _NO_RESOURCE
+    return Fields(
+        resource.id,
+        first(result.metadata and result.metadata.domain, portal.domain),
+        resource.name,
+        resource.description,
+        result.permalink,
+        first(resource.updatedAt, resource.data_updated_at),
+    )
+
+
+def _fits(shape: Shape) -> bool:
+    if shape.lines:
+        return shape.keys.get("resource") == "object"
+    return any("resource" in keys_at(shape, *path) for path in ((), ("results",))) or (
+        shape.keys.get("results") == "array" and not shape.arrays[("results",)]
+    )
+
+
+DISCOVERY: Final = Dialect(
+    name="discovery",
+    version=1,
+    arrays={("results",): "asset", (): "asset"},
+    wire=Result,
+    asset=_asset,
+    fits=_fits,
+)

@@ -1,0 +1,60 @@
+"""seed: our own form, `{"sources": […], "assets": […]}` in either order, or lines with a `type`."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from msgspec import Struct
+
+from seed_registry.index.dialects.declaring import Dialect, Fields, Portal, first
+
+
+class SeedRecord(Struct, gc=False):
+    """A source or an asset."""
+
+    type: Any = None
+    asset_key: Any = None
+    id: Any = None
+    source_key: Any = None
+    domain: Any = None
+    name: Any = None
+    description: Any = None
+    url: Any = None
+    permalink: Any = None
+    link: Any = None
+    updated_at: Any = None
+    updatedAt: Any = None  # noqa: N815  # a field of the format
+    modified: Any = None
+
+
+def _asset(record: SeedRecord, portal: Portal) -> Fields:
+    return Fields(
+        first(record.asset_key, record.id),
+        first(record.source_key, record.domain, portal.domain),
+        record.name,
+        record.description,
+        first(record.url, record.permalink, record.link),
+        first(record.updated_at, record.updatedAt, record.modified),
+    )
+
+
+def _source(record: SeedRecord) -> Fields:
+    key = first(record.source_key, record.domain)
+    return Fields(key, key, record.name, None, first(record.url, record.permalink, record.link))
+
+
+SEED: Final = Dialect(
+    name="seed",
+    version=1,
+    arrays={("sources",): "source", ("assets",): "asset"},
+    wire=SeedRecord,
+    asset=_asset,
+    source=_source,
+    lists_sources=True,
+    kind_of=lambda record: record.type if record.type in ("source", "asset") else None,
+    fits=lambda shape: (
+        shape.keys.get("type") in ("source", "asset")
+        if shape.lines
+        else any(shape.keys.get(name) == "array" for name in ("sources", "assets"))
+    ),
+)

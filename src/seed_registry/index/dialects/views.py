@@ -1,0 +1,51 @@
+"""views: the metadata of Socrata's views (https://dev.socrata.com/docs/other/metadata), an array, lines or one view."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from msgspec import Struct
+
+from seed_registry.index.detecting import Shape
+from seed_registry.index.dialects.declaring import Dialect, Fields, Portal, first, keys_at, moment
+
+
+class View(Struct, gc=False):
+    """What is read of a view; it does not tell its portal."""
+
+    id: Any = None
+    name: Any = None
+    description: Any = None
+    rowsUpdatedAt: Any = None  # noqa: N815  # a field of the format
+    viewLastModified: Any = None  # noqa: N815  # a field of the format
+
+
+def _asset(view: View, portal: Portal) -> Fields:
+    return Fields(
+        view.id,
+        portal.domain,
+        view.name,
+        view.description,
+        f"https://{portal.domain.lower()}/d/{view.id}" if portal.domain else None,
+        moment(first(view.rowsUpdatedAt, view.viewLastModified)),
+    )
+
+
+def _is_view(keys: set[str]) -> bool:
+    return "id" in keys and not {"viewType", "columns", "rowsUpdatedAt", "viewLastModified"}.isdisjoint(keys)
+
+
+def _whole(shape: Shape) -> bool:
+    return not shape.lines and _is_view(set(shape.keys))
+
+
+VIEWS: Final = Dialect(
+    name="views",
+    version=1,
+    arrays={(): "asset"},
+    wire=View,
+    asset=_asset,
+    fits=lambda shape: _is_view(keys_at(shape)) or _whole(shape),
+    needs_domain=True,
+    whole=_whole,
+)

@@ -1,0 +1,66 @@
+"""Finding: what the operator names (patterns, directories, lists) to the indexes that are meant, in a stable order."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from seed_registry.errors import IndexUnreadable
+from seed_registry.escaping import printable
+
+# What is taken for an index in a directory, each also with these endings of compression.
+_ENDINGS: Final = (".json", ".jsonl", ".ndjson")
+_COMPRESSED: Final = ("", ".gz", ".zst")
+
+
+def find(names: Sequence[str]) -> list[str]:
+    """The indexes that the names mean: a path, a URL and `-` themselves, a pattern or directory its files by name.
+
+    Raises:
+        IndexUnreadable: a pattern or directory holds none.
+    """
+    return [index for name in names for index in _meant(name)]
+
+
+def read_list(path: str) -> list[str]:
+    """The names in a list file: one a line, blank lines and lines that begin with # left out.
+
+    Raises:
+        IndexUnreadable: it cannot be read.
+    """
+    try:
+        lines = Path(path).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = getattr(exc, "strerror", None) or "it is not UTF-8 text"
+        raise IndexUnreadable(f"the list of indexes {printable(path)} cannot be read: {reason}") from exc
+    return [name for line in lines if (name := line.strip()) and not name.startswith("#")]
+
+
+def is_url(name: str) -> bool:
+    """Whether a name is a URL and no path."""
+    scheme, colon, _ = name.partition("://")
+    return bool(colon) and scheme.replace("+", "").isalnum()
+
+
+def _meant(name: str) -> Iterator[str]:
+    path = Path(name)
+    if name == "-" or is_url(name) or "\0" in name:
+        yield name
+    elif path.is_dir():
+        found = sorted(str(file) for file in path.iterdir() if _looks_like_an_index(file))
+        if not found:
+            raise IndexUnreadable(f"{printable(name)} is a directory without index files (*{', *'.join(_ENDINGS)})")
+        yield from found
+    elif glob.has_magic(name) and not path.exists():
+        found = sorted(file for file in glob.glob(name, recursive=True) if Path(file).is_file())  # noqa: PTH207  # as typed
+        if not found:
+            raise IndexUnreadable(f"{printable(name)} matches no file (looked in {Path.cwd()})")
+        yield from found
+    else:
+        yield name
+
+
+def _looks_like_an_index(file: Path) -> bool:
+    return file.is_file() and any(file.name.endswith(end + packed) for end in _ENDINGS for packed in _COMPRESSED)

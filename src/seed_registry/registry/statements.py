@@ -1,0 +1,105 @@
+"""Statements: the texts in `sql/`, filled with the quoted names of a table as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from seed_registry.registry.schema import Table
+from seed_registry.registry.sql import statement
+from seed_registry.registry.staging import staged_type
+
+
+def upsert(table: Table, staging: str) -> str:
+    """The staged batch into its table."""
+    fields = list(table.columns)
+    proposed = {field: f"excluded.{table.column(field)}" for field in fields}
+    assignments = [
+        # a moment of the portal's never goes backwards
+        f"{table.column(field)} = "
+        + (f"greatest(existing.{table.column(field)}, {value})" if field == "updated_at" else value)
+        for field, value in proposed.items()
+        if field not in table.key or len(table.key) == len(fields)
+    ]
+    columns = [table.column(field) for field in fields]
+    values = [_unstaged(table, field) for field in fields]
+    if table.touched:
+        columns.append("updated_at")
+        values.append("pg_catalog.now()")
+        assignments.append("updated_at = pg_catalog.now()")
+    return statement("upsert").format(
+        table=table.name,
+        staging=staging,
+        columns=", ".join(columns),
+        values=", ".join(values),
+        order=", ".join(f"staged.{field}" for field in table.key),
+        key=", ".join(table.column(field) for field in table.key),
+        assignments=", ".join(assignments),
+        differs=_differs(table, proposed),
+    )
+
+
+def filter_by_hash(table: Table) -> str:
+    """Which records of a batch, given as one array a key field and one of hashes, the table does not hold."""
+    names = [*table.key, "hash"]
+    types = [*(staged_type(table, field) for field in table.key), "bytea"]
+    return statement("filter_by_hash").format(
+        table=table.name,
+        arrays=_arrays(types),
+        names=", ".join(names),
+        same_key=_same_key(table),
+        hash_column=table.column("content_hash"),
+    )
+
+
+def by_value(table: Table, name: str) -> str:
+    """A statement that joins a batch, given as one array a field, to the rows of the same keys."""
+    fields = list(table.columns)
+    proposed = {field: f"({_unstaged(table, field, 'batch')})" for field in fields}
+    conditions = [f"{condition} as {field}" for field, condition in _differences(table, proposed).items()]
+    return statement(name).format(
+        table=table.name,
+        arrays=_arrays([staged_type(table, field) for field in fields]),
+        names=", ".join(fields),
+        same_key=_same_key(table),
+        key_column=table.column(table.key[-1]),
+        differs=_differs(table, proposed),
+        conditions=", ".join(conditions) or f"false as {table.key[-1]}",
+    )
+
+
+def _arrays(types: list[str]) -> str:
+    return ", ".join(f"${number}::pg_catalog.{type_}[]" for number, type_ in enumerate(types, 1))
+
+
+def _same_key(table: Table) -> str:
+    return " and ".join(f"existing.{table.column(field)} = batch.{field}" for field in table.key)
+
+
+def _unstaged(table: Table, field: str, alias: str = "staged") -> str:
+    """A staged value in the type of its column."""
+    if field == "updated_at" and table.types[field] == "timestamp":
+        return f"pg_catalog.timezone('UTC', {alias}.updated_at)"
+    if field != "raw":
+        return f"{alias}.{field}"
+    text = f"pg_catalog.convert_from({alias}.raw, 'UTF8')"
+    return text if table.types["raw"] == "text" else f"{text}::pg_catalog.{table.types['raw']}"
+
+
+def _differs(table: Table, proposed: Mapping[str, str]) -> str:
+    """Whether an existing row would become another one."""
+    return f"({' or '.join(_differences(table, proposed).values()) or 'false'})"
+
+
+def _differences(table: Table, proposed: Mapping[str, str]) -> dict[str, str]:
+    """For each field, whether an existing row would become another one; a content hash alone makes no difference."""
+    conditions = {}
+    for field in table.columns:
+        if field in table.key or field == "content_hash":
+            continue
+        current, value = f"existing.{table.column(field)}", proposed[field]
+        if field == "updated_at":
+            value = f"greatest({current}, {value})"
+        if table.types[field] == "json":  # json has no equality of its own
+            current, value = f"{current}::pg_catalog.jsonb", f"{value}::pg_catalog.jsonb"
+        conditions[field] = f"{current} is distinct from {value}"
+    return conditions
