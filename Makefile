@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # The embedded Postgres of the tests: 18 or 16; `debian` for the distribution's, or a postgresql:// URL of a superuser.
 SERVER ?= 18
+# Test processes, each with a server of its own.
+WORKERS ?= 2
 
 .PHONY: help demo test check format bench bench-memory constraints clean
 
@@ -18,7 +20,7 @@ demo: $(INSTALLED)  ## Load a sample index into the embedded Postgres, twice: th
 	$(BIN)/seed-registry load $(VENV)/demo.json
 
 test: $(INSTALLED)  ## Run the tests against a real Postgres.
-	$(BIN)/pytest -q --server $(SERVER) $(PYTEST)
+	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile --server $(SERVER) $(PYTEST)
 
 check: $(INSTALLED)  ## Format, lint, types, import layering.
 	$(BIN)/ruff format --check src tests benchmarks

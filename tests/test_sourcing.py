@@ -38,7 +38,7 @@ async def opened(connection: Connection, *, max_sources: int = 1000, dry_run: bo
     tables, tally = await introspect(connection), Tally(index="sf.index.json")
     writer = Planner(connection, tables, DistinctHashes()) if dry_run else Merger(connection, tables)
     book = SourceBook(writer, tally, "socrata", max_sources=max_sources)
-    await book.prepare()
+    await writer.prepare()
     return book, tally
 
 
@@ -213,8 +213,8 @@ async def test_nothing_cached_is_nothing_trusted(connection: Connection) -> None
 @pytest.mark.parametrize("ids", [{}, {"a.org": 1, "ü.org": 2**62}, {"a.org": uuid4()}])
 def test_what_is_written_is_read(ids: dict[str, Any], tmp_path: Path) -> None:
     path = str(tmp_path / "sources.json")
-    write_source_cache(path, DATABASE, "socrata", ids)
-    found = read_source_cache(path, DATABASE, "socrata")
+    write_source_cache(path, DATABASE, {"socrata": ids})
+    found = read_source_cache(path, DATABASE).get("socrata", {})
     assert found == ids
     assert [type(id_) for id_ in found.values()] == [type(id_) for id_ in ids.values()]
 
@@ -226,17 +226,17 @@ async def test_uuids_survive_the_file_and_are_trusted(connection: Connection, tm
         "create table registry.assets (asset_key text unique, source_id uuid)"
     )
     ids = await upsert_sources(connection, [make_source("a"), make_source("b")])
-    write_source_cache(str(tmp_path / "cache"), DATABASE, "socrata", ids)
+    write_source_cache(str(tmp_path / "cache"), DATABASE, {"socrata": ids})
     book, _ = await opened(connection)
-    assert await book.trust(read_source_cache(str(tmp_path / "cache"), DATABASE, "socrata")) == 2
+    assert await book.trust(read_source_cache(str(tmp_path / "cache"), DATABASE).get("socrata", {})) == 2
     assert all(isinstance(id_, UUID) for id_ in book.ids.values())
 
 
 def test_a_file_of_another_database_or_provider_is_ignored(tmp_path: Path) -> None:
     path = str(tmp_path / "sources.json")
-    write_source_cache(path, DATABASE, "socrata", {"a.org": 1})
-    assert read_source_cache(path, DATABASE + "2", "socrata") == {}
-    assert read_source_cache(path, DATABASE, "ckan") == {}
+    write_source_cache(path, DATABASE, {"socrata": {"a.org": 1}})
+    assert read_source_cache(path, DATABASE + "2").get("socrata", {}) == {}
+    assert read_source_cache(path, DATABASE).get("ckan", {}) == {}
 
 
 @pytest.mark.parametrize(
@@ -247,38 +247,38 @@ def test_a_file_of_another_database_or_provider_is_ignored(tmp_path: Path) -> No
         b"[]",
         b"\xff\xfe",
         b"{}",
-        b'{"database": "%s", "provider": "socrata", "sources": {"a": 1.5}}',
-        b'{"database": "%s", "provider": "socrata", "sources": {"a": null}}',
-        b'{"database": "%s", "provider": "socrata", "sources": {"a": "no uuid"}}',
-        b'{"database": "%s", "provider": "socrata", "sources": {"a": 1, "b": ""}}',
-        b'{"database": "%s", "provider": "socrata", "sources": ["a"]}',
-        b'{"database": "%s", "provider": "socrata", "sources": ' + b"[" * 100_000,
-        b'{"database": "%s", "provider": "socrata", "sources": {}, "x": ' + b"[" * 100_000,
+        b'{"database": "%s", "sources": {"socrata": {"a": 1.5}}}',
+        b'{"database": "%s", "sources": {"socrata": {"a": null}}}',
+        b'{"database": "%s", "sources": {"socrata": {"a": "no uuid"}}}',
+        b'{"database": "%s", "sources": {"socrata": {"a": 1, "b": ""}}}',
+        b'{"database": "%s", "sources": {"socrata": ["a"]}}',
+        b'{"database": "%s", "sources": ' + b"[" * 100_000,
+        b'{"database": "%s", "sources": {}, "x": ' + b"[" * 100_000,
     ],
 )
 def test_a_broken_file_is_ignored(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "sources.json"
     path.write_bytes(content.replace(b"%s", DATABASE.encode()))
-    assert read_source_cache(str(path), DATABASE, "socrata") == {}
+    assert read_source_cache(str(path), DATABASE).get("socrata", {}) == {}
 
 
 async def test_ids_beyond_any_column_are_not_trusted(connection: Connection, tmp_path: Path) -> None:
     ids = await upsert_sources(connection, [make_source("a")])
-    write_source_cache(str(tmp_path / "cache"), DATABASE, "socrata", ids | {"b": 2**70, "c": -1})
+    write_source_cache(str(tmp_path / "cache"), DATABASE, {"socrata": ids | {"b": 2**70, "c": -1}})
     book, _ = await opened(connection)
-    assert await book.trust(read_source_cache(str(tmp_path / "cache"), DATABASE, "socrata")) == 1
+    assert await book.trust(read_source_cache(str(tmp_path / "cache"), DATABASE).get("socrata", {})) == 1
 
 
 def test_no_file_is_an_empty_cache(tmp_path: Path) -> None:
-    assert read_source_cache(str(tmp_path / "missing"), DATABASE, "socrata") == {}
+    assert read_source_cache(str(tmp_path / "missing"), DATABASE).get("socrata", {}) == {}
 
 
 def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageFailed, match=f"the source cache {tmp_path} cannot be read: Is a directory"):
-        read_source_cache(str(tmp_path), DATABASE, "socrata")
+        read_source_cache(str(tmp_path), DATABASE).get("socrata", {})
     missing = tmp_path / "no" / "directory"
     with pytest.raises(StorageFailed, match=f"the source cache {missing} cannot be written: No such file or directory"):
-        write_source_cache(str(missing), DATABASE, "socrata", {})
+        write_source_cache(str(missing), DATABASE, {"socrata": {}})
 
 
 def test_the_file_is_private(tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_the_file_is_private(tmp_path: Path) -> None:
     path.chmod(0o666)
     before = os.umask(0)
     try:
-        write_source_cache(str(path), DATABASE, "socrata", {"a.org": 1})
+        write_source_cache(str(path), DATABASE, {"socrata": {"a.org": 1}})
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -299,7 +299,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "sources.json"
-    write_source_cache(str(path), DATABASE, "socrata", {"a.org": 1})
+    write_source_cache(str(path), DATABASE, {"socrata": {"a.org": 1}})
 
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -307,9 +307,9 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     place: Any = os if failing == "fsync" else Path
     monkeypatch.setattr(place, failing, fail)
     with pytest.raises(StorageFailed, match="cannot be written: No space left on device"):
-        write_source_cache(str(path), DATABASE, "socrata", {"a.org": 2})
+        write_source_cache(str(path), DATABASE, {"socrata": {"a.org": 2}})
     monkeypatch.undo()
-    assert read_source_cache(str(path), DATABASE, "socrata") == {"a.org": 1}
+    assert read_source_cache(str(path), DATABASE).get("socrata", {}) == {"a.org": 1}
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -317,14 +317,14 @@ def test_the_target_of_a_symbolic_link_is_not_overwritten(tmp_path: Path) -> Non
     precious, link = tmp_path / "precious", tmp_path / "sources.json"
     precious.write_text("precious")
     link.symlink_to(precious)
-    write_source_cache(str(link), DATABASE, "socrata", {"a.org": 1})
+    write_source_cache(str(link), DATABASE, {"socrata": {"a.org": 1}})
     assert precious.read_text() == "precious"
     assert not link.is_symlink()
-    assert read_source_cache(str(link), DATABASE, "socrata") == {"a.org": 1}
+    assert read_source_cache(str(link), DATABASE).get("socrata", {}) == {"a.org": 1}
 
 
 async def test_runs_that_write_the_file_at_once_leave_one_whole_file(tmp_path: Path) -> None:
     path = str(tmp_path / "sources.json")
     runs = [{f"{number}.org": run for number in range(200)} for run in range(16)]
-    await asyncio.gather(*(asyncio.to_thread(write_source_cache, path, DATABASE, "socrata", run) for run in runs))
-    assert read_source_cache(path, DATABASE, "socrata") in runs
+    await asyncio.gather(*(asyncio.to_thread(write_source_cache, path, DATABASE, {"socrata": run}) for run in runs))
+    assert read_source_cache(path, DATABASE).get("socrata", {}) in runs

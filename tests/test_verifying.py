@@ -61,12 +61,14 @@ class Load:
         self.source_ids = source_ids
         self.told = Told()
         self.tally = Tally(sources=Counts(read=2, inserted=2), assets=Counts(read=5, inserted=5))
-        self.loaded = Loaded(distinct_assets=5, sample={asset.key: asset for asset in ASSETS[:4]})
+        self.loaded = Loaded(distinct_assets=5, sample={asset.key: ("socrata", asset) for asset in ASSETS[:4]})
 
     async def verified(self) -> Verification:
         """What the verification says; whether it passed is always that every check did."""
         tables = await introspect(self.connection)
-        verification = await verify(self.connection, tables, self.source_ids, self.tally, self.loaded, self.told)
+        verification = await verify(
+            self.connection, tables, {"socrata": self.source_ids}, self.tally, self.loaded, self.told
+        )
         assert verification.passed is all(check.passed for check in verification.checks)
         assert all(check.name.isidentifier() for check in verification.checks)
         return verification
@@ -252,7 +254,9 @@ async def test_an_index_of_nothing_passes(connection: Connection) -> None:
 async def test_a_verification_writes_nothing(load: Load) -> None:
     tables = await introspect(load.connection)
     async with load.connection.transaction(readonly=True):
-        verification = await verify(load.connection, tables, load.source_ids, load.tally, load.loaded, load.told)
+        verification = await verify(
+            load.connection, tables, {"socrata": load.source_ids}, load.tally, load.loaded, load.told
+        )
     assert verification.passed
 
 

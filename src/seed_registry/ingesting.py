@@ -23,7 +23,7 @@ from seed_registry.errors import (
     VerificationFailed,
 )
 from seed_registry.escaping import printable
-from seed_registry.index.finding import find
+from seed_registry.index.finding import find, require
 from seed_registry.index.reading import IndexReader, read_index
 from seed_registry.index.rejects import RejectsFile
 from seed_registry.registry import embedded
@@ -62,6 +62,8 @@ async def ingest(indexes: Sequence[str], settings: Settings | None = None, progr
     settings = settings or Settings()
     progress = progress or Silent()
     found = find(indexes)
+    if not settings.keep_going or len(found) == 1:
+        require(found)
     run = _Run(found, settings, progress)
     async with open_registry(settings, progress) as registry:
         return await run.load(registry)
@@ -142,7 +144,7 @@ class _Run:
                     met = {key: book.ids[key] for key in book.met}
                     self._source_ids.setdefault(dialect.provider, {}).update(met)
         except (IndexBroken, IndexNotUnderstood, IndexUnreadable) as exc:
-            if not self._settings.keep_going:
+            if not self._settings.keep_going or len(self._indexes) == 1:
                 raise
             error = str(exc)
             self._progress.tell("error", "index_failed", index=index, reason=error)
@@ -190,7 +192,7 @@ class _Run:
             assets=msgspec.convert(tally.assets, AssetCounts, from_attributes=True),
             rejects_file=_encodable(str(self._rejects.path)) if self._rejects and self._rejects.created else None,
             verification=verification,
-            per_index=parts,
+            per_index=parts if len(self._indexes) > 1 else [],
         )
 
 

@@ -11,7 +11,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 from msgspec import Struct
 
 from seed_registry.accounting import Account, hashed
-from seed_registry.errors import IndexBroken, IndexUnreadable
+from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadable
 from seed_registry.halving import merge_halving
 from seed_registry.index.reading import IndexReader
 from seed_registry.records import Asset, Record, Reject, Source
@@ -75,6 +75,7 @@ class Producer:
         self._parked = ParkedAssets()
         self._listed: set[str] = set()  # the keys of the sources that this index listed
         self._pending: list[Source] = []  # listed, not merged yet
+        self._unrouted = 0  # assets counted as read whose way is not decided
 
     async def produce(self) -> None:
         """Read the index to its end.
@@ -95,9 +96,9 @@ class Producer:
             tally.bytes_read = read_before + reader.position
             await self._merge_pending()
             await self._settle_parked()
-        except (IndexBroken, IndexUnreadable):
+        except (IndexBroken, IndexNotUnderstood, IndexUnreadable):
             # Their sources may have been behind the break; they are read again with the whole index.
-            tally.assets.read -= self._parked.count
+            tally.assets.read -= self._parked.count + self._unrouted
             await self._merge_pending()
             await self._flush_lanes()
             raise
@@ -111,6 +112,7 @@ class Producer:
         for record in records:
             if type(record) is Asset:
                 self._tally.assets.read += 1
+                self._unrouted += 1
                 assets.append(record)
             elif type(record) is Source:
                 self._tally.sources.read += 1
@@ -124,6 +126,7 @@ class Producer:
         if not self._reader.dialect.lists_sources:
             await self._book.derive(asset for asset in assets if asset.source_key)
         for asset in assets:
+            self._unrouted -= 1
             await self._route(asset)
 
     async def _merge_pending(self) -> None:

@@ -26,7 +26,8 @@ class RawRecord(Struct, frozen=True, gc=False):
     """One JSON value cut out of an index, not decoded yet.
 
     `kind` is "source" or "asset" where its place in the document says so, otherwise "". Of a value longer than the
-    limit only the beginning is kept, and `excess` is its full length in bytes.
+    limit only the beginning is kept, and `excess` is its full length in bytes. `repaired` tells it of an asset
+    that was parked.
     """
 
     data: bytes
@@ -34,6 +35,7 @@ class RawRecord(Struct, frozen=True, gc=False):
     offset: int
     kind: str = ""
     excess: int = 0
+    repaired: bool = False
 
 
 class Source(Struct, frozen=True, gc=False):

@@ -133,8 +133,8 @@ class IndexReport(Struct, frozen=True):
     error: str | None = None
 
 
-class Report(Struct, frozen=True):
-    """What a load did, the same for people and for `--json`."""
+class Report(Struct, frozen=True, omit_defaults=True):
+    """What a load did, the same for people and for `--json`; `per_index` only where there were several."""
 
     run_id: str
     indexes: list[str]

@@ -71,6 +71,7 @@ class SourceBook:
         new = list(dict.fromkeys(asset.source_key for asset in assets if asset.source_key not in self.met))
         if not new:
             return
+        self._limit(len(self.met) + len(new))
         self._tally.sources.read += len(new)
         asked = [key for key in new if key not in self.ids]
         found = await self._writer.find_sources(self.provider, asked) if asked else {}
@@ -101,7 +102,10 @@ class SourceBook:
     def _meet(self, ids: Mapping[str, Any]) -> None:
         self.ids.update(ids)
         self.met.update(ids)
-        if len(self.met) > self._max:
+        self._limit(len(self.met))
+
+    def _limit(self, sources: int) -> None:
+        if sources > self._max:
             raise IndexNotUnderstood(
                 f"{self._tally.index} names more than {self._max:,} sources; if that is right, raise --max-sources"
             )
@@ -123,13 +127,14 @@ def read_source_cache(path: str, database: str) -> dict[str, dict[str, Any]]:
     """The ids that an earlier run against the same database left, by provider; empty if there are none."""
     try:
         cache = msgspec.json.decode(Path(path).read_bytes(), type=_Cache)
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+        ids = {provider: {key: _id(value) for key, value in of.items()} for provider, of in cache.sources.items()}
+    except (FileNotFoundError, ValueError, RecursionError):  # none, or none of ours
         return {}
     except OSError as exc:
         raise StorageFailed(f"the source cache {path} cannot be read: {exc.strerror}") from exc
     if cache.database != database:
         return {}
-    return {provider: {key: _id(value) for key, value in ids.items()} for provider, ids in cache.sources.items()}
+    return ids
 
 
 def write_source_cache(path: str, database: str, ids: Mapping[str, Mapping[str, Any]]) -> None:

@@ -12,22 +12,23 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     Task,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
 
 from seed_registry.escaping import printable
+from seed_registry.records import Location
 from seed_registry.report import AssetCounts, Report, SourceCounts, Tally
 
 _STYLES = {"warning": "yellow", "error": "red", "info": "dim"}
 # Told by the table at the end, or by the bar itself.
-_UNSAID = {"run_started", "run_finished", "sources_loaded", "assets_loaded"}
+_UNSAID = {"run_started", "run_finished", "sources_loaded", "assets_loaded", "index_finished"}
 
 
 class BarProgress:
@@ -42,12 +43,10 @@ class BarProgress:
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(binary_units=True),
-            _Records(self._counts),
-            TimeElapsedColumn(),
+            _Records(),
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
-            get_time=None,
         )
         self._task: TaskID | None = None
 
@@ -66,52 +65,45 @@ class BarProgress:
         if event == "index_opened":
             if self._task is not None:
                 self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(printable(fields["index"], 40), total=fields["bytes"])
+            name = printable(str(fields["index"]).rpartition("/")[2], 30)
+            self._task = self._bar.add_task(name, total=fields["bytes"], records=0)
         elif self._task is not None:
-            self._bar.update(self._task, completed=self._tally.index_position)
+            self._bar.update(self._task, completed=self._tally.index_position, records=self._tally.read)
         if (level == "debug" or event in _UNSAID) and not self._verbose:
             return
-        facts = "  ".join(f"{key}={printable(value)}" for key, value in fields.items() if value is not None)
-        self._bar.console.print(Text(f"{event.replace('_', ' ')}  ", _STYLES.get(level, "")) + Text(facts, "dim"))
-
-    def _counts(self) -> str:
-        tally = self._tally
-        parts = [f"{tally.read:,} records"]
-        parts += [
-            f"{count:,} {name}"
-            for name, count in (
-                ("new", tally.assets.inserted),
-                ("changed", tally.assets.updated),
-                ("rejected", tally.rejected),
-            )
-            if count
-        ]
-        return ", ".join(parts)
+        self._bar.console.print(_told(level, event, fields))
 
 
-class _Records(TextColumn):
+def _told(level: str, event: str, fields: dict[str, Any]) -> Text:
+    """An event as a line: where it was first, if it was somewhere."""
+    facts = {key: value for key, value in fields.items() if value is not None}
+    line = Text()
+    if {"index", "line", "offset"} <= facts.keys():
+        location = Location(printable(facts.pop("index")), facts.pop("line"), facts.pop("offset"))
+        line.append(f"{location}: ")
+    line.append(printable(facts.pop("detail", event.replace("_", " "))), _STYLES.get(level, ""))
+    if facts:
+        line.append("  " + "  ".join(f"{key}={printable(value, 60)}" for key, value in facts.items()), "dim")
+    return line
+
+
+class _Records(ProgressColumn):
     """Records so far, and how many a second."""
-
-    def __init__(self, counts: Any) -> None:
-        super().__init__("", markup=False)
-        self._counts = counts
 
     def render(self, task: Task) -> Text:
         """The column's text."""
-        elapsed = task.elapsed or 0
-        count = self._counts()
-        total = int(count.split(" ", 1)[0].replace(",", ""))
-        return Text(f"{count}, {total / elapsed:,.0f}/s" if elapsed else count)
+        count, elapsed = task.fields.get("records", 0), task.elapsed
+        return Text(f"{count:,} records" + (f", {count / elapsed:,.0f}/s" if elapsed else ""), no_wrap=True)
 
 
 def print_report(report: Report, tally: Tally) -> None:
     """The report as a table on stdout."""
     console = Console(file=sys.stdout, highlight=False)
-    title = (
-        f"{'would load' if report.dry_run else 'loaded'} {', '.join(printable(index, 60) for index in report.indexes)}"
-    )
+    names = [printable(index, 60) for index in report.indexes]
+    what = names[0] if len(names) == 1 else f"{len(names)} indexes"
+    title = f"{'would load' if report.dry_run else 'loaded'} {what}"
     console.print(Text(f"{title} ({report.dialect or 'no records'}, run {report.run_id})", "bold"), soft_wrap=True)
-    console.print(_counts_table(report.sources, report.assets))
+    console.print(_counts_table(report))
     console.print(
         f"{report.seconds:,.2f} s, {report.records_per_second:,.0f} records/s, {report.bytes_read / 1e6:,.1f} MB read, "
         f"{report.batches:,} batches{f', {report.repaired:,} repaired' if report.repaired else ''}"
@@ -143,17 +135,23 @@ def print_error(message: str) -> None:
         console.print(Text("error: ", "red bold") + text if number == 0 else Text("       ") + text, soft_wrap=True)
 
 
-def _counts_table(sources: SourceCounts, assets: AssetCounts) -> Table:
-    names = ["read", "inserted", "updated", "unchanged", "duplicate", "rejected", "missing_source"]
-    if assets.resumed:
-        names.append("resumed")
+def _counts_table(report: Report) -> Table:
+    names = ["read", "inserted", "updated", "unchanged", "duplicate", "rejected"]
+    names += [name for name in ("missing_source", "resumed") if getattr(report.assets, name)]
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for name in names:
-        table.add_column(Text(name.replace("_", " "), "dim"), justify="right")
-    for label, counts in (("sources", sources), ("assets", assets)):
+        table.add_column(Text(name.replace("_", " "), "dim"), justify="right", no_wrap=True)
+
+    def add(label: str, counts: SourceCounts | AssetCounts, style: str = "") -> None:
         values = [getattr(counts, name, None) for name in names]
-        table.add_row(label, *("" if value is None else f"{value:,}" for value in values))
+        table.add_row(Text(label, style), *("" if value is None else f"{value:,}" for value in values))
+
+    for part in report.per_index:
+        label = printable(part.index.rpartition("/")[2], 40)
+        add(f"FAILED {label}" if part.error else label, part.assets, "red" if part.error else "dim")
+    add("sources", report.sources)
+    add("assets", report.assets)
     return table
 
 

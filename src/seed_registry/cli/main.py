@@ -22,8 +22,9 @@ from seed_registry.bench import workloads
 from seed_registry.bench.workloads import Workload, generate
 from seed_registry.cli import db, schema
 from seed_registry.cli.console import BarProgress, print_error, print_report
+from seed_registry.cli.explain import explain
 from seed_registry.cli.logs import LogProgress, logger
-from seed_registry.cli.options import Columns, DatabaseOption, columns_of
+from seed_registry.cli.options import Columns, DatabaseOption, DialectOption, DomainOption, RecordsAtOption, columns_of
 from seed_registry.errors import IndexesFailed, Interrupted, SeedRegistryError, StorageFailed, VerificationFailed
 from seed_registry.index.finding import read_list
 from seed_registry.ingesting import ingest
@@ -42,8 +43,7 @@ app = typer.Typer(
 app.add_typer(schema.app, name="schema")
 app.add_typer(db.app, name="db")
 
-# Made from the one list there is of each.
-Dialect = StrEnum("Dialect", {name: name for name in get_args(DialectName)})  # type: ignore[misc]
+# Made from the one list there is.
 SampleDialect = StrEnum("SampleDialect", {name: name for name in get_args(workloads.Dialect)})  # type: ignore[misc]
 
 
@@ -85,9 +85,9 @@ def load(  # a flag each
     batch_bytes: Annotated[str, typer.Option(help="Bytes a batch.")] = "4MiB",
     concurrency: Annotated[int, typer.Option(help="Workers, one connection each.")] = _DEFAULTS.concurrency,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; tell what a load would do.")] = False,
-    dialect: Annotated[Dialect | None, typer.Option(help="The shape of the index, where it is not detected.")] = None,
-    domain: Annotated[str | None, typer.Option(help="The portal of records that do not name theirs.")] = None,
-    records_at: Annotated[str | None, typer.Option(help="Path of the array of records, like result.results.")] = None,
+    dialect: DialectOption = None,
+    domain: DomainOption = None,
+    records_at: RecordsAtOption = None,
     derive_sources: Annotated[
         bool, typer.Option("--derive-sources", help="Create sources that the index does not list.")
     ] = False,
@@ -156,6 +156,7 @@ _plan.__signature__ = _signature.replace(  # type: ignore[attr-defined]  # how i
 )
 _plan.__annotations__ = {name: parameter.annotation for name, parameter in _signature.parameters.items()}
 app.command("plan")(_plan)
+app.command()(explain)
 
 
 @app.command()
@@ -271,6 +272,8 @@ async def _interruptible(indexes: Sequence[str], settings: Settings, progress: P
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    # A connection killed while it is cancelled leaves a future of asyncpg that nobody asks: no news beside the failure.
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
     with scope:
         return await ingest(indexes, settings, progress)
     assert received, "nothing else cancels"

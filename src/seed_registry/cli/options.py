@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from enum import StrEnum
+from typing import Annotated, get_args
 
 import typer
 
 from seed_registry.errors import SettingsInvalid
+from seed_registry.settings import DialectName
 
 DatabaseOption = Annotated[
     str | None,
@@ -23,6 +25,14 @@ Columns = Annotated[
     typer.Option(
         "--column", metavar="TABLE.FIELD=COLUMN", help="Where a field lives in a table of yours; repeat it for more."
     ),
+]
+
+# Made from the one list there is.
+Dialect = StrEnum("Dialect", {name: name for name in get_args(DialectName)})  # type: ignore[misc]
+DialectOption = Annotated[Dialect | None, typer.Option("--dialect", help="Its shape, where it is not detected.")]
+DomainOption = Annotated[str | None, typer.Option("--domain", help="The portal of records that do not name theirs.")]
+RecordsAtOption = Annotated[
+    str | None, typer.Option("--records-at", help="Path of the array of records, like result.results.")
 ]
 
 

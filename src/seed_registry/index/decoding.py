@@ -62,6 +62,7 @@ class Decoder:
         self._dialect = dialect
         self._decode = msgspec.json.Decoder(dialect.wire).decode
         # Hashes of another dialect, mapping or choice of columns never match: the row is written anew.
+        self._seeds: dict[str, int] = {}  # by source; loads end before there are too many of them
         self._seed = xxhash.xxh3_64_intdigest(f"{dialect.name} {dialect.version} {dialect.provider} {salt}".encode())
 
     def decode(self, record: RawRecord) -> Record | None:
@@ -85,7 +86,7 @@ class Decoder:
         if kind == "source":
             return self._source(record, wire, mended if repaired else data)
         if kind == "asset":
-            return self._asset(record, wire, mended if repaired else data, repaired=repaired)
+            return self._asset(record, wire, mended if repaired else data, repaired=repaired or record.repaired)
         return _reject(record, "no_type", f"record {REASONS['no_type']}")
 
     def _source(self, record: RawRecord, wire: Any, data: bytes) -> Source | Reject:
@@ -120,9 +121,9 @@ class Decoder:
                 return _reject(record, "no_source", f"asset {REASONS['no_source']}", key=key)
             return _reject(record, problem, f"asset's source {REASONS[problem]}", key=key)
         updated_at, date_ignored = _date(fields.date)
-        # Two records of the same bytes differ if what is known besides gives them different sources.
-        beside = self.portal.header or self.portal.domain
-        seed = self._seed ^ xxhash.xxh3_64_intdigest(source_key.encode()) if beside else self._seed
+        # The source is part of it: two records of the same bytes differ if a header gives them different ones.
+        if (seed := self._seeds.get(source_key)) is None:
+            seed = self._seeds[source_key] = self._seed ^ xxhash.xxh3_64_intdigest(source_key.encode())
         return Asset(
             key,
             source_key,

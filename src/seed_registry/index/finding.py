@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -24,18 +25,38 @@ def find(names: Sequence[str]) -> list[str]:
     return [index for name in names for index in _meant(name)]
 
 
+def require(indexes: Sequence[str]) -> None:
+    """See that files are there at all, before a database is started for them.
+
+    Raises:
+        IndexUnreadable: one is not.
+    """
+    for index in indexes:
+        if index == "-" or is_url(index):
+            continue
+        try:
+            os.stat(index)  # noqa: PTH116  # as typed
+        except FileNotFoundError as exc:
+            raise IndexUnreadable(f"{printable(index, len(index))}: no such file (looked in {Path.cwd()})") from exc
+        except (OSError, ValueError):
+            pass  # there, or impossible: opening it tells why
+
+
 def read_list(path: str) -> list[str]:
     """The names in a list file: one a line, blank lines and lines that begin with # left out.
 
     Raises:
-        IndexUnreadable: it cannot be read.
+        IndexUnreadable: it cannot be read, or names none.
     """
     try:
-        lines = Path(path).read_text("utf-8").splitlines()
+        lines = Path(path).read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as exc:
         reason = getattr(exc, "strerror", None) or "it is not UTF-8 text"
         raise IndexUnreadable(f"the list of indexes {printable(path)} cannot be read: {reason}") from exc
-    return [name for line in lines if (name := line.strip()) and not name.startswith("#")]
+    names = [name for line in lines if (name := line.strip()) and not name.startswith("#")]
+    if not names:
+        raise IndexUnreadable(f"the list of indexes {printable(path)} names none")
+    return names
 
 
 def is_url(name: str) -> bool:
@@ -45,15 +66,18 @@ def is_url(name: str) -> bool:
 
 
 def _meant(name: str) -> Iterator[str]:
-    path = Path(name)
-    if name == "-" or is_url(name) or "\0" in name:
+    # os.path's questions have an answer for names that no file can have, and where nobody may look: no.
+    if name == "-" or is_url(name):
         yield name
-    elif path.is_dir():
-        found = sorted(str(file) for file in path.iterdir() if _looks_like_an_index(file))
+    elif os.path.isdir(name):  # noqa: PTH112
+        try:
+            found = sorted(str(file) for file in Path(name).iterdir() if _looks_like_an_index(file))
+        except OSError as exc:
+            raise IndexUnreadable(f"the directory {printable(name)} cannot be read: {exc.strerror}") from exc
         if not found:
             raise IndexUnreadable(f"{printable(name)} is a directory without index files (*{', *'.join(_ENDINGS)})")
         yield from found
-    elif glob.has_magic(name) and not path.exists():
+    elif glob.has_magic(name) and not os.path.lexists(name):
         found = sorted(file for file in glob.glob(name, recursive=True) if Path(file).is_file())  # noqa: PTH207  # as typed
         if not found:
             raise IndexUnreadable(f"{printable(name)} matches no file (looked in {Path.cwd()})")

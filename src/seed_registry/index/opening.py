@@ -1,4 +1,4 @@
-"""Opening: a path, or `-`, to chunks of unpacked bytes, with memory bounded whatever the file says of itself.
+"""Opening: a path, a URL, or `-`, to chunks of unpacked bytes, with memory bounded whatever the file says of itself.
 
 Compression is told by magic bytes, never by the name: gzip (RFC 1952) and zstandard (RFC 8878). One leading UTF-8 byte
 order mark is dropped. Everything blocking happens in threads, through aiofiles.
@@ -17,13 +17,15 @@ import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import aiofiles.threadpool
 import zstandard
 
 from seed_registry.errors import IndexNotUnderstood, IndexUnreadable
 from seed_registry.escaping import printable
+from seed_registry.index.finding import is_url
+from seed_registry.index.remote import RemoteFile, shown
 
 if TYPE_CHECKING:
     from aiofiles.threadpool.binary import AsyncBufferedReader
@@ -59,19 +61,22 @@ class OpenIndex:
     """An index that can be read once, from its beginning.
 
     Attributes:
-        name: what messages call it: the path, or `stdin`.
-        size: bytes of the file as it lies on disk, None for a pipe.
+        name: what messages call it: the path, the URL without what is secret in it, or `stdin`.
         head: up to `HEAD_BYTES` of its unpacked beginning.
         head_offset: where the head begins: behind a byte order mark, if there is one.
     """
 
     def __init__(self, name: str, packed: _Counting) -> None:
         self.name = name
-        self.size = packed.size
         self.head = b""
         self.head_offset = 0
         self._packed = packed
         self._unpacked: AsyncBufferedReader
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the file as it lies on disk, None for a pipe; a server tells it with the first bytes, or never."""
+        return self._packed.size
 
     @property
     def position(self) -> int:
@@ -125,14 +130,14 @@ class OpenIndex:
 
 @asynccontextmanager
 async def open_index(path: str) -> AsyncIterator[OpenIndex]:
-    """Open a path, or standard input for `-`, plain, gzip or zstd.
+    """Open a path, a URL, or standard input for `-`, plain, gzip or zstd.
 
     Raises:
-        IndexUnreadable: no such file, a directory or device, no permission, damaged compression.
+        IndexUnreadable: no such file, a directory or device, no permission, no answer, damaged compression.
         IndexNotUnderstood: it is empty, or obviously no index.
     """
-    name = "stdin" if path == "-" else printable(path, len(path))
-    packed = _Counting(*_open_file(path, name))
+    name = "stdin" if path == "-" else shown(path) if is_url(path) else printable(path, len(path))
+    packed = _Counting(_open_file(path, name))
     try:
         index = OpenIndex(name, packed)
         await index.read_head()
@@ -141,8 +146,21 @@ async def open_index(path: str) -> AsyncIterator[OpenIndex]:
         packed.close()
 
 
-def _open_file(path: str, name: str) -> tuple[io.FileIO, int | None]:
-    """The file and its size, None for a pipe. What was opened is what is examined: the path is not looked up twice."""
+class _RawFile(Protocol):
+    """What an index is read from; closing it, in whatever thread, ends a read that waits."""
+
+    closed: bool
+    size: int | None
+
+    def readinto(self, buffer: memoryview, /) -> int: ...
+
+    def close(self) -> None: ...
+
+
+def _open_file(path: str, name: str) -> _RawFile:
+    """The file. What was opened is what is examined: the path is not looked up twice."""
+    if is_url(path):
+        return RemoteFile(path)
     if path == "-" and sys.stdin is None:
         raise IndexUnreadable("stdin is closed")
     try:
@@ -157,10 +175,10 @@ def _open_file(path: str, name: str) -> tuple[io.FileIO, int | None]:
         raise IndexUnreadable(f"{name} cannot be opened: {getattr(exc, 'strerror', None) or exc}") from exc
     mode = os.fstat(file.fileno()).st_mode
     if stat.S_ISREG(mode):
-        return file, os.fstat(file.fileno()).st_size
+        return _LocalFile(file, os.fstat(file.fileno()).st_size)
     if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or path == "-":
         os.set_blocking(file.fileno(), True)
-        return file, None
+        return _LocalFile(file, None)
     file.close()
     raise IndexUnreadable(f"{name} is a device, not an index file")
 
@@ -170,18 +188,15 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-class _Counting(io.RawIOBase):
-    """The file itself: counts what is read, and lets nobody sleep in a read that a closed pipeline no longer wants."""
+class _LocalFile:
+    """A file, or with no size a pipe: nobody sleeps in a read that a closed pipeline no longer wants."""
 
     def __init__(self, file: io.FileIO, size: int | None) -> None:
+        self.closed = False
         self.size = size
-        self.consumed = 0
         self._file = file
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Buffer, /) -> int:
+    def readinto(self, buffer: memoryview, /) -> int:
         if self.size is None:
             # A thread asleep in read(2) cannot be cancelled; one that polls ends when the file is closed.
             while not select.select([self._file], [], [], _PIPE_POLL_SECONDS)[0]:
@@ -189,9 +204,32 @@ class _Counting(io.RawIOBase):
                     return 0
         elif self.closed:
             raise OSError(errno.EBADF, "closed")
-        count = self._file.readinto(buffer) or 0
+        return self._file.readinto(buffer) or 0
+
+    def close(self) -> None:
+        self.closed = True
+        self._file.close()
+
+
+class _Counting(io.RawIOBase):
+    """The file itself: counts what is read."""
+
+    def __init__(self, file: _RawFile) -> None:
+        self.consumed = 0
+        self._file = file
+
+    @property
+    def size(self) -> int | None:
+        return self._file.size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        out = memoryview(buffer).cast("B")
+        count = self._file.readinto(out)
         self.consumed += count
-        if 0 < self.consumed < len(_ZSTD_MAGIC) and (rest := memoryview(buffer).cast("B")[count:]) and count:
+        if 0 < self.consumed < len(_ZSTD_MAGIC) and (rest := out[count:]) and count:
             count += self.readinto(rest)  # a pipe may hand over less than what tells the compression
         return count
 

@@ -23,8 +23,8 @@ from seed_registry.index.dialects.seed import SEED
 from seed_registry.index.dialects.views import VIEWS
 from seed_registry.settings import Settings
 
-# Asked in this order: what tells itself most surely comes first.
-DIALECTS: Final = {dialect.name: dialect for dialect in (SEED, DISCOVERY, DIRECTORY, VIEWS, DATA_JSON, CKAN)}
+# Asked in this order: what tells itself most surely comes first. Some portals' packages have an `identifier`, too.
+DIALECTS: Final = {dialect.name: dialect for dialect in (SEED, DISCOVERY, DIRECTORY, VIEWS, CKAN, DATA_JSON)}
 # Enough to recognise a format by.
 _KEYS_SHOWN: Final = 12
 
@@ -40,8 +40,8 @@ def choose(shape: Shape, settings: Settings, name: str) -> tuple[Dialect, Shape]
         shape = Shape(lines=False, arrays={(): elements})
     known = [DIALECTS[settings.dialect]] if settings.dialect else list(DIALECTS.values())
     ways = [shape, replace(shape, lines=True)] if shape.single else [shape]
-    for way in ways:
-        for dialect in known:
+    for dialect in known:
+        for way in ways:
             if dialect.fits(way):
                 return dialect, way
     if settings.dialect:

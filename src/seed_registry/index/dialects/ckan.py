@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from seed_registry.index.dialects.declaring import Dialect, Fields, Portal, first, host_of, keys_at
+from seed_registry.index.detecting import Shape
+from seed_registry.index.dialects.declaring import Dialect, Fields, Portal, first, host_of, keys_at, page
 
 
 class Package(Struct, gc=False):
@@ -28,14 +29,12 @@ _EXTRAS: Final = ("portal_url", "source_url", "harvest_url", "url", "guid")
 
 def _asset(package: Package, portal: Portal) -> Fields:
     source = first(portal.header, host_of(package.url), _host_in(package.extras), portal.domain)
-    slug = first(package.name, package.id)
-    has_page = isinstance(source, str) and isinstance(slug, str)
     return Fields(
         package.id,
         source,
         first(package.title, package.name),
         package.notes,
-        f"https://{source.lower()}/dataset/{slug}" if has_page else package.url,
+        page(source, "dataset", first(package.name, package.id)) or package.url,
         package.metadata_modified,
     )
 
@@ -55,6 +54,12 @@ def _portal(header: Mapping[str, Any]) -> str:
     return host_of(header.get("help")) or ""
 
 
+def _fits(shape: Shape) -> bool:
+    found = ("result", "results")
+    nothing_found = shape.keys.get("success") is True and shape.arrays.get(found) == set()
+    return nothing_found or any(_is_package(keys_at(shape, *path)) for path in (found, ("result",), ()))
+
+
 def _is_package(keys: set[str]) -> bool:
     return {"id", "metadata_modified"} <= keys or {"id", "name", "resources", "title"} <= keys
 
@@ -65,7 +70,15 @@ CKAN: Final = Dialect(
     arrays={("result", "results"): "asset", ("result",): "asset", (): "asset"},
     wire=Package,
     asset=_asset,
-    fits=lambda shape: any(_is_package(keys_at(shape, *path)) for path in (("result", "results"), ("result",), ())),
+    mapping={
+        "key": "id",
+        "source_key": "the host of the header's help, of url, of an extra, --domain",
+        "name": "title, name",
+        "description": "notes",
+        "url": "https://<domain>/dataset/<name>, url",
+        "updated_at": "metadata_modified",
+    },
+    fits=_fits,
     portal=_portal,
     provider="ckan",
 )

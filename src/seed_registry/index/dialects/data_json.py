@@ -47,6 +47,14 @@ DATA_JSON: Final = Dialect(
     arrays={("dataset",): "asset", (): "asset"},
     wire=Dataset,
     asset=_asset,
+    mapping={
+        "key": "the 4x4 id in identifier or landingPage, identifier",
+        "source_key": "the host of the header's @id, of landingPage, of identifier, --domain",
+        "name": "title",
+        "description": "description",
+        "url": "landingPage",
+        "updated_at": "modified",
+    },
     fits=lambda shape: (
         (not shape.lines and shape.keys.get("dataset") == "array")
         or {"identifier", "title"} <= keys_at(shape)

@@ -47,6 +47,7 @@ class Dialect(Struct, frozen=True):
         arrays: where records are in a document, and their kind.
         wire: the Struct that a record is decoded to.
         asset, source: from the wire Struct to fields; None for what only looks like a record and is none.
+        mapping: what `asset` does, in words, for people: where each field comes from.
         fits: whether a shape looks like this dialect.
         lists_sources: whether an index of this dialect lists its sources itself.
         kind_of: for lines, which kind a record is; None where it is neither.
@@ -61,6 +62,7 @@ class Dialect(Struct, frozen=True):
     arrays: Mapping[Path, str]
     wire: type[Struct]
     asset: Callable[[Any, Portal], Fields | None]
+    mapping: Mapping[str, str]
     fits: Callable[[Shape], bool]
     source: Callable[[Any], Fields] | None = None
     lists_sources: bool = False
@@ -99,6 +101,13 @@ def socrata_id(text: Any) -> str | None:
     for part in reversed(re.split(r"[/?#.]", text.strip())):
         if _SOCRATA_ID.fullmatch(part):
             return part
+    return None
+
+
+def page(source: Any, path: str, key: Any) -> str | None:
+    """The page of a dataset on its portal, where both are known."""
+    if isinstance(source, str) and isinstance(key, str) and source.strip() and key.strip():
+        return f"https://{source.strip().lower()}/{path}/{key.strip()}"
     return None
 
 

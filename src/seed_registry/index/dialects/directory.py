@@ -8,7 +8,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from seed_registry.index.detecting import Shape
-from seed_registry.index.dialects.declaring import Dialect, Fields, Portal, first, host_of
+from seed_registry.index.dialects.declaring import Dialect, Fields, Portal, first, host_of, page
 
 
 class DirectoryRecord(Struct, gc=False):
@@ -25,7 +25,7 @@ class DirectoryRecord(Struct, gc=False):
 
 def _asset(record: DirectoryRecord, portal: Portal) -> Fields:
     source = first(record.domain, portal.header, host_of(record.permalink), host_of(record.resource_url), portal.domain)
-    url = record.permalink or (f"https://{source}/d/{record.id}" if isinstance(source, str) and record.id else None)
+    url = first(record.permalink, page(source, "d", record.id))
     return Fields(record.id, source, record.name, record.description, url, record.updatedAt)
 
 
@@ -51,6 +51,14 @@ DIRECTORY: Final = Dialect(
     arrays={("datasets",): "asset", ("kept",): "asset", (): "asset"},
     wire=DirectoryRecord,
     asset=_asset,
+    mapping={
+        "key": "id",
+        "source_key": "domain, the header's domain, the host of permalink or resource_url, --domain",
+        "name": "name",
+        "description": "description",
+        "url": "permalink, https://<domain>/d/<id>",
+        "updated_at": "updatedAt",
+    },
     fits=_fits,
     portal=_portal,
     declared={("datasets",): "totalCount", ("kept",): "keptCount"},

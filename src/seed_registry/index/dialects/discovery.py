@@ -63,5 +63,13 @@ DISCOVERY: Final = Dialect(
     arrays={("results",): "asset", (): "asset"},
     wire=Result,
     asset=_asset,
+    mapping={
+        "key": "resource.id",
+        "source_key": "metadata.domain, --domain",
+        "name": "resource.name",
+        "description": "resource.description",
+        "url": "permalink",
+        "updated_at": "resource.updatedAt, resource.data_updated_at",
+    },
     fits=_fits,
 )

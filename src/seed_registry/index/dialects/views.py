@@ -7,7 +7,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from seed_registry.index.detecting import Shape
-from seed_registry.index.dialects.declaring import Dialect, Fields, Portal, first, keys_at, moment
+from seed_registry.index.dialects.declaring import Dialect, Fields, Portal, first, keys_at, moment, page
 
 
 class View(Struct, gc=False):
@@ -26,7 +26,7 @@ def _asset(view: View, portal: Portal) -> Fields:
         portal.domain,
         view.name,
         view.description,
-        f"https://{portal.domain.lower()}/d/{view.id}" if portal.domain else None,
+        page(portal.domain, "d", view.id),
         moment(first(view.rowsUpdatedAt, view.viewLastModified)),
     )
 
@@ -45,6 +45,14 @@ VIEWS: Final = Dialect(
     arrays={(): "asset"},
     wire=View,
     asset=_asset,
+    mapping={
+        "key": "id",
+        "source_key": "--domain",
+        "name": "name",
+        "description": "description",
+        "url": "https://<domain>/d/<id>",
+        "updated_at": "rowsUpdatedAt, viewLastModified (seconds since 1970)",
+    },
     fits=lambda shape: _is_view(keys_at(shape)) or _whole(shape),
     needs_domain=True,
     whole=_whole,
