@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
 import random
 import string
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,8 @@ WHOLE: dict[tuple[str, ...], str] = {(): "asset"}
 NO_LIMIT = 16 << 20
 STYLES: dict[str, dict[str, Any]] = {"minified": {"separators": (",", ":")}, "python": {}, "pretty": {"indent": 2}}
 WHITE_SPACE = ["", "", " ", "\n", "\r\n\t", "\n    "]
+# CI runs these properties on more examples than everybody's `make test` does.
+SCALE = int(os.environ.get("EXAMPLES_SCALE", "1"))
 
 # Text made of what could mislead a scanner: brackets, quotes, backslash runs, and what JSON writes as an escape.
 misleading = st.text(st.sampled_from('[]{}",:\\/ u0é€😀\n\t\0ab'), max_size=12)
@@ -160,13 +163,13 @@ def check(data: bytes, records: list[RawRecord], framer: DocumentFramer, arrays:
 @given(document(), places)
 @example(b'{"assets":["\\\\",{"\\"]":"}"}]}', [0.3])
 @example(b'{"assets":[],"assets":[ ],"sources":[[],{},""]}', [0.5])
-@settings(untimed, max_examples=150)
+@settings(untimed, max_examples=150 * SCALE)
 def test_records_are_the_elements_of_the_arrays_wherever_the_chunks_are_cut(data: bytes, where: list[float]) -> None:
     check(data, *framed(cut(data, where)))
 
 
 @given(document())
-@settings(untimed, max_examples=80)
+@settings(untimed, max_examples=80 * SCALE)
 def test_one_byte_at_a_time_gives_the_same_as_everything_at_once(data: bytes) -> None:
     slow, slow_framer = framed(in_pieces(data, 1))
     fast, fast_framer = framed([data])
@@ -176,13 +179,13 @@ def test_one_byte_at_a_time_gives_the_same_as_everything_at_once(data: bytes) ->
 
 
 @given(document(elements), places)
-@settings(untimed, max_examples=100)
+@settings(untimed, max_examples=100 * SCALE)
 def test_a_document_may_be_the_array_itself(data: bytes, where: list[float]) -> None:
     check(data, *framed(cut(data, where), WHOLE), WHOLE)
 
 
 @given(document(), places)
-@settings(untimed, max_examples=80)
+@settings(untimed, max_examples=80 * SCALE)
 def test_records_are_what_ijson_finds(data: bytes, where: list[float]) -> None:
     expected = list(ijson.items(io.BytesIO(data), "assets.item", use_float=True))
     records, _ = framed(cut(data, where))

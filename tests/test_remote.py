@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import httpx
 import pytest
 
 from seed_registry.bench.workloads import Workload, generate
@@ -292,6 +293,15 @@ async def test_too_much_and_too_long_are_refused(server: Server, monkeypatch: py
     assert "not read in" in await refused(server.url())
 
 
+async def test_a_redirect_never_leaves_https() -> None:
+    answer = httpx.Response(302, headers={"Location": "http://data.org/a"})
+    with (
+        httpx.Client(transport=httpx.MockTransport(lambda _: answer)) as client,
+        pytest.raises(remote._Refused, match="from https to http"),
+    ):
+        remote._Download("https://data.org/a", bool)._ask(client)
+
+
 # closing
 
 CANCELLED = """
@@ -310,7 +320,9 @@ anyio.run(main)
 @pytest.mark.parametrize("after", [0, 10, 100_000])
 async def test_waiting_for_a_silent_server_can_be_cancelled_and_the_process_ends(server: Server, after: int) -> None:
     server.answers = [silent(after)]
-    done = subprocess.run(  # noqa: ASYNC221  # nothing else runs in this loop[sys.executable, "-c", CANCELLED, server.url()], capture_output=True, timeout=20, check=False)
+    done = subprocess.run(  # noqa: ASYNC221  # nothing else runs in this loop
+        [sys.executable, "-c", CANCELLED, server.url()], capture_output=True, timeout=20, check=False
+    )
     assert (done.stdout, done.returncode, done.stderr) == (b"cancelled True\n", 0, b"")
 
 
@@ -326,6 +338,21 @@ async def test_a_read_ends_when_another_thread_closes(
         file.readinto(memoryview(bytearray(10)))
 
 
+async def test_closing_ends_the_thread_that_waits_for_a_busy_server(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "MAX_RETRY_AFTER_SECONDS", DEADLINE)
+    server.answers = [failing(503, Retry_After=3600)]
+    before = set(threading.enumerate())
+    file = RemoteFile(server.url())
+    threading.Timer(0.2, file.close).start()
+    with pytest.raises(OSError, match="closed"):
+        file.readinto(memoryview(bytearray(10)))
+    for thread in set(threading.enumerate()) - before:
+        thread.join(DEADLINE / 6)
+        assert not thread.is_alive()
+
+
 # fsspec
 
 
@@ -338,7 +365,15 @@ async def test_other_schemes_are_read_through_fsspec(tmp_path: Path) -> None:
         assert index.size == len(INDEX)
 
 
-@pytest.mark.parametrize("url", ["memory://nothing", "file:///no/such", "nosuch://alice:hunter2@x/y?token=tok3n"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "memory://nothing",
+        "file:///no/such",
+        "nosuch://alice:hunter2@x/y?token=tok3n",
+        "memory://alice:hunter2@x/y?token=tok3n",
+    ],
+)
 async def test_what_fsspec_cannot_read_is_refused(url: str) -> None:
     assert "cannot be read" in await refused(url)
 

@@ -23,9 +23,11 @@ from seed_registry.errors import (
     VerificationFailed,
 )
 from seed_registry.escaping import printable
-from seed_registry.index.finding import find, require
+from seed_registry.index.dialects.declaring import Dialect
+from seed_registry.index.finding import find, is_url, require
 from seed_registry.index.reading import IndexReader, read_index
 from seed_registry.index.rejects import RejectsFile
+from seed_registry.index.remote import shown
 from seed_registry.registry import embedded
 from seed_registry.report import (
     AssetCounts,
@@ -83,7 +85,13 @@ class _Run:
         self._parts: list[IndexReport] = []
         self._source_ids: dict[str, dict[str, Any]] = {}  # of all sources met, by provider and key
         self._known_ids: dict[str, dict[str, Any]] = {}  # with those of the cache
-        progress.tell("info", "run_started", run_id=self.id, indexes=list(indexes), dry_run=settings.dry_run)
+        progress.tell(
+            "info",
+            "run_started",
+            run_id=self.id,
+            indexes=[_shown(index) for index in indexes],
+            dry_run=settings.dry_run,
+        )
         progress.began(self._tally)
 
     async def load(self, registry: Registry) -> Report:
@@ -127,39 +135,43 @@ class _Run:
 
     async def _load_index(self, index: str, registry: Registry, account: Account) -> None:
         """One index; if others are to be loaded all the same, its failure is kept for the report."""
-        tally = self._tally
-        before = replace(tally.sources), replace(tally.assets), tally.bytes_read
+        tally, name = self._tally, _shown(index)
+        before = replace(tally, sources=replace(tally.sources), assets=replace(tally.assets))
         salt = registry.tables.salt if registry.tables else ""
-        reader: IndexReader | None = None
+        dialect: Dialect | None = None
         error = None
         try:
             async with read_index(index, self._settings, salt=salt) as reader:
-                tally.index, tally.index_bytes, tally.index_position = reader.name, reader.size, 0
                 dialect = reader.dialect
-                self._progress.tell("info", "index_opened", index=index, dialect=dialect.name, bytes=reader.size)
-                book = self._book(registry, dialect.provider)
-                try:
-                    await pipeline.run(reader, self._settings, account, book, registry.open_writer)
-                finally:
-                    met = {key: book.ids[key] for key in book.met}
-                    self._source_ids.setdefault(dialect.provider, {}).update(met)
+                await self._load_open(name, reader, registry, account)
         except (IndexBroken, IndexNotUnderstood, IndexUnreadable) as exc:
             if not self._settings.keep_going or len(self._indexes) == 1:
                 raise
             error = str(exc)
-            self._progress.tell("error", "index_failed", index=index, reason=error)
+            self._progress.tell("error", "index_failed", index=name, reason=error)
         part = IndexReport(
-            index=_encodable(index),
-            dialect=reader.dialect.name if reader else "",
-            provider=reader.dialect.provider if reader else "",
-            bytes_read=tally.bytes_read - before[2],
-            sources=msgspec.convert(tally.sources.since(before[0]), SourceCounts, from_attributes=True),
-            assets=msgspec.convert(tally.assets.since(before[1]), AssetCounts, from_attributes=True),
+            index=name,
+            dialect=dialect.name if dialect else "",
+            provider=dialect.provider if dialect else "",
+            bytes_read=tally.bytes_read - before.bytes_read,
+            sources=msgspec.convert(tally.sources.since(before.sources), SourceCounts, from_attributes=True),
+            assets=msgspec.convert(tally.assets.since(before.assets), AssetCounts, from_attributes=True),
             error=error,
         )
         self._parts.append(part)
         facts = {"sources": msgspec.to_builtins(part.sources), "assets": msgspec.to_builtins(part.assets)}
-        self._progress.tell("info", "index_finished", index=index, **facts)
+        self._progress.tell("info", "index_finished", index=name, **facts)
+
+    async def _load_open(self, name: str, reader: IndexReader, registry: Registry, account: Account) -> None:
+        tally, dialect = self._tally, reader.dialect
+        tally.index, tally.index_bytes, tally.index_position = reader.name, reader.size, 0
+        self._progress.tell("info", "index_opened", index=name, dialect=dialect.name, bytes=reader.size)
+        book = self._book(registry, dialect.provider)
+        try:
+            await pipeline.run(reader, self._settings, account, book, registry.open_writer)
+        finally:
+            met = {key: book.ids[key] for key in book.met}
+            self._source_ids.setdefault(dialect.provider, {}).update(met)
 
     def _book(self, registry: Registry, provider: str) -> SourceBook:
         ids = self._known_ids.setdefault(provider, {})
@@ -178,7 +190,7 @@ class _Run:
             self._progress.tell("info", f"{table}_loaded", **_facts(counts), seconds=round(seconds, 3))
         return Report(
             run_id=self.id,
-            indexes=[_encodable(index) for index in self._indexes],
+            indexes=[_shown(index) for index in self._indexes],
             dialect=", ".join(dict.fromkeys(part.dialect for part in parts if part.dialect)),
             provider=", ".join(dict.fromkeys(part.provider for part in parts if part.provider)),
             dry_run=self._settings.dry_run,
@@ -215,6 +227,11 @@ def _rejects_path(settings: Settings, run_id: str) -> Path:
     if settings.rejects is not None:
         return Path(settings.rejects)
     return embedded.make_home_directory() / "rejects" / f"{run_id}.ndjson"
+
+
+def _shown(index: str) -> str:
+    """An index as logs and reports may name it: a URL without its secrets."""
+    return shown(index) if is_url(index) else _encodable(index)
 
 
 def _encodable(path: str) -> str:

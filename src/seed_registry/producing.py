@@ -167,11 +167,13 @@ class Producer:
         derive = self._settings.derive_sources or not self._reader.dialect.lists_sources or not self._listed
         if self._parked.count:
             self._account.progress.tell("info", "loading_parked", index=self._index, assets=self._parked.count)
+        self._unrouted += self._parked.count
         parked = self._parked.take_all()
         while group := [self._reader.decode(raw) for raw in islice(parked, self._settings.batch_size)]:
             if derive:
                 await self._book.derive(record for record in group if type(record) is Asset)
             for record in group:
+                self._unrouted -= 1
                 if type(record) is Reject:
                     self._account.reject(self._index, record)
                 elif type(record) is Asset and (derive or record.source_key in self._listed):

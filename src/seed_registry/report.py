@@ -92,15 +92,9 @@ class SourceCounts(Struct, frozen=True):
     rejected: int = 0
 
 
-class AssetCounts(Struct, frozen=True):
+class AssetCounts(SourceCounts, frozen=True):
     """The `assets` of a report."""
 
-    read: int = 0
-    inserted: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    duplicate: int = 0
-    rejected: int = 0
     missing_source: int = 0
     resumed: int = 0
 

@@ -48,8 +48,7 @@ class ParkedAssets:
             StorageFailed: there is no room for it.
         """
         if self._file is None:
-            # It has no name: whatever happens to the process, nothing is left behind.
-            self._file = tempfile.SpooledTemporaryFile(_SPOOL_MEMORY_BYTES)  # noqa: SIM115  # closed by close()
+            self._file = _temporary_file()
             self._filter = bytearray(_FILTER_BITS >> 3)
         bit = key_hash % _FILTER_BITS
         self._filter[bit >> 3] |= 1 << (bit & 7)
@@ -116,7 +115,7 @@ class DistinctHashes:
 
     def _spill(self) -> None:
         if self._file is None:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed by close()
+            self._file = _temporary_file()
         self._file.seek(0, 2)
         for part in self._parts:
             _append(self._file, part.tobytes())
@@ -125,10 +124,23 @@ class DistinctHashes:
         self._held = 0
 
 
+def _temporary_file() -> IO[bytes]:
+    """A file without a name: whatever happens to the process, nothing of it is left behind."""
+    try:
+        return tempfile.SpooledTemporaryFile(_SPOOL_MEMORY_BYTES)
+    except OSError as exc:
+        raise _no_room(exc) from exc
+
+
 def _append(file: IO[bytes], data: bytes) -> None:
     try:
         file.write(data)
     except OSError as exc:
-        raise StorageFailed(
-            f"a temporary file in {tempfile.gettempdir()} cannot be written: {exc.strerror}; set TMPDIR"
-        ) from exc
+        raise _no_room(exc) from exc
+
+
+def _no_room(exc: OSError) -> StorageFailed:
+    place = tempfile.gettempdir()
+    return StorageFailed(
+        f"a temporary file in {place} cannot be written: {exc.strerror}; name another place with TMPDIR"
+    )

@@ -67,7 +67,7 @@ def is_url(name: str) -> bool:
 
 def _meant(name: str) -> Iterator[str]:
     # os.path's questions have an answer for names that no file can have, and where nobody may look: no.
-    if name == "-" or is_url(name):
+    if name == "-" or is_url(name) or "\0" in name:
         yield name
     elif os.path.isdir(name):  # noqa: PTH112
         try:

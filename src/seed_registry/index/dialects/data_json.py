@@ -21,7 +21,7 @@ class Dataset(Struct, gc=False):
 
 def _asset(dataset: Dataset, portal: Portal) -> Fields | None:
     identifier = _plain(dataset.identifier)
-    if isinstance(identifier, str) and identifier.rstrip("/").endswith("/data.json"):
+    if isinstance(identifier, str) and identifier.strip().rstrip("/").endswith("/data.json"):
         return None  # the catalogue's own row
     return Fields(
         first(socrata_id(identifier), socrata_id(dataset.landingPage), identifier),
