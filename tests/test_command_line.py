@@ -158,8 +158,11 @@ def test_logs_are_json_lines_on_stderr_and_tell_the_whole_load(
     logs = [json.loads(line) for line in done.err.splitlines()]
     assert all({"event", "level", "timestamp"} <= set(log) for log in logs)
     events = [log["event"] for log in logs]
-    assert events == ["run_started", "index_opened", "sources_loaded", "assets_loaded", "run_finished"]
-    assert (logs[3]["processed"], logs[3]["inserted"], logs[3]["updated"], logs[3]["skipped"]) == (2, 2, 0, 0)
+    assert events == [
+        "run_started", "index_opened", "index_finished", "sources_loaded", "assets_loaded", "run_finished",
+    ]  # fmt: skip
+    assert (logs[2]["index"], logs[2]["assets"]["inserted"], logs[2]["sources"]["inserted"]) == (index, 2, 1)
+    assert (logs[4]["processed"], logs[4]["inserted"], logs[4]["updated"], logs[4]["skipped"]) == (2, 2, 0, 0)
     verbose = command("load", index, "--verbose", url=database_url)
     assert {"batch_merged", "sources_merged"} <= {json.loads(line)["event"] for line in verbose.err.splitlines()}
 
@@ -218,6 +221,111 @@ def test_an_index_whose_name_is_not_utf8_is_loaded_and_reported(
     assert counts(database_url) == (1, 2)
 
 
+# Several indexes
+
+
+def several(tmp_path: Path) -> list[str]:
+    return [written(tmp_path / f"{name}.json", document(f"{name}-0001", f"{name}-0002")) for name in "abc"]
+
+
+def test_several_indexes_are_told_one_by_one_in_json(
+    command: Command, database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    paths = several(tmp_path)
+    done = command("load", "--json", *paths, url=database_url)
+    assert done.code == 0
+    report = json.loads(done.out)
+    assert list(report) == [*REPORT[""].split(), "per_index"]
+    for part, path in zip(report["per_index"], paths, strict=True):
+        assert list(part) == ["index", "dialect", "provider", "bytes_read", "sources", "assets", "error"]
+        assert (part["index"], part["error"], part["assets"]["inserted"]) == (path, None, 2)
+        assert list(part["assets"]) == REPORT["assets"].split()
+    finished = [json.loads(line) for line in done.err.splitlines() if "index_finished" in line]
+    assert [log["index"] for log in finished] == paths
+
+
+def test_a_list_names_indexes_patterns_and_directories_behind_those_of_the_arguments(
+    command: Command, database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    several(tmp_path)
+    (tmp_path / "directory").mkdir()
+    written(tmp_path / "directory/d.ndjson", document("d-0001"))
+    (tmp_path / "list.txt").write_text("# the rest\n\n[b-y].json\n  directory\n")
+    done = command("load", "a.json", "--indexes-from", "list.txt", "--json", url=database_url)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["indexes"] == ["a.json", "b.json", "c.json", "directory/d.ndjson"]
+    assert counts(database_url) == (1, 7)
+    done = command("load", "--indexes-from", "list.txt", "--json", url=database_url, env={"INDEX_PATH": "a.json"})
+    assert json.loads(done.out)["indexes"] == ["b.json", "c.json", "directory/d.ndjson"]
+
+
+def test_a_list_that_is_missing_or_names_nothing_is_an_error_and_the_default_index_is_let_alone(
+    command: Command, database_url: DatabaseUrl, tmp_path: Path, index: str
+) -> None:
+    (line,) = failed(command("load", "--indexes-from", "list.txt", url=database_url, env={"INDEX_PATH": index}))
+    assert line == "error: the list of indexes list.txt cannot be read: No such file or directory"
+    (tmp_path / "list.txt").write_text("# nothing\n")
+    (line,) = failed(command("load", "--indexes-from", "list.txt", url=database_url, env={"INDEX_PATH": index}))
+    assert line == "error: the list of indexes list.txt names none"
+    assert counts(database_url) == (0, 0)
+
+
+@pytest.mark.parametrize("form", [["--json"], []])
+def test_keep_going_loads_the_others_prints_the_report_and_exits_with_1(
+    command: Command, database_url: DatabaseUrl, tmp_path: Path, form: list[str]
+) -> None:
+    first, second, third = several(tmp_path)
+    Path(second).write_bytes(b"no index")
+    done = command("load", first, second, "missing.json", third, "--keep-going", *form, url=database_url)
+    assert done.code == 1
+    errors = [line for line in done.err.splitlines() if not line.startswith("{")]
+    assert errors == [f"error: 2 of 4 indexes failed: {second}, missing.json; the others are loaded"]
+    logs = [json.loads(line) for line in done.err.splitlines() if line.startswith("{")]
+    bad = [log for log in logs if log["event"] == "index_failed"]
+    assert [(log["index"], log["level"]) for log in bad] == [(second, "error"), ("missing.json", "error")]
+    assert "is not JSON at all" in bad[0]["reason"]
+    assert counts(database_url) == (1, 4)
+    if form:
+        report = json.loads(done.out)
+        assert [bool(part["error"]) for part in report["per_index"]] == [False, True, True, False]
+        assert (report["assets"]["inserted"], report["verification"]["passed"]) == (4, True)
+    else:
+        rows = {line.split()[0]: line.split()[1:] for line in done.out.splitlines() if line.split()}
+        assert rows["assets"][:2] == ["4", "4"]
+
+
+def test_without_keep_going_the_first_bad_index_ends_the_load(
+    command: Command, database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    first, second, third = several(tmp_path)
+    Path(second).write_bytes(b"no index")
+    (line,) = failed(command("load", first, second, third, url=database_url))
+    assert line.startswith(f"error: {second} is not JSON at all")
+    assert counts(database_url) == (1, 2)
+
+
+def test_one_bad_index_is_an_error_also_with_keep_going(
+    command: Command, database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    path = written(tmp_path / "bad.json", b"no index")
+    (line,) = failed(command("load", path, "--keep-going", url=database_url))
+    assert line.startswith(f"error: {path} is not JSON at all")
+
+
+def test_an_index_that_does_not_tell_its_portal_is_an_error_that_says_how_to_name_it(
+    command: Command, database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    path = written(tmp_path / "views.json", [{"id": "abcd-2345", "columns": []}])
+    lines = failed(command("load", path, url=database_url))
+    assert lines == [
+        f"error: {path}: records of the dialect views do not tell their portal",
+        "       name it with --domain data.example.org",
+    ]
+    assert counts(database_url) == (0, 0)
+    assert command("load", path, "--domain", A, url=database_url).code == 0
+    assert counts(database_url) == (1, 1)
+
+
 # What goes wrong
 
 
@@ -244,7 +352,12 @@ def test_a_file_that_is_no_index_is_named_with_the_reason_and_nothing_is_written
         assert str(path) in lines[0]
         assert said in lines[0]
     (line,) = failed(command("load", tmp_path / "directory", url=database_url))
-    assert line == f"error: {tmp_path / 'directory'} is a directory, not an index file"
+    assert line == f"error: {tmp_path / 'directory'} is a directory without index files (*.json, *.jsonl, *.ndjson)"
+    (line,) = failed(command("load", tmp_path / "*.txt", url=database_url))
+    assert line == f"error: {tmp_path / '*.txt'} matches no file (looked in {tmp_path})"
+    for name in ("x" * 300, tmp_path / "index.json" / "below"):
+        (line,) = failed(command("load", name, url=database_url))
+        assert line.startswith(f"error: {name}")
     assert counts(database_url) == (0, 0)
 
 

@@ -87,6 +87,22 @@ def test_arrays_are_known_by_path_with_the_keys_of_their_elements() -> None:
     assert looked(b'[1, {"x": 1}]').arrays == {(): {"x"}}
 
 
+def test_an_array_below_an_object_is_known_with_the_scalars_beside_and_above_it() -> None:
+    shape = looked(
+        b'{"success": true, "result": {"count": 1, "results": [{"id": "k", "extras": [{"key": 1}]}]}, "help": "h"}'
+    )
+    assert shape.keys == {"success": True, "result": "object", "help": "h"}
+    assert shape.arrays == {("result", "results"): {"id", "extras"}}
+    empty = looked(b'{"success": true, "result": {"count": 0, "results": []}}')
+    assert empty.arrays == {("result", "results"): set()}
+
+
+def test_an_array_in_a_record_that_is_a_document_is_known_by_its_own_name() -> None:
+    shape = looked(b'{"id": "abcd-2345", "columns": [{"id": 1, "name": "x"}]}')
+    assert (shape.single, shape.keys["columns"], shape.arrays) == (True, "array", {("columns",): {"id", "name"}})
+    assert looked(b'{"id": 1, "columns": []}\n{"id": 2}').arrays == {}, "lines have no arrays"
+
+
 def test_a_document_cut_by_the_heads_end_is_known_as_far_as_it_goes() -> None:
     shape = looked(b'{"n": 1, "assets": [' + (LINE + b",") * 5000 + LINE + b"]}")
     assert not shape.lines

@@ -22,7 +22,9 @@ from unittest.mock import patch
 
 import anyio
 import asyncpg
+import msgspec
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -33,6 +35,7 @@ from seed_registry.bench.workloads import Workload, expected, generate
 from seed_registry.errors import (
     DatabaseUnavailable,
     IndexBroken,
+    IndexesFailed,
     IndexNotUnderstood,
     IndexUnreadable,
     SchemaMismatch,
@@ -354,6 +357,386 @@ async def test_an_index_is_committed_whole_before_the_next_one_turns_out_to_be_n
     with pytest.raises(IndexNotUnderstood, match="PNG"):
         await load(database_url, good, index(b"\x89PNG\r\n\x1a\n" + bytes(100), "image.png"), batch_size=5)
     assert len(await keys(database_url)) == 50
+
+
+# Several indexes
+
+
+def summed(report: Report) -> Report:
+    """The parts of a report are the whole."""
+    assert [part.index for part in report.per_index] == report.indexes
+    for table in ("sources", "assets"):
+        for name in getattr(report, table).__struct_fields__:
+            parts = sum(getattr(getattr(part, table), name) for part in report.per_index)
+            assert parts == getattr(getattr(report, table), name), f"{table} {name}"
+    assert sum(part.bytes_read for part in report.per_index) == report.bytes_read
+    return report
+
+
+def three(index: Index) -> list[str]:
+    page = {"resource": {"id": "bbbb-0001"}, "metadata": {"domain": B}}
+    package = {"id": "cccc-0001", "name": "c", "metadata_modified": "never", "url": f"https://{C}/x"}
+    return [
+        index(lines(source(A), asset("aaaa-0001"), asset("aaaa-0001"), b"{}", asset("aaaa-0002", B)), "1.ndjson"),
+        index({"results": [page, page]}, "2.json"),
+        index([package], "3.json"),
+    ]
+
+
+@pytest.mark.anyio
+async def test_the_report_of_several_indexes_tells_what_became_of_each_and_their_sum_is_the_whole(
+    database_url: DatabaseUrl, index: Index
+) -> None:
+    paths = three(index)
+    told = Told()
+    report = summed(await load(database_url, *paths, progress=told))
+    first, second, third = report.per_index
+    assert first.assets == AssetCounts(read=4, inserted=1, duplicate=1, rejected=1, missing_source=1)
+    assert first.sources == SourceCounts(read=1, inserted=1)
+    assert second.assets == AssetCounts(read=2, inserted=1, duplicate=1)
+    assert third.assets == AssetCounts(read=1, inserted=1)
+    assert [part.dialect for part in report.per_index] == ["seed", "discovery", "ckan"]
+    assert [part.provider for part in report.per_index] == ["socrata", "socrata", "ckan"]
+    assert [part.error for part in report.per_index] == [None] * 3
+    assert (report.dialect, report.provider) == ("seed, discovery, ckan", "socrata, ckan")
+    assert [fields["index"] for fields in told.of("index_finished")] == paths
+    again = summed(await load(database_url, *reversed(paths)))
+    assert again.per_index[0].assets == AssetCounts(read=1, unchanged=1)
+    assert again.sources == SourceCounts(read=3, unchanged=3)
+
+
+@pytest.mark.anyio
+async def test_the_report_of_one_index_has_no_parts(database_url: DatabaseUrl, index: Index) -> None:
+    report = await load(database_url, index(lines(source(), asset("aaaa-0001"))))
+    assert report.per_index == []
+    assert b"per_index" not in msgspec.json.encode(report)
+    assert b"per_index" in msgspec.json.encode(await load(database_url, *three(index)))
+
+
+@pytest.mark.anyio
+async def test_a_portal_of_two_providers_is_a_source_of_each(database_url: DatabaseUrl, index: Index) -> None:
+    views = index([{"id": "abcd-2345", "name": "View", "columns": []}], "views.json")
+    packages = index([{"id": "k-1", "name": "package", "metadata_modified": "2024-01-01"}], "packages.json")
+    report = summed(await load(database_url, views, packages, domain=A))
+    assert report.sources == SourceCounts(read=2, inserted=2)
+    query = """
+        select asset_key, provider, source_key, asset.url from registry.assets as asset
+        join registry.sources as source on source.id = asset.source_id order by 1
+    """
+    assert await ask(database_url, query) == [
+        ("abcd-2345", "socrata", A, f"https://{A}/d/abcd-2345"),
+        ("k-1", "ckan", A, f"https://{A}/dataset/package"),
+    ]
+
+
+@pytest.mark.anyio
+async def test_patterns_and_directories_load_the_files_that_they_mean(
+    database_url: DatabaseUrl, index: Index, tmp_path: Path
+) -> None:
+    (tmp_path / "more").mkdir()
+    paths = [
+        index(lines(source(), asset(f"aaaa-{number:04}")), name)
+        for number, name in enumerate(["p2.ndjson", "p1.ndjson", "more/b.json", "more/a.jsonl", "more/no.txt"])
+    ]
+    second, first, b, a, _ = paths
+    report = await load(database_url, str(tmp_path / "p?.ndjson"), str(tmp_path / "more"))
+    assert report.indexes == [first, second, a, b]
+    assert summed(report).assets.inserted == 4
+    assert await keys(database_url) == [f"aaaa-{number:04}" for number in range(4)]
+
+
+BAD_INDEXES: dict[str, tuple[bytes | None, str, int]] = {  # content, what is said of it, what is loaded of it
+    "no such file": (None, "no such file", 0),
+    "empty": (b"", "is empty", 0),
+    "no index": (b"\x89PNG\r\n\x1a\n" + bytes(100), "PNG", 0),
+    "of an unknown shape": (b'{"features": [{"x": 1}]}', "no dialect knows; it has features", 0),
+    "without a domain": (b'[{"id": "abcd-2345", "columns": []}]', "--domain", 0),
+    "cut off": (
+        json.dumps({"sources": [source()], "assets": [asset("bad-0001"), asset("bad-0002")]}).encode()[:-9],
+        "cut off",
+        1,
+    ),
+    "cut off before its sources": (
+        json.dumps({"assets": [asset("bad-0001")]}).encode()[:-1] + b', "sources": [',
+        "cut off",
+        0,
+    ),
+    "damaged": (gzip.compress(Random(1).randbytes(500))[:-9], "damaged", 0),
+    "with too many sources": (
+        lines(*(source(f"{number}.example") for number in range(9)), asset("bad-0001", "1.example")),
+        "--max-sources",
+        0,
+    ),
+    "with too many derived sources": (
+        json.dumps({"assets": [asset(f"bad-{number:04}", f"{number}.example") for number in range(9)]}).encode(),
+        "--max-sources",
+        0,
+    ),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("content", "said", "loaded"), BAD_INDEXES.values(), ids=BAD_INDEXES)
+async def test_with_keep_going_a_bad_index_is_told_with_the_report_and_the_others_are_loaded(
+    database_url: DatabaseUrl, index: Index, tmp_path: Path, content: bytes | None, said: str, loaded: int
+) -> None:
+    good, last = (
+        index(lines(source(), asset(f"{name}-0001"), asset(f"{name}-0002")), f"{name}.ndjson")
+        for name in ("good", "last")
+    )
+    bad = str(tmp_path / "bad.json") if content is None else index(content, "bad.json")
+    told = Told()
+    with pytest.raises(IndexesFailed) as raised:
+        await load(database_url, good, bad, last, keep_going=True, max_sources=5, progress=told)
+    assert raised.value.exit_code == 1
+    assert str(raised.value) == f"1 of 3 indexes failed: {bad}; the others are loaded"
+    report = summed(conserved(raised.value.report))
+    assert report.verification
+    assert report.verification.passed
+    assert [part.error is None for part in report.per_index] == [True, False, True]
+    assert said in (report.per_index[1].error or "")
+    assert [fields["index"] for fields in told.of("index_failed")] == [bad]
+    assert told.of("index_failed")[0]["reason"] == report.per_index[1].error
+    found = await keys(database_url)
+    assert [key for key in found if not key.startswith("bad")] == ["good-0001", "good-0002", "last-0001", "last-0002"]
+    assert len(found) == 4 + loaded == report.assets.inserted
+    await nothing_left(database_url)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("content", "said", "loaded"), BAD_INDEXES.values(), ids=BAD_INDEXES)
+async def test_without_keep_going_a_bad_index_ends_the_load(
+    database_url: DatabaseUrl, index: Index, tmp_path: Path, content: bytes | None, said: str, loaded: int
+) -> None:
+    good, last = (index(lines(source(), asset(f"{name}-0001")), f"{name}.ndjson") for name in ("good", "last"))
+    bad = str(tmp_path / "bad.json") if content is None else index(content, "bad.json")
+    with pytest.raises((IndexBroken, IndexNotUnderstood, IndexUnreadable)) as raised:
+        await load(database_url, good, bad, last, max_sources=5)
+    assert said in str(raised.value)
+    found = await keys(database_url)
+    assert [key for key in found if not key.startswith("bad")] == ([] if content is None else ["good-0001"])
+    assert len(found) == (0 if content is None else 1 + loaded), "a file that is not there ends it before it begins"
+    await nothing_left(database_url)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("content", "said", "loaded"), BAD_INDEXES.values(), ids=BAD_INDEXES)
+async def test_the_only_index_of_a_load_fails_it_also_with_keep_going(
+    database_url: DatabaseUrl, index: Index, tmp_path: Path, content: bytes | None, said: str, loaded: int
+) -> None:
+    bad = str(tmp_path / "bad.json") if content is None else index(content, "bad.json")
+    with pytest.raises((IndexBroken, IndexNotUnderstood, IndexUnreadable)) as raised:
+        await load(database_url, bad, keep_going=True, max_sources=5)
+    assert said in str(raised.value)
+    assert len(await keys(database_url)) == loaded
+
+
+@pytest.mark.anyio
+async def test_keep_going_changes_nothing_where_every_index_is_good(database_url: DatabaseUrl, index: Index) -> None:
+    report = summed(await load(database_url, *three(index), keep_going=True))
+    assert report.assets.inserted == 3
+
+
+@pytest.mark.anyio
+async def test_of_many_bad_indexes_the_first_five_are_named(database_url: DatabaseUrl, index: Index) -> None:
+    paths = [index(b"", f"{number}.json") for number in range(8)]
+    with pytest.raises(IndexesFailed) as raised:
+        await load(database_url, *paths, index(lines(source())), keep_going=True)
+    assert str(raised.value).startswith(f"8 of 9 indexes failed: {', '.join(paths[:5])} and 3 more;")
+
+
+@pytest.mark.anyio
+async def test_too_many_rejects_and_a_lost_database_end_a_load_that_keeps_going(
+    database_url: DatabaseUrl, index: Index
+) -> None:
+    paths = [index(lines(source(), b"{}", b"{}"), "1.ndjson"), index(lines(source(), asset("aaaa-0001")), "2.ndjson")]
+    with pytest.raises(TooManyRejects):
+        await load(database_url, *paths, keep_going=True, max_rejects=MaxRejects.parse("1"))
+    with pytest.raises(DatabaseUnavailable):
+        await load(DatabaseUrl("postgresql://nobody@127.0.0.1:1/nowhere"), *paths, keep_going=True)
+    assert await keys(database_url) == []
+
+
+@pytest.mark.anyio
+async def test_a_missing_file_is_told_before_the_database_is_asked(index: Index, home: Path, tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing.json")
+    for url in (DatabaseUrl("postgresql://nobody@127.0.0.1:1/nowhere"), None):
+        for paths in ([missing], [index(lines(source())), missing]):
+            with pytest.raises(IndexUnreadable, match=r"missing\.json: no such file"):
+                await load(url, *paths)
+    assert list(home.iterdir()) == [], "no embedded server was set up"
+
+
+# The same records in every container
+
+DIGEST = """
+    select md5(string_agg(md5(row(
+      asset_key, provider, source_key, source.name, source.url, asset.name, description, asset.url,
+      asset.updated_at, asset.raw)::text), '' order by asset_key collate "C")), count(*)
+    from registry.assets as asset join registry.sources as source on source.id = asset.source_id
+"""
+MANY = range(700)
+TEXT = "<p>caf\ufffd Ã©\r\n\u200b</p>  "
+SETS: dict[str, list[Json]] = {
+    "discovery": [
+        {"resource": {"id": f"k-{n}", "name": TEXT, "updatedAt": "2024-01-02"}, "metadata": {"domain": (A, B)[n % 2]}}
+        for n in MANY
+    ],
+    "directory": [{"id": f"k-{n}", "name": TEXT, "domain": A, "description": "   "} for n in MANY],
+    "views": [{"id": f"k-{n}", "name": TEXT, "rowsUpdatedAt": 1371737836 + n} for n in MANY],
+    "data-json": [
+        {
+            "identifier": f"https://{A}/{n}",
+            "title": TEXT,
+            "accessLevel": "public",
+            "modified": ("R/P1D", "2024-01-02")[n % 2],
+        }
+        for n in MANY
+    ],
+    "ckan": [
+        {"id": f"k-{n}", "name": f"n-{n}", "title": TEXT, "metadata_modified": "2024-01-02T03:04:05.678"} for n in MANY
+    ],
+}
+NESTED: dict[str, Callable[[list[Json]], Json]] = {
+    "discovery": lambda records: {"resultSetSize": 7, "results": records},
+    "directory": lambda records: {"datasets": records, "domain": A},
+    "data-json": lambda records: {"dataset": records, "@id": f"https://{A}/data.json"},
+    "ckan": lambda records: {"help": f"https://{A}/api/3", "success": True, "result": {"results": records}},
+}
+
+
+def containers(dialect: str, records: list[Json]) -> dict[str, bytes]:
+    def form(thing: Any, **options: Any) -> bytes:
+        return json.dumps(thing, **options).encode()
+
+    by_line = b"".join(form(record) + b"\n" for record in records)
+    found = {
+        "lines": by_line,
+        "lines with carriage returns and blanks": by_line.replace(b"\n", b"\r\n\r\n"),
+        "lines, packed with gzip": gzip.compress(by_line),
+        "lines, packed with zstd": zstandard.compress(by_line),
+        "array": form(records),
+        "array, pretty-printed, not ASCII": b"\xef\xbb\xbf" + form(records, indent="\t", ensure_ascii=False),
+    }
+    if dialect == "directory":
+        found = {name: data for name, data in found.items() if "lines" not in name}
+    if nest := NESTED.get(dialect):
+        found |= {
+            "document": form(nest(records)),
+            "document, pretty-printed": form(nest(records), indent=2),
+            "document, header last": form(dict(reversed(nest(records).items()))),
+            "document, packed with zstd": zstandard.compress(form(nest(records))),
+        }
+    if dialect == "ckan":
+        found["document, listed"] = form({"help": f"https://{A}/api/3", "result": records})
+    return found
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("dialect", SETS)
+async def test_the_same_records_in_every_container_give_the_same_table(
+    database_url: DatabaseUrl, index: Index, cli: Cli, dialect: str
+) -> None:
+    found = containers(dialect, SETS[dialect])
+    digests = {}
+    for name, data in found.items():
+        await ask(database_url, "truncate registry.sources, registry.assets")
+        report = await load(database_url, index(data, "index"), domain=A)
+        assert (report.dialect, report.assets) == (dialect, AssetCounts(read=700, inserted=700)), name
+        digests[name] = (await ask(database_url, DIGEST))[0]
+        again = await load(database_url, index(data, "index"), domain=A, full=True)
+        assert again.assets.unchanged == 700
+    await ask(database_url, "truncate registry.sources, registry.assets")
+    done = await asyncio.to_thread(
+        cli, "load", "-", "--domain", A, url=database_url, input=gzip.compress(found["array"])
+    )
+    assert done.returncode == 0, done.stderr
+    digests["stdin"] = (await ask(database_url, DIGEST))[0]
+    assert len(set(digests.values())) == 1, digests
+    assert digests["stdin"][1] == 700
+
+
+@pytest.mark.anyio
+async def test_sources_before_among_and_after_their_assets_give_the_same_table(
+    database_url: DatabaseUrl, index: Index
+) -> None:
+    sources = [typed(source(key)) for key in (A, B, C)]
+    assets = [typed(asset(f"k-{n}", (A, B, C)[n % 3], name="a\0b" if n % 7 == 0 else TEXT)) for n in MANY]
+    forms = {
+        "document": json.dumps({"sources": sources, "assets": assets}).encode(),
+        "document, sources last": json.dumps({"assets": assets, "sources": sources}, indent=1).encode(),
+        "lines": lines(*sources, *assets),
+        "lines, sources last": zstandard.compress(lines(*assets, *sources)),
+        "lines, sources among them": lines(*assets[:300], *sources, *assets[300:]),
+    }
+    digests = {}
+    for name, data in forms.items():
+        await ask(database_url, "truncate registry.sources, registry.assets")
+        report = await load(database_url, index(data), dialect="seed")
+        assert report.assets == AssetCounts(read=700, inserted=700), name
+        assert report.repaired == 100, f"{name}: the parked ones are counted, too"
+        digests[name] = (await ask(database_url, DIGEST))[0]
+    assert len(set(digests.values())) == 1, digests
+    assert digests["document"][1] == 700
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("dialect", ["directory", "data-json", "ckan"])
+async def test_content_hashes_are_the_same_wherever_the_header_stands_and_so_nothing_is_written_again(
+    database_url: DatabaseUrl, index: Index, dialect: str
+) -> None:
+    records = [{key: text for key, text in record.items() if key != "domain"} for record in SETS[dialect]]
+    document = NESTED[dialect](records)
+    first, last = (dict(sorted(document.items(), key=lambda item: item[0] in ends)) for ends in (
+        ("datasets", "dataset", "result"), ("domain", "@id", "help"),
+    ))  # fmt: skip
+    assert list(first) != list(last)
+    await load(database_url, index(first))
+    query = "select asset_key, content_hash from registry.assets order by 1"
+    hashes, written = await ask(database_url, query), await written_rows(database_url)
+    assert len({row[1] for row in hashes}) == 700
+    assert (await load(database_url, index(last))).assets == AssetCounts(read=700, unchanged=700)
+    assert await written_rows(database_url) == written
+    await ask(database_url, "truncate registry.sources, registry.assets")
+    await load(database_url, index(last))
+    assert await ask(database_url, query) == hashes
+
+
+@pytest.mark.anyio
+async def test_the_same_bytes_under_another_header_are_other_records(database_url: DatabaseUrl, index: Index) -> None:
+    records = [{"id": "k-1", "name": "One"}]
+    await load(database_url, index({"domain": A, "datasets": records}))
+    report = await load(database_url, index({"datasets": records, "domain": B}))
+    assert report.assets == AssetCounts(read=1, updated=1)
+    assert [row[:2] for row in await ask(database_url, TABLE)] == [("k-1", B)]
+
+
+@pytest.mark.anyio
+async def test_the_row_of_a_catalogue_itself_is_no_asset_and_not_counted(
+    database_url: DatabaseUrl, index: Index
+) -> None:
+    row = {"accessLevel": "Public", "identifier": f"https://{A}/data.json", "title": "/data.json file"}
+    data_set = {"accessLevel": "Public", "identifier": "abcd-2345", "title": "One", "modified": "R/P1D"}
+    told = Told()
+    report = await load(database_url, index([row, data_set]), domain=B, progress=told)
+    assert report.assets == AssetCounts(read=1, inserted=1)
+    assert report.sources == SourceCounts(read=1, inserted=1)
+    assert told.tally.dates_ignored == 1
+    assert [row[:3] for row in await ask(database_url, TABLE)] == [("abcd-2345", B, "One")]
+
+
+@pytest.mark.anyio
+async def test_a_federated_catalogue_is_of_the_portal_that_publishes_it(
+    database_url: DatabaseUrl, index: Index
+) -> None:
+    records = [
+        {"identifier": f"https://agency{n}.gov/{n}", "title": "t", "landingPage": f"https://{C}/{n}"} for n in range(9)
+    ]
+    report = await load(database_url, index({"@id": f"https://{A}/data.json", "dataset": records}), domain=B)
+    assert report.sources == SourceCounts(read=1, inserted=1)
+    rows = await ask(database_url, TABLE)
+    assert {row[1] for row in rows} == {A}
+    assert [row[4] for row in rows] == [f"https://{C}/{n}" for n in range(9)]
 
 
 # Loading again

@@ -125,8 +125,13 @@ async def test_the_real_index_files_are_read_to_their_end(shared_data: Path) -> 
         ("discovery_page_us.json", 10, 0),
         ("discovery_page_eu.json", 10, 0),
         ("discovery_page_2018.json", 7, 0),
+        ("views_array.json", 12, 1),
+        ("view_single.json", 1, 1),
+        ("dcat_us_portal.json", 295, 1),
+        ("pod10_data.sfgov.org.json", 369, 1),  # and the catalogue's own row
     ):
-        result = await outcome(shared_data / name)
+        needs_domain = name.startswith(("view", "pod10"))
+        result = await outcome(shared_data / name, domain="told.example.org" if needs_domain else None)
         assert result.error is None, name
         assert result.reasons == [], name
         assert len(result.assets) == count, name
@@ -208,11 +213,124 @@ async def test_a_record_that_waited_in_vain_is_a_reject_in_the_end(tmp_path: Pat
     assert last.reason == "no_source"
 
 
-async def test_the_domain_of_the_settings_goes_before_the_headers(tmp_path: Path) -> None:
+async def test_the_domain_of_the_header_goes_before_that_of_the_settings(tmp_path: Path) -> None:
     result = await read(tmp_path, {"domain": "header.org", "datasets": [dataset(1)]}, domain="Told.org")
+    assert result.assets[0].source_key == "header.org"
+    result = await read(tmp_path, {"domain": ["odd"], "datasets": [dataset(1)]}, domain="Told.org")
     assert result.assets[0].source_key == "told.org"
-    result = await read(tmp_path, {"domain": ["odd"], "datasets": [dataset(1)]}, domain="told.org")
-    assert result.assets[0].source_key == "told.org"
+
+
+async def test_a_domain_behind_the_records_goes_before_that_of_the_settings(tmp_path: Path) -> None:
+    result = await read(tmp_path, {"datasets": many(), "domain": "late.org"}, domain="told.org")
+    again = [result.reader.decode(RawRecord(asset.raw, asset.line, asset.offset, "asset")) for asset in result.assets]
+    assert {one.source_key for one in again if isinstance(one, Asset)} == {"late.org"}
+    assert len(again) == 2000
+
+
+async def test_the_portal_of_a_catalogue_reaches_its_data_sets_wherever_it_stands(tmp_path: Path) -> None:
+    data_sets = [{"identifier": f"https://agency{number % 3}.gov/{number}", "title": "t"} for number in range(50)]
+    early = await read(tmp_path, {"@id": "https://Portal.gov/data.json", "dataset": data_sets})
+    late = await read(tmp_path, {"dataset": data_sets, "@id": "https://portal.gov/data.json"})
+    again = [late.reader.decode(RawRecord(one.raw, one.line, one.offset, "asset")) for one in late.assets]
+    assert {one.source_key for one in early.assets} == {"portal.gov"}
+    assert [(one.key, one.source_key, one.content_hash) for one in again if isinstance(one, Asset)] == [
+        (one.key, one.source_key, one.content_hash) for one in early.assets
+    ]
+    none = await read(tmp_path, {"conformsTo": "x", "dataset": data_sets}, domain="told.gov")
+    again = [none.reader.decode(RawRecord(one.raw, one.line, one.offset, "asset")) for one in none.assets]
+    assert {one.source_key for one in again if isinstance(one, Asset)} == {"agency0.gov", "agency1.gov", "agency2.gov"}
+
+
+# views, data-json, ckan
+
+VIEW = {"id": "abcd-2345", "name": "Trees", "rowsUpdatedAt": 1371737836, "columns": [{"id": 1}, {"id": 2}]}
+PACKAGE = {"id": "k-1", "name": "trees", "metadata_modified": "2024-01-01", "resources": [{"id": "r"}]}
+
+
+def forms(record: dict[str, Any]) -> dict[str, bytes]:
+    other = record | {"name": "Other"}
+    return {
+        "an array": json.dumps([record, other]).encode(),
+        "an array, pretty-printed": json.dumps([record, other], indent=2).encode(),
+        "lines": json.dumps(record).encode() + b"\n" + json.dumps(other).encode() + b"\n",
+        "one line": json.dumps(record).encode() + b"\n",
+    }
+
+
+@pytest.mark.parametrize("form", forms(VIEW))
+async def test_views_are_read_in_every_form(tmp_path: Path, form: str) -> None:
+    result = await read(tmp_path, forms(VIEW)[form], domain="D.org")
+    assert result.error is None
+    assert [(one.key, one.source_key, one.name) for one in result.assets] == [
+        ("abcd-2345", "d.org", "Trees"),
+        ("abcd-2345", "d.org", "Other"),
+    ][: 1 if form == "one line" else 2]
+
+
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b"\n \n"])
+@pytest.mark.parametrize("indent", [None, 1])
+async def test_a_document_may_be_one_view(tmp_path: Path, indent: int | None, before: bytes) -> None:
+    data = json.dumps(VIEW | {"text": "x" * CHUNK_BYTES * 2}, indent=indent).encode()
+    result = await read(tmp_path, before + data + b"\n", domain="d.org")
+    assert result.error is None
+    (found,) = result.assets
+    assert found.raw == data
+    assert (before + data)[found.offset :].startswith(b"{")
+    assert found.line == 1 + before.count(b"\n")
+
+
+async def test_one_view_that_is_broken_or_followed_by_something_is_told(tmp_path: Path) -> None:
+    data = json.dumps(VIEW).encode()
+    for cut in (1, 5, 20):
+        result = await read(tmp_path, data[:-cut], domain="d.org")
+        assert isinstance(result.error, IndexBroken)
+        assert result.assets == []
+    for behind in (b" x", b"]", b","):
+        result = await read(tmp_path, data + behind, domain="d.org")
+        assert isinstance(result.error, IndexBroken)
+        assert len(data) <= result.error.offset <= len(data + behind)
+        assert len(result.assets) == 1
+
+
+@pytest.mark.parametrize("form", forms(VIEW))
+async def test_views_without_a_domain_are_an_error_that_says_how_to_name_it(tmp_path: Path, form: str) -> None:
+    result = await read(tmp_path, forms(VIEW)[form])
+    assert isinstance(result.error, IndexNotUnderstood)
+    assert "do not tell their portal\nname it with --domain" in str(result.error)
+    assert result.records == []
+
+
+async def test_packages_are_read_in_every_form(tmp_path: Path) -> None:
+    answer = {"help": "https://Portal.org/api/3/action/help_show?name=x", "success": True}
+    other = PACKAGE | {"id": "k-2"}
+    for thing, keys, source in (
+        (answer | {"result": {"count": 7, "facets": {}, "results": [PACKAGE, other]}}, ["k-1", "k-2"], "portal.org"),
+        (answer | {"result": [PACKAGE, other]}, ["k-1", "k-2"], "portal.org"),
+        (answer | {"result": {"count": 0, "results": []}}, [], ""),
+        ([PACKAGE, other], ["k-1", "k-2"], "told.org"),
+        (json.dumps(PACKAGE).encode() + b"\n" + json.dumps(other).encode(), ["k-1", "k-2"], "told.org"),
+        (json.dumps(PACKAGE).encode(), ["k-1"], "told.org"),
+    ):
+        result = await read(tmp_path, thing, domain="Told.org")
+        assert result.error is None
+        assert result.reader.dialect.name == "ckan"
+        assert result.keys == keys
+        assert {one.source_key for one in result.assets} == ({source} if keys else set())
+        assert list(result.reader.declared()) == [], "`count` is the portal's total, not the answer's"
+
+
+async def test_the_row_of_the_catalogue_itself_is_no_record(tmp_path: Path) -> None:
+    row = {"accessLevel": "Public", "identifier": "https://d.org/data.json", "title": "the catalogue"}
+    data_set = {"accessLevel": "Public", "identifier": "abcd-2345", "title": "t"}
+    for thing in (
+        [row, data_set],
+        {"dataset": [data_set, row]},
+        b"\n".join(json.dumps(x).encode() for x in (row, data_set)),
+    ):
+        result = await read(tmp_path, thing, domain="d.org")
+        assert (result.error, result.keys) == (None, ["abcd-2345"])
+    alone = await read(tmp_path, [row], domain="d.org")
+    assert (alone.error, alone.records) == (None, [])
 
 
 async def test_a_header_domain_that_is_no_text_is_none(tmp_path: Path) -> None:

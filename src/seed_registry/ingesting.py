@@ -107,11 +107,6 @@ class _Run:
             account.close()
             if self._rejects is not None:
                 self._rejects.close()
-        if settings.dry_run:
-            # Batches do not know of each other's new keys: what they repeat of each other is no insert but a duplicate.
-            new = registry.new.count()
-            self._tally.assets.duplicate += self._tally.assets.inserted - new
-            self._tally.assets.inserted = new
         verification = await self._verify(registry, account)
         if settings.source_cache and registry.url and not settings.dry_run:
             write_source_cache(settings.source_cache, str(registry.url), self._source_ids)
@@ -149,6 +144,11 @@ class _Run:
                 raise
             error = str(exc)
             self._progress.tell("error", "index_failed", index=name, reason=error)
+        if self._settings.dry_run:
+            # Batches do not know of each other's new keys: what they repeat of each other is no insert but a duplicate.
+            new = registry.new.count()
+            tally.assets.duplicate += tally.assets.inserted - new
+            tally.assets.inserted = new
         part = IndexReport(
             index=name,
             dialect=dialect.name if dialect else "",
@@ -218,7 +218,8 @@ def _judged(report: Report) -> Report:
         names = ", ".join(printable(part.index) for part in bad[:5])
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""  # noqa: PLR2004  # as many as fit a line
         count = len(report.per_index)
-        raise IndexesFailed(f"{len(bad)} of {count} indexes failed: {names}{more}; the others are loaded", report)
+        rest = "; the others are loaded" if len(bad) < count else ""
+        raise IndexesFailed(f"{len(bad)} of {count} indexes failed: {names}{more}{rest}", report)
     return report
 
 

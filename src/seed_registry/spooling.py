@@ -141,6 +141,4 @@ def _append(file: IO[bytes], data: bytes) -> None:
 
 def _no_room(exc: OSError) -> StorageFailed:
     place = tempfile.gettempdir()
-    return StorageFailed(
-        f"a temporary file in {place} cannot be written: {exc.strerror}; name another place with TMPDIR"
-    )
+    return StorageFailed(f"a temporary file in {place} cannot be written: {exc.strerror}; set TMPDIR to another")

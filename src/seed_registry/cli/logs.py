@@ -15,6 +15,8 @@ from seed_registry.report import Tally
 
 # Often enough to see that it lives, seldom enough for a log of a ten-hour load.
 _PROGRESS_SECONDS: Final = 5.0
+# Room for a path or a reason.
+_SHOWN_CHARACTERS: Final = 500
 
 
 def logger(*, as_json: bool, verbose: bool) -> structlog.typing.FilteringBoundLogger:
@@ -81,7 +83,7 @@ def _escape(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typ
 
 def _escaped(value: Any) -> Any:
     if isinstance(value, str):
-        return printable(value, 1_000)
+        return printable(value, _SHOWN_CHARACTERS)
     if isinstance(value, dict):
         return {printable(key): _escaped(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
