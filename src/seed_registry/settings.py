@@ -125,7 +125,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_rejects: MaxRejects = MaxRejects()
     max_record_bytes: int = MAX_RECORD_BYTES
     max_sources: int = MAX_SOURCES
-    resume: bool = True
+    resume: bool = True  # accepted, without effect yet: a run starts over, and skips what is there
     verify: bool = True
     verify_sample: int = 5  # assets compared field by field after a load
     source_cache: str | None = None  # path

@@ -99,7 +99,9 @@ def load(  # a flag each
     max_rejects: Annotated[str, typer.Option(metavar="N|P%", help="Stop with exit code 3 above this.")] = "10%",
     max_record_bytes: Annotated[str, typer.Option(help="Reject longer records.")] = "16MiB",
     max_sources: Annotated[int, typer.Option(help="Stop when an index names more.")] = _DEFAULTS.max_sources,
-    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on where an interrupted run ended.")] = True,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Not yet: a run always starts over, and skips what is there.")
+    ] = True,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Check the database afterwards.")] = True,
     sample: Annotated[int, typer.Option(help="Assets that are checked field by field.")] = _DEFAULTS.verify_sample,
     source_cache: Annotated[str | None, typer.Option(help="File that keeps the sources' ids between runs.")] = None,
