@@ -80,27 +80,12 @@ class Account:
             self.tally.repaired += 1
         if asset.date_ignored:
             self.tally.dates_ignored += 1
-            self._warn(
-                "date_ignored",
-                "date_ignored",
-                index=self.tally.index,
-                line=asset.line,
-                offset=asset.offset,
-                key=asset.key,
-            )
+            self._warn("date_ignored", "date_ignored", self.tally.index, asset)
 
     def missing(self, asset: Asset) -> None:
         """Note an asset whose source its index does not list."""
         self.tally.assets.missing_source += 1
-        self._warn(
-            "source_missing",
-            "missing_source",
-            index=self.tally.index,
-            line=asset.line,
-            offset=asset.offset,
-            key=asset.key,
-            source=asset.source_key,
-        )
+        self._warn("source_missing", "missing_source", self.tally.index, asset, source=asset.source_key)
 
     def refused(self, index: str, asset: Asset, detail: str) -> None:
         """Note an asset that went to the database and was refused.
@@ -124,10 +109,7 @@ class Account:
         tally.rejects[reject.reason] += 1
         if self._rejects is not None:
             self._rejects.write(index, reject)
-        self._warn(
-            "record_rejected", reject.reason, index=index, line=reject.line, offset=reject.offset, key=reject.key,
-            detail=reject.detail,
-        )  # fmt: skip
+        self._warn("record_rejected", reject.reason, index, reject, detail=reject.detail)
         if self._max_rejects.exceeded(tally.rejected, tally.read):
             raise TooManyRejects(
                 f"{tally.rejected:,} of {tally.read:,} records rejected, more than --max-rejects {self._max_rejects} "
@@ -140,8 +122,9 @@ class Account:
         self.loaded.sample = self._sample.assets
         self._distinct.close()
 
-    def _warn(self, event: str, reason: str, **facts: Any) -> None:
+    def _warn(self, event: str, reason: str, index: str, record: Asset | Reject, **facts: Any) -> None:
         """Tell the first few of a kind."""
+        facts = {"index": index, "line": record.line, "offset": record.offset, "key": record.key} | facts
         count = self._warned[reason] = self._warned.get(reason, 0) + 1
         if count <= _WARNINGS_PER_REASON:
             self.progress.tell("warning", event, reason=reason, **facts)

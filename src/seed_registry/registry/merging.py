@@ -99,15 +99,9 @@ class Merger:
 
     async def merge_sources(self, sources: Sequence[Source]) -> tuple[MergeCounts, dict[str, SourceId]]:
         """Merge sources of one provider; their counts, and the id of each by its key."""
-        rows = [source_values(source) for source in sources]
-        counts = await self._sources.merge(rows)
-        ids = await find_source_ids(
-            self._connection,
-            self._tables.sources,
-            sources[0].provider if sources else "",
-            [source.key for source in sources],
-        )
-        return counts, ids
+        counts = await self._sources.merge([source_values(source) for source in sources])
+        provider = sources[0].provider if sources else ""
+        return counts, await self.find_sources(provider, [source.key for source in sources])
 
     async def merge_assets(
         self, assets: Sequence[Asset], source_ids: Mapping[str, SourceId], provider: str = "socrata"
