@@ -119,5 +119,6 @@ async def _connected(settings: Settings, stack: AsyncExitStack) -> Registry:
     url = await stack.enter_async_context(database(settings))
     connection = await stack.enter_async_context(session(url, read_only=settings.dry_run))
     if settings.database_url is None and not settings.dry_run:
-        await schema.apply(connection)
-    return Registry(settings, stack, url, await schema.introspect(connection, settings.columns), connection)
+        await schema.apply(connection, settings.schema)
+    tables = await schema.introspect(connection, settings.columns, settings.schema)
+    return Registry(settings, stack, url, tables, connection)

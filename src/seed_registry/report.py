@@ -55,6 +55,23 @@ class MergeCounts(Struct, frozen=True):
     duplicate: int = 0
 
 
+class Stages(Struct):
+    """Where the time of a load went, in seconds: the first three of its one producer, the others of all workers together.
+
+    A producer that waits for workers says that the database is the limit; workers that wait for batches say that
+    reading or decoding is.
+    """
+
+    reading: float = 0.0  # waited for bytes of the index
+    decoding: float = 0.0  # framed, decoded and routed records
+    sending: float = 0.0  # waited for a worker to take a batch
+    waiting: float = 0.0  # waited for a batch
+    filtering: float = 0.0  # asked which records the table holds already
+    copying: float = 0.0  # COPY into the staging table
+    merging: float = 0.0  # from there into the table
+    committing: float = 0.0
+
+
 class Tally(Struct):
     """The running counts of a load; progress reads them whenever it likes."""
 
@@ -69,6 +86,7 @@ class Tally(Struct):
     repaired: int = 0
     dates_ignored: int = 0
     rejects: Counter[str] = field(default_factory=Counter)  # by reason
+    stages: Stages = field(default_factory=Stages)
 
     @property
     def read(self) -> int:

@@ -119,6 +119,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     domain: str | None = None  # the portal of records that name none
     records_at: str | None = None  # dotted path of the records' array, e.g. "result.results"
     derive_sources: bool = False
+    schema: str = "registry"  # of the tables
     columns: Mapping[str, str] = field(default_factory=dict)  # {"assets.asset_key": "external_id"}
     full: bool = False  # compare values instead of trusting content hashes
     rejects: str | None = None  # path; None: a file of this run's in the home directory

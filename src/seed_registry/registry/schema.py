@@ -107,64 +107,67 @@ def quoted(identifier: str) -> str:
     return '"' + identifier.replace('"', '""') + '"'
 
 
-async def apply(connection: asyncpg.Connection[Any]) -> None:
+async def apply(connection: asyncpg.Connection[Any], schema: str = SCHEMA) -> None:
     """Create what is missing of the registry's tables, in one transaction."""
     async with connection.transaction():
         # Two programs creating the same table at once fail on each other; the second waits here and finds it done.
         await connection.execute("select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('seed_registry.schema'))")
-        await connection.execute(statement("schema"))
+        await connection.execute(statement("schema").format(schema=quoted(schema)))
 
 
-async def introspect(connection: asyncpg.Connection[Any], columns: Mapping[str, str] | None = None) -> Tables:
+async def introspect(
+    connection: asyncpg.Connection[Any], columns: Mapping[str, str] | None = None, schema: str = SCHEMA
+) -> Tables:
     """Look at the tables that exist and find out how to write to them.
 
     Args:
         connection: any session.
         columns: names of columns that the operator gives, e.g. `{"assets.asset_key": "external_id"}`.
+        schema: where the tables are.
 
     Raises:
         SchemaMismatch: a table is missing or cannot take the records; the message tells what to run.
         SettingsInvalid: `columns` names what is not there.
     """
     named = dict(columns or {})
-    sources = await _look(connection, _SOURCES, named)
-    assets = await _look(connection, _ASSETS, named)
+    sources = await _look(connection, schema, _SOURCES, named)
+    assets = await _look(connection, schema, _ASSETS, named)
     if named:
         raise SettingsInvalid(f"--column names no field of ours: {', '.join(sorted(named))}")
     if sources.id_type is None:
         raise SchemaMismatch(
-            "registry.sources has no column id of type bigint, integer or uuid for source_id to refer to"
+            f"{schema}.sources has no column id of type bigint, integer or uuid for source_id to refer to"
         )
     if assets.types["source_id"] != sources.id_type:
         raise SchemaMismatch(
-            f"registry.assets.{assets.columns['source_id']} is {assets.types['source_id']}, "
-            f"but registry.sources.id is {sources.id_type}"
+            f"{schema}.assets.{assets.columns['source_id']} is {assets.types['source_id']}, "
+            f"but {schema}.sources.id is {sources.id_type}"
         )
     tied = await connection.fetchval(statement("foreign_key"), assets.name, sources.name, assets.columns["source_id"])
     return Tables(sources, assets, bool(tied))
 
 
-async def _look(connection: asyncpg.Connection[Any], kind: _Kind, named: dict[str, str]) -> Table:
-    rows = await connection.fetch(statement("columns"), SCHEMA, kind.name)
+async def _look(connection: asyncpg.Connection[Any], schema: str, kind: _Kind, named: dict[str, str]) -> Table:
+    rows = await connection.fetch(statement("columns"), schema, kind.name)
     if not rows:
-        raise SchemaMissing(f"there is no table {SCHEMA}.{kind.name}: create it with `seed-registry schema apply`")
+        raise SchemaMissing(f"there is no table {schema}.{kind.name}: create it with `seed-registry schema apply`")
     if not rows[0]["plain"]:
-        raise SchemaMismatch(f"{SCHEMA}.{kind.name} is no plain table: a load cannot upsert into partitions or views")
+        raise SchemaMismatch(f"{schema}.{kind.name} is no plain table: a load cannot upsert into partitions or views")
     types: dict[str, str] = {row["name"]: row["type"] for row in rows}
-    columns = _find_columns(kind, types, named)
+    columns = _find_columns(schema, kind, types, named)
     touched = kind is _SOURCES and types.get("updated_at") in _MOMENTS
     filled = {*columns.values(), *(["updated_at"] if touched else [])}
     if unfilled := [row["name"] for row in rows if row["required"] and row["name"] not in filled]:
         raise SchemaMismatch(
-            f"{SCHEMA}.{kind.name}.{unfilled[0]} is NOT NULL without a default, and no field fills it: "
+            f"{schema}.{kind.name}.{unfilled[0]} is NOT NULL without a default, and no field fills it: "
             f"give it a default, or name the field with --column {kind.name}.FIELD={unfilled[0]}"
         )
-    indexes = [set(row["columns"]) for row in await connection.fetch(statement("unique_indexes"), SCHEMA, kind.name)]
+    indexes = [set(row["columns"]) for row in await connection.fetch(statement("unique_indexes"), schema, kind.name)]
     return Table(
-        name=f"{quoted(SCHEMA)}.{quoted(kind.name)}",
+        name=f"{quoted(schema)}.{quoted(kind.name)}",
         columns=columns,
         types={field: types[column] for field, column in columns.items()},
-        key=_find_key(kind, columns, indexes),
+        key=_find_key(schema, kind, columns, indexes),
         id_type=types["id"] if types.get("id") in _IDS else None,
         touched=touched,
         left_out=[
@@ -173,12 +176,12 @@ async def _look(connection: asyncpg.Connection[Any], kind: _Kind, named: dict[st
     )
 
 
-def _find_columns(kind: _Kind, types: Mapping[str, str], named: dict[str, str]) -> dict[str, str]:
+def _find_columns(schema: str, kind: _Kind, types: Mapping[str, str], named: dict[str, str]) -> dict[str, str]:
     columns: dict[str, str] = {}
     for field, fitting in kind.fields.items():
         given = named.pop(f"{kind.name}.{field}", None)
         if given is not None and given not in types:
-            raise SettingsInvalid(f"--column {kind.name}.{field}={given}: {SCHEMA}.{kind.name} has no column {given}")
+            raise SettingsInvalid(f"--column {kind.name}.{field}={given}: {schema}.{kind.name} has no column {given}")
         candidates = (given,) if given is not None else _ALIASES.get(field, (field,))
         column = next((name for name in candidates if name in types), None)
         if column is not None and types[column] in fitting:
@@ -186,7 +189,7 @@ def _find_columns(kind: _Kind, types: Mapping[str, str], named: dict[str, str]) 
         elif given is not None or field in kind.needed:
             problem = f"is {types[column]}, not {' or '.join(sorted(fitting))}" if column else "is missing"
             raise SchemaMismatch(
-                f"{SCHEMA}.{kind.name}: the column for {field} ({column or ', '.join(candidates)}) {problem}; "
+                f"{schema}.{kind.name}: the column for {field} ({column or ', '.join(candidates)}) {problem}; "
                 f"name another with --column {kind.name}.{field}=COLUMN"
             )
     for (field, column), (other, same) in combinations(columns.items(), 2):
@@ -195,15 +198,15 @@ def _find_columns(kind: _Kind, types: Mapping[str, str], named: dict[str, str]) 
     return columns
 
 
-def _find_key(kind: _Kind, columns: Mapping[str, str], indexes: list[set[str]]) -> tuple[str, ...]:
+def _find_key(schema: str, kind: _Kind, columns: Mapping[str, str], indexes: list[set[str]]) -> tuple[str, ...]:
     possible = [key for key in kind.keys if all(field in columns for field in key)]
     for key in possible:
         if {columns[field] for field in key} in indexes:
             return key
     wanted = ", ".join(quoted(columns[field]) for field in possible[0])
     raise SchemaMismatch(
-        f"{SCHEMA}.{kind.name} has no unique index that an upsert could go by; run:\n"
-        f"  create unique index on {SCHEMA}.{kind.name} ({wanted});"
+        f"{schema}.{kind.name} has no unique index that an upsert could go by; run:\n"
+        f"  create unique index on {schema}.{kind.name} ({wanted});"
     )
 
 

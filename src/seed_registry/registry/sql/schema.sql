@@ -1,24 +1,24 @@
 -- The registry's own tables. Creates what is missing; what is there stays as it is.
 
-create schema if not exists registry;
+create schema if not exists {schema};
 
-create table if not exists registry.sources (
+create table if not exists {schema}.sources (
   id           bigint generated always as identity primary key,
   provider     text not null,
   source_key   text not null,
   name         text,
   url          text,
-  raw          jsonb not null default '{}',
+  raw          jsonb not null default '{{}}',
   content_hash bytea,
   created_at   timestamptz not null default now(),
   updated_at   timestamptz not null default now(),
   unique (provider, source_key)
 );
 
-create table if not exists registry.assets (
+create table if not exists {schema}.assets (
   id           bigint generated always as identity primary key,
   asset_key    text not null unique,
-  source_id    bigint not null references registry.sources,
+  source_id    bigint not null references {schema}.sources,
   name         text,
   description  text,
   url          text,
@@ -30,6 +30,6 @@ create table if not exists registry.assets (
 
 -- A table that was here before may call this column otherwise; its indexes are its owner's business then.
 do $$ begin
-  create index if not exists assets_source_id_idx on registry.assets (source_id);
+  create index if not exists assets_source_id_idx on {schema}.assets (source_id);
 exception when undefined_column then null;
 end $$;
