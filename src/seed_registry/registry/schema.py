@@ -112,7 +112,12 @@ async def apply(connection: asyncpg.Connection[Any], schema: str = SCHEMA) -> No
     async with connection.transaction():
         # Two programs creating the same table at once fail on each other; the second waits here and finds it done.
         await connection.execute("select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('seed_registry.schema'))")
-        await connection.execute(statement("schema").format(schema=quoted(schema)))
+        await connection.execute(definition(schema))
+
+
+def definition(schema: str = SCHEMA) -> str:
+    """The statements that create what is missing."""
+    return statement("schema").format(schema=schema if schema == SCHEMA else quoted(schema))
 
 
 async def introspect(
