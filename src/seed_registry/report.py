@@ -56,7 +56,7 @@ class MergeCounts(Struct, frozen=True):
 
 
 class Stages(Struct):
-    """Where the time of a load went, in seconds: the first three of its one producer, the others of all workers together.
+    """Where the time of a load went, in seconds: the first three of its producer, the others of all workers together.
 
     A producer that waits for workers says that the database is the limit; workers that wait for batches say that
     reading or decoding is.
