@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
@@ -23,6 +25,7 @@ from seed_registry.errors import (
 from seed_registry.registry import connecting
 from seed_registry.registry.connecting import connect, session, translated
 from seed_registry.registry.schema import quoted
+from seed_registry.registry.urls import read
 from seed_registry.settings import DatabaseUrl
 
 pytestmark = pytest.mark.anyio
@@ -123,14 +126,14 @@ LIBPQ_ONLY = {
 }
 
 
-async def test_what_only_libpq_understands_is_dropped(database_url: DatabaseUrl) -> None:
+async def test_what_only_libpq_understands_is_translated(database_url: DatabaseUrl) -> None:
     async with session(altered(database_url, query=LIBPQ_ONLY)) as connection:
-        assert await connection.fetchval("show application_name") == "seed-registry"
+        assert await connection.fetchval("show application_name") == "somebody else"
         assert await connection.fetchval("select convert_to('é', 'UTF8')") == b"\xc3\xa9"
 
 
 async def test_what_nobody_understands_is_told(database_url: DatabaseUrl) -> None:
-    assert '"colour"' in await failure(altered(database_url, query={"colour": "blue"}), DatabaseUnavailable)
+    assert '"colour"' in await failure(altered(database_url, query={"colour": "blue"}), SettingsInvalid)
 
 
 async def test_a_plus_in_a_parameter_is_no_space(database_url: DatabaseUrl) -> None:
@@ -467,3 +470,97 @@ async def test_missing_privileges_in_a_session_say_how_to_grant_them(
         async with session(altered(database_url, user=quote(name))) as powerless:
             await powerless.execute("select from registry.assets")
     await connection.execute(f"drop role {quoted(name)}")
+
+
+# --- sockets and hosts --------------------------------------------------------------------------------------------
+
+
+async def test_the_kernel_watches_over_a_connection_as_the_url_says(tcp_url: str) -> None:
+    told = "keepalives_idle=41&keepalives_interval=7&keepalives_count=3&tcp_user_timeout=9000"
+    async with session(DatabaseUrl(f"{tcp_url}?{told}")) as connection:
+        assert option(connection, socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert option(connection, socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 41
+        assert option(connection, socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 7
+        assert option(connection, socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 3
+        assert option(connection, socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 9000
+    async with session(DatabaseUrl(tcp_url)) as connection:
+        assert option(connection, socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    async with session(DatabaseUrl(f"{tcp_url}?keepalives=0")) as connection:
+        assert option(connection, socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 0
+
+
+async def test_the_next_host_is_tried_when_one_is_not_there(tcp_url: str) -> None:
+    for dead in ("127.0.0.1:1", "no.such.host.invalid", "%2Fno%2Fsuch%2Fdirectory"):
+        async with session(DatabaseUrl(tcp_url.replace("@", f"@{dead},"))) as connection:
+            assert await connection.fetchval("select 1") == 1
+
+
+async def test_each_host_has_the_whole_connect_timeout(tcp_url: str) -> None:
+    async with listener(None) as port:
+        url = tcp_url.replace("@", f"@127.0.0.1:{port},") + "?connect_timeout=2&sslmode=disable"
+        async with session(DatabaseUrl(url)) as connection:
+            assert await connection.fetchval("select 1") == 1
+
+
+async def test_a_host_that_does_not_answer_is_given_up_as_the_url_says() -> None:
+    async with listener(None) as port:
+        url = f"postgresql://u:{CANARY}@127.0.0.1:{port}/d?connect_timeout=2&sslmode=disable"
+        assert "no answer within 2 s" in await failure(url, DatabaseUnavailable)
+
+
+async def test_a_standby_is_preferred_but_not_demanded(tcp_url: str) -> None:
+    async with session(DatabaseUrl(f"{tcp_url}?target_session_attrs=prefer-standby")) as connection:
+        assert not await connection.fetchval("select pg_is_in_recovery()")
+
+
+async def test_hosts_in_random_order_are_all_tried(tcp_url: str) -> None:
+    url = DatabaseUrl(tcp_url.replace("@", "@127.0.0.1:1,") + "?load_balance_hosts=random")
+    for _ in range(4):
+        async with session(url) as connection:
+            assert await connection.fetchval("select 1") == 1
+
+
+async def test_a_password_file_that_the_url_names_is_used(
+    database_url: DatabaseUrl, demanding_role: tuple[str, str], tmp_path: Path
+) -> None:
+    name, password = demanding_role
+    file = tmp_path / "passwords"
+    file.write_text(f"*:*:*:{name}:{password}\n")
+    file.chmod(0o600)
+    async with session(altered(database_url, user=name, query={"passfile": str(file)})) as connection:
+        assert await connection.fetchval("select session_user") == name
+
+
+@pytest.fixture
+async def tcp_url(database_url: DatabaseUrl) -> AsyncIterator[str]:
+    """The database by 127.0.0.1: what comes in there is passed on to wherever the server listens."""
+    target = read(database_url)
+    ((host, port),) = target.hosts
+    login = quote(target.login["user"]) + ":" + quote(target.login.get("password", ""), safe="")
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if host is not None and host.startswith("/"):
+            to_reader, to_writer = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+        else:
+            to_reader, to_writer = await asyncio.open_connection(host, port)
+        await asyncio.gather(_copied(reader, to_writer), _copied(to_reader, writer))
+
+    server = await asyncio.start_server(pass_on, "127.0.0.1", 0)
+    try:
+        address = server.sockets[0].getsockname()
+        yield f"postgresql://{login}@127.0.0.1:{address[1]}/{target.login['database']}"
+    finally:
+        server.close()
+
+
+async def _copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+    writer.close()
+
+
+def option(connection: Connection, level: int, name: int) -> int:
+    """An option of the socket."""
+    value: int = connection._transport.get_extra_info("socket").getsockopt(level, name)
+    return value

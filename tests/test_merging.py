@@ -20,7 +20,8 @@ from conftest import _clone, make_asset, make_source
 from seed_registry.errors import SchemaMissing
 from seed_registry.records import Asset
 from seed_registry.registry.connecting import session
-from seed_registry.registry.merging import Merger, Planner, upsert_assets, upsert_sources
+from seed_registry.registry.merging import Merger, upsert_assets, upsert_sources
+from seed_registry.registry.planning import Planner
 from seed_registry.registry.schema import apply, introspect
 from seed_registry.report import MergeCounts
 from seed_registry.settings import DatabaseUrl

@@ -24,8 +24,9 @@ from seed_registry.errors import SchemaMismatch, SchemaMissing, SettingsInvalid
 from seed_registry.records import Asset, Source
 from seed_registry.registry import embedded, schema
 from seed_registry.registry.connecting import connect, session
-from seed_registry.registry.merging import Merger, Row, asset_values, source_values, upsert_assets, upsert_sources
+from seed_registry.registry.merging import Merger, asset_values, upsert_assets, upsert_sources
 from seed_registry.registry.schema import Table, Tables, introspect, quoted
+from seed_registry.registry.tabling import Values, plain_values
 from seed_registry.report import MergeCounts
 from seed_registry.settings import DatabaseUrl
 
@@ -185,11 +186,6 @@ async def empty(workshop_url: DatabaseUrl) -> AsyncIterator[Connection]:
 
 
 # --- adaptation ---------------------------------------------------------------------------------------------------
-
-SOURCE_FIELDS = ("provider", "source_key", "name", "url", "raw", "content_hash")
-ASSET_FIELDS = (
-    "asset_key", "source_id", "provider", "name", "description", "url", "updated_at", "raw", "content_hash",
-)  # fmt: skip
 
 SOURCES = """create table registry.sources (
   id bigint generated always as identity primary key, provider text not null, source_key text not null,
@@ -520,8 +516,10 @@ async def held(connection: Connection, table: Table) -> list[dict[str, Any]]:
     return named
 
 
-def wanted(table: Table, fields: tuple[str, ...], rows: list[Row]) -> list[dict[str, Any]]:
-    return [{field: as_stored(table, field, row[fields.index(field)]) for field in table.columns} for row in rows]
+def wanted(table: Table, values: Values[Any], records: list[Any]) -> list[dict[str, Any]]:
+    return [
+        {field: as_stored(table, field, values(field, [record])[0]) for field in table.columns} for record in records
+    ]
 
 
 async def versions(connection: Connection, tables: Tables) -> list[Any]:
@@ -539,18 +537,17 @@ async def merged(
     return counts, await merger.merge_assets(items, ids), ids
 
 
-async def test_records_are_merged_into_tables_of_any_accepted_shape(variant: Variant, empty: Connection) -> None:
+@pytest.mark.parametrize("is_empty", [False, True], ids=["staged", "straight where that is possible"])
+async def test_records_are_merged_into_tables_of_any_accepted_shape(
+    variant: Variant, empty: Connection, is_empty: bool
+) -> None:
     tables = await introspect(empty, variant.columns)
     merger = Merger(empty, tables)
-    await merger.prepare()
+    await merger.prepare(is_empty=is_empty)
     *counts, ids = await merged(merger, PORTALS, ITEMS)
     assert counts == [MergeCounts(inserted=2), MergeCounts(inserted=3)]
-    assert await held(empty, tables.sources) == wanted(
-        tables.sources, SOURCE_FIELDS, [source_values(source) for source in PORTALS]
-    )
-    assert await held(empty, tables.assets) == wanted(
-        tables.assets, ASSET_FIELDS, [asset_values(asset, ids[asset.source_key], "socrata") for asset in ITEMS]
-    )
+    assert await held(empty, tables.sources) == wanted(tables.sources, plain_values, PORTALS)
+    assert await held(empty, tables.assets) == wanted(tables.assets, asset_values(ids, "socrata"), ITEMS)
     before = await versions(empty, tables)
     *counts, again = await merged(merger, PORTALS, ITEMS)
     assert counts == [MergeCounts(unchanged=2), MergeCounts(unchanged=3)]
@@ -572,9 +569,7 @@ async def test_a_record_that_changed_is_updated_in_tables_of_any_accepted_shape(
     *counts, _ = await merged(merger, PORTALS, items)
     mutable = {"name", "raw", "updated_at"} & tables.assets.columns.keys()
     assert counts[1] == (MergeCounts(updated=1, unchanged=2) if mutable else MergeCounts(unchanged=3))
-    assert await held(empty, tables.assets) == wanted(
-        tables.assets, ASSET_FIELDS, [asset_values(asset, ids[asset.source_key], "socrata") for asset in items]
-    )
+    assert await held(empty, tables.assets) == wanted(tables.assets, asset_values(ids, "socrata"), items)
 
 
 async def test_ids_are_of_the_type_that_the_table_gives_them(empty: Connection) -> None:

@@ -138,8 +138,11 @@ def test_a_signal_in_the_middle_ends_the_load_with_its_code_and_the_same_command
     assert 500 <= committed < 3_000
 
     with loading(home, database_url, "--json") as load:
-        report, _ = load.process.communicate(content, 60)
-        counts = json.loads(report)["assets"]
+        load.feed(content)
+        assert load.process.stdin
+        assert load.process.stdout
+        load.process.stdin.close()  # `communicate` would wait for errors that were read already
+        counts = json.loads(load.process.stdout.read())["assets"]
     assert (counts["inserted"], counts["unchanged"]) == (3_000 - committed, committed)
     assert ask(url, COUNT) == (3_000,)
 

@@ -14,7 +14,8 @@ import pytest
 
 from conftest import make_asset, make_source
 from seed_registry.errors import IndexNotUnderstood, StorageFailed
-from seed_registry.registry.merging import Merger, Planner, upsert_sources
+from seed_registry.registry.merging import Merger, upsert_sources
+from seed_registry.registry.planning import Planner
 from seed_registry.registry.schema import introspect
 from seed_registry.report import Counts, Tally
 from seed_registry.settings import DatabaseUrl

@@ -12,9 +12,13 @@ import asyncpg
 from seed_registry.errors import DatabaseUnavailable, SchemaMissing
 from seed_registry.registry import embedded, schema
 from seed_registry.registry.connecting import session
-from seed_registry.registry.merging import Merger, Planner
+from seed_registry.registry.merging import Merger
+from seed_registry.registry.planning import Planner
+from seed_registry.registry.pooling import PooledMerger, is_pooled
 from seed_registry.registry.schema import Tables
-from seed_registry.report import Progress
+from seed_registry.registry.sql import statement
+from seed_registry.registry.urls import unverified
+from seed_registry.report import Progress, Stages
 from seed_registry.settings import DatabaseUrl, Settings
 from seed_registry.sourcing import Writer
 from seed_registry.spooling import DistinctHashes
@@ -34,17 +38,22 @@ class Registry:
     def __init__(
         self,
         settings: Settings,
+        stages: Stages,
         stack: AsyncExitStack,
         url: DatabaseUrl | None = None,
         tables: Tables | None = None,
         connection: asyncpg.Connection[Any] | None = None,
+        *,
+        is_empty: bool = False,
     ) -> None:
         self.url = url
         self.tables = tables
         self.connection = connection
         self.new = DistinctHashes()
-        self.writer = self._writer(settings, connection)
         self._settings = settings
+        self._stages = stages
+        self._is_empty = is_empty
+        self.writer = self._writer(connection)
         self._stack = stack
         self._idle: list[Writer] = []
 
@@ -56,17 +65,19 @@ class Registry:
         else:
             connection = None
             if self.url is not None:
-                opening = session(self.url, read_only=self._settings.dry_run)
+                opening = session(self.url, read_only=self._settings.dry_run, pooler=self._settings.pooler)
                 connection = await self._stack.enter_async_context(opening)
-            writer = self._writer(self._settings, connection)
-            await writer.prepare()
+            writer = self._writer(connection)
+            await writer.prepare(is_empty=self._is_empty)
         yield writer
         self._idle.append(writer)
 
-    def _writer(self, settings: Settings, connection: asyncpg.Connection[Any] | None) -> Writer:
-        if settings.dry_run or connection is None or self.tables is None:
-            return Planner(connection, self.tables, self.new, full=settings.full)
-        return Merger(connection, self.tables, full=settings.full)
+    def _writer(self, connection: asyncpg.Connection[Any] | None) -> Writer:
+        full, stages = self._settings.full, self._stages
+        if self._settings.dry_run or connection is None or self.tables is None:
+            return Planner(connection, self.tables, self.new, full=full, stages=stages)
+        merger = PooledMerger if is_pooled(connection) else Merger
+        return merger(connection, self.tables, full=full, stages=stages)
 
 
 @asynccontextmanager
@@ -89,7 +100,7 @@ async def database(settings: Settings) -> AsyncIterator[DatabaseUrl]:
 
 
 @asynccontextmanager
-async def open_registry(settings: Settings, progress: Progress) -> AsyncIterator[Registry]:
+async def open_registry(settings: Settings, progress: Progress, stages: Stages) -> AsyncIterator[Registry]:
     """The registry of a load. On the embedded server its tables are created, elsewhere they have to be there.
 
     A dry run does without a database, or without tables, and says so.
@@ -99,26 +110,33 @@ async def open_registry(settings: Settings, progress: Progress) -> AsyncIterator
         SchemaMismatch: the tables are missing or cannot take the records.
     """
     dry_run, is_embedded = settings.dry_run, settings.database_url is None
+    if settings.database_url is not None and (note := unverified(settings.database_url)):
+        progress.tell("warning", "tls_unverified", note=note)
     async with AsyncExitStack() as stack:
         if dry_run and is_embedded and not embedded.exists():
             progress.tell("info", "no_database", note="compared with an empty registry")
-            registry = Registry(settings, stack)
+            registry = Registry(settings, stages, stack)
         else:
             try:
-                registry = await _connected(settings, stack)
+                registry = await _connected(settings, stages, stack)
             except (DatabaseUnavailable, SchemaMissing) as exc:
                 if not dry_run:
                     raise
                 progress.tell("warning", "no_database", reason=str(exc), note="compared with an empty registry")
-                registry = Registry(settings, stack)
+                registry = Registry(settings, stages, stack)
+        if is_pooled(registry.connection):
+            note = "every batch makes its own staging tables; --pooler none if the pooler keeps sessions"
+            progress.tell("info", "pooler_found", note=note)
         stack.callback(registry.new.close)
         yield registry
 
 
-async def _connected(settings: Settings, stack: AsyncExitStack) -> Registry:
+async def _connected(settings: Settings, stages: Stages, stack: AsyncExitStack) -> Registry:
     url = await stack.enter_async_context(database(settings))
-    connection = await stack.enter_async_context(session(url, read_only=settings.dry_run))
+    opening = session(url, read_only=settings.dry_run, pooler=settings.pooler)
+    connection = await stack.enter_async_context(opening)
     if settings.database_url is None and not settings.dry_run:
         await schema.apply(connection, settings.schema)
     tables = await schema.introspect(connection, settings.columns, settings.schema)
-    return Registry(settings, stack, url, tables, connection)
+    is_empty = await connection.fetchval(statement("is_empty").format(table=tables.assets.name))
+    return Registry(settings, stages, stack, url, tables, connection, is_empty=is_empty)

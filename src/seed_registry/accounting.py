@@ -75,7 +75,8 @@ class Account:
     def sent(self, asset: Asset, key_hash: int, provider: str) -> None:
         """Note an asset that goes to the database."""
         self._distinct.add(hashed(f"{asset.source_key}\0{asset.key}") if self._keys_per_source else key_hash)
-        self._sample.offer(asset, key_hash, provider)
+        if key_hash < self._sample.limit or asset.key in self._sample.assets:
+            self._sample.offer(asset, key_hash, provider)
         if asset.repaired:
             self.tally.repaired += 1
         if asset.date_ignored:
@@ -139,12 +140,10 @@ class _Sample:
         self.assets: dict[str, tuple[str, Asset]] = {}
         self._size = size
         self._hashes: dict[str, int] = {}
-        self._limit = 1 << 64 if size else 0
+        self.limit = 1 << 64 if size else 0
 
     def offer(self, asset: Asset, key_hash: int, provider: str) -> None:
-        """Take the asset if its hash is small enough."""
-        if key_hash >= self._limit and asset.key not in self.assets:
-            return
+        """Take an asset whose hash is below the limit, or that replaces one of its key."""
         if len(asset.raw) > _SAMPLED_RECORD_BYTES:
             self.forget(asset)
             return
@@ -153,7 +152,7 @@ class _Sample:
             largest = max(self._hashes, key=self._hashes.__getitem__)
             del self.assets[largest], self._hashes[largest]
         if len(self.assets) == self._size:
-            self._limit = max(self._hashes.values())
+            self.limit = max(self._hashes.values())
 
     def forget(self, asset: Asset) -> None:
         """The database refused it."""

@@ -29,6 +29,7 @@ from seed_registry.index.reading import IndexReader, read_index
 from seed_registry.index.rejects import RejectsFile
 from seed_registry.index.remote import shown
 from seed_registry.registry import embedded
+from seed_registry.registry.connecting import flush
 from seed_registry.report import (
     AssetCounts,
     Counts,
@@ -67,7 +68,7 @@ async def ingest(indexes: Sequence[str], settings: Settings | None = None, progr
     if not settings.keep_going or len(found) == 1:
         require(found)
     run = _Run(found, settings, progress)
-    async with open_registry(settings, progress) as registry:
+    async with open_registry(settings, progress, run.tally.stages) as registry:
         return await run.load(registry)
 
 
@@ -79,7 +80,7 @@ class _Run:
         self._indexes = indexes
         self._settings = settings
         self._progress = progress
-        self._tally = Tally()
+        self.tally = Tally()
         self._started = monotonic()
         self._rejects = None if settings.dry_run else RejectsFile(_rejects_path(settings, self.id))
         self._parts: list[IndexReport] = []
@@ -92,13 +93,13 @@ class _Run:
             indexes=[_shown(index) for index in indexes],
             dry_run=settings.dry_run,
         )
-        progress.began(self._tally)
+        progress.began(self.tally)
 
     async def load(self, registry: Registry) -> Report:
         """The load itself, its verification and its report."""
         settings, tables = self._settings, registry.tables
         keys_per_source = tables is not None and "source_id" in tables.assets.key
-        account = Account(settings, self._tally, self._progress, self._rejects, keys_per_source=keys_per_source)
+        account = Account(settings, self.tally, self._progress, self._rejects, keys_per_source=keys_per_source)
         await self._prepare(registry)
         try:
             for index in self._indexes:
@@ -107,6 +108,8 @@ class _Run:
             account.close()
             if self._rejects is not None:
                 self._rejects.close()
+        if registry.connection is not None and not settings.dry_run:
+            await flush(registry.connection)
         verification = await self._verify(registry, account)
         if settings.source_cache and registry.url and not settings.dry_run:
             write_source_cache(settings.source_cache, str(registry.url), self._source_ids)
@@ -130,13 +133,13 @@ class _Run:
 
     async def _load_index(self, index: str, registry: Registry, account: Account) -> None:
         """One index; if others are to be loaded all the same, its failure is kept for the report."""
-        tally, name = self._tally, _shown(index)
+        tally, name = self.tally, _shown(index)
         before = replace(tally, sources=replace(tally.sources), assets=replace(tally.assets))
         salt = registry.tables.salt if registry.tables else ""
         dialect: Dialect | None = None
         error = None
         try:
-            async with read_index(index, self._settings, salt=salt) as reader:
+            async with read_index(index, self._settings, salt=salt, stages=tally.stages) as reader:
                 dialect = reader.dialect
                 await self._load_open(name, reader, registry, account)
         except (IndexBroken, IndexNotUnderstood, IndexUnreadable) as exc:
@@ -163,7 +166,7 @@ class _Run:
         self._progress.tell("info", "index_finished", index=name, **facts)
 
     async def _load_open(self, name: str, reader: IndexReader, registry: Registry, account: Account) -> None:
-        tally, dialect = self._tally, reader.dialect
+        tally, dialect = self.tally, reader.dialect
         tally.index, tally.index_bytes, tally.index_position = reader.name, reader.size, 0
         self._progress.tell("info", "index_opened", index=name, dialect=dialect.name, bytes=reader.size)
         book = self._book(registry, dialect.provider)
@@ -175,16 +178,16 @@ class _Run:
 
     def _book(self, registry: Registry, provider: str) -> SourceBook:
         ids = self._known_ids.setdefault(provider, {})
-        return SourceBook(registry.writer, self._tally, provider, max_sources=self._settings.max_sources, ids=ids)
+        return SourceBook(registry.writer, self.tally, provider, max_sources=self._settings.max_sources, ids=ids)
 
     async def _verify(self, registry: Registry, account: Account) -> Verification | None:
         settings, connection, tables = self._settings, registry.connection, registry.tables
         if settings.dry_run or not settings.verify or connection is None or tables is None:
             return None
-        return await verify(connection, tables, self._source_ids, self._tally, account.loaded, self._progress)
+        return await verify(connection, tables, self._source_ids, self.tally, account.loaded, self._progress)
 
     def _report(self, verification: Verification | None) -> Report:
-        tally, parts = self._tally, self._parts
+        tally, parts = self.tally, self._parts
         seconds = monotonic() - self._started
         for table, counts in (("sources", tally.sources), ("assets", tally.assets)):
             self._progress.tell("info", f"{table}_loaded", **_facts(counts), seconds=round(seconds, 3))

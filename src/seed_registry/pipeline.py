@@ -79,7 +79,12 @@ async def _work(
         account.tally.assets.add(await writer.merge_assets(assets, book.ids, book.provider))
 
     async with receive, open_writer() as writer:
-        async for batch in receive:
+        while True:
+            try:
+                with account.tally.stages.timed("waiting"):
+                    batch = await receive.receive()
+            except anyio.EndOfStream:
+                break
             started = monotonic()
             await merge_halving(batch.assets, merge, partial(account.refused, batch.index))
             account.tally.batches += 1

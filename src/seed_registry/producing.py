@@ -43,16 +43,11 @@ class Lane:
         self._bytes += len(asset.raw)
         return len(self._assets) >= self._size or self._bytes >= self._max_bytes
 
-    async def flush(self, index: str) -> None:
-        """Send the batch, if there is anything in it; waits while the worker has enough to do."""
-        if not self._assets:
-            return
+    def take(self, index: str) -> Batch:
+        """The batch as far as it is filled; the next one begins."""
         batch = Batch(index, self._assets)
         self._assets, self._bytes = [], 0
-        try:
-            await self.send.send(batch)
-        except anyio.BrokenResourceError:
-            await anyio.sleep_forever()  # the worker failed; its failure is the news, and cancels this
+        return batch
 
 
 class Producer:
@@ -74,6 +69,7 @@ class Producer:
         self._lanes = lanes
         self._parked = ParkedAssets()
         self._listed: set[str] = set()  # the keys of the sources that this index listed
+        self._known = self._listed if reader.dialect.lists_sources else book.met
         self._pending: list[Source] = []  # listed, not merged yet
         self._unrouted = 0  # assets counted as read whose way is not decided
 
@@ -127,7 +123,8 @@ class Producer:
             await self._book.derive(asset for asset in assets if asset.source_key)
         for asset in assets:
             self._unrouted -= 1
-            await self._route(asset)
+            if full := self._route(asset):
+                await self._flush(full)
 
     async def _merge_pending(self) -> None:
         pending, self._pending = self._pending, []
@@ -146,16 +143,20 @@ class Producer:
         reject = Reject("database_refused", detail, source.raw, source.line, source.offset, "source", source.key)
         self._account.reject(self._index, reject)
 
-    async def _route(self, asset: Asset) -> None:
-        """An asset whose source is known goes, one whose source may yet come waits, the others miss theirs."""
-        known = self._listed if self._reader.dialect.lists_sources else self._book.met
+    def _route(self, asset: Asset) -> Lane | None:
+        """An asset whose source is known goes, one whose source may yet come waits, the others miss theirs.
+
+        Returns:
+            The lane that is full now, if one is.
+        """
         key_hash = hashed(asset.key)
-        if asset.source_key in known and not self._parked.holds(key_hash):
-            await self._send(asset, key_hash)
-        elif asset.source_key in known or self._may_come(asset):
+        if asset.source_key in self._known and not (self._parked.count and self._parked.holds(key_hash)):
+            return self._send(asset, key_hash)
+        if asset.source_key in self._known or self._may_come(asset):
             self._parked.park(asset, key_hash)
         else:
             self._account.missing(asset)
+        return None
 
     def _may_come(self, asset: Asset) -> bool:
         return (
@@ -177,16 +178,27 @@ class Producer:
                 if type(record) is Reject:
                     self._account.reject(self._index, record)
                 elif type(record) is Asset and (derive or record.source_key in self._listed):
-                    await self._send(record, hashed(record.key))
+                    if full := self._send(record, hashed(record.key)):
+                        await self._flush(full)
                 elif type(record) is Asset:
                     self._account.missing(record)
 
-    async def _send(self, asset: Asset, key_hash: int) -> None:
+    def _send(self, asset: Asset, key_hash: int) -> Lane | None:
         self._account.sent(asset, key_hash, self._book.provider)
         lane = self._lanes[key_hash % len(self._lanes)]
-        if lane.add(asset):
-            await lane.flush(self._index)
+        return lane if lane.add(asset) else None
+
+    async def _flush(self, lane: Lane) -> None:
+        """Send the lane's batch, if there is anything in it; waits while the worker has enough to do."""
+        batch = lane.take(self._index)
+        if not batch.assets:
+            return
+        try:
+            with self._tally.stages.timed("sending"):
+                await lane.send.send(batch)
+        except anyio.BrokenResourceError:
+            await anyio.sleep_forever()  # the worker failed; its failure is the news, and cancels this
 
     async def _flush_lanes(self) -> None:
         for lane in self._lanes:
-            await lane.flush(self._index)
+            await self._flush(lane)

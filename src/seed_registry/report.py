@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
 from typing import Any, Protocol
 
 from msgspec import Struct, field
@@ -70,6 +73,15 @@ class Stages(Struct):
     copying: float = 0.0  # COPY into the staging table
     merging: float = 0.0  # from there into the table
     committing: float = 0.0
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds that the block takes."""
+        started = monotonic()
+        try:
+            yield
+        finally:
+            setattr(self, stage, getattr(self, stage) + monotonic() - started)
 
 
 class Tally(Struct):

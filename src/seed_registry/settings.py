@@ -21,6 +21,7 @@ MAX_SOURCES = 200_000
 # A percentage of rejects means nothing before this many records were read.
 PERCENTAGE_AFTER_RECORDS = 1_000
 
+PoolerName = Literal["auto", "none", "transaction"]
 DialectName = Literal["seed", "directory", "discovery", "views", "data-json", "ckan"]
 
 
@@ -111,6 +112,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """
 
     database_url: DatabaseUrl | None = None  # None: the embedded server
+    pooler: PoolerName = "auto"  # what stands between us and the database
     batch_size: int = BATCH_SIZE  # records
     batch_bytes: int = BATCH_BYTES
     concurrency: int = 4  # workers, one connection each

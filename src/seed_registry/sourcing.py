@@ -23,9 +23,9 @@ _SAMPLE_SIZE: Final = 20
 
 
 class Writer(Protocol):
-    """One session's way of writing: `registry.merging.Merger`, or its `Planner` in a dry run."""
+    """One session's way of writing: `registry.merging.Merger`, or `registry.planning.Planner` in a dry run."""
 
-    async def prepare(self) -> None: ...  # noqa: D102
+    async def prepare(self, *, is_empty: bool = ...) -> None: ...  # noqa: D102
     async def merge_sources(self, sources: Sequence[Source]) -> tuple[MergeCounts, dict[str, Any]]: ...  # noqa: D102
     async def merge_assets(  # noqa: D102
         self, assets: Sequence[Asset], source_ids: Mapping[str, Any], provider: str = ...

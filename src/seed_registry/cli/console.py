@@ -135,6 +135,11 @@ def print_error(message: str) -> None:
         console.print(Text("error: ", "red bold") + text if number == 0 else Text("       ") + text, soft_wrap=True)
 
 
+def print_warning(message: str) -> None:
+    """One warning on stderr."""
+    Console(stderr=True, highlight=False).print(Text("warning: ", "yellow") + printable(message, 2_000), soft_wrap=True)
+
+
 def _counts_table(report: Report) -> Table:
     names = ["read", "inserted", "updated", "unchanged", "duplicate", "rejected"]
     names += [name for name in ("missing_source", "resumed") if getattr(report.assets, name)]

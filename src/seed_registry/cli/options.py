@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, get_args
+from typing import Annotated, cast, get_args
 
 import typer
 
 from seed_registry.errors import SettingsInvalid
-from seed_registry.settings import DialectName
+from seed_registry.settings import DialectName, PoolerName
 
 DatabaseOption = Annotated[
     str | None,
@@ -29,11 +29,25 @@ Columns = Annotated[
 
 # Made from the one list there is.
 Dialect = StrEnum("Dialect", {name: name for name in get_args(DialectName)})  # type: ignore[misc]
+Pooler = StrEnum("Pooler", {name: name for name in get_args(PoolerName)})  # type: ignore[misc]
+PoolerOption = Annotated[
+    Pooler | None,
+    typer.Option(
+        "--pooler",
+        show_default=False,
+        help="What stands before the database: none (or one that keeps sessions), transaction; auto finds out.",
+    ),
+]
 DialectOption = Annotated[Dialect | None, typer.Option("--dialect", help="Its shape, where it is not detected.")]
 DomainOption = Annotated[str | None, typer.Option("--domain", help="The portal of records that do not name theirs.")]
 RecordsAtOption = Annotated[
     str | None, typer.Option("--records-at", help="Path of the array of records, like result.results.")
 ]
+
+
+def pooler_of(chosen: Pooler | None) -> PoolerName:
+    """The `pooler` of the settings, from the flag."""
+    return cast("PoolerName", chosen.value if chosen else "auto")
 
 
 def columns_of(texts: list[str] | None) -> dict[str, str]:

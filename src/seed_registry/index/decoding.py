@@ -60,6 +60,8 @@ class Decoder:
         self.portal = Portal(domain=domain)
         self.header_complete = header_complete
         self._dialect = dialect
+        self._kind_of = dialect.kind_of
+        self._fields_of = dialect.asset
         self._decode = msgspec.json.Decoder(dialect.wire).decode
         # Hashes of another dialect, mapping or choice of columns never match: the row is written anew.
         self._seeds: dict[str, int] = {}  # by source; loads end before there are too many of them
@@ -81,12 +83,15 @@ class Decoder:
         # Depth cannot exceed the number of brackets, and most records have fewer.
         if data.count(b"{") + data.count(b"[") > MAX_DEPTH and _too_deep(data):
             return _reject(record, "too_deep", f"record {REASONS['too_deep']}")
-        repaired = _NUL in data and (mended := _without_nul(data)) != data
-        kind = record.kind or self._dialect.kind_of(wire)
-        if kind == "source":
-            return self._source(record, wire, mended if repaired else data)
+        repaired = False
+        if b"\\" in data and _NUL in data:
+            mended = _without_nul(data)
+            repaired, data = mended != data, mended
+        kind = record.kind or self._kind_of(wire)
         if kind == "asset":
-            return self._asset(record, wire, mended if repaired else data, repaired=repaired or record.repaired)
+            return self._asset(record, wire, data, repaired)
+        if kind == "source":
+            return self._source(record, wire, data)
         return _reject(record, "no_type", f"record {REASONS['no_type']}")
 
     def _source(self, record: RawRecord, wire: Any, data: bytes) -> Source | Reject:
@@ -106,42 +111,45 @@ class Decoder:
             offset=record.offset,
         )
 
-    def _asset(self, record: RawRecord, wire: Any, data: bytes, *, repaired: bool) -> Asset | Reject | None:
-        fields = self._dialect.asset(wire, self.portal)
+    def _asset(self, record: RawRecord, wire: Any, data: bytes, repaired: bool) -> Asset | Reject | None:
+        fields = self._fields_of(wire, self.portal)
         if fields is None:
             return None
         key = _key(fields.key)
         if problem := _key_problem(key):
             return _reject(record, problem, f"asset {REASONS[problem]}", key=key)
         source_key = _key(fields.source_key).lower()
-        if self._waits_for_header(wire, fields):
+        if not self.header_complete and self._waits_for_header(wire, fields):
             source_key = ""
-        elif problem := _key_problem(source_key):
-            if problem == "no_key":
-                return _reject(record, "no_source", f"asset {REASONS['no_source']}", key=key)
-            return _reject(record, problem, f"asset's source {REASONS[problem]}", key=key)
-        updated_at, date_ignored = _date(fields.date)
-        # The source is part of it: two records of the same bytes differ if a header gives them different ones.
+        elif not source_key:
+            return _reject(record, "no_source", f"asset {REASONS['no_source']}", key=key)
+        # The source is part of the hash: two records of the same bytes differ if a header gives them different ones.
         if (seed := self._seeds.get(source_key)) is None:
+            if source_key and (problem := _key_problem(source_key)):
+                return _reject(record, problem, f"asset's source {REASONS[problem]}", key=key)
             seed = self._seeds[source_key] = self._seed ^ xxhash.xxh3_64_intdigest(source_key.encode())
+        name, description, url = fields.name, fields.description, fields.url
+        if repaired:  # else there is no U+0000 in them: JSON has no other way to write it
+            name, description, url = _text(name), _text(description), _text(url)
+        updated_at, date_ignored = _date(fields.date)
         return Asset(
             key,
             source_key,
-            _text(fields.name),
-            _text(fields.description),
-            _text(fields.url),
+            name if type(name) is str else None,
+            description if type(description) is str else None,
+            url if type(url) is str else None,
             updated_at,
             data,
             xxhash.xxh3_128_digest(data, seed),
             record.line,
             record.offset,
-            repaired,
+            repaired or record.repaired,
             date_ignored,
         )
 
     def _waits_for_header(self, wire: Any, fields: Fields) -> bool:
         """Whether a header that is not read yet could still change the asset's source."""
-        if self.header_complete or self.portal.header:
+        if self.portal.header:
             return False
         other = self._dialect.asset(wire, replace(self.portal, header="?"))
         return other is not None and bool(other.source_key != fields.source_key)

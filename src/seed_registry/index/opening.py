@@ -6,6 +6,7 @@ order mark is dropped. Everything blocking happens in threads, through aiofiles.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gzip
 import io
@@ -111,8 +112,19 @@ class OpenIndex:
             IndexUnreadable: reading fails, or the compressed data is damaged or cut off.
         """
         yield self.head
-        while chunk := await self._read():
-            yield chunk
+        ahead = self._read_ahead()
+        try:
+            while chunk := await ahead:
+                ahead = self._read_ahead()
+                yield chunk
+        finally:
+            ahead.cancel()
+
+    def _read_ahead(self) -> asyncio.Task[bytes]:
+        """The next chunk, read and unpacked in its thread while the one before is decoded."""
+        task = asyncio.ensure_future(self._read())
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may ask for it any more
+        return task
 
     async def _read(self) -> bytes:
         try:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from msgspec.structs import replace
 
-from seed_registry.errors import IndexBroken, IndexNotUnderstood
+from seed_registry.errors import IndexBroken, IndexNotUnderstood, SeedRegistryError
 from seed_registry.index.decoding import Decoder
 from seed_registry.index.detecting import look_at
 from seed_registry.index.dialects import choose
@@ -17,6 +17,7 @@ from seed_registry.index.envelope import error_position, error_text
 from seed_registry.index.framing import LineFramer
 from seed_registry.index.opening import OpenIndex, open_index
 from seed_registry.records import RawRecord, Record, Reject
+from seed_registry.report import Stages
 from seed_registry.settings import Settings
 
 
@@ -30,7 +31,7 @@ class IndexReader:
         shape: what the beginning looks like.
     """
 
-    def __init__(self, opened: OpenIndex, settings: Settings, salt: str) -> None:
+    def __init__(self, opened: OpenIndex, settings: Settings, salt: str, stages: Stages) -> None:
         self.name = opened.name
         self.size = opened.size
         self.dialect, self.shape = choose(look_at(opened.head, opened.name), settings, opened.name)
@@ -40,6 +41,7 @@ class IndexReader:
                 "name it with --domain data.example.org"
             )
         self._opened = opened
+        self._stages = stages
         self._decoder = Decoder(self.dialect, domain=settings.domain or "", header_complete=self.shape.lines, salt=salt)
         self._framer: LineFramer | DocumentFramer
         # One record that is a document is read as an array of one.
@@ -74,12 +76,22 @@ class IndexReader:
         """
         if self._whole:
             self._framer.feed(b"[")
-        async for chunk in self._opened.chunks():
-            for part in self._decoded(self._framer.feed(chunk)):
-                yield part
+        chunks = self._opened.chunks()
+        while True:
+            with self._stages.timed("reading"):
+                chunk = await anext(chunks, None)
+            if chunk is None:
+                break
+            with self._stages.timed("decoding"):
+                records, problem = self._decoded(self._framer.feed(chunk))
+            yield records
+            if problem:
+                raise problem
         last = self._framer.feed(b"]") if self._whole else []
-        for part in self._decoded(last + self._framer.finish(), at_end=True):
-            yield part
+        records, problem = self._decoded(last + self._framer.finish(), at_end=True)
+        yield records
+        if problem:
+            raise problem
 
     def declared(self) -> Iterable[tuple[str, int, int]]:
         """Header fields that declare a number of records: name, what they say, how many records there were."""
@@ -93,29 +105,30 @@ class IndexReader:
         """Decode a record once more, with all that is known by now; None if it only looks like one."""
         return self._decoder.decode(record)
 
-    def _decoded(self, raw_records: list[RawRecord], *, at_end: bool = False) -> Iterable[list[Record]]:
+    def _decoded(
+        self, raw_records: list[RawRecord], *, at_end: bool = False
+    ) -> tuple[list[Record], SeedRegistryError | None]:
+        """The records, and what is wrong with the document after them."""
         framer, decode = self._framer, self._decoder.decode
         if isinstance(framer, LineFramer):
-            yield [record for raw in raw_records if (record := decode(raw)) is not None]
-            return
+            return [record for raw in raw_records if (record := decode(raw)) is not None], None
         self._take_header(framer)
         records: list[Record] = []
         for raw in raw_records:
             record = decode(raw)
             if type(record) is Reject and record.reason == "not_json":
-                yield records
                 error = ValueError(record.detail)
-                raise self._broken(error_text(error), raw.offset + error_position(error))
+                return records, self._broken(error_text(error), raw.offset + error_position(error))
             if record is not None:
                 records.append(record)
-        yield records
         if framer.problem:
-            raise self._broken(framer.problem.message, framer.problem.offset)
+            return records, self._broken(framer.problem.message, framer.problem.offset)
         if at_end and not framer.counts:
             wanted = " or ".join(".".join(path) or "the document itself" for path in framer.arrays)
-            raise IndexNotUnderstood(
+            return records, IndexNotUnderstood(
                 f"{self.name} has no array of records at {wanted}: name its path with --records-at"
             )
+        return records, None
 
     def _take_header(self, framer: DocumentFramer) -> None:
         self._decoder.portal = replace(self._decoder.portal, header=self.dialect.portal(framer.header))
@@ -131,20 +144,23 @@ class IndexReader:
 
 
 @asynccontextmanager
-async def read_index(path: str, settings: Settings, *, salt: str = "") -> AsyncIterator[IndexReader]:
+async def read_index(
+    path: str, settings: Settings, *, salt: str = "", stages: Stages | None = None
+) -> AsyncIterator[IndexReader]:
     """Open and detect an index.
 
     Args:
         path: of a file, or `-` for standard input.
         settings: of the load.
         salt: goes into every content hash: what, besides the record's bytes, decides what is written.
+        stages: where the time spent is noted.
 
     Raises:
         IndexUnreadable: its bytes cannot be had.
         IndexNotUnderstood: it is no index that any dialect knows.
     """
     async with open_index(path) as opened:
-        yield IndexReader(opened, settings, salt)
+        yield IndexReader(opened, settings, salt, stages or Stages())
 
 
 def _arrays(dialect: Dialect, settings: Settings) -> dict[Path, str]:

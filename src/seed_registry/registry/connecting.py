@@ -9,38 +9,17 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
-from seed_registry.errors import DatabaseRefused, DatabaseUnavailable, SchemaMissing, SeedRegistryError, SettingsInvalid
-from seed_registry.settings import DatabaseUrl
+from seed_registry.errors import DatabaseRefused, DatabaseUnavailable, SchemaMissing, SeedRegistryError
+from seed_registry.registry.libpq import LOOKS_LIKE, unusable
+from seed_registry.registry.reaching import open_session
+from seed_registry.registry.urls import read
+from seed_registry.settings import DatabaseUrl, PoolerName
 
 CONNECT_TIMEOUT_SECONDS: Final = 30
 
-# Every name in our SQL is qualified; with this nothing in another schema can stand in for a function or a table.
-_SESSION: Final = {
-    "application_name": "seed-registry",
-    "search_path": "pg_catalog, pg_temp",
-    "timezone": "UTC",
-    # a role's own limits are meant for interactive sessions, not for loads
-    "statement_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
-    "lock_timeout": "60s",
-    # JIT compiles statements that run for milliseconds
-    "jit": "off",
-}
-# So are these limits, but servers before 14 and 17 would refuse to be told of them.
-_NO_LIMITS: Final = """
-select pg_catalog.set_config(name, '0', false) from pg_catalog.pg_settings
-where name in ('idle_session_timeout', 'transaction_timeout') and setting <> '0'
-"""
-# libpq knows these, asyncpg would send them to the server as settings, which refuses them.
-_LIBPQ_ONLY: Final = {
-    "channel_binding", "connect_timeout", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count",
-    "tcp_user_timeout", "gssencmode", "application_name", "fallback_application_name", "load_balance_hosts",
-    "client_encoding",
-}  # fmt: skip
 # What a database raises for a record that it cannot take, and asyncpg's encoders for a value that they cannot send.
 REFUSALS: Final = (asyncpg.PostgresError, ValueError, TypeError, OverflowError)
 # SQLSTATE classes that a record is guilty of: data exception, integrity violation, program limit exceeded.
@@ -48,50 +27,65 @@ REFUSALS: Final = (asyncpg.PostgresError, ValueError, TypeError, OverflowError)
 _RECORDS_FAULT: Final = ("22", "23", "54")
 
 
-async def connect(url: DatabaseUrl, *, read_only: bool = False) -> asyncpg.Connection[Any]:
+async def connect(url: DatabaseUrl, *, read_only: bool = False, pooler: PoolerName = "auto") -> asyncpg.Connection[Any]:
     """Open a session for loading.
 
     Raises:
         DatabaseUnavailable: there is no connection to be had; the message tells host and cause.
+        DatabaseRefused: a pooler is in between through which nothing can be loaded.
         SettingsInvalid: the URL is none.
     """
-    settings = {**_SESSION, **({"default_transaction_read_only": "on"} if read_only else {})}
     with_problem = f"cannot connect to {url}"
+    target = read(url)
     try:
-        connection = await asyncpg.connect(_for_asyncpg(url), timeout=CONNECT_TIMEOUT_SECONDS, server_settings=settings)
-        try:
-            await connection.execute(_NO_LIMITS, timeout=CONNECT_TIMEOUT_SECONDS)
-        except BaseException:  # also cancelled: uvloop does not close as long as a connection is left over
-            connection.terminate()
-            raise
+        return await open_session(
+            url, target, pooler=pooler, read_only=read_only, timeout_seconds=CONNECT_TIMEOUT_SECONDS
+        )
+    except ssl.SSLCertVerificationError as exc:  # before ValueError, which it is one of
+        raise DatabaseUnavailable(
+            f"{with_problem}: its certificate is not trusted: {exc.verify_message}\n"
+            "name who issued it with sslrootcert=FILE, or the host as the certificate does"
+        ) from exc
     except (asyncpg.ClientConfigurationError, ValueError, OverflowError) as exc:
-        raise SettingsInvalid(
-            f"--database-url is not usable: {type(exc).__name__}; it looks like postgresql://user:password@host:5432/database"
-        ) from None  # that error may quote the password
+        raise unusable(f"{type(exc).__name__}; {LOOKS_LIKE}") from None  # that error may quote the password
     except asyncpg.InvalidPasswordError as exc:
         raise DatabaseUnavailable(f"{with_problem}: the server refused the login; check user and password") from exc
     except asyncpg.InvalidCatalogNameError as exc:
         raise DatabaseUnavailable(f"{with_problem}: the database does not exist; create it with createdb") from exc
     except asyncpg.PostgresError as exc:
-        raise DatabaseUnavailable(f"{with_problem}: {exc.args[0]} (SQLSTATE {exc.sqlstate})") from exc
+        # PgBouncer answers with that code when it does not pass a parameter on.
+        is_option = exc.sqlstate == "08P01" and "options" in target.server_settings
+        mend = "\nleave options= out of the URL: a pooler in between does not pass it on" if is_option else ""
+        raise DatabaseUnavailable(f"{with_problem}: {exc.args[0]} (SQLSTATE {exc.sqlstate}){mend}") from exc
     except TimeoutError as exc:
-        raise DatabaseUnavailable(
-            f"{with_problem}: no answer within {CONNECT_TIMEOUT_SECONDS} s; check host and port"
-        ) from exc
+        seconds = CONNECT_TIMEOUT_SECONDS if target.timeout_seconds is None else target.timeout_seconds
+        raise DatabaseUnavailable(f"{with_problem}: no answer within {seconds} s; check host and port") from exc
     except (OSError, ssl.SSLError, asyncpg.InterfaceError, asyncpg.InternalClientError) as exc:
+        if type(exc) is ConnectionError:  # asyncpg's own, of a server that it asked for TLS
+            reason = f"no TLS came about, which sslmode={target.tls.mode} asks for"
+            raise DatabaseUnavailable(f"{with_problem}: {reason}; is it a Postgres, does it offer TLS?") from exc
         reason = getattr(exc, "strerror", None) or type(exc).__name__
         raise DatabaseUnavailable(f"{with_problem}: {reason}; is the server running, are host and port right?") from exc
-    return connection
+
+
+async def flush(connection: asyncpg.Connection[Any]) -> None:
+    """Wait until everything committed so far, by whatever session, is on disk."""
+    async with connection.transaction():
+        await connection.execute("set local synchronous_commit = on")
+        # A commit waits for the write-ahead log up to itself, but only if it wrote something there.
+        await connection.execute("select pg_catalog.pg_logical_emit_message(true, 'seed-registry', 'loaded')")
 
 
 @asynccontextmanager
-async def session(url: DatabaseUrl, *, read_only: bool = False) -> AsyncIterator[asyncpg.Connection[Any]]:
+async def session(
+    url: DatabaseUrl, *, read_only: bool = False, pooler: PoolerName = "auto"
+) -> AsyncIterator[asyncpg.Connection[Any]]:
     """A session that is closed properly on success, and cut off without waiting on any failure.
 
     Raises:
         SeedRegistryError: whatever asyncpg raises inside comes out as one of the family.
     """
-    connection = await connect(url, read_only=read_only)
+    connection = await connect(url, read_only=read_only, pooler=pooler)
     try:
         yield connection
         await connection.close(timeout=CONNECT_TIMEOUT_SECONDS)
@@ -139,20 +133,3 @@ def translated(exc: BaseException, url: DatabaseUrl) -> SeedRegistryError:
         )
     assert isinstance(exc, asyncpg.PostgresError)
     return DatabaseRefused(f"{url} refused: {exc.args[0]} (SQLSTATE {exc.sqlstate})", sqlstate=exc.sqlstate)
-
-
-def _for_asyncpg(url: DatabaseUrl) -> str:
-    """The URL without what only libpq understands; `postgres://` and `postgresql+driver://` are accepted."""
-    parts = urlsplit(url.reveal)
-    scheme = parts.scheme.partition("+")[0]
-    if scheme not in ("postgres", "postgresql"):
-        raise ValueError("not a postgresql:// URL")
-    if not parts.netloc and parts.path[:1] not in ("", "/"):
-        raise ValueError("no // after postgresql:")
-    # asking raises ValueError above 65535, which uvloop would take modulo 65536
-    if "," not in parts.netloc and parts.port == 0:
-        raise ValueError("no port")
-    # as in libpq, and unlike in forms of web pages, a plus is no space
-    given = parse_qsl(parts.query.replace("+", "%2B"), keep_blank_values=True)
-    query = [(name, value) for name, value in given if name not in _LIBPQ_ONLY]
-    return urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(query, quote_via=quote), ""))

@@ -67,7 +67,8 @@ class Table(Struct, frozen=True):
     """A registry table as it is.
 
     Attributes:
-        name: its schema-qualified, quoted name.
+        schema: where it is.
+        relation: its name there.
         columns: for each field that it has a column for, the column's name.
         types: for each of these fields, the column's type (pg_type.typname).
         key: the fields of the unique index that upserts go by.
@@ -76,13 +77,19 @@ class Table(Struct, frozen=True):
         left_out: fields that it has no column for.
     """
 
-    name: str
+    schema: str
+    relation: str
     columns: dict[str, str]
     types: dict[str, str]
     key: tuple[str, ...]
     id_type: str | None
     touched: bool
     left_out: list[str]
+
+    @property
+    def name(self) -> str:
+        """Its schema-qualified, quoted name."""
+        return f"{quoted(self.schema)}.{quoted(self.relation)}"
 
     def column(self, field: str) -> str:
         """The quoted name of a field's column."""
@@ -112,12 +119,15 @@ async def apply(connection: asyncpg.Connection[Any], schema: str = SCHEMA) -> No
     async with connection.transaction():
         # Two programs creating the same table at once fail on each other; the second waits here and finds it done.
         await connection.execute("select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('seed_registry.schema'))")
-        await connection.execute(definition(schema))
+        has_lz4 = await connection.fetchval(statement("has_lz4"))
+        await connection.execute(definition(schema, has_lz4=has_lz4))
 
 
-def definition(schema: str = SCHEMA) -> str:
-    """The statements that create what is missing."""
-    return statement("schema").format(schema=schema if schema == SCHEMA else quoted(schema))
+def definition(schema: str = SCHEMA, *, has_lz4: bool = False) -> str:
+    """The statements that create what is missing; `has_lz4` for a server that can compress with it."""
+    return statement("schema").format(
+        schema=schema if schema == SCHEMA else quoted(schema), compression=" compression lz4" if has_lz4 else ""
+    )
 
 
 async def introspect(
@@ -169,7 +179,8 @@ async def _look(connection: asyncpg.Connection[Any], schema: str, kind: _Kind, n
         )
     indexes = [set(row["columns"]) for row in await connection.fetch(statement("unique_indexes"), schema, kind.name)]
     return Table(
-        name=f"{quoted(schema)}.{quoted(kind.name)}",
+        schema=schema,
+        relation=kind.name,
         columns=columns,
         types={field: types[column] for field, column in columns.items()},
         key=_find_key(schema, kind, columns, indexes),

@@ -21,6 +21,24 @@ _STAGED_TYPES: Final = {
     "content_hash": "bytea",
 }
 
+_PLAIN_TEXT: Final = {"text", "varchar"}
+_STRAIGHT_TYPES: Final = {
+    "asset_key": _PLAIN_TEXT,
+    "source_id": {"int8", "int4", "uuid"},
+    "provider": _PLAIN_TEXT,
+    "name": _PLAIN_TEXT,
+    "description": _PLAIN_TEXT,
+    "url": _PLAIN_TEXT,
+    "updated_at": {"timestamptz"},
+    "raw": {"jsonb"},
+    "content_hash": {"bytea"},
+}
+
+
+def _jsonb_text(data: bytes) -> str:
+    """What asyncpg makes of jsonb where nobody set a codec."""
+    return data[1:].decode()
+
 
 def staged_type(table: Table, field: str) -> str:
     """The SQL type in which a field travels."""
@@ -46,6 +64,16 @@ class Staging:
             # Compressing what is read again a moment later is work for nothing.
             await self._connection.execute(f"alter table {self.name} alter column raw set storage external")
 
+    async def can_go_straight(self) -> bool:
+        """Whether rows can be copied into the registry table itself: only if its columns are of our own types."""
+        if any(type_ not in _STRAIGHT_TYPES[field] for field, type_ in self._table.types.items()):
+            return False
+        # jsonb's binary form is a version number before the text; the record's own bytes need no other encoding.
+        await self._connection.set_type_codec(
+            "jsonb", schema="pg_catalog", encoder=b"\x01".__add__, decoder=_jsonb_text, format="binary"
+        )
+        return True
+
     async def fill(self, rows: Sequence[Sequence[Any]]) -> None:
         """COPY rows into it, their values in the order of the table's fields; inside a transaction.
 
@@ -55,11 +83,21 @@ class Staging:
             asyncpg.PostgresError: the server refuses a value.
             TimeoutError: the server does not take them; the connection is cut off.
         """
+        await self._copy(self._bare_name, "pg_temp", list(self._table.columns), rows)
+
+    async def fill_table(self, rows: Sequence[Sequence[Any]]) -> None:
+        """COPY rows into the registry table itself.
+
+        Raises:
+            asyncpg.PostgresError: the server refuses a value, or a key that is there already.
+            TimeoutError: the server does not take them; the connection is cut off.
+        """
+        await self._copy(self._table.relation, self._table.schema, list(self._table.columns.values()), rows)
+
+    async def _copy(self, table: str, schema: str, columns: list[str], rows: Sequence[Sequence[Any]]) -> None:
         try:
             async with asyncio.timeout(COPY_TIMEOUT_SECONDS):
-                await self._connection.copy_records_to_table(
-                    self._bare_name, schema_name="pg_temp", columns=list(self._table.columns), records=rows
-                )
+                await self._connection.copy_records_to_table(table, schema_name=schema, columns=columns, records=rows)
         except TimeoutError:
             self._connection.terminate()
             raise

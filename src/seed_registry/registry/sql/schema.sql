@@ -23,7 +23,7 @@ create table if not exists {schema}.assets (
   description  text,
   url          text,
   updated_at   timestamptz,
-  raw          jsonb,
+  raw          jsonb{compression},
   content_hash bytea,
   created_at   timestamptz not null default now()
 );

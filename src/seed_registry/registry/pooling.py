@@ -1,0 +1,158 @@
+"""Pooling: a session's settings, and what becomes of a session behind a pooler that lends a server per transaction.
+
+PgBouncer in transaction mode (https://www.pgbouncer.org/features.html) gives every transaction another server session:
+what is set, prepared or created for the session then belongs to a stranger. There all of it is done per transaction.
+A pooler in session mode is served the same way, for the two look alike from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
+from typing import Any, Final
+
+import asyncpg
+from asyncpg.transaction import Transaction
+
+from seed_registry.records import Asset, Source
+from seed_registry.registry.merging import Merger, SourceId
+from seed_registry.report import MergeCounts
+
+# Every name in our SQL is qualified; with this nothing in another schema can stand in for a function or a table.
+_SEARCH_PATH: Final = "pg_catalog, pg_temp"
+_SESSION: Final = {
+    "search_path": _SEARCH_PATH,
+    "TimeZone": "UTC",
+    # a role's own limits are meant for interactive sessions, not for loads
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",  # from Postgres 14 on
+    "transaction_timeout": "0",  # from Postgres 17 on
+    "lock_timeout": "60s",
+    # JIT compiles statements that run for milliseconds
+    "jit": "off",
+    # A batch need not wait for the disk: `connecting.flush` waits once, before a load says that it is done.
+    "synchronous_commit": "off",
+    # a batch is sorted
+    "work_mem": "32MB",
+}
+# Before anything else the path on which functions and operators are found, for this one message only.
+_SET: Final = """
+select pg_catalog.set_config('search_path', '{search_path}', true);
+select pg_catalog.set_config(wanted.name, wanted.value, {is_local})
+from (values {values}) as wanted (name, value)
+join pg_catalog.pg_settings as known on known.name = wanted.name
+{where}
+"""
+
+
+async def set_up(
+    connection: asyncpg.Connection[Any], *, read_only: bool, unless_pooled: bool, seconds: float | None
+) -> bool:
+    """Set a session up for loading; False, with nothing set, if a pooler is in between and `unless_pooled`.
+
+    A pooler hands out process ids of its own making: they differ from what the server says of itself.
+    """
+    wanted = _SESSION | ({"default_transaction_read_only": "on"} if read_only else {})
+    where = f"where pg_catalog.pg_backend_pid() = {connection.get_server_pid()}" if unless_pooled else ""
+    done: str = await connection.execute(_setting(wanted, is_local=False, where=where), timeout=seconds)
+    return done != "SELECT 0"
+
+
+class PooledConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
+    """A connection through which every statement with arguments goes in a transaction that sets itself up."""
+
+    read_only = False
+
+    def transaction(self, **options: Any) -> Transaction:
+        """Like asyncpg's."""
+        return _Transaction(self, options.get("isolation"), options.get("readonly"), options.get("deferrable"))
+
+    async def execute(self, query: str, *args: Any, **options: Any) -> str:
+        """Like asyncpg's."""
+        # Without arguments it is one message, which no pooler tears apart; BEGIN and COMMIT come this way, too.
+        async with self._anyhow() if args else nullcontext():
+            status: str = await super().execute(query, *args, **options)
+        return status
+
+    async def fetch(self, query: str, *args: Any, **options: Any) -> list[asyncpg.Record]:
+        """Like asyncpg's."""
+        async with self._anyhow():
+            rows: list[asyncpg.Record] = await super().fetch(query, *args, **options)
+        return rows
+
+    async def fetchrow(self, query: str, *args: Any, **options: Any) -> asyncpg.Record | None:
+        """Like asyncpg's."""
+        async with self._anyhow():
+            row: asyncpg.Record | None = await super().fetchrow(query, *args, **options)
+        return row
+
+    async def fetchval(self, query: str, *args: Any, **options: Any) -> Any:
+        """Like asyncpg's."""
+        async with self._anyhow():
+            return await super().fetchval(query, *args, **options)
+
+    @asynccontextmanager
+    async def _anyhow(self) -> AsyncIterator[None]:
+        """The caller's transaction, or one of its own."""
+        if self.is_in_transaction():
+            yield
+            return
+        async with self.transaction():
+            yield
+
+
+def is_pooled(connection: asyncpg.Connection[Any] | None) -> bool:
+    """Whether it is a `PooledConnection`; of asyncpg's classes isinstance says yes to any connection."""
+    return PooledConnection in type(connection).__mro__
+
+
+class _Transaction(Transaction):  # type: ignore[misc]  # asyncpg has no types
+    """A transaction that begins with the session's settings, for itself only."""
+
+    async def start(self) -> None:
+        is_outermost = not self._connection.is_in_transaction()
+        await super().start()
+        if not is_outermost:
+            return
+        wanted = _SESSION | ({"transaction_read_only": "on"} if self._connection.read_only else {})
+        try:
+            await self._connection.execute(_setting(wanted, is_local=True))
+        except asyncpg.PostgresError:
+            await self.rollback()
+            raise
+
+
+class PooledMerger(Merger):
+    """Merges each batch by staging tables that live as long as its transaction.
+
+    Two tables for each batch make work for autovacuum on the system catalogs: that is the price of such a pooler.
+    """
+
+    async def prepare(self, *, is_empty: bool = False) -> None:
+        """Nothing: there is no session to prepare."""
+
+    async def merge_sources(self, sources: Sequence[Source]) -> tuple[MergeCounts, dict[str, SourceId]]:
+        """Merge sources of one provider; their counts, and the id of each by its key."""
+        async with self._staged():
+            return await super().merge_sources(sources)
+
+    async def merge_assets(
+        self, assets: Sequence[Asset], source_ids: Mapping[str, SourceId], provider: str = "socrata"
+    ) -> MergeCounts:
+        """Merge assets whose sources are all in `source_ids`."""
+        async with self._staged():
+            return await super().merge_assets(assets, source_ids, provider)
+
+    @asynccontextmanager
+    async def _staged(self) -> AsyncIterator[None]:
+        async with self._connection.transaction():
+            await super().prepare()
+            yield
+            await self._connection.execute("drop table pg_temp.seed_registry_sources, pg_temp.seed_registry_assets")
+
+
+def _setting(wanted: Mapping[str, str], *, is_local: bool, where: str = "") -> str:
+    values = ", ".join(f"('{name}', '{value}')" for name, value in wanted.items())
+    local = "true" if is_local else "false"
+    return _SET.format(search_path=_SEARCH_PATH, values=values, is_local=local, where=where)

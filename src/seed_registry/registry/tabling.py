@@ -1,0 +1,160 @@
+"""Tabling: a batch of records into one table, in one transaction that touches only rows that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any, Final, TypeVar
+
+import asyncpg
+from msgspec import Struct
+from msgspec.structs import replace
+
+from seed_registry.records import Asset, Source
+from seed_registry.registry.schema import Table
+from seed_registry.registry.staging import Staging
+from seed_registry.registry.statements import by_value, filter_by_hash, upsert
+from seed_registry.report import MergeCounts, Stages
+
+Record = TypeVar("Record", Source, Asset)
+# The values of a field, one for each record.
+Values = Callable[[str, Sequence[Record]], list[Any]]
+
+_ATTRIBUTES: Final = {"source_key": "key", "asset_key": "key"}
+
+
+def plain_values(field: str, records: Sequence[Source | Asset]) -> list[Any]:
+    """The values of a field that the records themselves hold."""
+    return list(map(attrgetter(_ATTRIBUTES.get(field, field)), records))
+
+
+class Difference(Struct, frozen=True):
+    """A record, by its position, that the table does not hold as it is; `is_new` if not at all."""
+
+    position: int
+    is_new: bool
+
+
+class TableMerger:
+    """The statements of one table, made once, and their order."""
+
+    def __init__(
+        self, connection: asyncpg.Connection[Any], table: Table, staging_name: str, *, full: bool, stages: Stages
+    ) -> None:
+        self.staging = Staging(connection, table, staging_name)
+        self._connection = connection
+        self._table = table
+        self._stages = stages
+        self._by_hash = "content_hash" in table.columns and not full
+        self._straight = False
+        self._filter_by_hash = filter_by_hash(table) if self._by_hash else ""
+        self._filter_by_value = by_value(table, "filter_by_value")
+        self._compare = by_value(table, "compare")
+        self._upsert = upsert(table, self.staging.name)
+
+    async def prepare(self, *, is_empty: bool = False) -> None:
+        """Create the staging table; batches for a table `is_empty` are copied straight into it while that goes well."""
+        await self.staging.create()
+        self._straight = is_empty and await self.staging.can_go_straight()
+
+    async def merge(self, records: Sequence[Record], values: Values[Record]) -> MergeCounts:
+        """One batch, in one transaction of its own."""
+        unique = self._unique(records, values)
+        duplicate = len(records) - len(unique)
+        if self._straight:
+            if await self._copy_straight(unique, values):
+                return MergeCounts(inserted=len(unique), duplicate=duplicate)
+            self._straight = False
+        rows = await self._not_held(unique, values) if self._by_hash else unique
+        # A record without a hash may be held all the same, and an upsert would lock the row only to find that out.
+        if rows and (not self._by_hash or None in values("content_hash", rows)):
+            rows = [rows[difference.position] for difference in await self._differing(rows, values)]
+        if not rows:
+            return MergeCounts(unchanged=len(unique), duplicate=duplicate)
+        inserted, updated = await self._write(rows, values)
+        return MergeCounts(inserted, updated, len(unique) - inserted - updated, duplicate)
+
+    async def plan(self, records: Sequence[Record], values: Values[Record]) -> tuple[MergeCounts, list[Record]]:
+        """What merging this batch would count, and the records that are new; reads only."""
+        unique = self._unique(records, values)
+        rows = await self._not_held(unique, values) if self._by_hash else unique
+        differing = await self._differing(rows, values)
+        new = [rows[difference.position] for difference in differing if difference.is_new]
+        changed, unchanged = len(differing) - len(new), len(unique) - len(differing)
+        return MergeCounts(len(new), changed, unchanged, len(records) - len(unique)), new
+
+    async def compare(self, records: Sequence[Record], values: Values[Record]) -> list[list[str]]:
+        """For each record the fields in which the table differs; all of them where it has no such row."""
+        found = await self._connection.fetch(self._compare, *self._columns(records, values))
+        differing: list[list[str]] = [[] for _ in records]
+        for record in found:
+            position, is_missing, *_ = record
+            fields = list(record.keys())[2:]
+            differing[position - 1] = [field for field in fields if is_missing or record[field]]
+        return differing
+
+    def _unique(self, records: Sequence[Record], values: Values[Record]) -> list[Record]:
+        """The last record of each key, in key order."""
+        keys = list(zip(*(values(field, records) for field in self._table.key), strict=True))
+        last = dict(zip(keys, records, strict=True))
+        if len(last) < len(records) and "updated_at" in self._table.columns:
+            self._keep_greatest_moment(keys, records, last)
+        return [last[key] for key in sorted(last)]
+
+    def _keep_greatest_moment(self, keys: list[Any], records: Sequence[Any], last: dict[Any, Any]) -> None:
+        """Between batches a moment never goes backwards; then it must not within one."""
+        for key, record in zip(keys, records, strict=True):
+            winner, moment = last[key], record.updated_at
+            if moment is not None and (winner.updated_at is None or winner.updated_at < moment):
+                # It is no record's any more, so that no row may count as holding it.
+                last[key] = replace(winner, updated_at=moment, content_hash=None)
+
+    async def _not_held(self, records: list[Record], values: Values[Record]) -> list[Record]:
+        """The records that the table does not hold with this content hash."""
+        with self._stages.timed("filtering"):
+            arrays = [values(field, records) for field in (*self._table.key, "content_hash")]
+            found = await self._connection.fetch(self._filter_by_hash, *arrays)
+        return [records[record[0] - 1] for record in found]
+
+    async def _differing(self, records: list[Record], values: Values[Record]) -> list[Difference]:
+        """The records that the table does not hold with these values, the content hash aside."""
+        if not records:
+            return []
+        with self._stages.timed("filtering"):
+            found = await self._connection.fetch(self._filter_by_value, *self._columns(records, values))
+        return [Difference(record[0] - 1, record[1]) for record in found]
+
+    async def _write(self, records: list[Record], values: Values[Record]) -> tuple[int, int]:
+        """Stage and upsert; how many were inserted, how many updated."""
+        stages, is_callers = self._stages, self._connection.is_in_transaction()
+        rows = list(zip(*self._columns(records, values), strict=True))
+        transaction = self._connection.transaction()
+        await transaction.start()
+        try:
+            with stages.timed("copying"):
+                await self.staging.fill(rows)
+            with stages.timed("merging"):
+                written = await self._connection.fetchrow(self._upsert)
+            if is_callers:
+                await self.staging.empty()
+        except BaseException:
+            await transaction.rollback()
+            raise
+        with stages.timed("committing"):
+            await transaction.commit()
+        assert written is not None
+        return written[0], written[1]
+
+    async def _copy_straight(self, records: list[Record], values: Values[Record]) -> bool:
+        """Copy into the table itself; False, and nothing copied, if it has one of these keys by now."""
+        rows = list(zip(*self._columns(records, values), strict=True))
+        try:
+            with self._stages.timed("copying"):
+                async with self._connection.transaction():
+                    await self.staging.fill_table(rows)
+        except (asyncpg.UniqueViolationError, asyncpg.FeatureNotSupportedError):
+            return False
+        return True
+
+    def _columns(self, records: Sequence[Record], values: Values[Record]) -> list[list[Any]]:
+        return [values(field, records) for field in self._table.columns]
