@@ -3,13 +3,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 INSTALLED := $(VENV)/.installed
 # The embedded Postgres of the tests: 18 or 16; `debian` for the distribution's, or a postgresql:// URL of a superuser.
 SERVER ?= 18
 # Test processes, each with a server of its own.
 WORKERS ?= 2
 
-.PHONY: help demo test check format bench bench-memory constraints clean
+.PHONY: help demo test check format bench bench-peers bench-scaling bench-memory constraints clean
 
 help:  ## Show this.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,9 +33,19 @@ format: $(INSTALLED)  ## Format the code.
 	$(BIN)/ruff format src tests benchmarks
 	$(BIN)/ruff check --fix src tests benchmarks
 
-bench: $(INSTALLED)  ## Measure decoding, loading and memory (minutes).
+bench: $(INSTALLED)  ## Measure decoding, and loading next to psql and the peers that are set up (20 minutes).
 	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/loading.py
+	$(BIN)/python benchmarks/loading.py --size real --records 50000
+
+bench-peers:  ## Set up the peers of `make bench`, in environments of their own.
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check -r benchmarks/peers/requirements.txt
+	@if command -v npm > /dev/null; then npm ci --prefix benchmarks/peers/node --no-audit --no-fund; \
+	  else echo "There is no npm: without the peer that runs on Node." >&2; fi
+
+bench-scaling: $(INSTALLED)  ## Time and memory at 200,000 and 5,000,000 records, 1 to 16 workers (20 minutes, 17 GB of disk).
+	$(BIN)/python benchmarks/scaling.py
 
 bench-memory: $(INSTALLED)  ## Peak memory of a 2 GB NDJSON and a 1 GB document (minutes, 3 GB of disk).
 	$(BIN)/python benchmarks/memory.py
@@ -46,7 +57,7 @@ constraints:  ## Pin what is newest within the ranges of pyproject.toml.
 	  $(BIN)/pip freeze --exclude-editable) > constraints.txt
 
 clean:  ## Remove what was set up here; the embedded database stays (`seed-registry db reset`).
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) benchmarks/peers/node/node_modules dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,212 +1,203 @@
-"""How fast an index gets into Postgres, next to the floor that Postgres itself sets.
+"""How fast an index gets into Postgres: this program, the floor that Postgres sets, and others' ways.
 
-    python benchmarks/loading.py [--records 50000] [--size 1500] [--repeat 3] [--concurrency 2] [--batch-size 2000]
+    python benchmarks/loading.py [--records 200000] [--size 1000|real] [--repeat 3] [--concurrency 2]
+                                 [--batch-size 2000] [--ways floor,first,…] [--dialect seed|discovery]
 
-The floor is the same records, made ready as binary rows beforehand, COPYed by as many psql sessions into a temporary
-table and upserted once: the same rows, constraints and statement, with no client to speak of. Ways take turns in one
-run, each on an empty registry; medians with their spread are printed.
+Every way gets the same records into the same tables; they take turns in one run, each from a state that is the same
+every time, in processes of their own (whose start counts). The peers are those of `make bench-peers`. Prints Markdown;
+fails when a way leaves other rows than the others.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
-import statistics
-import struct
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-import asyncpg
-
+import floor
+import peering
+import tables
+from ground import Ground, Measurement, fresh_ground
 from seed_registry.bench.workloads import Workload, generate
-from seed_registry.index.reading import read_index
-from seed_registry.records import Asset, Source
-from seed_registry.registry import embedded, schema
-from seed_registry.settings import Settings
+from tables import Target
+from ways import NAMES, PEERS, Indexes, Way, ways
 
-_EPOCH_SECONDS = 946_684_800  # 2000-01-01, where Postgres' own clock begins
+Results = dict[str, list[Measurement]]
 
-_STAGE = (
-    "create temporary table staged (asset_key text, source_id bigint, name text, description text, url text, "
-    "updated_at timestamptz, raw jsonb, content_hash bytea);"
-)
-_MERGE = """
-insert into registry.assets as existing (asset_key, source_id, name, description, url, updated_at, raw, content_hash)
-select asset_key, source_id, name, description, url, updated_at, raw, content_hash from staged order by asset_key
-on conflict (asset_key) do update set
-  source_id = excluded.source_id, name = excluded.name, description = excluded.description, url = excluded.url,
-  updated_at = greatest(existing.updated_at, excluded.updated_at), raw = excluded.raw,
-  content_hash = excluded.content_hash
-where existing.content_hash is distinct from excluded.content_hash;
-"""
+TARGETS = [
+    Target("first load, of the psql floor's rate", "first", "floor", 0.95),
+    Target("first load, of the psql limit's rate", "first", "limit", 0.75),
+    Target("first load, document against lines", "document", "first", 0.95),
+    Target("the same index again, against the first load", "unchanged", "first", 4),
+    Target("1 % changed, against the same index again", "changed", "unchanged", 0.7),
+    Target("first load, against Node", "first", "node", 2.2),
+    Target("first load of a document, against Node", "document", "node-document", 2.2),
+    Target("the same index again, against Node", "unchanged", "node-again", 8),
+    Target("first load, against psycopg", "first", "psycopg", 2.2),
+    Target("first load, against ADBC", "first", "adbc", 2.5),
+    Target("first load, against dlt", "first", "dlt", 10),
+]
+UNCHANGED_WAL_BYTES = 1e6  # whatever the number of records: none of it is theirs
 
 
 class Contest:
-    """The database, the indexes, and the ways to load."""
+    """Ways on a ground, and the rows they leave."""
 
-    def __init__(self, directory: Path, url: str, options: argparse.Namespace) -> None:
-        self.url = url
-        self.options = options
-        self.directory = directory
-        self.environment = os.environ | {"DATABASE_URL": url}
-        self.index = self._write("index.ndjson", changed=0, form="ndjson")
-        self.edited = self._write("edited.ndjson", changed=1, form="ndjson")
-        self.document = self._write("index.json", changed=0, form="json")
-        self.rows: list[Path] = []
+    def __init__(self, ground: Ground, records: int) -> None:
+        self.fingerprints: dict[str, str] = {}
+        self.results: Results = {}
+        self._ground = ground
+        self._records = records
 
-    def _write(self, name: str, *, changed: float, form: Any) -> Path:
-        path = self.directory / name
-        workload = Workload(records=self.options.records, size=self.options.size, changed=changed, format=form)
+    async def run(self, chosen: Sequence[Way], sources: Sequence[Sequence[Any]], repeat: int) -> None:
+        """All rounds."""
+        for turn in range(repeat):
+            for way in chosen:
+                if turn and way.once:
+                    continue
+                await (self._ground.settle() if way.after else self._ground.empty())
+                if way.only_assets:
+                    await self._ground.add_sources(sources)
+                measurement = await self._ground.measure(way.commands)
+                self.results.setdefault(way.name, []).append(measurement)
+                print(f"round {turn + 1} of {repeat}: {way.name} {measurement.seconds:.2f} s", file=sys.stderr)
+                await self._check(way, measurement)
+
+    async def _check(self, way: Way, measurement: Measurement) -> None:
+        count = await self._ground.count(way.table)
+        if count != self._records:
+            sys.exit(f"{way.name} left {count:,} assets, not {self._records:,}")
+        if way.outcome and not measurement.report["assets"][way.outcome]:
+            sys.exit(f"{way.name} counts none as {way.outcome}: {measurement.report['assets']}")
+        if way.same_rows and way.name not in self.fingerprints:
+            self.fingerprints[way.name] = await self._ground.fingerprint(way.table)
+            if len(set(self.fingerprints.values())) > 1:
+                sys.exit(f"{way.name} left other rows than the ways before it: {self.fingerprints}")
+
+
+def results_table(results: Results, titles: dict[str, str], records: int) -> str:
+    """What each way took: medians, and the range of the rates."""
+    rows = []
+    for name, measurements in results.items():
+        rates = [records / measurement.seconds for measurement in measurements]
+        rows.append(
+            [
+                titles[name],
+                f"{median(rates):,.0f}",
+                f"{min(rates):,.0f} to {max(rates):,.0f}",
+                tables.seconds(measurements, lambda m: m.seconds),
+                tables.seconds(measurements, lambda m: m.own_seconds),
+                tables.seconds(measurements, lambda m: m.client_cpu),
+                tables.seconds(measurements, lambda m: m.server_cpu),
+                tables.megabytes(max(measurement.wal_bytes for measurement in measurements)),
+                tables.megabytes(max(measurement.peak_bytes for measurement in measurements)),
+                str(len(measurements)),
+            ]
+        )
+    header = ["way", "records/s", "slowest to fastest", "s", "s, own", "client CPU s", "server CPU s"]
+    return tables.table([*header, "WAL MB", "peak MB", "rounds"], rows)
+
+
+def targets_table(results: Results) -> str:
+    """What was aimed at, and what came of it; whole processes are compared, as a user waits for them."""
+    rows = []
+    for target in TARGETS:
+        if target.ours in results and target.other in results:
+            ours, other = results[target.ours], results[target.other]
+            whole = tables.ratio([m.seconds for m in other], [m.seconds for m in ours])
+            own = tables.ratio([m.own_seconds for m in other], [m.own_seconds for m in ours])
+            met = tables.verdict(met=whole >= target.wanted)
+            rows.append([target.title, f"{whole:.2f}", f"{own:.2f}", f">= {target.wanted:g}", met])
+    if "unchanged" in results:
+        wal = max(measurement.wal_bytes for measurement in results["unchanged"])
+        met = tables.verdict(met=wal < UNCHANGED_WAL_BYTES)
+        rows.append(
+            ["WAL of the same index again, MB", f"{wal / 1e6:.3f}", "", f"< {UNCHANGED_WAL_BYTES / 1e6:g}", met]
+        )
+    return tables.table(["target", "measured", "by own time", "wanted", "met"], rows)
+
+
+def choose(options: argparse.Namespace) -> list[str]:
+    """The names of the ways that can take part; says which cannot, and why."""
+    chosen = []
+    for name in options.ways:
+        peer = PEERS.get(name)
+        lack = peering.missing(peer) if peer else None
+        if peer and options.dialect != "seed":
+            lack = "the peers know the dialect seed only"
+        if lack:
+            print(f"skipped {name}: {lack}", file=sys.stderr)
+        else:
+            chosen.append(name)
+    return chosen
+
+
+def write_indexes(directory: Path, options: argparse.Namespace) -> list[Path]:
+    """The lines, the lines with 1 % changed, the document."""
+    size = None if options.size == "real" else int(options.size)
+    base = {"records": options.records, "size": size, "dialect": options.dialect}
+    paths = []
+    for name, how in (
+        ("index.ndjson", {"format": "ndjson"}),
+        ("changed.ndjson", {"format": "ndjson", "changed": 1}),
+        ("index.json", {"format": "json"}),
+    ):
+        path = directory / name
         with path.open("wb") as file:
-            file.writelines(generate(workload))
-        return path
-
-    async def empty(self) -> None:
-        """An empty registry, nothing of the last way left to write out."""
-        connection = await asyncpg.connect(self.url)
-        await schema.apply(connection)
-        await connection.execute("truncate registry.assets, registry.sources restart identity")
-        await connection.execute("checkpoint")
-        await connection.close()
-
-    async def prepare_rows(self) -> None:
-        """The floor's input: sources in their table, assets as binary COPY files, one for each session."""
-        connection = await asyncpg.connect(self.url)
-        parts: list[list[bytes]] = [[] for _ in range(self.options.concurrency)]
-        ids: dict[str, int] = {}
-        async with read_index(str(self.index), Settings()) as reader:
-            async for records in reader.records():
-                for record in records:
-                    if isinstance(record, Source):
-                        ids[record.key] = len(ids) + 1
-                    elif isinstance(record, Asset):
-                        parts[hash(record.key) % len(parts)].append(_binary_row(record, ids[record.source_key]))
-        for number, rows in enumerate(parts):
-            path = self.directory / f"rows.{number}"
-            path.write_bytes(b"PGCOPY\n\xff\r\n\0" + bytes(8) + b"".join(rows) + b"\xff\xff")
-            path.chmod(0o644)
-            self.rows.append(path)
-        self.source_keys = list(ids)
-        await connection.close()
-
-    async def insert_sources(self) -> None:
-        """What the floor's assets refer to."""
-        connection = await asyncpg.connect(self.url)
-        rows = [("socrata", key) for key in self.source_keys]
-        await connection.executemany("insert into registry.sources (provider, source_key) values ($1, $2)", rows)
-        await connection.close()
-
-    def floor(self) -> None:
-        """As many psql sessions as workers: COPY ready rows, upsert once."""
-
-        def session(path: Path) -> None:
-            script = f"begin;\n{_STAGE}\n\\copy staged from '{path}' (format binary)\n{_MERGE}\ncommit;\n"
-            command = [str(embedded.psql_path()), "-X", "-q", "-v", "ON_ERROR_STOP=1", self.url]
-            subprocess.run(command, input=script.encode(), check=True)
-
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(session, self.rows))
-
-    def load(self, index: Path) -> dict[str, Any]:
-        """Our command, as a user runs it."""
-        flags = ["--concurrency", str(self.options.concurrency), "--batch-size", str(self.options.batch_size), "--json"]
-        command = [sys.executable, "-m", "seed_registry", "load", str(index), *flags]
-        output = subprocess.run(command, env=self.environment, check=True, capture_output=True).stdout
-        report: dict[str, Any] = json.loads(output)
-        return report
+            file.writelines(generate(Workload(**base, **how)))
+        paths.append(path)
+    return paths
 
 
-def _binary_row(asset: Asset, source_id: int) -> bytes:
-    """A row of `COPY … (format binary)`: https://www.postgresql.org/docs/current/sql-copy.html."""
-
-    def text(value: str | None) -> bytes | None:
-        return None if value is None else value.encode()
-
-    moment = asset.updated_at
-    microseconds = None if moment is None else struct.pack(">q", int((moment.timestamp() - _EPOCH_SECONDS) * 1e6))
-    fields = (
-        asset.key.encode(),
-        struct.pack(">q", source_id),
-        text(asset.name),
-        text(asset.description),
-        text(asset.url),
-        microseconds,
-        b"\x01" + asset.raw,
-        asset.content_hash,
+async def run(options: argparse.Namespace) -> None:
+    """Measure and print."""
+    names = choose(options)
+    async with fresh_ground() as ground:
+        lines, changed, document = write_indexes(ground.directory, options)
+        rows = await floor.prepare(lines, options.concurrency, ground.directory)
+        indexes = Indexes(lines, changed, document, rows)
+        everything = ways(indexes, options.concurrency, options.batch_size)
+        needed = {way.after for way in everything if way.name in names} | set(names)
+        chosen = [way for way in everything if way.name in needed]
+        environment = await ground.look_around()
+        contest = Contest(ground, options.records)
+        await contest.run(chosen, rows.sources, options.repeat)
+        mean = lines.stat().st_size / options.records
+    titles = {way.name: way.title for way in chosen}
+    print(
+        f"{options.records:,} records of {mean:,.0f} bytes on average ({options.dialect}), this program with "
+        f"{options.concurrency} workers and batches of {options.batch_size:,}. {tables.machine(environment)}\n"
     )
-    parts = [struct.pack(">i", -1) if field is None else struct.pack(">i", len(field)) + field for field in fields]
-    return struct.pack(">h", len(fields)) + b"".join(parts)
-
-
-def measure(contest: Contest) -> dict[str, list[float]]:
-    """Seconds of every way and round; the ways take turns."""
-    seconds: dict[str, list[float]] = {}
-
-    def timed(name: str, way: Callable[[], object]) -> object:
-        started = time.perf_counter()
-        result = way()
-        seconds.setdefault(name, []).append(time.perf_counter() - started)
-        return result
-
-    def loaded(name: str, index: Path, outcome: str) -> None:
-        report = contest.load(index)
-        # As the report tells it: a process' own start is not what is compared.
-        seconds.setdefault(name, []).append(report["seconds"])
-        assert report["assets"][outcome] > 0, (name, report)
-
-    asyncio.run(contest.prepare_rows())
-    for _ in range(contest.options.repeat):
-        asyncio.run(contest.empty())
-        asyncio.run(contest.insert_sources())
-        timed("psql floor", contest.floor)
-        asyncio.run(contest.empty())
-        loaded("first load, lines", contest.index, "inserted")
-        loaded("unchanged reload", contest.index, "unchanged")
-        loaded("1 % changed reload", contest.edited, "updated")
-        asyncio.run(contest.empty())
-        loaded("first load, document", contest.document, "inserted")
-    return seconds
-
-
-@contextmanager
-def contest_of(options: argparse.Namespace) -> Iterator[Contest]:
-    """An embedded server of its own, gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="sr-") as directory:
-        Path(directory).chmod(0o711)
-        with embedded.running(Path(directory) / "home") as url:
-            yield Contest(Path(directory), url, options)
+    print(results_table(contest.results, titles, options.records) + "\n")
+    print(targets_table(contest.results) + "\n")
+    for fingerprint in set(contest.fingerprints.values()):
+        print(f"The same rows (md5 {fingerprint}): {', '.join(contest.fingerprints)}.")
 
 
 def main() -> None:
-    """Measure and print."""
+    """Parse and go."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=int, default=50_000)
-    parser.add_argument("--size", type=int, default=1_500, help="median bytes of a record")
+    parser.add_argument("--records", type=int, default=200_000)
+    parser.add_argument(
+        "--size", default="1000", help="median bytes of a record (the mean is half as much again); real"
+    )
+    parser.add_argument("--dialect", choices=["seed", "discovery"], default="seed")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--concurrency", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=2_000)
-    options = parser.parse_args()
-    with contest_of(options) as contest:
-        mean = contest.index.stat().st_size / options.records
-        seconds = measure(contest)
-    print(f"{options.records:,} records of {mean:,.0f} bytes on average, {options.concurrency} sessions or workers")
-    floor = statistics.median(seconds["psql floor"])
-    for name, times in seconds.items():
-        middle = statistics.median(times)
-        slow, fast = options.records / max(times), options.records / min(times)
-        rate = options.records / middle
-        print(
-            f"{name:22} {rate:9,.0f} records/s ({slow:,.0f} to {fast:,.0f}), {floor / middle:5.2f} of the floor's rate"
-        )
+    parser.add_argument("--ways", type=_names, default=NAMES, help=",".join(NAMES))
+    asyncio.run(run(parser.parse_args()))
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(NAMES):
+        raise argparse.ArgumentTypeError(f"no such way: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    return names
 
 
 if __name__ == "__main__":

@@ -21,10 +21,22 @@ from seed_registry import __version__
 from seed_registry.bench import workloads
 from seed_registry.bench.workloads import Workload, generate
 from seed_registry.cli import db, schema
-from seed_registry.cli.console import BarProgress, print_error, print_report
+from seed_registry.cli.bench import bench
+from seed_registry.cli.console import BarProgress, print_error, print_report, print_warning
+from seed_registry.cli.doctor import doctor
 from seed_registry.cli.explain import explain
 from seed_registry.cli.logs import LogProgress, logger
-from seed_registry.cli.options import Columns, DatabaseOption, DialectOption, DomainOption, RecordsAtOption, columns_of
+from seed_registry.cli.options import (
+    Columns,
+    DatabaseOption,
+    DialectOption,
+    DomainOption,
+    PoolerOption,
+    RecordsAtOption,
+    columns_of,
+    pooler_of,
+)
+from seed_registry.cli.secrecy import cover_password
 from seed_registry.errors import IndexesFailed, Interrupted, SeedRegistryError, StorageFailed, VerificationFailed
 from seed_registry.index.finding import read_list
 from seed_registry.ingesting import ingest
@@ -81,6 +93,7 @@ def load(  # a flag each
         str, typer.Option("--index", envvar="INDEX_PATH", help="The index, where no INDEX is given.")
     ] = DEFAULT_INDEX,
     database_url: DatabaseOption = None,
+    pooler: PoolerOption = None,
     batch_size: Annotated[int, typer.Option(help="Records a batch.")] = _DEFAULTS.batch_size,
     batch_bytes: Annotated[str, typer.Option(help="Bytes a batch.")] = "4MiB",
     concurrency: Annotated[int, typer.Option(help="Workers, one connection each.")] = _DEFAULTS.concurrency,
@@ -114,6 +127,7 @@ def load(  # a flag each
     """Load indexes into the registry and verify it."""
     settings = Settings(
         database_url=DatabaseUrl(database_url) if database_url else None,
+        pooler=pooler_of(pooler),
         batch_size=batch_size,
         batch_bytes=parse_bytes(batch_bytes),
         concurrency=concurrency,
@@ -158,7 +172,9 @@ _plan.__signature__ = _signature.replace(  # type: ignore[attr-defined]  # how i
 )
 _plan.__annotations__ = {name: parameter.annotation for name, parameter in _signature.parameters.items()}
 app.command("plan")(_plan)
+app.command()(doctor)
 app.command()(explain)
+app.command()(bench)
 
 
 @app.command()
@@ -205,6 +221,8 @@ def sample(
 def main() -> NoReturn:
     """Run the command line and exit."""
     verbose = not {"-v", "--verbose"}.isdisjoint(sys.argv[1:])
+    if warning := cover_password(sys.argv[1:]):
+        print_warning(warning)
     try:
         code = app(standalone_mode=False)
     except SeedRegistryError as exc:

@@ -1,0 +1,164 @@
+"""Ground: a server of its own, its registry put into the state that a load begins with, and programs measured there.
+
+The server is the embedded one as `seed-registry` sets it up, with one exception: autovacuum is off, for it would fall
+into one load and not into another. What it would have done by the next day is done between a load and its reload.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import asyncpg
+from msgspec import Struct
+
+from seed_registry.bench.measuring import ServerCpu, find_server_cpu, look_around, wal_position
+from seed_registry.bench.results import Environment
+from seed_registry.registry import embedded, schema
+
+Command = Sequence[str | Path]
+
+_LAUNCHER = Path(__file__).with_name("launching.py")
+_SETTLE_SECONDS = 0.05  # after a session's end its process still has to be buried by the server
+# Everything that any of the programs makes: this one's tables and ledger, and dlt's.
+_SCHEMAS = "registry, seed_registry, dlt_registry, dlt_registry_staging"
+# Row by row, for no aggregate may be larger than 1 GB.
+_FINGERPRINT = """
+select md5(string_agg(md5((asset_key, name, description, url, updated_at, raw)::text), '' order by asset_key))
+from {table}
+"""
+
+
+class Measurement(Struct, frozen=True):
+    """What a load took, all its processes together.
+
+    `seconds` is from starting the programs to the end of the last; `own_seconds` what the program itself says, which
+    leaves its start out. `server_cpu` is None where the server's processes cannot be seen.
+    """
+
+    seconds: float
+    own_seconds: float
+    client_cpu: float
+    server_cpu: float | None
+    wal_bytes: int
+    peak_bytes: int
+    report: dict[str, Any]
+
+
+class Ground:
+    """The server and one session to look after it."""
+
+    def __init__(self, url: str, connection: asyncpg.Connection[Any], cpu: ServerCpu | None, directory: Path) -> None:
+        self.directory = directory
+        self.environment = _environment(url)
+        self._connection = connection
+        self._cpu = cpu
+
+    async def empty(self) -> None:
+        """A registry as on the first day, nothing of the last load left to write out."""
+        await self._connection.execute(f"drop schema if exists {_SCHEMAS} cascade")
+        await schema.apply(self._connection)
+        await self._connection.execute("checkpoint")
+
+    async def settle(self) -> None:
+        """A registry as on the day after a load."""
+        await self._connection.execute("vacuum (analyze) registry.assets")
+        await self._connection.execute("vacuum (analyze) registry.sources")
+        await self._connection.execute("checkpoint")
+
+    async def add_sources(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert (provider, source_key, name, url, raw) for those that load assets only; ids count from 1."""
+        await self._connection.executemany(
+            "insert into registry.sources (provider, source_key, name, url, raw) values ($1, $2, $3, $4, $5)", rows
+        )
+
+    async def count(self, table: str) -> int:
+        """How many rows there are."""
+        return int(await self._connection.fetchval(f"select count(*) from {table}"))
+
+    async def fingerprint(self, table: str) -> str:
+        """The same for the same assets, whoever loaded them."""
+        return str(await self._connection.fetchval(_FINGERPRINT.format(table=table)))
+
+    async def look_around(self) -> Environment:
+        """Machine and server."""
+        return await look_around(self._connection, "embedded", self._cpu)
+
+    async def measure(self, commands: Sequence[Command]) -> Measurement:
+        """Run the programs side by side; a failure of theirs ends the benchmark with their last words."""
+        wal, cpu = await wal_position(self._connection), self._cpu_seconds()
+        used, output = await self._launch(commands)
+        await asyncio.sleep(_SETTLE_SECONDS)
+        wal_now, cpu_now = await wal_position(self._connection), self._cpu_seconds()
+        assert wal is not None
+        assert wal_now is not None
+        report: dict[str, Any] = json.loads(output or "{}")
+        return Measurement(
+            seconds=used["seconds"],
+            own_seconds=report.get("seconds", used["seconds"]),
+            client_cpu=used["client_cpu"],
+            server_cpu=None if cpu is None or cpu_now is None else cpu_now - cpu,
+            wal_bytes=wal_now - wal,
+            peak_bytes=used["peak_bytes"],
+            report=report,
+        )
+
+    def _cpu_seconds(self) -> float | None:
+        return None if self._cpu is None else self._cpu.seconds()
+
+    async def _launch(self, commands: Sequence[Command]) -> tuple[dict[str, Any], bytes]:
+        result = self.directory / "used.json"
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", _LAUNCHER, result, json.dumps(commands, default=str)),
+            env=self.environment,
+            cwd=self.directory,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        output, complaints = await process.communicate()
+        if process.returncode:
+            sys.exit(f"{commands[0][0]} ended with {process.returncode}:\n{complaints.decode()[-2_000:]!a}")
+        used: dict[str, Any] = json.loads(result.read_text("ascii"))
+        return used, output
+
+
+@asynccontextmanager
+async def fresh_ground() -> AsyncIterator[Ground]:
+    """A server and a directory, gone afterwards."""
+    with _directory() as directory, embedded.running(directory / "home") as url:
+        connection = await asyncpg.connect(url)
+        await connection.execute("alter system set autovacuum = off")
+        await connection.execute("select pg_reload_conf()")
+        yield Ground(url, connection, await find_server_cpu(connection), directory)
+        await connection.close()
+
+
+@contextmanager
+def _directory() -> Iterator[Path]:
+    # In the temporary directory, not below a home: as root the server's own user has to reach it.
+    with tempfile.TemporaryDirectory(prefix="sr-") as name:
+        directory = Path(name)
+        directory.chmod(0o711)
+        yield directory
+
+
+def _environment(url: str) -> dict[str, str]:
+    """Of all programs: where the server is, for those that read DATABASE_URL and for psql."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    others = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    return others | {
+        "DATABASE_URL": url,
+        "PGHOST": query["host"],
+        "PGPORT": query["port"],
+        "PGUSER": parts.username or "",
+        "PGDATABASE": parts.path[1:],
+    }

@@ -1,0 +1,220 @@
+"""Page: the results of a bench as one HTML file that needs nothing else, no script either.
+
+What came from outside (names of indexes, messages, settings) is escaped wherever it is put.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from seed_registry.bench.drawing import STEPS, heat_map, heat_step, html_text, stage_bars
+from seed_registry.bench.results import PRODUCER, WORKERS, CellResult, Results, best_of
+from seed_registry.bench.strategies import COPY_MERGE
+from seed_registry.bench.telling import (
+    cpu,
+    flags,
+    kind_of_load,
+    megabytes,
+    milliseconds,
+    notes,
+    percent_of_spread,
+    placed,
+    problems,
+    state,
+)
+from seed_registry.errors import StorageFailed
+from seed_registry.escaping import printable
+
+_COLUMNS: Final = (
+    "strategy", "batch", "workers", "records/s", "spread", "MB/s", "client CPU", "server CPU", "peak RSS MB", "WAL MB",
+    "batch p50 ms", "batch p95 ms", "bottleneck",
+)  # fmt: skip
+_WORDS: Final = {"strategy", "bottleneck"}
+_STAGE_WORDS: Final = {
+    "reading": "reading the index",
+    "decoding": "framing, decoding, routing",
+    "sending": "waiting for a worker",
+    "waiting": "waiting for a batch",
+    "filtering": "asking what is there already",
+    "copying": "COPY",
+    "merging": "INSERT or upsert",
+    "committing": "COMMIT",
+}
+
+
+def write_page(path: Path, results: Results) -> None:
+    """Write the page.
+
+    Raises:
+        StorageFailed: it cannot be written.
+    """
+    try:
+        path.write_text(page(results), "utf-8")
+    except OSError as exc:
+        raise StorageFailed(f"--html {printable(path)} cannot be written: {exc.strerror}") from exc
+
+
+def page(results: Results) -> str:
+    """The page."""
+    style = files("seed_registry.bench").joinpath("page.css").read_text("utf-8")
+    title = f"Benchmark of {html_text(results.grid.index)}"
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">",
+        f"<title>{title}</title><style>\n{style}</style></head><body>",
+        f"<h1>{title}</h1>",
+        *_introduction(results),
+        *(line for changed in results.grid.changed for line in _section(results, changed)),
+        *_environment(results),
+        "</body></html>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _introduction(results: Results) -> Iterable[str]:
+    grid, environment = results.grid, results.environment
+    yield (
+        f'<p class="soft">{html_text(grid.dialect)}, {grid.index_bytes / 1e6:,.1f} MB; Postgres '
+        f"{html_text(environment.postgres)}; {environment.cores} cores {html_text(environment.cpu)}; "
+        f"{environment.started_at:%Y-%m-%d %H:%M} UTC; medians of {grid.repeat} runs, the cells taking turns</p>"
+    )
+    yield '<div class="cards">'
+    for changed in grid.changed:
+        cells = [cell for cell in results.cells if cell.changed == changed]
+        best, ours = best_of(cells), best_of(cell for cell in cells if cell.strategy == COPY_MERGE)
+        yield f'<div class="card">{html_text(kind_of_load(changed))}'
+        if best is None or best.summary is None:
+            yield "<b>nothing measured</b></div>"
+            continue
+        yield f"<b>{best.summary.records_per_second.median:,.0f} records/s</b>"
+        yield f'<span class="soft">best: {html_text(placed(best))}</span><br>'
+        if ours is not None and ours.summary is not None:
+            if ours is not best:
+                rate = f"{ours.summary.records_per_second.median:,.0f} records/s"
+                yield f'<span class="soft">best of {COPY_MERGE}: {html_text(placed(ours))}, {rate}</span><br>'
+            shown = html_text(flags(ours, grid) or "").replace(" --", "</span> <span>--")
+            yield f"<code>seed-registry load <span>{shown}</span></code>"
+        yield "</div>"
+    yield "</div>"
+
+
+def _section(results: Results, changed: float | None) -> Iterable[str]:
+    cells = [cell for cell in results.cells if cell.changed == changed]
+    best = best_of(cells)
+    yield f"<h2>{html_text(kind_of_load(changed).capitalize())}</h2>"
+    if best is not None:
+        yield "<p>Records per second by batch size and workers: <b>more is better</b>.</p>"
+        yield _heat_legend()
+    yield '<div class="maps">'
+    for strategy in results.grid.strategies:
+        own = [cell for cell in cells if cell.strategy == strategy]
+        yield f"<figure><figcaption>{html_text(strategy)}</figcaption>"
+        if any(cell.summary for cell in own):
+            yield heat_map(results.grid, own, best)
+        else:
+            yield '<p class="soft">not measured</p>'
+        yield "</figure>"
+    yield "</div>"
+    yield from (f'<p class="soft">{html_text(problem)}</p>' for problem in problems(cells))
+    yield from _stages(cells)
+    yield from _table(cells, best)
+
+
+def _heat_legend() -> str:
+    swatches = "".join(
+        f'<svg width="16" height="12" role="img" aria-label="{low}"><rect class="h{heat_step(low / 100)}" width="16" '
+        f'height="12"/></svg>{low}{" % or less" if number == 0 else " %"}</span><span>'
+        for number, low in enumerate(STEPS)
+    )
+    return f'<p class="legend"><span>of the best cell:</span><span>{swatches}outlined: the best cell</span></p>'
+
+
+def _stages(cells: Sequence[CellResult]) -> Iterable[str]:
+    measured = [cell for cell in cells if cell.summary is not None]
+    if not any(cell.summary and cell.summary.bottleneck for cell in measured):
+        return
+    yield "<h3>Where the time went</h3>"
+    yield (
+        '<p class="soft">The whole width is the time of the load. Above: the reader; below: a worker on average. Grey '
+        "is waiting for the other side; blank is the start and, for the reader, the end. The fuller bar is the side "
+        "that limits the load; its longest stage is named.</p>"
+    )
+    yield '<p class="legend">' + "".join(map(_swatch, (*PRODUCER[:2], *WORKERS[1:], "waiting"))) + "</p>"
+    for strategy in dict.fromkeys(cell.strategy for cell in measured):
+        is_open = " open" if strategy == measured[0].strategy else ""
+        yield f'<details{is_open}><summary>{html_text(strategy)}</summary><div class="bars">'
+        for cell in measured:
+            if cell.strategy == strategy and cell.summary is not None:
+                yield f"<span>{cell.batch_size:,} x {cell.concurrency}</span>"
+                yield f'<span class="soft">{html_text(cell.summary.bottleneck or "")}</span>'
+                yield stage_bars(cell, cell.summary, _STAGE_WORDS)
+        yield "</div></details>"
+
+
+def _swatch(stage: str) -> str:
+    words = "waiting" if stage == "waiting" else _STAGE_WORDS[stage]
+    square = f'<svg width="12" height="12"><rect class="{stage}" width="12" height="12"/></svg>'
+    return f"<span>{square}{html_text(words)}</span>"
+
+
+def _table(cells: Sequence[CellResult], best: CellResult | None) -> Iterable[str]:
+    yield '<details><summary>All numbers</summary><div class="scroll"><table><tr>'
+    yield "".join(f"<th{_class(name)}>{html_text(name)}</th>" for name in _COLUMNS) + "</tr>"
+    for cell in cells:
+        texts = zip(_COLUMNS, _row(cell), strict=True)
+        yield (
+            f"<tr{' class=top' if cell is best else ''}>"
+            + "".join(f"<td{_class(name)}>{html_text(text)}</td>" for name, text in texts)
+            + "</tr>"
+        )
+    yield "</table></div></details>"
+
+
+def _class(column: str) -> str:
+    return ' class="words"' if column in _WORDS else ""
+
+
+def _row(cell: CellResult) -> list[str]:
+    name = [cell.strategy, f"{cell.batch_size:,}", str(cell.concurrency)]
+    summary = cell.summary
+    if summary is None:
+        return [*name, *[""] * 9, state(cell)]
+    seconds = summary.seconds.median
+    return [
+        *name,
+        f"{summary.records_per_second.median:,.0f}",
+        percent_of_spread(cell),
+        f"{summary.megabytes_per_second:,.1f}",
+        cpu(summary.client_cpu_seconds, seconds),
+        cpu(summary.server_cpu_seconds, seconds),
+        megabytes(summary.peak_rss_bytes),
+        megabytes(summary.wal_bytes),
+        milliseconds(summary.batch_p50_seconds),
+        milliseconds(summary.batch_p95_seconds),
+        state(cell),
+    ]
+
+
+def _environment(results: Results) -> Iterable[str]:
+    environment = results.environment
+    facts = {
+        "seed-registry": environment.program,
+        "Python": environment.python,
+        "packages": ", ".join(f"{name} {version}" for name, version in environment.packages.items()),
+        "platform": environment.platform,
+        "CPU": f"{environment.cores} cores {environment.cpu}, load average {environment.load_average} at the start",
+        "memory": f"{environment.memory_bytes / (1 << 30):,.1f} GiB",
+        "database": environment.database,
+        "Postgres": f"{environment.postgres}; with these settings in the sessions of a load:",
+        **environment.postgres_settings,
+    }
+    yield "<h2>Environment</h2>"
+    yield '<table class="facts">'
+    yield from (f"<tr><th>{html_text(name)}</th><td>{html_text(value)}</td></tr>" for name, value in facts.items())
+    yield "</table>"
+    yield from (f'<p class="soft">{html_text(note)}</p>' for note in notes(results))
