@@ -14,7 +14,6 @@ import os
 import select
 import stat
 import sys
-import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import aiofiles.threadpool
 import zstandard
+from isal import igzip, isal_zlib
 
 from seed_registry.errors import IndexNotUnderstood, IndexUnreadable
 from seed_registry.escaping import printable
@@ -41,6 +41,8 @@ _ZSTD_PIECE_BYTES = 1 << 10
 _ZSTD_MAX_WINDOW_BYTES = 128 << 20
 _PIPE_POLL_SECONDS = 0.2
 
+# The package's stubs hide that this is an exception.
+_INFLATE_ERROR: type[Exception] = isal_zlib.error  # type: ignore[assignment]
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _BOM = b"\xef\xbb\xbf"
@@ -129,7 +131,7 @@ class OpenIndex:
     async def _read(self) -> bytes:
         try:
             return await self._unpacked.read1(CHUNK_BYTES)
-        except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as exc:
+        except (EOFError, _INFLATE_ERROR, gzip.BadGzipFile, zstandard.ZstdError) as exc:
             raise IndexUnreadable(
                 f"{self.name}: the compressed data is damaged or cut off near byte {self.position} of the file; "
                 "fetch the file again"
@@ -263,7 +265,7 @@ class _GzipReader(io.RawIOBase):
     """Unpacks gzip; unlike the library's own reader it hands over all that comes before the damage."""
 
     def __init__(self, packed: io.BufferedReader[Any]) -> None:
-        self._file = gzip.GzipFile(fileobj=packed)
+        self._file = igzip.IGzipFile(fileobj=packed)  # type: ignore[no-untyped-call]
         self._damage: Exception | None = None
 
     def readable(self) -> bool:
@@ -276,7 +278,7 @@ class _GzipReader(io.RawIOBase):
             while self._damage is None and filled < len(out) and (piece := self._file.read1(len(out) - filled)):
                 out[filled : filled + len(piece)] = piece
                 filled += len(piece)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
+        except (EOFError, _INFLATE_ERROR, gzip.BadGzipFile) as exc:
             self._damage = exc
         if self._damage and not filled:
             raise self._damage
