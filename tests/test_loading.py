@@ -461,7 +461,7 @@ BAD_INDEXES: dict[str, tuple[bytes | None, str, int]] = {  # content, what is sa
         "cut off",
         0,
     ),
-    "damaged": (gzip.compress(Random(1).randbytes(500))[:-9], "damaged", 0),
+    "damaged": (gzip.compress(Random(1).randbytes(500), mtime=0)[:-9], "damaged", 0),
     "with too many sources": (
         lines(*(source(f"{number}.example") for number in range(9)), asset("bad-0001", "1.example")),
         "--max-sources",

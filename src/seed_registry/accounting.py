@@ -117,6 +117,11 @@ class Account:
                 f"allows; most often: {tally.rejects.most_common(1)[0][0]}"
             )
 
+    def keep_rejects(self) -> None:
+        """Bring the rejects so far to disk."""
+        if self._rejects is not None:
+            self._rejects.sync()
+
     def close(self) -> None:
         """Complete `loaded` and give temporary files back."""
         self.loaded.distinct_assets = self._distinct.count()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from seed_registry.registry.connecting import REFUSALS, refusal
+from seed_registry.registry.connecting import refusal
+from seed_registry.registry.remedies import Remedy, remedy
 
 Item = TypeVar("Item")
 
@@ -25,11 +26,11 @@ async def merge_halving(
     """
     try:
         await merge(records)
-    except REFUSALS as exc:
-        if (detail := refusal(exc)) is None:
+    except Exception as exc:
+        if remedy(exc) is not Remedy.HALVE:
             raise
         if len(records) == 1:
-            refused(records[0], detail)
+            refused(records[0], refusal(exc))
             return
         half = len(records) // 2
         for part in (records[:half], records[half:]):

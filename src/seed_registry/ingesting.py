@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -9,7 +10,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import anyio
 import msgspec
+import xxhash
 from msgspec.structs import replace
 
 from seed_registry import pipeline
@@ -20,16 +23,21 @@ from seed_registry.errors import (
     IndexesFailed,
     IndexNotUnderstood,
     IndexUnreadable,
+    SeedRegistryError,
+    TooManyRejects,
     VerificationFailed,
 )
 from seed_registry.escaping import printable
 from seed_registry.index.dialects.declaring import Dialect
 from seed_registry.index.finding import find, is_url, require
+from seed_registry.index.opening import absolute, is_as_it_was
 from seed_registry.index.reading import IndexReader, read_index
 from seed_registry.index.rejects import RejectsFile
 from seed_registry.index.remote import shown
+from seed_registry.marks import WHOLE, Mark, Resumption
 from seed_registry.registry import embedded
-from seed_registry.registry.connecting import flush
+from seed_registry.registry.connecting import flush, session
+from seed_registry.registry.ledger import Ledger, begin, create
 from seed_registry.report import (
     AssetCounts,
     Counts,
@@ -44,6 +52,9 @@ from seed_registry.report import (
 from seed_registry.settings import Settings
 from seed_registry.sourcing import SourceBook, read_source_cache, write_source_cache
 from seed_registry.verifying import verify
+
+# What a run that failed may take to say so.
+_FAREWELL_SECONDS = 5.0
 
 
 async def ingest(indexes: Sequence[str], settings: Settings | None = None, progress: Progress | None = None) -> Report:
@@ -68,7 +79,7 @@ async def ingest(indexes: Sequence[str], settings: Settings | None = None, progr
     if not settings.keep_going or len(found) == 1:
         require(found)
     run = _Run(found, settings, progress)
-    async with open_registry(settings, progress, run.tally.stages) as registry:
+    async with open_registry(settings, progress, run.tally, run.held) as registry:
         return await run.load(registry)
 
 
@@ -86,6 +97,7 @@ class _Run:
         self._parts: list[IndexReport] = []
         self._source_ids: dict[str, dict[str, Any]] = {}  # of all sources met, by provider and key
         self._known_ids: dict[str, dict[str, Any]] = {}  # with those of the cache
+        self._ledger: Ledger | None = None
         progress.tell(
             "info",
             "run_started",
@@ -95,8 +107,25 @@ class _Run:
         )
         progress.began(self.tally)
 
+    @property
+    def held(self) -> list[str]:
+        """The files that no other load may have meanwhile."""
+        return [_absolute(index) for index in self._indexes if index != "-"]
+
     async def load(self, registry: Registry) -> Report:
-        """The load itself, its verification and its report."""
+        """The load itself, its verification and its report, all of it in the ledger."""
+        await self._begin(registry)
+        try:
+            report = await self._load(registry)
+        except BaseException as exc:
+            await self._end_badly(registry, exc)
+            raise
+        if registry.main is not None and self._ledger is not None:
+            ledger = self._ledger
+            await registry.main.do(lambda session: ledger.end(session.connection, "done", report, None))
+        return report
+
+    async def _load(self, registry: Registry) -> Report:
         settings, tables = self._settings, registry.tables
         keys_per_source = tables is not None and "source_id" in tables.assets.key
         account = Account(settings, self.tally, self._progress, self._rejects, keys_per_source=keys_per_source)
@@ -108,14 +137,57 @@ class _Run:
             account.close()
             if self._rejects is not None:
                 self._rejects.close()
-        if registry.connection is not None and not settings.dry_run:
-            await flush(registry.connection)
+        if registry.main is not None and not settings.dry_run:
+            await registry.main.do(lambda session: flush(session.connection))
         verification = await self._verify(registry, account)
         if settings.source_cache and registry.url and not settings.dry_run:
             write_source_cache(settings.source_cache, str(registry.url), self._source_ids)
         report = self._report(verification)
         self._progress.tell("info", "run_finished", **msgspec.to_builtins(report))
         return _judged(report)
+
+    async def _begin(self, registry: Registry) -> None:
+        """Enter the run in the ledger, or take up the one that ended early."""
+        main, tables = registry.main, registry.tables
+        if main is None or tables is None or self._settings.dry_run:
+            return
+        if not await main.do(lambda session: create(session.connection)):
+            note = "this role may not create the schema seed_registry: no history, no resuming"
+            self._progress.tell("warning", "no_ledger", note=note)
+            return
+        key, indexes = self._key(tables.salt), [_absolute(index) for index in self._indexes]
+        rejects = str(self._rejects.path) if self._rejects else None
+        resume = self._settings.resume
+        ledger = await main.do(
+            lambda session: begin(session.connection, self.id, key, indexes, _encodable(rejects or ""), resume=resume)
+        )
+        if unfinished := ledger.unfinished:
+            self.id = unfinished.run_id
+            if unfinished.rejects and self._settings.rejects in (None, unfinished.rejects):
+                self._rejects = RejectsFile(Path(unfinished.rejects))
+                self._rejects.resume()
+            self._progress.tell("info", "run_resumed", run_id=self.id, ended=unfinished.outcome, error=unfinished.error)
+        self._ledger = ledger
+        registry.use(ledger)
+
+    def _key(self, salt: str) -> str:
+        """What two commands have in common if one goes on where the other ended."""
+        settings = self._settings
+        asked = (
+            settings.schema, settings.dialect, settings.domain, settings.records_at, settings.derive_sources, salt,
+            *self.held,
+        )  # fmt: skip
+        return xxhash.xxh3_128_hexdigest(msgspec.json.encode(asked))
+
+    async def _end_badly(self, registry: Registry, exc: BaseException) -> None:
+        """Note it in the ledger, if that can be done in a moment; whatever the sessions are doing, this is another."""
+        ledger, url = self._ledger, registry.url
+        if ledger is None or url is None:
+            return
+        report = exc.report if isinstance(exc, (VerificationFailed, IndexesFailed)) else None
+        with anyio.move_on_after(_FAREWELL_SECONDS, shield=True), contextlib.suppress(SeedRegistryError):
+            async with session(url, pooler=self._settings.pooler) as connection:
+                await ledger.end(connection, _outcome(exc), report, str(exc) or None)
 
     async def _prepare(self, registry: Registry) -> None:
         path = self._settings.source_cache
@@ -124,7 +196,6 @@ class _Run:
         for table in (registry.tables.sources, registry.tables.assets):
             if table.left_out:
                 self._progress.tell("warning", "columns_left_out", table=table.name, fields=table.left_out)
-        await registry.writer.prepare()
         if path:
             for provider, cached in read_source_cache(path, str(registry.url)).items():
                 book = self._book(registry, provider)
@@ -139,9 +210,17 @@ class _Run:
         dialect: Dialect | None = None
         error = None
         try:
-            async with read_index(index, self._settings, salt=salt, stages=tally.stages) as reader:
+            marks = await self._marks(index, registry)
+            whole = next((mark for mark in marks if mark.lane == WHOLE), None)
+            resumption = Resumption.of(marks) if marks and not whole else None
+            opening = read_index(index, self._settings, salt=salt, stages=tally.stages, resumption=resumption)
+            async with opening as reader:
                 dialect = reader.dialect
-                await self._load_open(name, reader, registry, account)
+                if whole:
+                    tally.assets.read += whole.assets
+                    tally.assets.resumed += whole.assets
+                else:
+                    await self._load_open(name, reader, registry, account)
         except (IndexBroken, IndexNotUnderstood, IndexUnreadable) as exc:
             if not self._settings.keep_going or len(self._indexes) == 1:
                 raise
@@ -167,6 +246,7 @@ class _Run:
 
     async def _load_open(self, name: str, reader: IndexReader, registry: Registry, account: Account) -> None:
         tally, dialect = self.tally, reader.dialect
+        assets_before = tally.assets.read
         tally.index, tally.index_bytes, tally.index_position = reader.name, reader.size, 0
         self._progress.tell("info", "index_opened", index=name, dialect=dialect.name, bytes=reader.size)
         book = self._book(registry, dialect.provider)
@@ -175,16 +255,39 @@ class _Run:
         finally:
             met = {key: book.ids[key] for key in book.met}
             self._source_ids.setdefault(dialect.provider, {}).update(met)
+        file, main, ledger = reader.file_state, registry.main, self._ledger
+        if file is not None and main is not None and ledger is not None:
+            whole = Mark(reader.path, WHOLE, 1, 1, 0, tally.assets.read - assets_before, file)
+            await main.do(lambda session: ledger.finished(session.connection, whole))
+
+    async def _marks(self, index: str, registry: Registry) -> list[Mark]:
+        """How far the run that is resumed was with this index; nothing if the file is another one now."""
+        ledger, main, path = self._ledger, registry.main, _absolute(index)
+        if ledger is None or main is None or ledger.unfinished is None or is_url(index) or index == "-":
+            return []
+        marks = await main.do(lambda session: ledger.marks(session.connection, path))
+        if not marks:
+            return []
+        if await is_as_it_was(index, max(marks, key=lambda mark: mark.file.consumed).file):
+            self._progress.tell("info", "index_resumed", index=_shown(index), committed=min(m.assets for m in marks))
+            return marks
+        self._progress.tell("warning", "index_changed", index=_shown(index), note="it is read from its beginning")
+        await main.do(lambda session: ledger.forget(session.connection, path))
+        return []
 
     def _book(self, registry: Registry, provider: str) -> SourceBook:
         ids = self._known_ids.setdefault(provider, {})
         return SourceBook(registry.writer, self.tally, provider, max_sources=self._settings.max_sources, ids=ids)
 
     async def _verify(self, registry: Registry, account: Account) -> Verification | None:
-        settings, connection, tables = self._settings, registry.connection, registry.tables
-        if settings.dry_run or not settings.verify or connection is None or tables is None:
+        main, tables = registry.main, registry.tables
+        if self._settings.dry_run or not self._settings.verify or main is None or tables is None:
             return None
-        return await verify(connection, tables, self._source_ids, self.tally, account.loaded, self._progress)
+        return await main.do(
+            lambda session: verify(
+                session.connection, tables, self._source_ids, self.tally, account.loaded, self._progress
+            )
+        )
 
     def _report(self, verification: Verification | None) -> Report:
         tally, parts = self.tally, self._parts
@@ -224,6 +327,20 @@ def _judged(report: Report) -> Report:
         rest = "; the others are loaded" if len(bad) < count else ""
         raise IndexesFailed(f"{len(bad)} of {count} indexes failed: {names}{more}{rest}", report)
     return report
+
+
+def _outcome(exc: BaseException) -> str:
+    """How the ledger calls the end of a run."""
+    if isinstance(exc, VerificationFailed):
+        return "verification_failed"
+    if isinstance(exc, TooManyRejects):
+        return "too_many_rejects"
+    return "failed" if isinstance(exc, Exception) else "interrupted"
+
+
+def _absolute(index: str) -> str:
+    """What an index is called in the ledger, wherever the command was run."""
+    return _shown(index) if is_url(index) or index == "-" else absolute(index)
 
 
 def _rejects_path(settings: Settings, run_id: str) -> Path:

@@ -76,7 +76,9 @@ async def _work(
     receive: MemoryObjectReceiveStream[Batch], open_writer: OpenWriter, account: Account, book: SourceBook
 ) -> None:
     async def merge(assets: list[Asset]) -> None:
-        account.tally.assets.add(await writer.merge_assets(assets, book.ids, book.provider))
+        # Of a batch that was split, no part tells that the whole is committed; the next batch's mark will.
+        mark = batch.mark if len(assets) == len(batch.assets) else None
+        account.tally.assets.add(await writer.merge_assets(assets, book.ids, book.provider, mark))
 
     async with receive, open_writer() as writer:
         while True:

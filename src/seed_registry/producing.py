@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import islice
 from time import monotonic
 
@@ -14,6 +14,7 @@ from seed_registry.accounting import Account, hashed
 from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadable
 from seed_registry.halving import merge_halving
 from seed_registry.index.reading import IndexReader
+from seed_registry.marks import Mark
 from seed_registry.records import Asset, Record, Reject, Source
 from seed_registry.settings import Settings
 from seed_registry.sourcing import SourceBook
@@ -21,10 +22,11 @@ from seed_registry.spooling import ParkedAssets
 
 
 class Batch(Struct, frozen=True):
-    """Assets of one index that travel, are written and fail together."""
+    """Assets of one index that travel, are written and fail together; `mark` is how far their lane is with them."""
 
     index: str
     assets: list[Asset]
+    mark: Mark | None = None
 
 
 class Lane:
@@ -43,11 +45,10 @@ class Lane:
         self._bytes += len(asset.raw)
         return len(self._assets) >= self._size or self._bytes >= self._max_bytes
 
-    def take(self, index: str) -> Batch:
+    def take(self) -> list[Asset]:
         """The batch as far as it is filled; the next one begins."""
-        batch = Batch(index, self._assets)
-        self._assets, self._bytes = [], 0
-        return batch
+        assets, self._assets, self._bytes = self._assets, [], 0
+        return assets
 
 
 class Producer:
@@ -71,7 +72,10 @@ class Producer:
         self._listed: set[str] = set()  # the keys of the sources that this index listed
         self._known = self._listed if reader.dialect.lists_sources else book.met
         self._pending: list[Source] = []  # listed, not merged yet
-        self._unrouted = 0  # assets counted as read whose way is not decided
+        self._unsettled = 0  # assets counted as read that were parked and are no longer
+        self._resumption = reader.resumption
+        self._place = (1, -1)  # line and offset of the last asset whose way is decided
+        self._assets = 0  # how many of this index that were, those of the run that is resumed included
 
     async def produce(self) -> None:
         """Read the index to its end.
@@ -84,6 +88,7 @@ class Producer:
         """
         tally, reader = self._tally, self._reader
         read_before = tally.bytes_read
+        self._count_as_resumed(reader.left_out)
         try:
             async for records in reader.records():
                 tally.index_position = reader.position
@@ -94,7 +99,7 @@ class Producer:
             await self._settle_parked()
         except (IndexBroken, IndexNotUnderstood, IndexUnreadable):
             # Their sources may have been behind the break; they are read again with the whole index.
-            tally.assets.read -= self._parked.count + self._unrouted
+            tally.assets.read -= self._parked.count + self._unsettled
             await self._merge_pending()
             await self._flush_lanes()
             raise
@@ -103,28 +108,44 @@ class Producer:
         self._account.finished(reader)
         await self._flush_lanes()
 
-    async def _take(self, records: Iterable[Record]) -> None:
-        assets: list[Asset] = []
-        for record in records:
-            if type(record) is Asset:
-                self._tally.assets.read += 1
-                self._unrouted += 1
-                assets.append(record)
-            elif type(record) is Source:
-                self._tally.sources.read += 1
-                self._pending.append(record)
-            else:
-                assert type(record) is Reject
-                (self._tally.sources if record.kind == "source" else self._tally.assets).read += 1
-                self._account.reject(self._index, record)
+    async def _take(self, records: Sequence[Record]) -> None:
+        """The records of a chunk: first what they need to know of sources, then each in its turn."""
+        assets = [record for record in records if type(record) is Asset]
+        if len(assets) < len(records):
+            sources = [record for record in records if type(record) is Source]
+            self._tally.sources.read += len(sources)
+            self._pending += sources
         if assets or len(self._pending) >= self._settings.batch_size:
             await self._merge_pending()
         if not self._reader.dialect.lists_sources:
             await self._book.derive(asset for asset in assets if asset.source_key)
-        for asset in assets:
-            self._unrouted -= 1
-            if full := self._route(asset):
-                await self._flush(full)
+        counts = self._tally.assets
+        for record in records:
+            if type(record) is Asset:
+                counts.read += 1
+                self._assets += 1
+                self._place = (record.line, record.offset)
+                if full := self._route(record):
+                    await self._flush(full)
+            elif type(record) is Reject:
+                self._reject(record)
+
+    def _reject(self, reject: Reject) -> None:
+        if reject.kind == "source":
+            self._tally.sources.read += 1
+        elif self._resumption and reject.offset <= self._resumption.offset:
+            self._count_as_resumed(1)  # the run that is resumed has told of it
+            return
+        else:
+            self._tally.assets.read += 1
+            self._assets += 1
+            self._place = (reject.line, reject.offset)
+        self._account.reject(self._index, reject)
+
+    def _count_as_resumed(self, assets: int) -> None:
+        self._tally.assets.read += assets
+        self._tally.assets.resumed += assets
+        self._assets += assets
 
     async def _merge_pending(self) -> None:
         pending, self._pending = self._pending, []
@@ -150,6 +171,9 @@ class Producer:
             The lane that is full now, if one is.
         """
         key_hash = hashed(asset.key)
+        if self._resumption is not None and self._resumption.has(asset.offset, key_hash):
+            self._tally.assets.resumed += 1
+            return None
         if asset.source_key in self._known and not (self._parked.count and self._parked.holds(key_hash)):
             return self._send(asset, key_hash)
         if asset.source_key in self._known or self._may_come(asset):
@@ -168,13 +192,13 @@ class Producer:
         derive = self._settings.derive_sources or not self._reader.dialect.lists_sources or not self._listed
         if self._parked.count:
             self._account.progress.tell("info", "loading_parked", index=self._index, assets=self._parked.count)
-        self._unrouted += self._parked.count
+        self._unsettled = self._parked.count
         parked = self._parked.take_all()
         while group := [self._reader.decode(raw) for raw in islice(parked, self._settings.batch_size)]:
             if derive:
                 await self._book.derive(record for record in group if type(record) is Asset)
             for record in group:
-                self._unrouted -= 1
+                self._unsettled -= 1
                 if type(record) is Reject:
                     self._account.reject(self._index, record)
                 elif type(record) is Asset and (derive or record.source_key in self._listed):
@@ -190,14 +214,23 @@ class Producer:
 
     async def _flush(self, lane: Lane) -> None:
         """Send the lane's batch, if there is anything in it; waits while the worker has enough to do."""
-        batch = lane.take(self._index)
-        if not batch.assets:
+        assets = lane.take()
+        if not assets:
             return
         try:
             with self._tally.stages.timed("sending"):
-                await lane.send.send(batch)
+                await lane.send.send(Batch(self._index, assets, self._mark(lane)))
         except anyio.BrokenResourceError:
             await anyio.sleep_forever()  # the worker failed; its failure is the news, and cancels this
+
+    def _mark(self, lane: Lane) -> Mark | None:
+        """How far the lane is; unknown while assets are parked, for these are not."""
+        if self._parked.was_used or (file := self._reader.file_state) is None:
+            return None
+        self._account.keep_rejects()  # before it is said that what they are about is done
+        line, offset = self._place
+        number = self._lanes.index(lane)
+        return Mark(self._reader.path, number, len(self._lanes), line, offset, self._assets, file)
 
     async def _flush_lanes(self) -> None:
         for lane in self._lanes:

@@ -128,7 +128,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_rejects: MaxRejects = MaxRejects()
     max_record_bytes: int = MAX_RECORD_BYTES
     max_sources: int = MAX_SOURCES
-    resume: bool = True  # accepted, without effect yet: a run starts over, and skips what is there
+    resume: bool = True  # go on where a run of the same command ended early
+    retry_for_seconds: float = 300.0  # how long what may pass is tried again, e.g. a lost connection
     verify: bool = True
     verify_sample: int = 5  # assets compared field by field after a load
     source_cache: str | None = None  # path
@@ -141,6 +142,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         # 255 MiB is where jsonb itself ends: https://www.postgresql.org/docs/current/datatype-json.html
         _between("--max-record-bytes", self.max_record_bytes, 1 << 10, 255 << 20)
         _between("--max-sources", self.max_sources, 1, 100_000_000)
+        _between("--retry-for", self.retry_for_seconds, 0, 86_400)
         _between("--sample", self.verify_sample, 0, 10_000)
         if self.domain is not None and not re.fullmatch(r"[^\s/]{1,253}", self.domain):
             raise SettingsInvalid(f"--domain takes a host name like data.example.org, got {self.domain!r}")
@@ -153,6 +155,6 @@ class Settings(Struct, frozen=True, kw_only=True):
                 )
 
 
-def _between(flag: str, value: int, low: int, high: int) -> None:
+def _between(flag: str, value: float, low: int, high: int) -> None:
     if not low <= value <= high:
         raise SettingsInvalid(f"{flag} must be from {low:,} to {high:,}, got {value:,}")

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from seed_registry.errors import IndexNotUnderstood, StorageFailed
+from seed_registry.marks import Mark
 from seed_registry.records import Asset, Source
 from seed_registry.report import MergeCounts, Tally
 
@@ -28,7 +29,7 @@ class Writer(Protocol):
     async def prepare(self, *, is_empty: bool = ...) -> None: ...  # noqa: D102
     async def merge_sources(self, sources: Sequence[Source]) -> tuple[MergeCounts, dict[str, Any]]: ...  # noqa: D102
     async def merge_assets(  # noqa: D102
-        self, assets: Sequence[Asset], source_ids: Mapping[str, Any], provider: str = ...
+        self, assets: Sequence[Asset], source_ids: Mapping[str, Any], provider: str = ..., mark: Mark | None = ...
     ) -> MergeCounts: ...
     async def find_sources(self, provider: str, keys: Sequence[str]) -> dict[str, Any]: ...  # noqa: D102
 

@@ -23,6 +23,7 @@ from seed_registry.errors import SeedRegistryError
 from seed_registry.index.reading import read_index
 from seed_registry.index.rejects import RejectsFile
 from seed_registry.ingesting import ingest
+from seed_registry.marks import Mark
 from seed_registry.records import Asset, Source
 from seed_registry.registry import schema
 from seed_registry.registry.connecting import flush, session
@@ -75,10 +76,10 @@ class Inserting:
         return await self._merger.find_sources(provider, keys)
 
     async def merge_assets(
-        self, assets: Sequence[Asset], source_ids: Mapping[str, Any], provider: str = ""
+        self, assets: Sequence[Asset], source_ids: Mapping[str, Any], provider: str = "", mark: Mark | None = None
     ) -> MergeCounts:
         """One batch in one transaction; how many of it were updated is not asked for."""
-        del provider
+        del provider, mark
         rows = [_row(asset, source_ids[asset.source_key]) for asset in latest(assets)]
         transaction = self._connection.transaction()
         await transaction.start()

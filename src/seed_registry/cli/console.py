@@ -28,6 +28,7 @@ from seed_registry.report import AssetCounts, Report, SourceCounts, Tally
 
 _STYLES = {"warning": "yellow", "error": "red", "info": "dim"}
 # Told by the table at the end, or by the bar itself.
+_UNBROKEN_COLUMNS = 200
 _UNSAID = {"run_started", "run_finished", "sources_loaded", "assets_loaded", "index_finished"}
 
 
@@ -120,11 +121,12 @@ def print_report(report: Report, tally: Tally) -> None:
 def print_rows(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A plain table on stdout."""
     table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
-    for name in header:
-        table.add_column(Text(name, "dim"))
+    for position, name in enumerate(header):
+        table.add_column(Text(name, "dim"), no_wrap=position == 0)  # what a row is called by is copied elsewhere
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    Console(file=sys.stdout, highlight=False).print(table)
+    # What goes to a file or another program has no edge to be broken at.
+    Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else _UNBROKEN_COLUMNS).print(table)
 
 
 def print_error(message: str) -> None:

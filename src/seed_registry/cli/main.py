@@ -36,6 +36,7 @@ from seed_registry.cli.options import (
     columns_of,
     pooler_of,
 )
+from seed_registry.cli.runs import show_runs
 from seed_registry.cli.secrecy import cover_password
 from seed_registry.errors import IndexesFailed, Interrupted, SeedRegistryError, StorageFailed, VerificationFailed
 from seed_registry.index.finding import read_list
@@ -113,8 +114,11 @@ def load(  # a flag each
     max_record_bytes: Annotated[str, typer.Option(help="Reject longer records.")] = "16MiB",
     max_sources: Annotated[int, typer.Option(help="Stop when an index names more.")] = _DEFAULTS.max_sources,
     resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="Not yet: a run always starts over, and skips what is there.")
+        bool, typer.Option("--resume/--no-resume", help="Go on where a run of the same command ended early.")
     ] = True,
+    retry_for: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Try what may pass again for so long, e.g. a lost connection.")
+    ] = _DEFAULTS.retry_for_seconds,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Check the database afterwards.")] = True,
     sample: Annotated[int, typer.Option(help="Assets that are checked field by field.")] = _DEFAULTS.verify_sample,
     source_cache: Annotated[str | None, typer.Option(help="File that keeps the sources' ids between runs.")] = None,
@@ -143,6 +147,7 @@ def load(  # a flag each
         max_record_bytes=parse_bytes(max_record_bytes),
         max_sources=max_sources,
         resume=resume,
+        retry_for_seconds=retry_for,
         verify=verify,
         verify_sample=sample,
         source_cache=source_cache,
@@ -174,6 +179,7 @@ _plan.__annotations__ = {name: parameter.annotation for name, parameter in _sign
 app.command("plan")(_plan)
 app.command()(doctor)
 app.command()(explain)
+app.command("runs")(show_runs)
 app.command()(bench)
 
 

@@ -14,6 +14,7 @@ from seed_registry.cli.console import print_rows
 from seed_registry.cli.options import Columns, DatabaseOption, columns_of
 from seed_registry.registry import schema
 from seed_registry.registry.connecting import session
+from seed_registry.registry.sql import statement
 from seed_registry.settings import DatabaseUrl, Settings
 
 app = typer.Typer(help="The registry's tables: create, check, show.", no_args_is_help=True)
@@ -45,7 +46,7 @@ def check(database_url: DatabaseOption = None, column: Columns = None) -> None:
 @app.command()
 def show() -> None:
     """Print the statements of `schema apply`."""
-    typer.echo(schema.definition(), nl=False)
+    typer.echo(schema.definition() + "\n" + statement("ledger"), nl=False)
 
 
 @app.command()

@@ -15,11 +15,11 @@ class LineFramer:
     Holds at most `max_record_bytes` and one chunk: a longer line is dropped as it comes, and told by its excerpt.
     """
 
-    def __init__(self, *, max_record_bytes: int, offset: int = 0) -> None:
+    def __init__(self, *, max_record_bytes: int, offset: int = 0, line: int = 1) -> None:
         self._max = max_record_bytes
         self._pending: list[bytes] = []  # the pieces of the line that is not finished
         self._pending_bytes = 0  # its length, dropped bytes included
-        self._line = 1
+        self._line = line
         self._offset = offset
 
     def feed(self, chunk: bytes) -> list[RawRecord]:

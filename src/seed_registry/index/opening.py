@@ -14,19 +14,22 @@ import os
 import select
 import stat
 import sys
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import aiofiles
 import aiofiles.threadpool
+import xxhash
 import zstandard
-from isal import igzip, isal_zlib
 
 from seed_registry.errors import IndexNotUnderstood, IndexUnreadable
 from seed_registry.escaping import printable
 from seed_registry.index.finding import is_url
 from seed_registry.index.remote import RemoteFile, shown
+from seed_registry.marks import FileState
 
 if TYPE_CHECKING:
     from aiofiles.threadpool.binary import AsyncBufferedReader
@@ -40,9 +43,8 @@ HEAD_BYTES = 64 << 10
 _ZSTD_PIECE_BYTES = 1 << 10
 _ZSTD_MAX_WINDOW_BYTES = 128 << 20
 _PIPE_POLL_SECONDS = 0.2
+_HASHED_BYTES = 4 << 20  # at a time, when a file is recognised
 
-# The package's stubs hide that this is an exception.
-_INFLATE_ERROR: type[Exception] = isal_zlib.error  # type: ignore[assignment]
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _BOM = b"\xef\xbb\xbf"
@@ -64,13 +66,15 @@ class OpenIndex:
     """An index that can be read once, from its beginning.
 
     Attributes:
+        path: absolute, or the URL.
         name: what messages call it: the path, the URL without what is secret in it, or `stdin`.
         head: up to `HEAD_BYTES` of its unpacked beginning.
         head_offset: where the head begins: behind a byte order mark, if there is one.
     """
 
-    def __init__(self, name: str, packed: _Counting) -> None:
+    def __init__(self, name: str, packed: _Counting, path: str = "") -> None:
         self.name = name
+        self.path = path if is_url(path) else absolute(path)
         self.head = b""
         self.head_offset = 0
         self._packed = packed
@@ -85,6 +89,11 @@ class OpenIndex:
     def position(self) -> int:
         """Bytes of the file consumed so far."""
         return self._packed.consumed
+
+    @property
+    def file_state(self) -> FileState | None:
+        """The file as it is read, None where it could not be recognised later: a pipe, a URL."""
+        return self._packed.state
 
     async def read_head(self) -> None:
         """Fill `head`.
@@ -111,7 +120,7 @@ class OpenIndex:
         """The unpacked bytes from `head_offset` on, the head included.
 
         Raises:
-            IndexUnreadable: reading fails, or the compressed data is damaged or cut off.
+            IndexUnreadable: reading fails, the compressed data is damaged or cut off, the file was changed meanwhile.
         """
         yield self.head
         ahead = self._read_ahead()
@@ -121,6 +130,8 @@ class OpenIndex:
                 yield chunk
         finally:
             ahead.cancel()
+        if self._packed.has_changed():
+            raise IndexUnreadable(f"{self.name} was changed while it was read; load it again when it is finished")
 
     def _read_ahead(self) -> asyncio.Task[bytes]:
         """The next chunk, read and unpacked in its thread while the one before is decoded."""
@@ -131,7 +142,7 @@ class OpenIndex:
     async def _read(self) -> bytes:
         try:
             return await self._unpacked.read1(CHUNK_BYTES)
-        except (EOFError, _INFLATE_ERROR, gzip.BadGzipFile, zstandard.ZstdError) as exc:
+        except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as exc:
             raise IndexUnreadable(
                 f"{self.name}: the compressed data is damaged or cut off near byte {self.position} of the file; "
                 "fetch the file again"
@@ -153,18 +164,47 @@ async def open_index(path: str) -> AsyncIterator[OpenIndex]:
     name = "stdin" if path == "-" else shown(path) if is_url(path) else printable(path, len(path))
     packed = _Counting(_open_file(path, name))
     try:
-        index = OpenIndex(name, packed)
+        index = OpenIndex(name, packed, path)
         await index.read_head()
         yield index
     finally:
         packed.close()
 
 
+def absolute(path: str) -> str:
+    """The absolute path of a file, as text: bytes that are none are told with escapes."""
+    return os.path.realpath(path).encode(errors="backslashreplace").decode()
+
+
+async def is_as_it_was(path: str, state: FileState) -> bool:
+    """Whether a file still is what was read of it once: size, time, and a hash of as much as was read."""
+    if is_url(path) or path == "-":
+        return False
+    digest, left = xxhash.xxh3_128(), state.consumed
+    try:
+        async with aiofiles.open(path, "rb") as file:
+            now = os.fstat(file.fileno())
+            if (now.st_size, now.st_mtime_ns) != (state.size, state.modified):
+                return False
+            while left and (chunk := await file.read(min(left, _HASHED_BYTES))):
+                digest.update(chunk)
+                left -= len(chunk)
+    except OSError:  # whoever opens it next will say why
+        return False
+    return digest.digest() == state.digest
+
+
 class _RawFile(Protocol):
-    """What an index is read from; closing it, in whatever thread, ends a read that waits."""
+    """What an index is read from; closing it, in whatever thread, ends a read that waits.
+
+    `modified` is None where a change could not be told.
+    """
 
     closed: bool
     size: int | None
+    modified: int | None
+
+    def has_changed(self) -> bool: ...
 
     def readinto(self, buffer: memoryview, /) -> int: ...
 
@@ -189,10 +229,10 @@ def _open_file(path: str, name: str) -> _RawFile:
         raise IndexUnreadable(f"{name} cannot be opened: {getattr(exc, 'strerror', None) or exc}") from exc
     mode = os.fstat(file.fileno()).st_mode
     if stat.S_ISREG(mode):
-        return _LocalFile(file, os.fstat(file.fileno()).st_size)
+        return _LocalFile(file, path)
     if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or path == "-":
         os.set_blocking(file.fileno(), True)
-        return _LocalFile(file, None)
+        return _LocalFile(file)
     file.close()
     raise IndexUnreadable(f"{name} is a device, not an index file")
 
@@ -203,12 +243,32 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 class _LocalFile:
-    """A file, or with no size a pipe: nobody sleeps in a read that a closed pipeline no longer wants."""
+    """A file, or without a path a pipe: nobody sleeps in a read that a closed pipeline no longer wants."""
 
-    def __init__(self, file: io.FileIO, size: int | None) -> None:
+    def __init__(self, file: io.FileIO, path: str | None = None) -> None:
         self.closed = False
-        self.size = size
+        self.size: int | None = None
+        self.modified: int | None = None
         self._file = file
+        self._path = path
+        if path is not None:
+            self._stat = os.fstat(file.fileno())
+            self.size = self._stat.st_size
+            self.modified = None if path == "-" else self._stat.st_mtime_ns
+
+    def has_changed(self) -> bool:
+        """Whether the file was written to since, or another one has taken its place."""
+        if self._path is None or self.modified is None:
+            return False
+        try:
+            now = [os.fstat(self._file.fileno()), os.stat(self._path)]  # noqa: PTH116  # a path's bytes may be no text
+        except OSError:
+            return True
+        return any(
+            (stat_.st_size, stat_.st_mtime_ns, stat_.st_ino, stat_.st_dev)
+            != (self._stat.st_size, self._stat.st_mtime_ns, self._stat.st_ino, self._stat.st_dev)
+            for stat_ in now
+        )
 
     def readinto(self, buffer: memoryview, /) -> int:
         if self.size is None:
@@ -226,11 +286,14 @@ class _LocalFile:
 
 
 class _Counting(io.RawIOBase):
-    """The file itself: counts what is read."""
+    """The file itself: counts and hashes what is read."""
 
     def __init__(self, file: _RawFile) -> None:
         self.consumed = 0
+        self.state: FileState | None = None
+        self.has_changed = file.has_changed
         self._file = file
+        self._digest = xxhash.xxh3_128()
 
     @property
     def size(self) -> int | None:
@@ -243,6 +306,9 @@ class _Counting(io.RawIOBase):
         out = memoryview(buffer).cast("B")
         count = self._file.readinto(out)
         self.consumed += count
+        if self._file.modified is not None and self._file.size is not None:
+            self._digest.update(out[:count])
+            self.state = FileState(self._file.size, self._file.modified, self.consumed, self._digest.digest())
         if 0 < self.consumed < len(_ZSTD_MAGIC) and (rest := out[count:]) and count:
             count += self.readinto(rest)  # a pipe may hand over less than what tells the compression
         return count
@@ -265,7 +331,7 @@ class _GzipReader(io.RawIOBase):
     """Unpacks gzip; unlike the library's own reader it hands over all that comes before the damage."""
 
     def __init__(self, packed: io.BufferedReader[Any]) -> None:
-        self._file = igzip.IGzipFile(fileobj=packed)  # type: ignore[no-untyped-call]
+        self._file = gzip.GzipFile(fileobj=packed)
         self._damage: Exception | None = None
 
     def readable(self) -> bool:
@@ -278,7 +344,7 @@ class _GzipReader(io.RawIOBase):
             while self._damage is None and filled < len(out) and (piece := self._file.read1(len(out) - filled)):
                 out[filled : filled + len(piece)] = piece
                 filled += len(piece)
-        except (EOFError, _INFLATE_ERROR, gzip.BadGzipFile) as exc:
+        except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
             self._damage = exc
         if self._damage and not filled:
             raise self._damage

@@ -16,6 +16,7 @@ from seed_registry.index.documents import DocumentFramer
 from seed_registry.index.envelope import error_position, error_text
 from seed_registry.index.framing import LineFramer
 from seed_registry.index.opening import OpenIndex, open_index
+from seed_registry.marks import FileState, Resumption
 from seed_registry.records import RawRecord, Record, Reject
 from seed_registry.report import Stages
 from seed_registry.settings import Settings
@@ -29,9 +30,12 @@ class IndexReader:
         size: bytes of the file on disk, None for a pipe.
         dialect: detected, or as the settings say.
         shape: what the beginning looks like.
+        resumption: where it is taken up again, if it is.
     """
 
-    def __init__(self, opened: OpenIndex, settings: Settings, salt: str, stages: Stages) -> None:
+    def __init__(
+        self, opened: OpenIndex, settings: Settings, salt: str, stages: Stages, resumption: Resumption | None
+    ) -> None:
         self.name = opened.name
         self.size = opened.size
         self.dialect, self.shape = choose(look_at(opened.head, opened.name), settings, opened.name)
@@ -46,8 +50,14 @@ class IndexReader:
         self._framer: LineFramer | DocumentFramer
         # One record that is a document is read as an array of one.
         self._whole = settings.records_at is None and self.dialect.whole(self.shape)
+        self.resumption = resumption
+        # Sources are needed again, so where they are listed everything is decoded again.
+        self._committed = resumption.offset if resumption and not self.dialect.lists_sources else -1
         limit, offset = settings.max_record_bytes, opened.head_offset
-        if self.shape.lines:
+        self._skipped = max(self._committed - offset, 0) if self.shape.lines else 0  # bytes that are not even framed
+        if resumption and self._skipped:
+            self._framer = LineFramer(max_record_bytes=limit, offset=resumption.offset, line=resumption.line)
+        elif self.shape.lines:
             self._framer = LineFramer(max_record_bytes=limit, offset=offset)
         else:
             arrays = _arrays(self.dialect, settings)
@@ -57,6 +67,21 @@ class IndexReader:
     def position(self) -> int:
         """Bytes of the file on disk consumed so far."""
         return self._opened.position
+
+    @property
+    def file_state(self) -> FileState | None:
+        """The file as it is read, None where it could not be recognised later."""
+        return self._opened.file_state
+
+    @property
+    def path(self) -> str:
+        """The absolute path of a file."""
+        return self._opened.path
+
+    @property
+    def left_out(self) -> int:
+        """How many assets are not read again, because the run that is resumed has committed them."""
+        return self.resumption.assets if self.resumption and self._committed >= 0 else 0
 
     @property
     def sources_complete(self) -> bool:
@@ -82,6 +107,10 @@ class IndexReader:
                 chunk = await anext(chunks, None)
             if chunk is None:
                 break
+            if self._skipped:
+                dropped = min(self._skipped, len(chunk))
+                self._skipped -= dropped
+                chunk = chunk[dropped:]
             with self._stages.timed("decoding"):
                 records, problem = self._decoded(self._framer.feed(chunk))
             yield records
@@ -111,10 +140,14 @@ class IndexReader:
         """The records, and what is wrong with the document after them."""
         framer, decode = self._framer, self._decoder.decode
         if isinstance(framer, LineFramer):
+            if self._committed >= 0:
+                raw_records = [raw for raw in raw_records if raw.offset > self._committed]
             return [record for raw in raw_records if (record := decode(raw)) is not None], None
         self._take_header(framer)
         records: list[Record] = []
         for raw in raw_records:
+            if raw.offset <= self._committed:
+                continue
             record = decode(raw)
             if type(record) is Reject and record.reason == "not_json":
                 error = ValueError(record.detail)
@@ -145,7 +178,12 @@ class IndexReader:
 
 @asynccontextmanager
 async def read_index(
-    path: str, settings: Settings, *, salt: str = "", stages: Stages | None = None
+    path: str,
+    settings: Settings,
+    *,
+    salt: str = "",
+    stages: Stages | None = None,
+    resumption: Resumption | None = None,
 ) -> AsyncIterator[IndexReader]:
     """Open and detect an index.
 
@@ -154,13 +192,14 @@ async def read_index(
         settings: of the load.
         salt: goes into every content hash: what, besides the record's bytes, decides what is written.
         stages: where the time spent is noted.
+        resumption: of the same file, read before: what is committed is left out, but for sources.
 
     Raises:
         IndexUnreadable: its bytes cannot be had.
         IndexNotUnderstood: it is no index that any dialect knows.
     """
     async with open_index(path) as opened:
-        yield IndexReader(opened, settings, salt, stages or Stages())
+        yield IndexReader(opened, settings, salt, stages or Stages(), resumption)
 
 
 def _arrays(dialect: Dialect, settings: Settings) -> dict[Path, str]:

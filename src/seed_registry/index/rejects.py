@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 from pathlib import Path
 
@@ -12,9 +13,22 @@ from seed_registry.errors import StorageFailed
 from seed_registry.escaping import printable
 from seed_registry.records import Reject
 
+# Where a run ended, its lanes were not equally far: what it told since the last checkpoint is in here.
+_TAIL_BYTES = 4 << 20
+
+
+class _Told(msgspec.Struct):
+    """What tells one reject from another."""
+
+    index: str
+    offset: int
+
+
+_decode_told = msgspec.json.Decoder(_Told).decode
+
 
 class RejectsFile:
-    """Appends rejects to a new file, readable by its owner only.
+    """Appends rejects to a new file, readable by its owner only, or to that of the run that is resumed.
 
     Attributes:
         path: where it is, or would be.
@@ -25,6 +39,33 @@ class RejectsFile:
         self.path = path
         self.created = False
         self._descriptor = -1
+        self._unsynced = False
+        self._told: set[tuple[str, int]] = set()  # what the run that is resumed told last, by index and offset
+
+    def resume(self) -> None:
+        """Go on with the file of an earlier run, if it has one: a torn last line goes, and nothing is told twice.
+
+        Raises:
+            StorageFailed: the file cannot be read or written.
+        """
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            raise self._failed(exc) from exc
+        size = os.lseek(descriptor, 0, os.SEEK_END)
+        start = max(size - _TAIL_BYTES, 0)
+        tail = os.pread(descriptor, size - start, start)
+        whole = tail.rfind(b"\n") + 1
+        for line in tail[:whole].splitlines():
+            with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):  # the first one may be cut
+                told = _decode_told(line)
+                self._told.add((told.index, told.offset))
+        if start == 0 or whole:
+            os.ftruncate(descriptor, start + whole)
+            os.lseek(descriptor, start + whole, os.SEEK_SET)
+        self._descriptor, self.created = descriptor, True
 
     def write(self, index: str, reject: Reject) -> None:
         """Append one line `{index, line, offset, key?, reason, detail, record}`; a record that is not UTF-8 is base64.
@@ -32,6 +73,8 @@ class RejectsFile:
         Raises:
             StorageFailed: the file cannot be made or written.
         """
+        if self._told and (printable(index, len(index)), reject.offset) in self._told:
+            return
         line: dict[str, object] = {"index": printable(index, len(index)), "line": reject.line, "offset": reject.offset}
         if reject.key is not None:
             line["key"] = reject.key
@@ -47,16 +90,36 @@ class RejectsFile:
             while data:
                 data = data[os.write(self._descriptor, data) :]
         except OSError as exc:
-            raise StorageFailed(
-                f"the rejects file {self.path} cannot be written: {exc.strerror}; name another with --rejects"
-            ) from exc
+            raise self._failed(exc) from exc
+        self._unsynced = True
+
+    def sync(self) -> None:
+        """Bring it to disk.
+
+        Raises:
+            StorageFailed: that fails.
+        """
+        if not self._unsynced:
+            return
+        try:
+            os.fsync(self._descriptor)
+        except OSError as exc:
+            raise self._failed(exc) from exc
+        self._unsynced = False
 
     def close(self) -> None:
-        """Bring it to disk."""
+        """Bring it to disk, and close it."""
         if self._descriptor >= 0:
-            os.fsync(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = -1
+            try:
+                self.sync()
+            finally:
+                os.close(self._descriptor)
+                self._descriptor = -1
+
+    def _failed(self, exc: OSError) -> StorageFailed:
+        return StorageFailed(
+            f"the rejects file {self.path} cannot be written: {exc.strerror}; name another with --rejects"
+        )
 
     def _create(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

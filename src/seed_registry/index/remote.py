@@ -47,6 +47,7 @@ class RemoteFile:
 
     def __init__(self, url: str) -> None:
         self.size: int | None = None  # None: the server has not told it
+        self.modified: int | None = None
         self.closed = False
         self._url = url
         self._changed = threading.Condition()
@@ -82,6 +83,10 @@ class RemoteFile:
             del self._ahead[:count]
             self._changed.notify_all()
             return count
+
+    def has_changed(self) -> bool:
+        """Whether it was changed meanwhile: continued requests see to that themselves."""
+        return False
 
     def close(self) -> None:
         """End all reading; the fetching thread ends at its next byte, or when the server's silence times out."""

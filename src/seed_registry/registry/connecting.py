@@ -20,12 +20,6 @@ from seed_registry.settings import DatabaseUrl, PoolerName
 
 CONNECT_TIMEOUT_SECONDS: Final = 30
 
-# What a database raises for a record that it cannot take, and asyncpg's encoders for a value that they cannot send.
-REFUSALS: Final = (asyncpg.PostgresError, ValueError, TypeError, OverflowError)
-# SQLSTATE classes that a record is guilty of: data exception, integrity violation, program limit exceeded.
-# https://www.postgresql.org/docs/current/errcodes-appendix.html
-_RECORDS_FAULT: Final = ("22", "23", "54")
-
 
 async def connect(url: DatabaseUrl, *, read_only: bool = False, pooler: PoolerName = "auto") -> asyncpg.Connection[Any]:
     """Open a session for loading.
@@ -97,13 +91,11 @@ async def session(
             connection.terminate()
 
 
-def refusal(exc: Exception) -> str | None:
-    """Why the database cannot take a record, for one of `REFUSALS`; None if no record is to blame."""
-    if not isinstance(exc, asyncpg.PostgresError):
-        return f"it cannot be sent: {type(exc).__name__}"
-    if exc.sqlstate is not None and exc.sqlstate[:2] not in _RECORDS_FAULT:
-        return None
-    return f"{exc.args[0]} (SQLSTATE {exc.sqlstate})"
+def refusal(exc: Exception) -> str:
+    """Why the database cannot take a record."""
+    if isinstance(exc, asyncpg.PostgresError):
+        return f"{exc.args[0]} (SQLSTATE {exc.sqlstate})"
+    return f"it cannot be sent: {type(exc).__name__}"
 
 
 def translated(exc: BaseException, url: DatabaseUrl) -> SeedRegistryError:

@@ -11,7 +11,9 @@ from typing import Any
 
 import asyncpg
 
+from seed_registry.marks import Mark
 from seed_registry.records import Asset, Source
+from seed_registry.registry.ledger import Ledger
 from seed_registry.registry.schema import Table, Tables, introspect, quoted
 from seed_registry.registry.sql import statement
 from seed_registry.registry.tabling import TableMerger, Values, plain_values
@@ -81,9 +83,11 @@ class Merger:
         *,
         full: bool = False,
         stages: Stages | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
-        """`full` compares values instead of trusting content hashes; `stages` is where the time spent is noted."""
+        """`full` compares values, not content hashes; `stages` is for the time spent, `ledger` for the marks."""
         stages = stages or Stages()
+        self._ledger = ledger
         self._connection = connection
         self._tables = tables
         self._sources = TableMerger(connection, tables.sources, "seed_registry_sources", full=full, stages=stages)
@@ -101,10 +105,25 @@ class Merger:
         return counts, await self.find_sources(provider, [source.key for source in sources])
 
     async def merge_assets(
-        self, assets: Sequence[Asset], source_ids: Mapping[str, SourceId], provider: str = "socrata"
+        self,
+        assets: Sequence[Asset],
+        source_ids: Mapping[str, SourceId],
+        provider: str = "socrata",
+        mark: Mark | None = None,
     ) -> MergeCounts:
-        """Merge assets whose sources are all in `source_ids`."""
-        return await self._assets.merge(assets, asset_values(source_ids, provider))
+        """Merge assets whose sources are all in `source_ids`; `mark` is committed with them.
+
+        Raises:
+            CommitUnknown: the connection was lost before the answer to the COMMIT came.
+        """
+        ledger = self._ledger
+        if mark is None or ledger is None:
+            return await self._assets.merge(assets, asset_values(source_ids, provider))
+
+        async def save(*, lazily: bool) -> None:
+            await ledger.save(self._connection, mark, lazily=lazily)
+
+        return await self._assets.merge(assets, asset_values(source_ids, provider), save)
 
     async def compare_assets(
         self, assets: Sequence[Asset], source_ids: Mapping[str, SourceId], provider: str = "socrata"

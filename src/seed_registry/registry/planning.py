@@ -7,6 +7,7 @@ from typing import Any
 
 import asyncpg
 
+from seed_registry.marks import Mark
 from seed_registry.records import Asset, Source
 from seed_registry.registry.merging import SourceId, asset_values, find_source_ids
 from seed_registry.registry.schema import Tables
@@ -52,9 +53,14 @@ class Planner:
         return counts, ids
 
     async def merge_assets(
-        self, assets: Sequence[Asset], source_ids: Mapping[str, SourceId], provider: str = "socrata"
+        self,
+        assets: Sequence[Asset],
+        source_ids: Mapping[str, SourceId],
+        provider: str = "socrata",
+        mark: Mark | None = None,
     ) -> MergeCounts:
         """What merging these assets would count."""
+        del mark  # nothing is committed
         keys: set[Any] = set()
         known = []
         for asset in assets:

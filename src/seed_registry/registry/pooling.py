@@ -7,16 +7,12 @@ A pooler in session mode is served the same way, for the two look alike from her
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any, Final
 
 import asyncpg
 from asyncpg.transaction import Transaction
-
-from seed_registry.records import Asset, Source
-from seed_registry.registry.merging import Merger, SourceId
-from seed_registry.report import MergeCounts
 
 # Every name in our SQL is qualified; with this nothing in another schema can stand in for a function or a table.
 _SEARCH_PATH: Final = "pg_catalog, pg_temp"
@@ -121,35 +117,6 @@ class _Transaction(Transaction):  # type: ignore[misc]  # asyncpg has no types
         except asyncpg.PostgresError:
             await self.rollback()
             raise
-
-
-class PooledMerger(Merger):
-    """Merges each batch by staging tables that live as long as its transaction.
-
-    Two tables for each batch make work for autovacuum on the system catalogs: that is the price of such a pooler.
-    """
-
-    async def prepare(self, *, is_empty: bool = False) -> None:
-        """Nothing: there is no session to prepare."""
-
-    async def merge_sources(self, sources: Sequence[Source]) -> tuple[MergeCounts, dict[str, SourceId]]:
-        """Merge sources of one provider; their counts, and the id of each by its key."""
-        async with self._staged():
-            return await super().merge_sources(sources)
-
-    async def merge_assets(
-        self, assets: Sequence[Asset], source_ids: Mapping[str, SourceId], provider: str = "socrata"
-    ) -> MergeCounts:
-        """Merge assets whose sources are all in `source_ids`."""
-        async with self._staged():
-            return await super().merge_assets(assets, source_ids, provider)
-
-    @asynccontextmanager
-    async def _staged(self) -> AsyncIterator[None]:
-        async with self._connection.transaction():
-            await super().prepare()
-            yield
-            await self._connection.execute("drop table pg_temp.seed_registry_sources, pg_temp.seed_registry_assets")
 
 
 def _setting(wanted: Mapping[str, str], *, is_local: bool, where: str = "") -> str:

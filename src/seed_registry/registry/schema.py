@@ -121,6 +121,8 @@ async def apply(connection: asyncpg.Connection[Any], schema: str = SCHEMA) -> No
         await connection.execute("select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('seed_registry.schema'))")
         has_lz4 = await connection.fetchval(statement("has_lz4"))
         await connection.execute(definition(schema, has_lz4=has_lz4))
+        if schema == SCHEMA:
+            await connection.execute(statement("ledger"))
 
 
 def definition(schema: str = SCHEMA, *, has_lz4: bool = False) -> str:
@@ -233,6 +235,9 @@ def grants(role: str) -> str:
         f'grant connect, temporary on database :"DBNAME" to {name};\n'
         f"grant usage on schema {SCHEMA} to {name};\n"
         f"grant select, insert, update on {SCHEMA}.sources, {SCHEMA}.assets to {name};\n"
+        # how far a run is, and the history: without it loads run all the same, but do not resume
+        f"grant usage on schema seed_registry to {name};\n"
+        f"grant select, insert, update, delete on seed_registry.runs, seed_registry.checkpoints to {name};\n"
         # ids of type serial; identity columns, as ours are, do without
         f"grant usage on all sequences in schema {SCHEMA} to {name};\n"
     )

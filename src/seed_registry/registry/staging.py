@@ -54,12 +54,16 @@ class Staging:
         self._table = table
         self._bare_name = name
 
-    async def create(self) -> None:
-        """Create it, unless the session has it."""
+    async def create(self, *, per_transaction: bool = False) -> None:
+        """Create it, unless the session has it; `per_transaction` for this transaction only."""
         definitions = ", ".join(
             f"{field} pg_catalog.{staged_type(self._table, field)}" for field in self._table.columns
         )
-        await self._connection.execute(statement("staging").format(staging=self.name, definitions=definitions))
+        await self._connection.execute(
+            statement("staging").format(
+                staging=self.name, definitions=definitions, on_commit="drop" if per_transaction else "delete rows"
+            )
+        )
         if "raw" in self._table.columns:
             # Compressing what is read again a moment later is work for nothing.
             await self._connection.execute(f"alter table {self.name} alter column raw set storage external")
@@ -85,22 +89,25 @@ class Staging:
         """
         await self._copy(self._bare_name, "pg_temp", list(self._table.columns), rows)
 
-    async def fill_table(self, rows: Sequence[Sequence[Any]]) -> None:
-        """COPY rows into the registry table itself.
+    async def fill_table(self, rows: Sequence[Sequence[Any]]) -> int:
+        """COPY rows into the registry table itself; how many it took, for a trigger may keep some out.
 
         Raises:
             asyncpg.PostgresError: the server refuses a value, or a key that is there already.
             TimeoutError: the server does not take them; the connection is cut off.
         """
-        await self._copy(self._table.relation, self._table.schema, list(self._table.columns.values()), rows)
+        return await self._copy(self._table.relation, self._table.schema, list(self._table.columns.values()), rows)
 
-    async def _copy(self, table: str, schema: str, columns: list[str], rows: Sequence[Sequence[Any]]) -> None:
+    async def _copy(self, table: str, schema: str, columns: list[str], rows: Sequence[Sequence[Any]]) -> int:
         try:
             async with asyncio.timeout(COPY_TIMEOUT_SECONDS):
-                await self._connection.copy_records_to_table(table, schema_name=schema, columns=columns, records=rows)
+                status: str = await self._connection.copy_records_to_table(
+                    table, schema_name=schema, columns=columns, records=rows
+                )
         except TimeoutError:
             self._connection.terminate()
             raise
+        return int(status.removeprefix("COPY "))
 
     async def empty(self) -> None:
         """Empty it inside a transaction that is not ours to commit."""

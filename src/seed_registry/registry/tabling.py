@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from operator import attrgetter
 from typing import Any, Final, TypeVar
 
 import asyncpg
+from asyncpg.transaction import Transaction
 from msgspec import Struct
 from msgspec.structs import replace
 
 from seed_registry.records import Asset, Source
+from seed_registry.registry.pooling import is_pooled
+from seed_registry.registry.remedies import CommitUnknown, Remedy, remedy
 from seed_registry.registry.schema import Table
 from seed_registry.registry.staging import Staging
 from seed_registry.registry.statements import by_value, filter_by_hash, upsert
 from seed_registry.report import MergeCounts, Stages
 
 Record = TypeVar("Record", Source, Asset)
+# Saves how far a run is, in the open transaction, or `lazily` in one of its own or not at all.
+Save = Callable[..., Awaitable[None]]
 # The values of a field, one for each record.
 Values = Callable[[str, Sequence[Record]], list[Any]]
 
@@ -47,32 +54,40 @@ class TableMerger:
         self._stages = stages
         self._by_hash = "content_hash" in table.columns and not full
         self._straight = False
+        self._has_staging = False
+        # Through a pooler nothing outlives a transaction. Two catalog entries a batch are the price.
+        self._staged_per_transaction = is_pooled(connection)
         self._filter_by_hash = filter_by_hash(table) if self._by_hash else ""
         self._filter_by_value = by_value(table, "filter_by_value")
         self._compare = by_value(table, "compare")
         self._upsert = upsert(table, self.staging.name)
 
     async def prepare(self, *, is_empty: bool = False) -> None:
-        """Create the staging table; batches for a table `is_empty` are copied straight into it while that goes well."""
-        await self.staging.create()
+        """Batches for a table that `is_empty` are copied straight into it while that goes well."""
         self._straight = is_empty and await self.staging.can_go_straight()
 
-    async def merge(self, records: Sequence[Record], values: Values[Record]) -> MergeCounts:
-        """One batch, in one transaction of its own."""
+    async def merge(self, records: Sequence[Record], values: Values[Record], save: Save | None = None) -> MergeCounts:
+        """One batch, in one transaction of its own; `save` is called in it.
+
+        Raises:
+            CommitUnknown: the connection was lost before the answer to the COMMIT came.
+        """
         unique = self._unique(records, values)
         duplicate = len(records) - len(unique)
         if self._straight:
-            if await self._copy_straight(unique, values):
-                return MergeCounts(inserted=len(unique), duplicate=duplicate)
+            counts = await self._copy_straight(unique, values, duplicate, save)
+            if counts is not None:
+                return counts
             self._straight = False
         rows = await self._not_held(unique, values) if self._by_hash else unique
         # A record without a hash may be held all the same, and an upsert would lock the row only to find that out.
         if rows and (not self._by_hash or None in values("content_hash", rows)):
             rows = [rows[difference.position] for difference in await self._differing(rows, values)]
-        if not rows:
-            return MergeCounts(unchanged=len(unique), duplicate=duplicate)
-        inserted, updated = await self._write(rows, values)
-        return MergeCounts(inserted, updated, len(unique) - inserted - updated, duplicate)
+        if rows:
+            return await self._write(rows, values, MergeCounts(0, 0, len(unique), duplicate), save)
+        if save:
+            await save(lazily=True)
+        return MergeCounts(unchanged=len(unique), duplicate=duplicate)
 
     async def plan(self, records: Sequence[Record], values: Values[Record]) -> tuple[MergeCounts, list[Record]]:
         """What merging this batch would count, and the records that are new; reads only."""
@@ -124,37 +139,75 @@ class TableMerger:
             found = await self._connection.fetch(self._filter_by_value, *self._columns(records, values))
         return [Difference(record[0] - 1, record[1]) for record in found]
 
-    async def _write(self, records: list[Record], values: Values[Record]) -> tuple[int, int]:
-        """Stage and upsert; how many were inserted, how many updated."""
-        stages, is_callers = self._stages, self._connection.is_in_transaction()
+    async def _write(
+        self, records: list[Record], values: Values[Record], counts: MergeCounts, save: Save | None
+    ) -> MergeCounts:
+        """Stage and upsert; `counts` takes everything for unchanged, what is returned knows better."""
         rows = list(zip(*self._columns(records, values), strict=True))
-        transaction = self._connection.transaction()
-        await transaction.start()
-        try:
-            with stages.timed("copying"):
+        is_callers = self._connection.is_in_transaction()
+        if not self._has_staging and not self._staged_per_transaction:
+            await self.staging.create()  # only now: a load that changes nothing leaves no trace in the catalogs
+            self._has_staging = not is_callers  # who may roll it back
+        async with self._transaction() as transaction:
+            if self._staged_per_transaction:
+                await self.staging.create(per_transaction=True)
+            with self._stages.timed("copying"):
                 await self.staging.fill(rows)
-            with stages.timed("merging"):
+            with self._stages.timed("merging"):
                 written = await self._connection.fetchrow(self._upsert)
             if is_callers:
                 await self.staging.empty()
-        except BaseException:
-            await transaction.rollback()
-            raise
-        with stages.timed("committing"):
-            await transaction.commit()
-        assert written is not None
-        return written[0], written[1]
+            assert written is not None
+            inserted, updated = written
+            counts = MergeCounts(inserted, updated, counts.unchanged - inserted - updated, counts.duplicate)
+            if save:
+                await save(lazily=False)
+            await self._commit(transaction, counts)
+        return counts
 
-    async def _copy_straight(self, records: list[Record], values: Values[Record]) -> bool:
-        """Copy into the table itself; False, and nothing copied, if it has one of these keys by now."""
+    async def _copy_straight(
+        self, records: list[Record], values: Values[Record], duplicate: int, save: Save | None
+    ) -> MergeCounts | None:
+        """Copy into the table itself; None, and nothing copied, if it has one of these keys by now."""
         rows = list(zip(*self._columns(records, values), strict=True))
+        async with self._transaction() as transaction:
+            try:
+                with self._stages.timed("copying"):
+                    inserted = await self.staging.fill_table(rows)
+            except (asyncpg.UniqueViolationError, asyncpg.FeatureNotSupportedError):
+                await transaction.rollback()
+                return None
+            if save:
+                await save(lazily=False)
+            counts = MergeCounts(inserted, 0, len(rows) - inserted, duplicate)
+            await self._commit(transaction, counts)
+        return counts
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[Transaction]:
+        """A transaction that is rolled back on failure, and committed by whoever has something to say about it."""
+        transaction = self._connection.transaction()
+        await transaction.start()
         try:
-            with self._stages.timed("copying"):
-                async with self._connection.transaction():
-                    await self.staging.fill_table(rows)
-        except (asyncpg.UniqueViolationError, asyncpg.FeatureNotSupportedError):
-            return False
-        return True
+            yield transaction
+        except CommitUnknown:
+            raise
+        except BaseException:
+            # What failed is the news; where the connection is gone there is nothing to roll back.
+            with contextlib.suppress(
+                asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError
+            ):
+                await transaction.rollback()
+            raise
+
+    async def _commit(self, transaction: Transaction, counts: MergeCounts) -> None:
+        try:
+            with self._stages.timed("committing"):
+                await transaction.commit()
+        except Exception as exc:
+            if remedy(exc) is Remedy.RECONNECT:
+                raise CommitUnknown(counts, exc) from exc
+            raise
 
     def _columns(self, records: Sequence[Record], values: Values[Record]) -> list[list[Any]]:
         return [values(field, records) for field in self._table.columns]

@@ -1,0 +1,166 @@
+"""Lasting: a session that outlives its connections; what failed for a reason that passes is tried again."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import asyncpg
+import stamina
+from msgspec import Struct
+
+from seed_registry.marks import Mark
+from seed_registry.records import Asset, Source
+from seed_registry.registry.connecting import translated
+from seed_registry.registry.ledger import Ledger
+from seed_registry.registry.remedies import CommitUnknown, Remedy, remedy
+from seed_registry.report import MergeCounts, Progress, Tally
+from seed_registry.settings import DatabaseUrl
+from seed_registry.sourcing import Writer
+
+_FIRST_WAIT_SECONDS: Final = 0.1
+_LONGEST_WAIT_SECONDS: Final = 10.0
+
+Result = TypeVar("Result")
+
+
+class Session(Struct, frozen=True):
+    """A connection, and what writes through it."""
+
+    connection: asyncpg.Connection[Any]
+    writer: Writer
+
+
+OpenSession = Callable[[], AbstractAsyncContextManager[Session]]
+
+
+class Patience(Struct, frozen=True):
+    """How long to try, and who is told.
+
+    Attributes:
+        url: of the database, for messages.
+        seconds: after these what fails fails for good; 0 tries once.
+    """
+
+    url: DatabaseUrl
+    seconds: float
+    tally: Tally
+    progress: Progress
+
+
+class LastingWriter:
+    """A `Writer` that survives deadlocks, lost connections and restarts of the server."""
+
+    def __init__(
+        self,
+        open_session: OpenSession,
+        patience: Patience,
+        ledger: Ledger | None = None,
+    ) -> None:
+        """`ledger` is where it is looked up whether a batch was committed whose answer was lost."""
+        self._open_session = open_session
+        self._patience = patience
+        self._ledger = ledger
+        self._stack = AsyncExitStack()
+        self._session: Session | None = None
+        self._is_lost = False
+
+    async def __aenter__(self) -> Self:
+        """Open the first session, which is tried once."""
+        await self._opened()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        """Close the session, or cut it off on a failure."""
+        return await self._stack.__aexit__(kind, exc, trace)
+
+    async def do(self, action: Callable[[Session], Awaitable[Result]]) -> Result:
+        """Do something that may be done twice.
+
+        Raises:
+            SeedRegistryError: it failed for good.
+            asyncpg.PostgresError, ValueError, TypeError: a record is to blame, see `Remedy.HALVE`.
+        """
+        patience = self._patience
+        try:
+            async for attempt in stamina.retry_context(
+                on=self._may_pass,
+                attempts=None if patience.seconds else 1,
+                timeout=patience.seconds or None,
+                wait_initial=_FIRST_WAIT_SECONDS,
+                wait_max=_LONGEST_WAIT_SECONDS,
+            ):
+                with attempt:
+                    return await self._once(action)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as exc:
+            if remedy(exc) is Remedy.HALVE:
+                raise
+            raise translated(exc, patience.url) from exc
+        except CommitUnknown as exc:
+            raise translated(exc.lost, patience.url) from exc
+        raise AssertionError("the last attempt returns or raises")
+
+    async def prepare(self, *, is_empty: bool = False) -> None:
+        """Nothing: every session is prepared when it is opened."""
+
+    async def merge_sources(self, sources: Sequence[Source]) -> tuple[MergeCounts, dict[str, Any]]:
+        """Like `Merger`'s."""
+        return await self.do(lambda session: session.writer.merge_sources(sources))
+
+    async def merge_assets(
+        self,
+        assets: Sequence[Asset],
+        source_ids: Mapping[str, Any],
+        provider: str = "socrata",
+        mark: Mark | None = None,
+    ) -> MergeCounts:
+        """Like `Merger`'s; a batch whose COMMIT had no answer is looked up by its mark, and not counted twice."""
+        unknown: CommitUnknown | None = None
+
+        async def merge(session: Session) -> MergeCounts:
+            nonlocal unknown
+            if unknown and mark and self._ledger and await self._ledger.has(session.connection, mark):
+                return unknown.counts
+            try:
+                return await session.writer.merge_assets(assets, source_ids, provider, mark)
+            except CommitUnknown as exc:
+                unknown = exc
+                raise
+
+        return await self.do(merge)
+
+    async def find_sources(self, provider: str, keys: Sequence[str]) -> dict[str, Any]:
+        """Like `Merger`'s."""
+        return await self.do(lambda session: session.writer.find_sources(provider, keys))
+
+    async def _once(self, action: Callable[[Session], Awaitable[Result]]) -> Result:
+        self._is_lost = False
+        try:
+            return await action(await self._opened())
+        except Exception as exc:
+            session = self._session
+            if session is not None and (session.connection.is_closed() or remedy(exc) is Remedy.RECONNECT):
+                self._is_lost = True
+                self._session = None
+                session.connection.terminate()
+                await self._stack.aclose()
+            raise
+
+    async def _opened(self) -> Session:
+        if self._session is None:
+            self._session = await self._stack.enter_async_context(self._open_session())
+        return self._session
+
+    def _may_pass(self, exc: Exception) -> bool:
+        """Whether to try again; told, if so."""
+        if not (self._is_lost or remedy(exc) in (Remedy.REPEAT, Remedy.RECONNECT)):
+            return False
+        self._patience.tally.retries += 1
+        cause = exc.lost if isinstance(exc, CommitUnknown) else exc
+        reason = cause.args[0] if cause.args else type(cause).__name__
+        self._patience.progress.tell("warning", "retrying", reason=str(reason).splitlines()[0])
+        return True

@@ -1,0 +1,77 @@
+"""Marks: how far the assets of an index are committed, so that a run that ended early can go on from there.
+
+Assets travel in lanes, one for each worker, by the hash of their key; the lanes are not equally far at any moment. An
+asset is committed if its own lane has passed it, whatever the number of workers is by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+# The lane of the mark that says that all of an index is loaded.
+WHOLE = -1
+
+
+class FileState(Struct, frozen=True):
+    """A file as it was read.
+
+    Attributes:
+        size, modified: bytes, and nanoseconds since 1970.
+        consumed, digest: bytes read of it, as it lies on disk, and their xxh3-128.
+    """
+
+    size: int
+    modified: int
+    consumed: int
+    digest: bytes
+
+
+class Mark(Struct, frozen=True):
+    """Every asset of a lane up to the one that begins at `offset` is committed, or has another outcome.
+
+    Attributes:
+        index: its path, absolute.
+        lane, lanes: which one, of how many.
+        line, offset: where the last asset begins, as in its record.
+        assets: how many assets of the whole index begin no later.
+        file: as much of the file as was read by then.
+    """
+
+    index: str
+    lane: int
+    lanes: int
+    line: int
+    offset: int
+    assets: int
+    file: FileState
+
+
+class Resumption(Struct, frozen=True):
+    """Where an index is taken up again.
+
+    Attributes:
+        offsets: by lane, up to where it is committed; -1 where nothing is.
+        line, offset, assets: of the lane that is least far: what begins no later need not even be decoded.
+    """
+
+    offsets: list[int]
+    line: int = 1
+    offset: int = -1
+    assets: int = 0
+
+    @classmethod
+    def of(cls, marks: Iterable[Mark]) -> Resumption:
+        """From the marks of one index, at least one."""
+        by_lane = {mark.lane: mark for mark in marks}
+        lanes = next(iter(by_lane.values())).lanes
+        offsets = [by_lane[lane].offset if lane in by_lane else -1 for lane in range(lanes)]
+        if len(by_lane) < lanes:
+            return cls(offsets)
+        least = min(by_lane.values(), key=lambda mark: mark.offset)
+        return cls(offsets, least.line, least.offset, least.assets)
+
+    def has(self, offset: int, key_hash: int) -> bool:
+        """Whether the asset with this key that begins there is committed."""
+        return offset <= self.offsets[key_hash % len(self.offsets)]

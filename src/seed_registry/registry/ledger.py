@@ -1,0 +1,234 @@
+"""The ledger: which runs there were, how they ended, and how far those came that did not end.
+
+A checkpoint is written in the transaction of the batch that it tells of: what it says is committed exactly when it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from time import monotonic
+from typing import Any, Final
+
+import asyncpg
+import msgspec
+import xxhash
+from msgspec import Struct
+
+from seed_registry.errors import DatabaseRefused
+from seed_registry.marks import WHOLE, FileState, Mark
+from seed_registry.registry.pooling import is_pooled
+from seed_registry.registry.sql import statement
+from seed_registry.report import Report
+
+# A batch that changes nothing needs no transaction; its checkpoint gets one only so often.
+_SECONDS_BETWEEN_LAZY_CHECKPOINTS: Final = 1.0
+
+
+class Run(Struct, frozen=True):
+    """A row of `seed_registry.runs`.
+
+    Attributes:
+        resumed: how often it was taken up again.
+        outcome: running, done, failed, interrupted, too_many_rejects or verification_failed; a run that was killed
+            stays running.
+        rejects: the path of its rejects file.
+    """
+
+    run_id: str
+    indexes: list[str]
+    started_at: datetime
+    resumed: int
+    finished_at: datetime | None
+    outcome: str
+    error: str | None
+    rejects: str | None
+    report: str | None
+
+
+class Ledger:
+    """The ledger as one run writes it.
+
+    Attributes:
+        run_id: of the run, an earlier one if that is taken up again.
+        unfinished: that earlier run.
+    """
+
+    def __init__(self, run_id: str, unfinished: Run | None = None) -> None:
+        self.run_id = run_id
+        self.unfinished = unfinished
+        self._save = statement("save_checkpoint")
+        self._saved: dict[tuple[str, int], float] = {}
+
+    async def marks(self, connection: asyncpg.Connection[Any], index: str) -> list[Mark]:
+        """How far the run is with an index."""
+        rows = await connection.fetch(
+            'select lane, lanes, line, "offset", assets, size, modified, consumed, digest '
+            "from seed_registry.checkpoints where run_id = $1 and index = $2",
+            self.run_id,
+            index,
+        )
+        return [
+            Mark(index, lane, lanes, line, offset, assets, FileState(*file))
+            for lane, lanes, line, offset, assets, *file in rows
+        ]
+
+    async def forget(self, connection: asyncpg.Connection[Any], index: str) -> None:
+        """The index is another one now, or will be read from its beginning."""
+        await connection.execute(
+            "delete from seed_registry.checkpoints where run_id = $1 and index = $2", self.run_id, index
+        )
+
+    async def save(self, connection: asyncpg.Connection[Any], mark: Mark, *, lazily: bool = False) -> None:
+        """Note how far a lane is; `lazily` only if that was not noted a moment ago."""
+        lane, now = (mark.index, mark.lane), monotonic()
+        if lazily and now - self._saved.get(lane, 0.0) < _SECONDS_BETWEEN_LAZY_CHECKPOINTS:
+            return
+        self._saved[lane] = now
+        file = mark.file
+        await connection.execute(
+            self._save,
+            self.run_id, mark.index, mark.lane, mark.lanes, mark.line, mark.offset, mark.assets,
+            file.size, file.modified, file.consumed, file.digest,
+        )  # fmt: skip
+
+    async def finished(self, connection: asyncpg.Connection[Any], mark: Mark) -> None:
+        """Note that all of an index is loaded; `mark` is its last."""
+        async with connection.transaction():
+            await self.forget(connection, mark.index)
+            await self.save(connection, msgspec.structs.replace(mark, lane=WHOLE))
+
+    async def has(self, connection: asyncpg.Connection[Any], mark: Mark) -> bool:
+        """Whether the batch with this mark was committed: asked when the answer to its COMMIT was lost."""
+        offset = await connection.fetchval(
+            'select "offset" from seed_registry.checkpoints where run_id = $1 and index = $2 and lane = $3',
+            self.run_id,
+            mark.index,
+            mark.lane,
+        )
+        return offset is not None and offset >= mark.offset
+
+    async def end(
+        self, connection: asyncpg.Connection[Any], outcome: str, report: Report | None, error: str | None
+    ) -> None:
+        """Note how the run ended; a finished one needs its checkpoints no longer."""
+        text = msgspec.json.encode(report).decode() if report is not None else None
+        async with connection.transaction():
+            await connection.execute(
+                "update seed_registry.runs set outcome = $2, report = $3::pg_catalog.text::pg_catalog.jsonb, "
+                "error = $4, finished_at = pg_catalog.now() where run_id = $1",
+                self.run_id,
+                outcome,
+                text,
+                error,
+            )
+            if outcome == "done":
+                await connection.execute("delete from seed_registry.checkpoints where run_id = $1", self.run_id)
+
+
+async def is_there(connection: asyncpg.Connection[Any]) -> bool:
+    """Whether there is a ledger."""
+    found: bool = await connection.fetchval("select pg_catalog.to_regclass('seed_registry.checkpoints') is not null")
+    return found
+
+
+async def create(connection: asyncpg.Connection[Any]) -> bool:
+    """Create the ledger where it is missing; False if this role may not, or may not write to it."""
+    if not await is_there(connection):
+        try:
+            async with connection.transaction():
+                await connection.execute(
+                    "select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('seed_registry.schema'))"
+                )
+                await connection.execute(statement("ledger"))
+        except asyncpg.InsufficientPrivilegeError:
+            return False
+    usable: bool = await connection.fetchval(statement("ledger_usable"))
+    return usable
+
+
+async def begin(
+    connection: asyncpg.Connection[Any],
+    run_id: str,
+    key: str,
+    indexes: Sequence[str],
+    rejects: str | None,
+    *,
+    resume: bool,
+) -> Ledger:
+    """Enter a run, or take up the last one with this key, if that did not end well."""
+    async with connection.transaction():
+        last = await connection.fetchrow(
+            f"select {_COLUMNS} from seed_registry.runs where key = $1 order by started_at desc limit 1",
+            key,
+        )
+        if resume and last is not None and last["outcome"] in ("running", "failed", "interrupted"):
+            unfinished = _run(last)
+            await connection.execute(
+                "update seed_registry.runs set outcome = 'running', resumed = resumed + 1, error = null, "
+                "finished_at = null where run_id = $1",
+                unfinished.run_id,
+            )
+            return Ledger(unfinished.run_id, unfinished)
+        await connection.execute(
+            "insert into seed_registry.runs (run_id, key, indexes, rejects) values ($1, $2, $3, $4)",
+            run_id,
+            key,
+            list(indexes),
+            rejects,
+        )
+    return Ledger(run_id)
+
+
+async def runs(connection: asyncpg.Connection[Any], run_id: str | None = None, limit: int = 50) -> list[Run]:
+    """The last runs, newest first, or the one with this id."""
+    rows = await connection.fetch(
+        f"select {_COLUMNS} from seed_registry.runs where $1::pg_catalog.text is null or run_id = $1 "
+        "order by started_at desc limit $2",
+        run_id,
+        limit,
+    )
+    return [_run(row) for row in rows]
+
+
+async def hold(connection: asyncpg.Connection[Any], schema: str, indexes: Sequence[str]) -> None:
+    """Keep other loads of these indexes away until this session ends, however it ends.
+
+    A pooler hands sessions around: through one nothing is held.
+
+    Raises:
+        DatabaseRefused: another load has one of them.
+    """
+    if is_pooled(connection):
+        return
+    for index in sorted(set(indexes)):
+        number = xxhash.xxh3_64_intdigest(f"seed-registry {schema} {index}".encode()) - (1 << 63)
+        if not await connection.fetchval("select pg_catalog.pg_try_advisory_lock($1)", number):
+            raise DatabaseRefused(
+                f"{index} is being loaded into this database already{await _running(connection, index)}\n"
+                "wait until that is done, or stop it"
+            )
+
+
+async def _running(connection: asyncpg.Connection[Any], index: str) -> str:
+    """Which run has the index, in words, if there is a ledger that tells."""
+    if not await is_there(connection):
+        return ""
+    try:
+        run_id = await connection.fetchval(
+            "select run_id from seed_registry.runs where outcome = 'running' and indexes @> array[$1::pg_catalog.text] "
+            "order by started_at desc limit 1",
+            index,
+        )
+    except asyncpg.InsufficientPrivilegeError:
+        return ""
+    return f" by run {run_id}" if run_id else ""
+
+
+_COLUMNS: Final = (
+    "run_id, indexes, started_at, resumed, finished_at, outcome, error, rejects, report::pg_catalog.text as report"
+)
+
+
+def _run(row: Mapping[str, Any]) -> Run:
+    return Run(**dict(row))

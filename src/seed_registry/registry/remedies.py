@@ -1,0 +1,71 @@
+"""Remedies: what to do about a failure of the database, by SQLSTATE and exception type, in one table.
+
+https://www.postgresql.org/docs/current/errcodes-appendix.html
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Final
+
+import asyncpg
+
+from seed_registry.errors import DatabaseUnavailable
+from seed_registry.report import MergeCounts
+
+
+class Remedy(Enum):
+    """What may help."""
+
+    REPEAT = auto()  # the transaction, on the same connection
+    RECONNECT = auto()  # the transaction, on a new connection
+    HALVE = auto()  # a record of the batch is guilty
+    STOP = auto()  # nothing that we could do
+
+
+# The longest prefix of a SQLSTATE that is named here decides; what is not named stops the load.
+_BY_SQLSTATE: Final = {
+    "40001": Remedy.REPEAT,  # serialization failure
+    "40P01": Remedy.REPEAT,  # deadlock
+    "55P03": Remedy.REPEAT,  # lock not available
+    "57014": Remedy.REPEAT,  # canceled, and not by us
+    "08": Remedy.RECONNECT,
+    "57P01": Remedy.RECONNECT,  # terminated by an administrator
+    "57P02": Remedy.RECONNECT,  # crash shutdown
+    "57P03": Remedy.RECONNECT,  # starting up
+    "57P05": Remedy.RECONNECT,  # idle session timeout
+    "25P03": Remedy.RECONNECT,  # idle in transaction timeout
+    "25P04": Remedy.RECONNECT,  # transaction timeout
+    "53300": Remedy.RECONNECT,  # too many connections
+    "21000": Remedy.HALVE,
+    "22": Remedy.HALVE,
+    "23": Remedy.HALVE,
+    "54": Remedy.HALVE,
+}
+# What asyncpg's encoders raise for a value that they cannot send; nothing of the batch was sent then.
+_ENCODING: Final = (ValueError, TypeError, OverflowError)
+
+
+class CommitUnknown(Exception):
+    """A COMMIT was sent and no answer came, for the connection was `lost`; `counts` are the batch's if it was done."""
+
+    def __init__(self, counts: MergeCounts, lost: Exception) -> None:
+        super().__init__("the connection was lost while a batch was committed")
+        self.counts = counts
+        self.lost = lost
+
+
+def remedy(exc: BaseException) -> Remedy:
+    """What may help against a failure of a batch, of a connection, or of connecting anew."""
+    if isinstance(exc, asyncpg.PostgresError):
+        state = exc.sqlstate or ""
+        return _BY_SQLSTATE.get(state) or _BY_SQLSTATE.get(state[:2], Remedy.STOP)
+    if isinstance(exc, DatabaseUnavailable):
+        cause = exc.__cause__
+        return remedy(cause) if isinstance(cause, asyncpg.PostgresError) else Remedy.RECONNECT
+    if isinstance(exc, CommitUnknown):
+        return Remedy.RECONNECT
+    # asyncpg: the connection is closed, or ended between two messages. OSError: sockets, and TimeoutError.
+    if isinstance(exc, (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)):
+        return Remedy.HALVE if isinstance(exc, _ENCODING) else Remedy.RECONNECT
+    return Remedy.HALVE if isinstance(exc, _ENCODING) else Remedy.STOP

@@ -1,0 +1,38 @@
+-- The ledger: what ran, how it ended, and how far a run that did not end came. This program's own schema.
+
+create schema if not exists seed_registry;
+
+create table if not exists seed_registry.runs (
+  run_id      text primary key,
+  -- what was asked for: a run with the same key and another ending than done is taken up again
+  key         text not null,
+  indexes     text[] not null,
+  started_at  timestamptz not null default now(),
+  resumed     int not null default 0,
+  finished_at timestamptz,
+  outcome     text not null default 'running',
+  error       text,
+  rejects     text,
+  report      jsonb
+);
+create index if not exists runs_key_idx on seed_registry.runs (key, started_at);
+
+create table if not exists seed_registry.checkpoints (
+  run_id   text not null references seed_registry.runs on delete cascade,
+  index    text not null,
+  -- assets travel in as many lanes as there are workers, by the hash of their key; -1: the whole index is loaded
+  lane     int not null,
+  lanes    int not null,
+  -- where the last asset begins up to which everything of this lane is committed
+  line     bigint not null,
+  "offset" bigint not null,
+  -- how many assets of the index begin no later
+  assets   bigint not null,
+  -- the file as it was, and a hash of as much of it as was read
+  size     bigint not null,
+  modified bigint not null,
+  consumed bigint not null,
+  digest   bytea not null,
+  saved_at timestamptz not null default now(),
+  primary key (run_id, index, lane)
+);
