@@ -140,10 +140,7 @@ async def test_an_unchanged_reload_writes_no_row_and_takes_no_lock(
     assert await written_rows(plain_connection) == rows
 
 
-LOGGED = "defect: each session's two staging tables, which nobody fills, log some 28 kB"
-
-
-@pytest.mark.parametrize("workers", [1, pytest.param(4, marks=pytest.mark.xfail(reason=LOGGED, strict=True))])
+@pytest.mark.parametrize("workers", [1, 4])
 async def test_an_unchanged_reload_writes_next_to_nothing_to_the_log(
     database_url: DatabaseUrl, plain_connection: Connection, tmp_path: Path, workers: int
 ) -> None:
@@ -395,11 +392,8 @@ async def test_a_cancelled_load_leaves_nothing_behind(
         del told
 
 
-LOST = "defect: isal's gzip reader drops what it has unpacked of a chunk when it comes upon the end of a cut-off file"
-
-
 @pytest.mark.parametrize("is_slow", [False, True])
-@pytest.mark.parametrize("kind", ["zstd", pytest.param("gzip", marks=pytest.mark.xfail(reason=LOST, strict=True))])
+@pytest.mark.parametrize("kind", ["zstd", "gzip"])
 async def test_an_error_in_the_chunk_read_ahead_comes_after_the_records_in_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, is_slow: bool
 ) -> None:

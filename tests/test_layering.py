@@ -10,14 +10,15 @@ import pytest
 import seed_registry
 
 PACKAGE = Path(seed_registry.__file__).parent
-BASE = {"errors", "escaping", "records", "settings", "report", "spooling"}
+BASE = {"errors", "escaping", "marks", "records", "settings", "report", "spooling"}
 # What the modules of each place may import besides their own place; "cli" and "bench" see everything.
 ALLOWED = {
     "base": BASE,
     "index": BASE,
     "registry": BASE,
     "sourcing": BASE,
-    "access": BASE | {"registry", "sourcing"},
+    "lasting": BASE | {"registry", "sourcing"},
+    "access": BASE | {"registry", "lasting", "sourcing"},
     "accounting": BASE | {"index"},
     "halving": {"registry"},
     "producing": BASE | {"index", "accounting", "halving", "sourcing"},

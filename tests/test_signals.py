@@ -98,7 +98,7 @@ def loading(home: Path, url: DatabaseUrl | None, *arguments: str) -> Iterator[Lo
     environment = {"PATH": os.environ["PATH"], "SEED_REGISTRY_HOME": str(home)}
     if url is not None:
         environment["DATABASE_URL"] = url.reveal
-    command = [sys.executable, "-m", "seed_registry", "load", "-", "--batch-size", "50", *arguments]
+    command = [sys.executable, "-m", "seed_registry", "load", "-", "--batch-size", "50", "--retry-for", "0", *arguments]
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
