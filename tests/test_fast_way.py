@@ -80,15 +80,16 @@ def ways() -> Iterator[Ways]:
             ways.order.append("staged")
         await fill(self, rows)
 
-    async def straight(self: Staging, rows: Any) -> None:
+    async def straight(self: Staging, rows: Any) -> int:
         assert self._table.relation == "assets"
         ways.order.append("straight")
         try:
-            await fill_table(self, rows)
+            taken = await fill_table(self, rows)
         except BaseException:
             ways.failed.append(len(rows))
             raise
         ways.straight.append(len(rows))
+        return taken
 
     with patch.multiple(Staging, fill=staged, fill_table=straight):
         yield ways

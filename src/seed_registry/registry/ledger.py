@@ -126,25 +126,26 @@ class Ledger:
                 await connection.execute("delete from seed_registry.checkpoints where run_id = $1", self.run_id)
 
 
-async def is_there(connection: asyncpg.Connection[Any]) -> bool:
-    """Whether there is a ledger."""
-    found: bool = await connection.fetchval("select pg_catalog.to_regclass('seed_registry.checkpoints') is not null")
-    return found
+async def is_usable(connection: asyncpg.Connection[Any]) -> bool:
+    """Whether there is a ledger that this role may read and write."""
+    row = await connection.fetchrow(statement("ledger_usable"))
+    return row is not None and bool(row["is_there"] and row["is_usable"])
 
 
 async def create(connection: asyncpg.Connection[Any]) -> bool:
     """Create the ledger where it is missing; False if this role may not, or may not write to it."""
-    if not await is_there(connection):
-        try:
-            async with connection.transaction():
-                await connection.execute(
-                    "select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('seed_registry.schema'))"
-                )
-                await connection.execute(statement("ledger"))
-        except asyncpg.InsufficientPrivilegeError:
-            return False
-    usable: bool = await connection.fetchval(statement("ledger_usable"))
-    return usable
+    row = await connection.fetchrow(statement("ledger_usable"))
+    if row is not None and row["is_there"]:
+        return bool(row["is_usable"])
+    try:
+        async with connection.transaction():
+            await connection.execute(
+                "select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('seed_registry.schema'))"
+            )
+            await connection.execute(statement("ledger"))
+    except asyncpg.InsufficientPrivilegeError:
+        return False
+    return True
 
 
 async def begin(
@@ -212,16 +213,13 @@ async def hold(connection: asyncpg.Connection[Any], schema: str, indexes: Sequen
 
 async def _running(connection: asyncpg.Connection[Any], index: str) -> str:
     """Which run has the index, in words, if there is a ledger that tells."""
-    if not await is_there(connection):
+    if not await is_usable(connection):
         return ""
-    try:
-        run_id = await connection.fetchval(
-            "select run_id from seed_registry.runs where outcome = 'running' and indexes @> array[$1::pg_catalog.text] "
-            "order by started_at desc limit 1",
-            index,
-        )
-    except asyncpg.InsufficientPrivilegeError:
-        return ""
+    run_id = await connection.fetchval(
+        "select run_id from seed_registry.runs where outcome = 'running' and indexes @> array[$1::pg_catalog.text] "
+        "order by started_at desc limit 1",
+        index,
+    )
     return f" by run {run_id}" if run_id else ""
 
 

@@ -1,10 +1,14 @@
--- Whether this role may write to the ledger.
+-- Whether there is a ledger, and whether this role may write to it. By oid: a name in a schema that the role may not use
+-- is an error, not an answer.
 select
-  pg_catalog.has_schema_privilege('seed_registry', 'usage')
-  and pg_catalog.has_table_privilege('seed_registry.runs', 'select')
-  and pg_catalog.has_table_privilege('seed_registry.runs', 'insert')
-  and pg_catalog.has_table_privilege('seed_registry.runs', 'update')
-  and pg_catalog.has_table_privilege('seed_registry.checkpoints', 'select')
-  and pg_catalog.has_table_privilege('seed_registry.checkpoints', 'insert')
-  and pg_catalog.has_table_privilege('seed_registry.checkpoints', 'update')
-  and pg_catalog.has_table_privilege('seed_registry.checkpoints', 'delete');
+  pg_catalog.count(*) = 2 as is_there,
+  coalesce(pg_catalog.bool_and(
+    pg_catalog.has_schema_privilege(namespace.oid, 'usage')
+    and pg_catalog.has_table_privilege(relation.oid, 'select')
+    and pg_catalog.has_table_privilege(relation.oid, 'insert')
+    and pg_catalog.has_table_privilege(relation.oid, 'update')
+    and (relation.relname = 'runs' or pg_catalog.has_table_privilege(relation.oid, 'delete'))
+  ), false) as is_usable
+from pg_catalog.pg_class as relation
+join pg_catalog.pg_namespace as namespace on namespace.oid = relation.relnamespace
+where namespace.nspname = 'seed_registry' and relation.relname in ('runs', 'checkpoints');
