@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import socket
+import socket
 import subprocess
 import tempfile
 import time
@@ -67,7 +68,7 @@ def pooler(database_url: DatabaseUrl, place: Path) -> Iterator[Pooler]:
         process = subprocess.Popen([PGBOUNCER, directory / "ini"], stderr=subprocess.DEVNULL, **account)
         running.append(process)
         deadline = time.monotonic() + 20
-        while not (directory / f".s.PGSQL.{options['listen_port']}").exists():
+        while not listens(directory / f".s.PGSQL.{options['listen_port']}"):
             assert process.poll() is None, (directory / "log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -77,6 +78,12 @@ def pooler(database_url: DatabaseUrl, place: Path) -> Iterator[Pooler]:
     for process in running:
         process.terminate()
         process.wait()
+
+
+def listens(path: Path) -> bool:
+    """Whether a server accepts connections there: the file exists a moment earlier."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
 
 
 def configured(
