@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import socket
-import socket
 import subprocess
 import tempfile
 import time
