@@ -86,6 +86,10 @@ class DatabaseRefused(SeedRegistryError):
         self.sqlstate = sqlstate
 
 
+class CommitsLost(DatabaseRefused):
+    """The database does not have batches any more that it had confirmed; the same call goes on from what it has."""
+
+
 class SchemaMismatch(SeedRegistryError):
     """The registry tables cannot take the records."""
 
@@ -117,6 +121,6 @@ class VerificationFailed(SeedRegistryError):
 class Interrupted(SeedRegistryError):
     """A signal stopped the run; what was committed stays."""
 
-    def __init__(self, signal_number: int, name: str) -> None:
-        super().__init__(f"stopped by {name}; what was committed stays, the same command finishes the job")
+    def __init__(self, signal_number: int, name: str, left: str | None = None) -> None:
+        super().__init__(f"stopped by {name}; {left or 'what was committed stays, the same command finishes the job'}")
         self.exit_code = 128 + signal_number  # type: ignore[misc]  # an instance's own code shadows the class's

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Final
 
 # Long enough for a name or a reason, short enough that no record floods a screen.
 SHOWN_CHARACTERS: Final = 200
+# No script stacks as many on one letter; hundreds of them are drawn over the lines above and below.
+_MARKS_IN_A_ROW: Final = 8
 
 
 def printable(text: object, limit: int = SHOWN_CHARACTERS) -> str:
     r"""The text with everything escaped that is not a visible character or a space, cut at `limit` characters.
 
-    Control characters, line breaks, bidirectional overrides, zero-width characters and lone surrogates are escaped
-    (CWE-150, CWE-117): `\x1b`, `\n`, `\u202e`.
+    Control characters, line breaks, bidirectional overrides, zero-width characters, lone surrogates and floods of
+    combining marks are escaped (CWE-150, CWE-117): `\x1b`, `\n`, `\u202e`.
     """
     plain = str(text)
     if len(plain) > limit:
         plain = plain[:limit] + "…"
-    if plain.isprintable():
+    if plain.isprintable() and plain.isascii():
         return plain
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in plain)
+    shown, marks = [], 0
+    for char in plain:
+        marks = marks + 1 if unicodedata.combining(char) else 0
+        is_visible = char.isprintable() and marks <= _MARKS_IN_A_ROW
+        shown.append(char if is_visible else char.encode("unicode_escape").decode())
+    return "".join(shown)

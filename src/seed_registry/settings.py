@@ -47,7 +47,8 @@ class DatabaseUrl:
                 return "***"
         except ValueError:
             return "***"
-        return urlunsplit((parts.scheme, f"{user}@{host}" if user else host, parts.path, "", ""))
+        text = urlunsplit((parts.scheme, f"{user}@{host}" if user else host, parts.path, "", ""))
+        return text if parts.netloc else text.replace(":/", ":///", 1)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, DatabaseUrl) and other.reveal == self.reveal
@@ -62,10 +63,10 @@ def parse_bytes(text: str) -> int:
     Raises:
         SettingsInvalid: it is none.
     """
-    match = re.fullmatch(r"\s*(\d{1,18})\s*([KMG]?)(i?)B?\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d{1,18})\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
     if match is None:
         raise SettingsInvalid(f"a size looks like 4MiB, 500KB or 1048576, got {text!r}")
-    power = " KMG".index(match[2].upper() or " ")
+    power = " KMGT".index(match[2].upper() or " ")
     base = 1024 if match[3] else 1000
     size = int(match[1])
     for _ in range(power):
@@ -127,9 +128,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     rejects: str | None = None  # path; None: a file of this run's in the home directory
     max_rejects: MaxRejects = MaxRejects()
     max_record_bytes: int = MAX_RECORD_BYTES
+    max_unpacked_bytes: int | None = None  # of one index; None: 1 GiB and 400 times what was read of it
     max_sources: int = MAX_SOURCES
     resume: bool = True  # go on where a run of the same command ended early
     retry_for_seconds: float = 300.0  # how long what may pass is tried again, e.g. a lost connection
+    io_timeout_seconds: float = 300.0  # the longest that the database may take for one statement of a batch
     verify: bool = True
     verify_sample: int = 5  # assets compared field by field after a load
     source_cache: str | None = None  # path
@@ -143,6 +146,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         _between("--max-record-bytes", self.max_record_bytes, 1 << 10, 255 << 20)
         _between("--max-sources", self.max_sources, 1, 100_000_000)
         _between("--retry-for", self.retry_for_seconds, 0, 86_400)
+        _between("--io-timeout", self.io_timeout_seconds, 1, 86_400)
+        if self.max_unpacked_bytes is not None:
+            _between("--max-unpacked-bytes", self.max_unpacked_bytes, 1 << 10, 1 << 60)
         _between("--sample", self.verify_sample, 0, 10_000)
         if self.domain is not None and not re.fullmatch(r"[^\s/]{1,253}", self.domain):
             raise SettingsInvalid(f"--domain takes a host name like data.example.org, got {self.domain!r}")

@@ -1,9 +1,11 @@
-"""Two things that must be remembered for a whole index, on disk, not in memory: parked assets and distinct keys."""
+"""What must be remembered for a whole index, on disk, not in memory: parked assets, distinct keys, marked keys."""
 
 from __future__ import annotations
 
 import tempfile
 from array import array
+from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from typing import IO, Final
 
@@ -18,6 +20,12 @@ _SPOOL_MEMORY_BYTES: Final = 8 << 20
 # Hashes are counted by part: at 10^8 keys a part is 400,000 numbers, about 30 MB as a set.
 _PARTS: Final = 256
 _BLOCK_HASHES: Final = 1 << 20
+# Of a hash that is marked so many bits are kept, so that it fits 8 bytes with its marks: of 10^8 keys, two may be taken
+# for one with a chance of one in fourteen.
+_MARKED_BITS: Final = 56
+_MARKED_HASH: Final = (1 << _MARKED_BITS) - 1
+# A look-up reads so many hashes, 4 KB; one number of each such page is held in memory.
+_PAGE_HASHES: Final = 512
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(RawRecord).decode
@@ -97,17 +105,19 @@ class DistinctHashes:
 
     def count(self) -> int:
         """How many distinct hashes were added."""
-        total = 0
+        return sum(len(set(part)) for part in self.parts())
+
+    def parts(self) -> Iterator[array[int]]:
+        """All hashes, those with the same last 8 bits together, in the order in which they were added."""
         for number, held in enumerate(self._parts):
-            hashes = set(held)
+            hashes = array("Q")
             start = 0
             for lengths in self._blocks:
                 assert self._file is not None
                 self._file.seek(8 * (start + sum(lengths[:number])))
-                hashes.update(array("Q", self._file.read(8 * lengths[number])))
+                hashes.frombytes(self._file.read(8 * lengths[number]))
                 start += sum(lengths)
-            total += len(hashes)
-        return total
+            yield hashes + held
 
     def close(self) -> None:
         """Give the disk space back."""
@@ -124,6 +134,90 @@ class DistinctHashes:
         self._blocks.append([len(part) for part in self._parts])
         self._parts = [array("Q") for _ in range(_PARTS)]
         self._held = 0
+
+
+class MarkedHashes:
+    """Distinct 64-bit hashes, each with all the marks it was ever added with, and whether one was added at all.
+
+    8 bytes of disk for each time, and no memory.
+    """
+
+    def __init__(self) -> None:
+        self._added = DistinctHashes()
+        self._sorted: IO[bytes] | None = None
+        self._firsts = array("Q")  # of each page of the sorted hashes
+        self._page = (-1, array("Q"))  # the one read last
+
+    def add(self, value: int, marks: int = 0) -> None:
+        """Add a hash with marks, one bit each, 8 of them.
+
+        Raises:
+            StorageFailed: there is no room for it.
+        """
+        self._added.add(value & _MARKED_HASH | marks << _MARKED_BITS)
+
+    def count(self) -> Counter[int]:
+        """How many distinct hashes there are of each combination of marks."""
+        counts: Counter[int] = Counter()
+        for part in self._marked():
+            counts.update(part.values())
+        return counts
+
+    def settle(self) -> None:
+        """Make what was added ready to be looked up.
+
+        Raises:
+            StorageFailed: there is no room for it.
+        """
+        self._close_sorted()
+        file, firsts, rest = _temporary_file(), array("Q"), array("Q")
+        for part in self._marked():
+            # The last 8 bits first: so the parts, one after the other, are in order.
+            rest.extend(sorted(map(_turned, part)))
+            whole = len(rest) - len(rest) % _PAGE_HASHES
+            firsts.extend(rest[:whole:_PAGE_HASHES])
+            _append(file, rest[:whole].tobytes())
+            del rest[:whole]
+        firsts.extend(rest[:1])
+        _append(file, rest.tobytes())
+        self._sorted, self._firsts = file, firsts
+
+    def holds(self, value: int) -> bool:
+        """Whether this hash was added before `settle`."""
+        assert self._sorted is not None, "not settled"
+        wanted = _turned(value & _MARKED_HASH)
+        number = bisect_right(self._firsts, wanted) - 1
+        if number < 0:
+            return False
+        if number != self._page[0]:
+            self._sorted.seek(8 * _PAGE_HASHES * number)
+            self._page = (number, array("Q", self._sorted.read(8 * _PAGE_HASHES)))
+        page = self._page[1]
+        position = bisect_left(page, wanted)
+        return position < len(page) and page[position] == wanted
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        self._added.close()
+        self._close_sorted()
+
+    def _marked(self) -> Iterator[dict[int, int]]:
+        for part in self._added.parts():
+            marks: dict[int, int] = {}
+            for value in part:
+                key = value & _MARKED_HASH
+                marks[key] = marks.get(key, 0) | value >> _MARKED_BITS
+            yield marks
+
+    def _close_sorted(self) -> None:
+        if self._sorted is not None:
+            self._sorted.close()
+            self._sorted, self._page = None, (-1, array("Q"))
+
+
+def _turned(value: int) -> int:
+    """A marked hash with its last 8 bits in front."""
+    return (value & (_PARTS - 1)) << (_MARKED_BITS - 8) | value >> 8
 
 
 def _temporary_file() -> IO[bytes]:

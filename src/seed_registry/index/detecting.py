@@ -52,7 +52,7 @@ def look_at(head: bytes, name: str) -> Shape:
         return shape if newline or text.startswith(b"[") else replace(shape, single=True)
     # 3. It does not, but lines are records on their own: NDJSON, some of it broken; unless more of them look like those
     #    of a document that has one record on each line, and is broken early.
-    lines = [line.strip() for line in text.splitlines()[:_LINES_LOOKED_AT]]
+    lines = [line.strip() for line in text.split(b"\n", _LINES_LOOKED_AT)[:_LINES_LOOKED_AT]]
     objects = [line for line in lines if _is_object(line)]
     if len(objects) > sum(line.startswith((b"]", b"}")) or line.endswith((b",", b"[", b"{")) for line in lines):
         return Shape(lines=True, keys=_try_shape(objects[0])[1].keys)

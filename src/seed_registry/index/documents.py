@@ -34,6 +34,8 @@ _SEPARATOR = re.compile(rb"[ \t\r\n]*+,[ \t\r\n]*+")
 _FIRST_KEY = re.compile(rb'\{[ \t\r\n]{0,64}"[^"\\]{1,64}"')
 _QUOTE, _COMMA, _CLOSE = b'",]'
 _OPENING = b"{["
+# A record that is too long to keep is followed to its end by the token; one that opens brackets only has none.
+_MAX_OPEN_BRACKETS = 1_000_000
 
 _decode_block = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _check = msgspec.json.Decoder(msgspec.Raw).decode
@@ -233,6 +235,8 @@ class DocumentFramer:
         if not scan.dropped and len(self._buffer) - position <= self._max:
             return position
         scan.drop(self._buffer, position)
+        if scan.depth > _MAX_OPEN_BRACKETS:
+            raise Broken(f"a record nested deeper than {_MAX_OPEN_BRACKETS:,} levels", scan.offset)
         return len(self._buffer) - scan.unread
 
     def _line_at(self, position: int) -> int:
@@ -251,7 +255,7 @@ class _Scan:
         self.excerpt = b""
         self.unread = 0  # bytes at the buffer's end that cannot be judged yet (a dangling backslash)
         self._scanned = 0  # bytes of it in the buffer already judged
-        self._depth = 0
+        self.depth = 0  # brackets that are open
         self._in_string = False
         self._is_scalar = False
 
@@ -268,19 +272,19 @@ class _Scan:
             return None
         if self._in_string:
             position = self._leave_string(buffer, start, position)
-            if self._in_string or not self._depth:
+            if self._in_string or not self.depth:
                 return None if self._in_string else position
         for match in _BRACKET.finditer(buffer, position):
             byte = buffer[match.start()]
             if byte in _OPENING:
-                self._depth += 1
+                self.depth += 1
             elif byte != _QUOTE:
-                self._depth -= 1
+                self.depth -= 1
             elif match.end() - match.start() == 1:  # a string that does not end here
                 self._in_string = True
                 self._leave_string(buffer, start, match.end())
                 return None
-            if self._depth <= 0:
+            if self.depth <= 0:
                 return match.end()
         self._judged(buffer, start, len(buffer))
         return None

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gzip
 import io
 import os
 import select
 import stat
 import sys
-import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import aiofiles
 import aiofiles.threadpool
 import xxhash
-import zstandard
 
 from seed_registry.errors import IndexNotUnderstood, IndexUnreadable
 from seed_registry.escaping import printable
 from seed_registry.index.finding import is_url
 from seed_registry.index.remote import RemoteFile, shown
+from seed_registry.index.unpacking import DAMAGE, MAGIC_BYTES, unpacking
 from seed_registry.marks import FileState
 
 if TYPE_CHECKING:
@@ -39,14 +37,12 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 256 << 10
 # How much of an index is looked at to tell what it is.
 HEAD_BYTES = 64 << 10
-# What one compressed piece may unpack to is bounded by its size: zstandard packs 128 KiB into 4 bytes at best.
-_ZSTD_PIECE_BYTES = 1 << 10
-_ZSTD_MAX_WINDOW_BYTES = 128 << 20
 _PIPE_POLL_SECONDS = 0.2
+# Real indexes unpack to 5 to 20 times their size, a million equal lines to some 300 times; a bomb to far more.
+_UNSUSPECTED_BYTES = 1 << 30
+_UNSUSPECTED_RATIO = 400
 _HASHED_BYTES = 4 << 20  # at a time, when a file is recognised
 
-_GZIP_MAGIC = b"\x1f\x8b"
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _BOM = b"\xef\xbb\xbf"
 _KNOWN_FORMATS = {
     b"\x89PNG": "a PNG image",
@@ -72,13 +68,16 @@ class OpenIndex:
         head_offset: where the head begins: behind a byte order mark, if there is one.
     """
 
-    def __init__(self, name: str, packed: _Counting, path: str = "") -> None:
+    def __init__(self, name: str, packed: _Counting, path: str = "", max_unpacked_bytes: int | None = None) -> None:
         self.name = name
         self.path = path if is_url(path) else absolute(path)
         self.head = b""
         self.head_offset = 0
         self._packed = packed
         self._unpacked: AsyncBufferedReader
+        self._unpacked_bytes = 0
+        self._is_packed = False
+        self._max_unpacked_bytes = max_unpacked_bytes
 
     @property
     def size(self) -> int | None:
@@ -103,8 +102,10 @@ class OpenIndex:
             IndexNotUnderstood: it is empty, or a kind of file that no index is.
         """
         buffered = io.BufferedReader(self._packed, CHUNK_BYTES)
-        magic = await aiofiles.threadpool.wrap(buffered).peek(len(_ZSTD_MAGIC))
-        self._unpacked = aiofiles.threadpool.wrap(_unpacking(buffered, magic))
+        magic = await aiofiles.threadpool.wrap(buffered).peek(MAGIC_BYTES)
+        unpacked = unpacking(buffered, magic, CHUNK_BYTES)
+        self._is_packed = unpacked is not buffered
+        self._unpacked = aiofiles.threadpool.wrap(unpacked)
         head = bytearray()
         while len(head) < HEAD_BYTES and (chunk := await self._read()):
             head += chunk
@@ -141,8 +142,8 @@ class OpenIndex:
 
     async def _read(self) -> bytes:
         try:
-            return await self._unpacked.read1(CHUNK_BYTES)
-        except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as exc:
+            chunk: bytes = await self._unpacked.read1(CHUNK_BYTES)
+        except DAMAGE as exc:
             raise IndexUnreadable(
                 f"{self.name}: the compressed data is damaged or cut off near byte {self.position} of the file; "
                 "fetch the file again"
@@ -151,20 +152,40 @@ class OpenIndex:
             raise IndexUnreadable(
                 f"{self.name}: reading failed near byte {self.position}: {exc.strerror or exc}"
             ) from exc
+        self._unpacked_bytes += len(chunk)
+        if self._unpacked_bytes > self._limit():
+            raise IndexUnreadable(
+                f"{self.name} unpacks to more than {self._limit():,} bytes from {self.position:,}; "
+                "if it is no decompression bomb, load it with a larger --max-unpacked-bytes"
+            )
+        return chunk
+
+    def _limit(self) -> int:
+        """How many bytes the file may have given by now."""
+        if not self._is_packed:
+            return self._unpacked_bytes
+        if self._max_unpacked_bytes is not None:
+            return self._max_unpacked_bytes
+        return _UNSUSPECTED_BYTES + _UNSUSPECTED_RATIO * self.position
 
 
 @asynccontextmanager
-async def open_index(path: str) -> AsyncIterator[OpenIndex]:
+async def open_index(path: str, *, max_unpacked_bytes: int | None = None) -> AsyncIterator[OpenIndex]:
     """Open a path, a URL, or standard input for `-`, plain, gzip or zstd.
 
+    Args:
+        path: of the index.
+        max_unpacked_bytes: more is taken for an attack; None for 1 GiB and 400 times what was read of the file.
+
     Raises:
-        IndexUnreadable: no such file, a directory or device, no permission, no answer, damaged compression.
+        IndexUnreadable: no such file, a directory or device, no permission, no answer, damaged compression, or far too
+            much in it.
         IndexNotUnderstood: it is empty, or obviously no index.
     """
     name = "stdin" if path == "-" else shown(path) if is_url(path) else printable(path, len(path))
     packed = _Counting(_open_file(path, name))
     try:
-        index = OpenIndex(name, packed, path)
+        index = OpenIndex(name, packed, path, max_unpacked_bytes)
         await index.read_head()
         yield index
     finally:
@@ -309,7 +330,7 @@ class _Counting(io.RawIOBase):
         if self._file.modified is not None and self._file.size is not None:
             self._digest.update(out[:count])
             self.state = FileState(self._file.size, self._file.modified, self.consumed, self._digest.digest())
-        if 0 < self.consumed < len(_ZSTD_MAGIC) and (rest := out[count:]) and count:
+        if 0 < self.consumed < MAGIC_BYTES and (rest := out[count:]) and count:
             count += self.readinto(rest)  # a pipe may hand over less than what tells the compression
         return count
 
@@ -317,64 +338,3 @@ class _Counting(io.RawIOBase):
         if not self.closed:
             super().close()
             self._file.close()
-
-
-def _unpacking(packed: io.BufferedReader[Any], magic: bytes) -> io.BufferedReader[Any]:
-    if magic.startswith(_GZIP_MAGIC):
-        return io.BufferedReader(_GzipReader(packed), CHUNK_BYTES)
-    if magic.startswith(_ZSTD_MAGIC):
-        return io.BufferedReader(_ZstdReader(packed), CHUNK_BYTES)
-    return packed
-
-
-class _GzipReader(io.RawIOBase):
-    """Unpacks gzip; unlike the library's own reader it hands over all that comes before the damage."""
-
-    def __init__(self, packed: io.BufferedReader[Any]) -> None:
-        self._file = gzip.GzipFile(fileobj=packed)
-        self._damage: Exception | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Buffer, /) -> int:
-        out = memoryview(buffer).cast("B")
-        filled = 0
-        try:
-            while self._damage is None and filled < len(out) and (piece := self._file.read1(len(out) - filled)):
-                out[filled : filled + len(piece)] = piece
-                filled += len(piece)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
-            self._damage = exc
-        if self._damage and not filled:
-            raise self._damage
-        return filled
-
-
-class _ZstdReader(io.RawIOBase):
-    """Unpacks zstandard frame after frame; unlike the library's own reader it notices when the last one is cut off."""
-
-    def __init__(self, packed: io.BufferedReader[Any]) -> None:
-        self._packed = packed
-        self._decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_MAX_WINDOW_BYTES)
-        self._frame = self._decompressor.decompressobj()
-        self._unpacked = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Buffer, /) -> int:
-        out = memoryview(buffer).cast("B")
-        while not self._unpacked:
-            piece = (self._frame.unused_data if self._frame.eof else b"") or self._packed.read(_ZSTD_PIECE_BYTES)
-            if not piece:
-                if not self._frame.eof:
-                    raise EOFError("the last zstandard frame is cut off")
-                return 0
-            if self._frame.eof:
-                self._frame = self._decompressor.decompressobj()
-            self._unpacked = memoryview(self._frame.decompress(piece))
-        count = min(len(out), len(self._unpacked))
-        out[:count] = self._unpacked[:count]
-        self._unpacked = self._unpacked[count:]
-        return count

@@ -198,7 +198,7 @@ async def read_index(
         IndexUnreadable: its bytes cannot be had.
         IndexNotUnderstood: it is no index that any dialect knows.
     """
-    async with open_index(path) as opened:
+    async with open_index(path, max_unpacked_bytes=settings.max_unpacked_bytes) as opened:
         yield IndexReader(opened, settings, salt, stages or Stages(), resumption)
 
 

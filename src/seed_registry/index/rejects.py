@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import os
+import stat
 from pathlib import Path
 
 import msgspec
@@ -15,6 +17,7 @@ from seed_registry.records import Reject
 
 # Where a run ended, its lanes were not equally far: what it told since the last checkpoint is in here.
 _TAIL_BYTES = 4 << 20
+_BEGINNING = b'{"index":'
 
 
 class _Told(msgspec.Struct):
@@ -27,8 +30,16 @@ class _Told(msgspec.Struct):
 _decode_told = msgspec.json.Decoder(_Told).decode
 
 
+def _is_of(line: bytes, index: str) -> bool:
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+        return _decode_told(line).index == index
+    return False
+
+
 class RejectsFile:
     """Appends rejects to a new file, readable by its owner only, or to that of the run that is resumed.
+
+    A file that another run left there is kept beside it, as `PATH.old`.
 
     Attributes:
         path: where it is, or would be.
@@ -54,21 +65,52 @@ class RejectsFile:
             return
         except OSError as exc:
             raise self._failed(exc) from exc
-        size = os.lseek(descriptor, 0, os.SEEK_END)
-        start = max(size - _TAIL_BYTES, 0)
-        tail = os.pread(descriptor, size - start, start)
+        there = os.fstat(descriptor)
+        is_ours = stat.S_ISREG(there.st_mode) and there.st_uid == os.geteuid()
+        # Its path comes from the ledger, into which others may write: never into a file that is none of rejects.
+        if not is_ours or not _BEGINNING.startswith(os.pread(descriptor, len(_BEGINNING), 0)):
+            os.close(descriptor)
+            raise self._failed(OSError(errno.EEXIST, "what is there is no rejects file of this user's"))
+        start = there.st_size
+        tail = b""
+        while start and (not tail or b"\n" not in tail):  # one record alone may be longer
+            piece = min(start, _TAIL_BYTES)
+            start -= piece
+            tail = os.pread(descriptor, piece, start) + tail
         whole = tail.rfind(b"\n") + 1
         for line in tail[:whole].splitlines():
             with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):  # the first one may be cut
                 told = _decode_told(line)
                 self._told.add((told.index, told.offset))
-        if start == 0 or whole:
-            os.ftruncate(descriptor, start + whole)
-            os.lseek(descriptor, start + whole, os.SEEK_SET)
+        os.ftruncate(descriptor, start + whole)
+        os.lseek(descriptor, start + whole, os.SEEK_SET)
         self._descriptor, self.created = descriptor, True
 
+    def forget(self, index: str) -> None:
+        """The index is another one now: what an earlier run told of it is true no longer.
+
+        Raises:
+            StorageFailed: the file cannot be written anew.
+        """
+        name = printable(index, len(index))
+        self._told = {told for told in self._told if told[0] != name}
+        if not self.created:
+            return
+        kept = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        try:
+            descriptor = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with self.path.open("rb") as old, os.fdopen(os.dup(descriptor), "wb") as new:
+                new.writelines(line for line in old if not _is_of(line, name))
+            kept.replace(self.path)
+        except OSError as exc:
+            raise self._failed(exc) from exc
+        os.close(self._descriptor)
+        self._descriptor, self._unsynced = descriptor, True
+
     def write(self, index: str, reject: Reject) -> None:
-        """Append one line `{index, line, offset, key?, reason, detail, record}`; a record that is not UTF-8 is base64.
+        """Append one line `{index, line, offset, key?, kind?, reason, detail, record}`.
+
+        A record that is not UTF-8 is base64. The kind is told of a source: its document may tell it by the place only.
 
         Raises:
             StorageFailed: the file cannot be made or written.
@@ -78,6 +120,8 @@ class RejectsFile:
         line: dict[str, object] = {"index": printable(index, len(index)), "line": reject.line, "offset": reject.offset}
         if reject.key is not None:
             line["key"] = reject.key
+        if reject.kind == "source":
+            line["kind"] = "source"
         line |= {"reason": reject.reason, "detail": reject.detail}
         try:
             line["record"] = reject.data.decode()
@@ -123,7 +167,21 @@ class RejectsFile:
 
     def _create(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._keep_older()
         # O_EXCL and O_NOFOLLOW: never into somebody else's file, nor through a link that was laid there.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(self.path, flags, 0o600)
         self.created = True
+
+    def _keep_older(self) -> None:
+        """The same command again is no reason to fail; what is not a rejects file of our own is."""
+        try:
+            # Without O_NONBLOCK a pipe that lies there would be waited for.
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:  # none, or a link; creating the new one says what is wrong
+            return
+        with os.fdopen(descriptor, "rb") as file, contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+            there = os.fstat(file.fileno())
+            if stat.S_ISREG(there.st_mode) and there.st_uid == os.geteuid():
+                _decode_told(file.readline(_TAIL_BYTES))
+                self.path.replace(self.path.with_name(f"{self.path.name}.old"))
