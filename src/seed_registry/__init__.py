@@ -1,12 +1,12 @@
 """Loads open-data portal indexes into a Postgres registry: fast, exact, repeatable.
 
-The public door is `ingest`; see README for its use from Python.
+The public door is `ingest`, or `ingest_sync` where there is no event loop; see README for their use from Python.
 """
 
 from __future__ import annotations
 
 from seed_registry.errors import SeedRegistryError
-from seed_registry.ingesting import ingest
+from seed_registry.ingesting import ingest, ingest_sync
 from seed_registry.records import Asset, Source
 from seed_registry.registry.merging import upsert_assets, upsert_sources
 from seed_registry.report import Progress, Report
@@ -22,6 +22,7 @@ __all__ = [
     "Settings",
     "Source",
     "ingest",
+    "ingest_sync",
     "upsert_assets",
     "upsert_sources",
 ]

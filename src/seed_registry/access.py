@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
 
 import anyio
+import asyncpg
+import stamina
 
-from seed_registry.errors import DatabaseUnavailable, SchemaMissing
-from seed_registry.lasting import LastingWriter, OpenSession, Patience, Session
+from seed_registry.errors import CommitsLost, DatabaseRefused, DatabaseUnavailable, SchemaMissing
+from seed_registry.lasting import LONGEST_WAIT_SECONDS, LastingWriter, OpenSession, Patience, Session
 from seed_registry.registry import embedded, schema
 from seed_registry.registry.connecting import session
 from seed_registry.registry.ledger import Ledger, hold
 from seed_registry.registry.merging import Merger
-from seed_registry.registry.planning import Planner
-from seed_registry.registry.pooling import is_pooled
+from seed_registry.registry.planning import Outlook, Planner
+from seed_registry.registry.pooling import READ_ONLY, is_pooled
+from seed_registry.registry.remedies import is_not_yet
 from seed_registry.registry.schema import Tables
 from seed_registry.registry.sql import statement
 from seed_registry.registry.urls import unverified
@@ -22,6 +26,12 @@ from seed_registry.report import Progress, Tally
 from seed_registry.settings import DatabaseUrl, Settings
 from seed_registry.sourcing import Writer
 from seed_registry.spooling import DistinctHashes
+
+# What no later batch would tell of must not be lost in a crash.
+_DURABLE: Final = {"synchronous_commit": "on"}
+# Longer than the longest batch of somebody else, and well below what is waited for an answer.
+_LOCK_TIMEOUT_SECONDS: Final = 60
+_LOCK_TIMEOUT_SHARE: Final = 0.8
 
 
 class Registry:
@@ -33,6 +43,7 @@ class Registry:
         main: a session of the run's own; None without a database.
         writer: to write the sources with.
         new: in a dry run the assets that the registry does not have yet.
+        outlook: in a dry run what else was found.
     """
 
     def __init__(
@@ -42,13 +53,17 @@ class Registry:
         self.tables: Tables | None = None
         self.main: LastingWriter | None = None
         self.new = DistinctHashes()
-        self.writer: Writer = Planner(None, None, self.new, full=settings.full, stages=tally.stages)
+        self.outlook = Outlook()
+        self.writer: Writer = Planner(
+            None, None, self.new, full=settings.full, stages=tally.stages, outlook=self.outlook
+        )
         self._settings = settings
         self._tally = tally
         self._progress = progress
         self._stack = stack
         self._indexes = indexes
         self._is_empty = False
+        self._is_held = False
         self._ledger: Ledger | None = None
         self._idle: list[Writer] = []
 
@@ -62,19 +77,44 @@ class Registry:
         """
         settings = self._settings
         self.url = await self._stack.enter_async_context(database(settings))
-        async with session(self.url, read_only=settings.dry_run, pooler=settings.pooler) as connection:
+        async with AsyncExitStack() as stack:
+            connection = await self._first_session(self.url, stack)
             if settings.database_url is None and not settings.dry_run:
                 await schema.apply(connection, settings.schema)
             self.tables = await schema.introspect(connection, settings.columns, settings.schema)
             self._is_empty = await connection.fetchval(statement("is_empty").format(table=self.tables.assets.name))
+            if not settings.dry_run:
+                await self._see_that_it_may_be_written(connection, self.tables)
             if is_pooled(connection):
                 note = "every batch makes its own staging tables; --pooler none if the pooler keeps sessions"
                 self._progress.tell("info", "pooler_found", note=note)
         self.writer = self.main = await self._stack.enter_async_context(self._lasting(self.url, self._open_main))
 
+    async def _see_that_it_may_be_written(self, connection: asyncpg.Connection[Any], tables: Tables) -> None:
+        """Told now, and not by the first batch, when sources have been written."""
+        names = [tables.sources.name, tables.assets.name]
+        if missing := await connection.fetchval(statement("missing_privileges"), names):
+            raise DatabaseRefused(
+                f"this role has no privilege to {missing}\n"
+                "let the tables' owner run the output of `seed-registry schema grants ROLE`",
+                sqlstate=asyncpg.InsufficientPrivilegeError.sqlstate,
+            )
+
     def use(self, ledger: Ledger) -> None:
         """Have checkpoints written, by the sessions that are opened from now on."""
         self._ledger = ledger
+
+    async def check_commits(self, connection: asyncpg.Connection[Any]) -> None:
+        """See that the database has all that it confirmed.
+
+        Raises:
+            CommitsLost: it does not.
+        """
+        if self._ledger and await self._ledger.has_lost(connection):
+            raise CommitsLost(
+                f"{self.url} lacks batches that it had confirmed: it crashed, or another took over\n"
+                "load again: the run goes on from what is there"
+            )
 
     @asynccontextmanager
     async def open_writer(self) -> AsyncIterator[Writer]:
@@ -84,31 +124,78 @@ class Registry:
         elif self.url is None:
             writer = self.writer
         else:
-            writer = await self._stack.enter_async_context(self._lasting(self.url, self._open_session))
+            writer = await self._stack.enter_async_context(self._lasting(self.url, self._open_worker))
         yield writer
         self._idle.append(writer)
 
+    async def _first_session(self, url: DatabaseUrl, stack: AsyncExitStack) -> asyncpg.Connection[Any]:
+        """A server that is starting, or full, is waited for; one that is not there is more likely a mistake."""
+        settings = self._settings
+        async for attempt in stamina.retry_context(
+            on=self._may_come,
+            attempts=None if settings.retry_for_seconds else 1,
+            timeout=settings.retry_for_seconds or None,
+            wait_max=LONGEST_WAIT_SECONDS,
+        ):
+            with attempt:
+                own = READ_ONLY if settings.dry_run else {}
+                return await stack.enter_async_context(session(url, own, pooler=settings.pooler))
+        raise AssertionError("the last attempt returns or raises")
+
+    def _may_come(self, exc: Exception) -> bool:
+        if not is_not_yet(exc):
+            return False
+        self._tally.retries += 1
+        self._progress.tell("warning", "retrying", reason=str(exc))
+        return True
+
     def _lasting(self, url: DatabaseUrl, opening: OpenSession) -> LastingWriter:
-        patience = Patience(url, self._settings.retry_for_seconds, self._tally, self._progress)
+        settings = self._settings
+        patience = Patience(url, settings.retry_for_seconds, settings.io_timeout_seconds, self._tally, self._progress)
         return LastingWriter(opening, patience, self._ledger)
 
     @asynccontextmanager
     async def _open_main(self) -> AsyncIterator[Session]:
-        async with self._open_session() as opened:
+        """The run's own session; what it writes of sources and of the run itself is on disk when it is committed."""
+        async with self._open_session(_DURABLE) as opened:
             if not self._settings.dry_run:
-                await hold(opened.connection, self._settings.schema, self._indexes)
+                try:
+                    await hold(opened.connection, self._settings.schema, self._indexes)
+                except DatabaseRefused as exc:
+                    if not self._is_held:
+                        raise
+                    # The server may take a minute to notice that the session before this one is gone.
+                    raise DatabaseUnavailable(str(exc)) from exc
+                self._is_held = True
             yield opened
 
     @asynccontextmanager
-    async def _open_session(self) -> AsyncIterator[Session]:
+    async def _open_worker(self) -> AsyncIterator[Session]:
+        """A worker's session; without a ledger nothing else could tell what a crash of the server cost."""
+        async with self._open_session({} if self._ledger else _DURABLE) as opened:
+            await self.check_commits(opened.connection)
+            yield opened
+
+    @asynccontextmanager
+    async def _open_session(self, own: dict[str, str]) -> AsyncIterator[Session]:
         settings, stages, tables = self._settings, self._tally.stages, self.tables
         assert self.url is not None
-        async with session(self.url, read_only=settings.dry_run, pooler=settings.pooler) as connection:
+        # Who waits for a lock must not be taken for a server that does not answer.
+        milliseconds = round(min(_LOCK_TIMEOUT_SECONDS, settings.io_timeout_seconds * _LOCK_TIMEOUT_SHARE) * 1000)
+        own = {"lock_timeout": f"{milliseconds}ms", **own, **(READ_ONLY if settings.dry_run else {})}
+        async with session(self.url, own, pooler=settings.pooler) as connection:
             writer: Writer
             if settings.dry_run or tables is None:
-                writer = Planner(connection, tables, self.new, full=settings.full, stages=stages)
+                writer = Planner(connection, tables, self.new, full=settings.full, stages=stages, outlook=self.outlook)
             else:
-                writer = Merger(connection, tables, full=settings.full, stages=stages, ledger=self._ledger)
+                writer = Merger(
+                    connection,
+                    tables,
+                    full=settings.full,
+                    stages=stages,
+                    ledger=self._ledger,
+                    seconds=settings.io_timeout_seconds,
+                )
             await writer.prepare(is_empty=self._is_empty)
             yield Session(connection, writer)
 
@@ -150,6 +237,7 @@ async def open_registry(
     async with AsyncExitStack() as stack:
         registry = Registry(settings, tally, progress, stack, indexes)
         stack.callback(registry.new.close)
+        stack.callback(registry.outlook.close)
         if settings.dry_run and settings.database_url is None and not embedded.exists():
             progress.tell("info", "no_database", note="compared with an empty registry")
         else:

@@ -74,6 +74,7 @@ class Account:
 
     def sent(self, asset: Asset, key_hash: int, provider: str) -> None:
         """Note an asset that goes to the database."""
+        self.tally.assets_by_source[asset.source_key] += 1
         self._distinct.add(hashed(f"{asset.source_key}\0{asset.key}") if self._keys_per_source else key_hash)
         if key_hash < self._sample.limit or asset.key in self._sample.assets:
             self._sample.offer(asset, key_hash, provider)

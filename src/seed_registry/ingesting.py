@@ -19,6 +19,7 @@ from seed_registry import pipeline
 from seed_registry.access import Registry, open_registry
 from seed_registry.accounting import Account
 from seed_registry.errors import (
+    CommitsLost,
     IndexBroken,
     IndexesFailed,
     IndexNotUnderstood,
@@ -28,6 +29,7 @@ from seed_registry.errors import (
     VerificationFailed,
 )
 from seed_registry.escaping import printable
+from seed_registry.foreseeing import ForeseeingAccount, foresee, settle
 from seed_registry.index.dialects.declaring import Dialect
 from seed_registry.index.finding import find, is_url, require
 from seed_registry.index.opening import absolute, is_as_it_was
@@ -35,6 +37,7 @@ from seed_registry.index.reading import IndexReader, read_index
 from seed_registry.index.rejects import RejectsFile
 from seed_registry.index.remote import shown
 from seed_registry.marks import WHOLE, Mark, Resumption
+from seed_registry.plan import Plan
 from seed_registry.registry import embedded
 from seed_registry.registry.connecting import flush, session
 from seed_registry.registry.ledger import Ledger, begin, create
@@ -55,6 +58,8 @@ from seed_registry.verifying import verify
 
 # What a run that failed may take to say so.
 _FAREWELL_SECONDS = 5.0
+# How often a run goes on after a server that crashed and forgot.
+_MOST_PASSES = 10
 
 
 async def ingest(indexes: Sequence[str], settings: Settings | None = None, progress: Progress | None = None) -> Report:
@@ -78,12 +83,32 @@ async def ingest(indexes: Sequence[str], settings: Settings | None = None, progr
     found = find(indexes)
     if not settings.keep_going or len(found) == 1:
         require(found)
-    run = _Run(found, settings, progress)
-    async with open_registry(settings, progress, run.tally, run.held) as registry:
-        return await run.load(registry)
+    retries = 0
+    for passes_left in reversed(range(_MOST_PASSES)):
+        run = Run(found, settings, progress)
+        run.tally.retries = retries
+        try:
+            async with open_registry(settings, progress, run.tally, run.held) as registry:
+                return await run.load(registry)
+        except CommitsLost as exc:
+            if not (passes_left and settings.resume and "-" not in found):
+                raise
+            retries = run.tally.retries + 1
+            progress.tell("warning", "run_restarted", reason=str(exc).splitlines()[0])
+    raise AssertionError("the last pass returns or raises")
 
 
-class _Run:
+def ingest_sync(indexes: Sequence[str], settings: Settings | None = None, progress: Progress | None = None) -> Report:
+    """`ingest` for callers without an event loop: scripts, notebooks' worker threads, task queues.
+
+    Raises:
+        SeedRegistryError: as `ingest` does.
+        RuntimeError: this thread has a running event loop; there `await ingest(…)`.
+    """
+    return anyio.run(ingest, indexes, settings, progress)
+
+
+class Run:
     """One load under its id."""
 
     def __init__(self, indexes: Sequence[str], settings: Settings, progress: Progress) -> None:
@@ -98,6 +123,7 @@ class _Run:
         self._source_ids: dict[str, dict[str, Any]] = {}  # of all sources met, by provider and key
         self._known_ids: dict[str, dict[str, Any]] = {}  # with those of the cache
         self._ledger: Ledger | None = None
+        progress.began(self.tally)
         progress.tell(
             "info",
             "run_started",
@@ -105,7 +131,6 @@ class _Run:
             indexes=[_shown(index) for index in indexes],
             dry_run=settings.dry_run,
         )
-        progress.began(self.tally)
 
     @property
     def held(self) -> list[str]:
@@ -128,7 +153,11 @@ class _Run:
     async def _load(self, registry: Registry) -> Report:
         settings, tables = self._settings, registry.tables
         keys_per_source = tables is not None and "source_id" in tables.assets.key
-        account = Account(settings, self.tally, self._progress, self._rejects, keys_per_source=keys_per_source)
+        account = (
+            ForeseeingAccount(settings, self.tally, self._progress, registry.outlook, keys_per_source=keys_per_source)
+            if settings.dry_run
+            else Account(settings, self.tally, self._progress, self._rejects, keys_per_source=keys_per_source)
+        )
         await self._prepare(registry)
         try:
             for index in self._indexes:
@@ -142,8 +171,10 @@ class _Run:
         verification = await self._verify(registry, account)
         if settings.source_cache and registry.url and not settings.dry_run:
             write_source_cache(settings.source_cache, str(registry.url), self._source_ids)
-        report = self._report(verification)
-        self._progress.tell("info", "run_finished", **msgspec.to_builtins(report))
+        report = self._report(verification, await self._foresee(registry, account))
+        for table, counts in (("sources", self.tally.sources), ("assets", self.tally.assets)):
+            self._progress.tell("info", f"{table}_loaded", **_facts(counts), seconds=report.seconds)
+        self._progress.tell("info", "run_finished", **msgspec.to_builtins(replace(report, plan=None)))
         return _judged(report)
 
     async def _begin(self, registry: Registry) -> None:
@@ -157,7 +188,7 @@ class _Run:
             return
         key, indexes = self._key(tables.salt), [_absolute(index) for index in self._indexes]
         rejects = str(self._rejects.path) if self._rejects else None
-        resume = self._settings.resume
+        resume = self._settings.resume and not self._settings.full  # what may have been edited is looked at again
         ledger = await main.do(
             lambda session: begin(session.connection, self.id, key, indexes, _encodable(rejects or ""), resume=resume)
         )
@@ -184,7 +215,7 @@ class _Run:
         ledger, url = self._ledger, registry.url
         if ledger is None or url is None:
             return
-        report = exc.report if isinstance(exc, (VerificationFailed, IndexesFailed)) else None
+        report = exc.report if isinstance(exc, (VerificationFailed, IndexesFailed)) else self._report()
         with anyio.move_on_after(_FAREWELL_SECONDS, shield=True), contextlib.suppress(SeedRegistryError):
             async with session(url, pooler=self._settings.pooler) as connection:
                 await ledger.end(connection, _outcome(exc), report, str(exc) or None)
@@ -227,10 +258,7 @@ class _Run:
             error = str(exc)
             self._progress.tell("error", "index_failed", index=name, reason=error)
         if self._settings.dry_run:
-            # Batches do not know of each other's new keys: what they repeat of each other is no insert but a duplicate.
-            new = registry.new.count()
-            tally.assets.duplicate += tally.assets.inserted - new
-            tally.assets.inserted = new
+            settle(tally, registry)
         part = IndexReport(
             index=name,
             dialect=dialect.name if dialect else "",
@@ -256,7 +284,11 @@ class _Run:
             met = {key: book.ids[key] for key in book.met}
             self._source_ids.setdefault(dialect.provider, {}).update(met)
         file, main, ledger = reader.file_state, registry.main, self._ledger
-        if file is not None and main is not None and ledger is not None:
+        if main is None or ledger is None:
+            return
+        await main.do(lambda session: flush(session.connection))
+        await main.do(lambda session: registry.check_commits(session.connection))
+        if file is not None:
             whole = Mark(reader.path, WHOLE, 1, 1, 0, tally.assets.read - assets_before, file)
             await main.do(lambda session: ledger.finished(session.connection, whole))
 
@@ -273,6 +305,8 @@ class _Run:
             return marks
         self._progress.tell("warning", "index_changed", index=_shown(index), note="it is read from its beginning")
         await main.do(lambda session: ledger.forget(session.connection, path))
+        if self._rejects is not None:
+            self._rejects.forget(_shown(index))
         return []
 
     def _book(self, registry: Registry, provider: str) -> SourceBook:
@@ -283,17 +317,25 @@ class _Run:
         main, tables = registry.main, registry.tables
         if self._settings.dry_run or not self._settings.verify or main is None or tables is None:
             return None
+        self._progress.tell("info", "verifying")
         return await main.do(
             lambda session: verify(
                 session.connection, tables, self._source_ids, self.tally, account.loaded, self._progress
-            )
+            ),
+            is_limited=False,
         )
 
-    def _report(self, verification: Verification | None) -> Report:
+    async def _foresee(self, registry: Registry, account: Account) -> Plan | None:
+        if not isinstance(account, ForeseeingAccount):
+            return None
+        self._progress.tell("info", "planning")
+        is_whole, seconds = all(part.error is None for part in self._parts), self._settings.io_timeout_seconds
+        return await foresee(registry, account, self._source_ids, is_whole=is_whole, seconds=seconds)
+
+    def _report(self, verification: Verification | None = None, plan: Plan | None = None) -> Report:
+        """What is known by now."""
         tally, parts = self.tally, self._parts
         seconds = monotonic() - self._started
-        for table, counts in (("sources", tally.sources), ("assets", tally.assets)):
-            self._progress.tell("info", f"{table}_loaded", **_facts(counts), seconds=round(seconds, 3))
         return Report(
             run_id=self.id,
             indexes=[_shown(index) for index in self._indexes],
@@ -311,6 +353,7 @@ class _Run:
             rejects_file=_encodable(str(self._rejects.path)) if self._rejects and self._rejects.created else None,
             verification=verification,
             per_index=parts if len(self._indexes) > 1 else [],
+            plan=plan,
         )
 
 

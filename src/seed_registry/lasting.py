@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -11,17 +11,19 @@ import asyncpg
 import stamina
 from msgspec import Struct
 
+from seed_registry.errors import DatabaseRefused, DatabaseUnavailable
 from seed_registry.marks import Mark
 from seed_registry.records import Asset, Source
-from seed_registry.registry.connecting import translated
+from seed_registry.registry.connecting import blockers, translated
 from seed_registry.registry.ledger import Ledger
-from seed_registry.registry.remedies import CommitUnknown, Remedy, remedy
+from seed_registry.registry.limiting import limited
+from seed_registry.registry.remedies import CommitUnknown, Remedy, has_no_room, is_disk_full, remedy
 from seed_registry.report import MergeCounts, Progress, Tally
 from seed_registry.settings import DatabaseUrl
 from seed_registry.sourcing import Writer
 
 _FIRST_WAIT_SECONDS: Final = 0.1
-_LONGEST_WAIT_SECONDS: Final = 10.0
+LONGEST_WAIT_SECONDS: Final = 10.0
 
 Result = TypeVar("Result")
 
@@ -42,10 +44,12 @@ class Patience(Struct, frozen=True):
     Attributes:
         url: of the database, for messages.
         seconds: after these what fails fails for good; 0 tries once.
+        io_seconds: the longest that the database may take to answer.
     """
 
     url: DatabaseUrl
     seconds: float
+    io_seconds: float
     tally: Tally
     progress: Progress
 
@@ -65,11 +69,12 @@ class LastingWriter:
         self._ledger = ledger
         self._stack = AsyncExitStack()
         self._session: Session | None = None
-        self._is_lost = False
+        self._is_lost = self._was_open = False
+        self._blockers = ""
 
     async def __aenter__(self) -> Self:
-        """Open the first session, which is tried once."""
-        await self._opened()
+        """Open the first session; where the server has no room for it, waiting is not worth it."""
+        await self.do(_nothing)
         return self
 
     async def __aexit__(
@@ -78,8 +83,8 @@ class LastingWriter:
         """Close the session, or cut it off on a failure."""
         return await self._stack.__aexit__(kind, exc, trace)
 
-    async def do(self, action: Callable[[Session], Awaitable[Result]]) -> Result:
-        """Do something that may be done twice.
+    async def do(self, action: Callable[[Session], Awaitable[Result]], *, is_limited: bool = True) -> Result:
+        """Do something that may be done twice; what is not `is_limited` may take its time.
 
         Raises:
             SeedRegistryError: it failed for good.
@@ -92,13 +97,19 @@ class LastingWriter:
                 attempts=None if patience.seconds else 1,
                 timeout=patience.seconds or None,
                 wait_initial=_FIRST_WAIT_SECONDS,
-                wait_max=_LONGEST_WAIT_SECONDS,
+                wait_max=LONGEST_WAIT_SECONDS,
             ):
                 with attempt:
-                    return await self._once(action)
+                    return await self._once(action, self._patience.io_seconds if is_limited else None)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as exc:
             if remedy(exc) is Remedy.HALVE:
                 raise
+            if self._blockers:
+                raise DatabaseRefused(
+                    f"{patience.url}: a lock was waited for too long; {self._blockers} holds one\n"
+                    "let that end, or end it with select pg_terminate_backend(PID), then load again",
+                    sqlstate=getattr(exc, "sqlstate", None),
+                ) from exc
             raise translated(exc, patience.url) from exc
         except CommitUnknown as exc:
             raise translated(exc.lost, patience.url) from exc
@@ -123,26 +134,42 @@ class LastingWriter:
 
         async def merge(session: Session) -> MergeCounts:
             nonlocal unknown
-            if unknown and mark and self._ledger and await self._ledger.has(session.connection, mark):
-                return unknown.counts
+            if unknown and mark and self._ledger:
+                async with limited(session.connection, self._patience.io_seconds):
+                    if await self._ledger.has(session.connection, mark):
+                        return unknown.counts
             try:
                 return await session.writer.merge_assets(assets, source_ids, provider, mark)
             except CommitUnknown as exc:
                 unknown = exc
                 raise
 
-        return await self.do(merge)
+        return await self.do(merge, is_limited=False)  # its statements are, each
 
     async def find_sources(self, provider: str, keys: Sequence[str]) -> dict[str, Any]:
         """Like `Merger`'s."""
         return await self.do(lambda session: session.writer.find_sources(provider, keys))
 
-    async def _once(self, action: Callable[[Session], Awaitable[Result]]) -> Result:
-        self._is_lost = False
+    async def probe_sources(self, refused: Source) -> None:
+        """Like `Merger`'s."""
+        await self.do(lambda session: session.writer.probe_sources(refused))
+
+    async def probe_assets(self, refused: Asset, source_ids: Mapping[str, Any], provider: str = "socrata") -> None:
+        """Like `Merger`'s."""
+        await self.do(lambda session: session.writer.probe_assets(refused, source_ids, provider))
+
+    async def _once(self, action: Callable[[Session], Awaitable[Result]], seconds: float | None) -> Result:
+        self._is_lost, self._blockers = False, ""
         try:
-            return await action(await self._opened())
+            opened = await self._opened()
+            async with limited(opened.connection, seconds):
+                return await action(opened)
         except Exception as exc:
             session = self._session
+            if session is not None and isinstance(exc, asyncpg.LockNotAvailableError):
+                with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                    async with limited(session.connection, seconds):
+                        self._blockers = await blockers(session.connection)
             if session is not None and (session.connection.is_closed() or remedy(exc) is Remedy.RECONNECT):
                 self._is_lost = True
                 self._session = None
@@ -153,14 +180,22 @@ class LastingWriter:
     async def _opened(self) -> Session:
         if self._session is None:
             self._session = await self._stack.enter_async_context(self._open_session())
+            self._was_open = True
         return self._session
 
     def _may_pass(self, exc: Exception) -> bool:
         """Whether to try again; told, if so."""
-        if not (self._is_lost or remedy(exc) in (Remedy.REPEAT, Remedy.RECONNECT)):
+        if not self._was_open and isinstance(exc, DatabaseUnavailable) and has_no_room(exc):
+            return False
+        if is_disk_full(exc) or not (self._is_lost or remedy(exc) in (Remedy.REPEAT, Remedy.RECONNECT)):
             return False
         self._patience.tally.retries += 1
         cause = exc.lost if isinstance(exc, CommitUnknown) else exc
         reason = cause.args[0] if cause.args else type(cause).__name__
-        self._patience.progress.tell("warning", "retrying", reason=str(reason).splitlines()[0])
+        facts = {"blocked_by": self._blockers} if self._blockers else {}
+        self._patience.progress.tell("warning", "retrying", reason=str(reason).splitlines()[0], **facts)
         return True
+
+
+async def _nothing(_: Session) -> None:
+    """To have a session is all that is wanted."""

@@ -12,6 +12,8 @@ from msgspec import Struct
 
 # The lane of the mark that says that all of an index is loaded.
 WHOLE = -1
+# From here down: the lane of a mark without a place, which only counts a worker's batches.
+UNPLACED = -2
 
 
 class FileState(Struct, frozen=True):
@@ -52,26 +54,32 @@ class Resumption(Struct, frozen=True):
     """Where an index is taken up again.
 
     Attributes:
-        offsets: by lane, up to where it is committed; -1 where nothing is.
-        line, offset, assets: of the lane that is least far: what begins no later need not even be decoded.
+        offsets: up to where each lane is committed, -1 where nothing is; once for each number of lanes that there was.
+        line, offset, assets: up to where all lanes are: what begins no later need not even be decoded.
     """
 
-    offsets: list[int]
+    offsets: list[list[int]]
     line: int = 1
     offset: int = -1
     assets: int = 0
 
     @classmethod
     def of(cls, marks: Iterable[Mark]) -> Resumption:
-        """From the marks of one index, at least one."""
-        by_lane = {mark.lane: mark for mark in marks}
-        lanes = next(iter(by_lane.values())).lanes
-        offsets = [by_lane[lane].offset if lane in by_lane else -1 for lane in range(lanes)]
-        if len(by_lane) < lanes:
+        """From the marks of one index; what those of one number of lanes say is true beside what others say."""
+        by_lanes: dict[int, dict[int, Mark]] = {}
+        for mark in marks:
+            by_lanes.setdefault(mark.lanes, {})[mark.lane] = mark
+        offsets = [[of[lane].offset if lane in of else -1 for lane in range(lanes)] for lanes, of in by_lanes.items()]
+        complete = [min(of.values(), key=_place) for lanes, of in by_lanes.items() if len(of) == lanes]
+        if not complete:
             return cls(offsets)
-        least = min(by_lane.values(), key=lambda mark: mark.offset)
-        return cls(offsets, least.line, least.offset, least.assets)
+        furthest = max(complete, key=_place)
+        return cls(offsets, furthest.line, furthest.offset, furthest.assets)
 
     def has(self, offset: int, key_hash: int) -> bool:
         """Whether the asset with this key that begins there is committed."""
-        return offset <= self.offsets[key_hash % len(self.offsets)]
+        return any(offset <= lanes[key_hash % len(lanes)] for lanes in self.offsets)
+
+
+def _place(mark: Mark) -> int:
+    return mark.offset

@@ -6,7 +6,7 @@ This is the only module with a task group. It has one way to fail: whatever goes
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from time import monotonic
 from typing import Final
@@ -15,11 +15,19 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from seed_registry.accounting import Account
-from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadable, SeedRegistryError
+from seed_registry.errors import (
+    DatabaseUnavailable,
+    IndexBroken,
+    IndexNotUnderstood,
+    IndexUnreadable,
+    SeedRegistryError,
+)
 from seed_registry.halving import merge_halving
 from seed_registry.index.reading import IndexReader
 from seed_registry.producing import Batch, Lane, Producer
 from seed_registry.records import Asset
+from seed_registry.registry.remedies import has_no_room
+from seed_registry.report import Progress
 from seed_registry.settings import Settings
 from seed_registry.sourcing import SourceBook, Writer
 
@@ -56,13 +64,15 @@ async def run(
 async def _run(
     reader: IndexReader, settings: Settings, account: Account, book: SourceBook, open_writer: OpenWriter
 ) -> SeedRegistryError | None:
-    async with anyio.create_task_group() as tasks:
+    async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
         lanes: list[Lane] = []
         try:
-            for _ in range(settings.concurrency):
+            writers = await _opened(stack, open_writer, settings, account.progress)
+            account.tally.workers = len(writers)
+            for writer in writers:
                 send, receive = anyio.create_memory_object_stream[Batch](_QUEUED_BATCHES)
                 lanes.append(Lane(settings, send))
-                tasks.start_soon(_work, receive, open_writer, account, book)
+                tasks.start_soon(_work, receive, writer, account, book)
             await Producer(reader, settings, account, book, lanes).produce()
         except (IndexBroken, IndexNotUnderstood, IndexUnreadable) as exc:
             return exc  # the workers finish what was sent
@@ -72,15 +82,43 @@ async def _run(
     return None
 
 
-async def _work(
-    receive: MemoryObjectReceiveStream[Batch], open_writer: OpenWriter, account: Account, book: SourceBook
-) -> None:
+async def _opened(
+    stack: AsyncExitStack, open_writer: OpenWriter, settings: Settings, progress: Progress
+) -> list[Writer]:
+    """As many sessions as wanted, or as the server has room for."""
+    writers: list[Writer] = []
+    full: list[DatabaseUnavailable] = []
+
+    async def open_one() -> None:
+        try:
+            writers.append(await stack.enter_async_context(open_writer()))
+        except DatabaseUnavailable as exc:
+            if not has_no_room(exc):
+                raise
+            full.append(exc)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(settings.concurrency):
+            tasks.start_soon(open_one)
+    if not writers:
+        raise full[0]
+    if full:
+        progress.tell(
+            "warning", "fewer_workers", workers=len(writers), wanted=settings.concurrency, reason=str(full[0])
+        )
+    return writers
+
+
+async def _work(receive: MemoryObjectReceiveStream[Batch], writer: Writer, account: Account, book: SourceBook) -> None:
     async def merge(assets: list[Asset]) -> None:
         # Of a batch that was split, no part tells that the whole is committed; the next batch's mark will.
         mark = batch.mark if len(assets) == len(batch.assets) else None
         account.tally.assets.add(await writer.merge_assets(assets, book.ids, book.provider, mark))
 
-    async with receive, open_writer() as writer:
+    async def probe(asset: Asset) -> None:
+        await writer.probe_assets(asset, book.ids, book.provider)
+
+    async with receive:
         while True:
             try:
                 with account.tally.stages.timed("waiting"):
@@ -88,7 +126,8 @@ async def _work(
             except anyio.EndOfStream:
                 break
             started = monotonic()
-            await merge_halving(batch.assets, merge, partial(account.refused, batch.index))
+            await merge_halving(batch.assets, merge, partial(account.refused, batch.index), probe)
+            account.keep_rejects()  # the mark of a batch behind this one may be on its way
             account.tally.batches += 1
             seconds = round(monotonic() - started, 4)
             account.progress.tell(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 from time import monotonic
+from typing import Final
 
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
@@ -14,11 +15,13 @@ from seed_registry.accounting import Account, hashed
 from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadable
 from seed_registry.halving import merge_halving
 from seed_registry.index.reading import IndexReader
-from seed_registry.marks import Mark
+from seed_registry.marks import UNPLACED, FileState, Mark
 from seed_registry.records import Asset, Record, Reject, Source
 from seed_registry.settings import Settings
 from seed_registry.sourcing import SourceBook
 from seed_registry.spooling import ParkedAssets
+
+_NO_FILE: Final = FileState(0, 0, 0, b"")
 
 
 class Batch(Struct, frozen=True):
@@ -26,7 +29,7 @@ class Batch(Struct, frozen=True):
 
     index: str
     assets: list[Asset]
-    mark: Mark | None = None
+    mark: Mark
 
 
 class Lane:
@@ -75,6 +78,7 @@ class Producer:
         self._unsettled = 0  # assets counted as read that were parked and are no longer
         self._resumption = reader.resumption
         self._place = (1, -1)  # line and offset of the last asset whose way is decided
+        self._batches = 0  # how many that have no place
         self._assets = 0  # how many of this index that were, those of the run that is resumed included
 
     async def produce(self) -> None:
@@ -152,7 +156,7 @@ class Producer:
         if not pending:
             return
         started = monotonic()
-        await merge_halving(pending, self._merge_sources, self._refused)
+        await merge_halving(pending, self._merge_sources, self._refused, self._book.probe)
         seconds = round(monotonic() - started, 4)
         self._account.progress.tell("debug", "sources_merged", index=self._index, records=len(pending), seconds=seconds)
 
@@ -223,14 +227,15 @@ class Producer:
         except anyio.BrokenResourceError:
             await anyio.sleep_forever()  # the worker failed; its failure is the news, and cancels this
 
-    def _mark(self, lane: Lane) -> Mark | None:
-        """How far the lane is; unknown while assets are parked, for these are not."""
-        if self._parked.was_used or (file := self._reader.file_state) is None:
-            return None
+    def _mark(self, lane: Lane) -> Mark:
+        """How far the lane is; while assets are parked, or of what cannot be read twice, only which batch it is."""
+        number, lanes, file = self._lanes.index(lane), len(self._lanes), self._reader.file_state
+        if self._parked.was_used or file is None:
+            self._batches += 1
+            return Mark(self._index, UNPLACED - number, lanes, 0, self._batches, 0, _NO_FILE)
         self._account.keep_rejects()  # before it is said that what they are about is done
         line, offset = self._place
-        number = self._lanes.index(lane)
-        return Mark(self._reader.path, number, len(self._lanes), line, offset, self._assets, file)
+        return Mark(self._reader.path, number, lanes, line, offset, self._assets, file)
 
     async def _flush_lanes(self) -> None:
         for lane in self._lanes:

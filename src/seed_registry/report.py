@@ -11,6 +11,8 @@ from typing import Any, Protocol
 from msgspec import Struct, field
 from msgspec.structs import astuple
 
+from seed_registry.plan import Plan
+
 
 class Counts(Struct):
     """What became of the records of one table. Their law: `read` is the sum of all the others."""
@@ -74,6 +76,25 @@ class Stages(Struct):
     merging: float = 0.0  # from there into the table
     committing: float = 0.0
 
+    def since(self, before: Stages) -> Stages:
+        """What was spent after `before` was copied."""
+        return Stages(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
+
+    def limit(self, workers: int) -> str | None:
+        """The stage that the others waited for; None where no time of any stage is known.
+
+        It is the longest stage of the side that waited less, and so worked more: of the producer, or of one of the
+        `workers` on average.
+        """
+        producer = {"reading": self.reading, "decoding": self.decoding}
+        worker = {
+            name: getattr(self, name) / max(workers, 1) for name in ("filtering", "copying", "merging", "committing")
+        }
+        if not any(astuple(self)):
+            return None
+        side = max(producer, worker, key=lambda side: sum(side.values()))
+        return max(side, key=side.__getitem__)
+
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add the seconds that the block takes."""
@@ -98,7 +119,9 @@ class Tally(Struct):
     repaired: int = 0
     dates_ignored: int = 0
     rejects: Counter[str] = field(default_factory=Counter)  # by reason
+    assets_by_source: Counter[str] = field(default_factory=Counter)  # sent to the database, by source key
     stages: Stages = field(default_factory=Stages)
+    workers: int = 0  # sessions that write
 
     @property
     def read(self) -> int:
@@ -158,7 +181,7 @@ class IndexReport(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True, omit_defaults=True):
-    """What a load did, the same for people and for `--json`; `per_index` only where there were several."""
+    """What a load did, the same for people and for `--json`; `per_index` only of several, `plan` of a dry run."""
 
     run_id: str
     indexes: list[str]
@@ -176,6 +199,7 @@ class Report(Struct, frozen=True, omit_defaults=True):
     rejects_file: str | None
     verification: Verification | None
     per_index: list[IndexReport] = []
+    plan: Plan | None = None
 
 
 class Progress(Protocol):

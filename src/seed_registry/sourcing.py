@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import stat
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,9 @@ from uuid import UUID
 import msgspec
 from msgspec import Struct
 
-from seed_registry.errors import IndexNotUnderstood, StorageFailed
+from seed_registry.errors import DatabaseRefused, IndexNotUnderstood, StorageFailed
+from seed_registry.escaping import printable
+from seed_registry.halving import merge_halving
 from seed_registry.marks import Mark
 from seed_registry.records import Asset, Source
 from seed_registry.report import MergeCounts, Tally
@@ -32,6 +35,10 @@ class Writer(Protocol):
         self, assets: Sequence[Asset], source_ids: Mapping[str, Any], provider: str = ..., mark: Mark | None = ...
     ) -> MergeCounts: ...
     async def find_sources(self, provider: str, keys: Sequence[str]) -> dict[str, Any]: ...  # noqa: D102
+    async def probe_sources(self, refused: Source) -> None: ...  # noqa: D102
+    async def probe_assets(  # noqa: D102
+        self, refused: Asset, source_ids: Mapping[str, Any], provider: str = ...
+    ) -> None: ...
 
 
 class SourceBook:
@@ -63,11 +70,16 @@ class SourceBook:
         self._tally.sources.add(counts)
         self._meet(ids)
 
+    async def probe(self, refused: Source) -> None:
+        """Raise, if the database refuses any source."""
+        await self._writer.probe_sources(refused)
+
     async def derive(self, assets: Iterable[Asset]) -> None:
         """See to it that the sources of these assets exist; what is known of an existing one is not touched.
 
         Raises:
             IndexNotUnderstood: these are more than `max_sources` can be meant.
+            DatabaseRefused: one cannot be created.
         """
         new = list(dict.fromkeys(asset.source_key for asset in assets if asset.source_key not in self.met))
         if not new:
@@ -80,7 +92,16 @@ class SourceBook:
         self._tally.sources.unchanged += len(new) - len(missing)
         self._meet({key: self.ids.get(key) for key in new} | found)
         if missing:
-            await self.merge(missing)
+            await merge_halving(missing, self._merge_derived, self._refused, self.probe)
+
+    async def _merge_derived(self, sources: list[Source]) -> None:
+        await self.merge(sources)
+
+    def _refused(self, source: Source, detail: str) -> None:
+        raise DatabaseRefused(
+            f"{self._tally.index}: the source {printable(source.key)} of its assets is refused: {detail}\n"
+            "mend the table or its triggers, then load again"
+        )
 
     async def trust(self, cached: Mapping[str, Any]) -> int:
         """Take over ids of an earlier run, if a sample of them is right; only the right ones, if one of it is not.
@@ -127,7 +148,7 @@ class _Cache(Struct):
 def read_source_cache(path: str, database: str) -> dict[str, dict[str, Any]]:
     """The ids that an earlier run against the same database left, by provider; empty if there are none."""
     try:
-        cache = msgspec.json.decode(Path(path).read_bytes(), type=_Cache)
+        cache = msgspec.json.decode(_read_file(path), type=_Cache)
         ids = {provider: {key: _id(value) for key, value in of.items()} for provider, of in cache.sources.items()}
     except (FileNotFoundError, ValueError, RecursionError):  # none, or none of ours
         return {}
@@ -136,6 +157,12 @@ def read_source_cache(path: str, database: str) -> dict[str, dict[str, Any]]:
     if cache.database != database:
         return {}
     return ids
+
+
+def _read_file(path: str) -> bytes:
+    # Without O_NONBLOCK a pipe that lies there would be waited for.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        return file.read() if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
 
 
 def write_source_cache(path: str, database: str, ids: Mapping[str, Mapping[str, Any]]) -> None:

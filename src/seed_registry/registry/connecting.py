@@ -5,6 +5,7 @@ Messages are built from SQLSTATE and the message of the server; DETAIL and CONTE
 
 from __future__ import annotations
 
+import errno
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,16 +14,21 @@ from typing import Any, Final
 import asyncpg
 
 from seed_registry.errors import DatabaseRefused, DatabaseUnavailable, SchemaMissing, SeedRegistryError
+from seed_registry.escaping import printable
 from seed_registry.registry.libpq import LOOKS_LIKE, unusable
 from seed_registry.registry.reaching import open_session
+from seed_registry.registry.remedies import is_disk_full
+from seed_registry.registry.sql import statement
 from seed_registry.registry.urls import read
 from seed_registry.settings import DatabaseUrl, PoolerName
 
 CONNECT_TIMEOUT_SECONDS: Final = 30
 
 
-async def connect(url: DatabaseUrl, *, read_only: bool = False, pooler: PoolerName = "auto") -> asyncpg.Connection[Any]:
-    """Open a session for loading.
+async def connect(
+    url: DatabaseUrl, own: dict[str, str] | None = None, *, pooler: PoolerName = "auto"
+) -> asyncpg.Connection[Any]:
+    """Open a session for loading; its `own` settings go before what all of ours have.
 
     Raises:
         DatabaseUnavailable: there is no connection to be had; the message tells host and cause.
@@ -32,9 +38,7 @@ async def connect(url: DatabaseUrl, *, read_only: bool = False, pooler: PoolerNa
     with_problem = f"cannot connect to {url}"
     target = read(url)
     try:
-        return await open_session(
-            url, target, pooler=pooler, read_only=read_only, timeout_seconds=CONNECT_TIMEOUT_SECONDS
-        )
+        return await open_session(url, target, pooler=pooler, own=own or {}, timeout_seconds=CONNECT_TIMEOUT_SECONDS)
     except ssl.SSLCertVerificationError as exc:  # before ValueError, which it is one of
         raise DatabaseUnavailable(
             f"{with_problem}: its certificate is not trusted: {exc.verify_message}\n"
@@ -59,6 +63,10 @@ async def connect(url: DatabaseUrl, *, read_only: bool = False, pooler: PoolerNa
             reason = f"no TLS came about, which sslmode={target.tls.mode} asks for"
             raise DatabaseUnavailable(f"{with_problem}: {reason}; is it a Postgres, does it offer TLS?") from exc
         reason = getattr(exc, "strerror", None) or type(exc).__name__
+        if getattr(exc, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            raise DatabaseRefused(
+                f"{with_problem}: {reason}\nallow more of them (ulimit -n), or use fewer workers (--concurrency)"
+            ) from exc
         raise DatabaseUnavailable(f"{with_problem}: {reason}; is the server running, are host and port right?") from exc
 
 
@@ -70,16 +78,22 @@ async def flush(connection: asyncpg.Connection[Any]) -> None:
         await connection.execute("select pg_catalog.pg_logical_emit_message(true, 'seed-registry', 'loaded')")
 
 
+async def blockers(connection: asyncpg.Connection[Any]) -> str:
+    """Who has been holding a lock on a table for longer than one is waited for, in words; empty if nobody has."""
+    found = await connection.fetch(statement("blockers"))
+    return ", ".join(f"pid {pid} ({printable(name) or 'unnamed'}, {state})" for pid, name, state, _ in found)
+
+
 @asynccontextmanager
 async def session(
-    url: DatabaseUrl, *, read_only: bool = False, pooler: PoolerName = "auto"
+    url: DatabaseUrl, own: dict[str, str] | None = None, *, pooler: PoolerName = "auto"
 ) -> AsyncIterator[asyncpg.Connection[Any]]:
     """A session that is closed properly on success, and cut off without waiting on any failure.
 
     Raises:
         SeedRegistryError: whatever asyncpg raises inside comes out as one of the family.
     """
-    connection = await connect(url, read_only=read_only, pooler=pooler)
+    connection = await connect(url, own, pooler=pooler)
     try:
         yield connection
         await connection.close(timeout=CONNECT_TIMEOUT_SECONDS)
@@ -107,9 +121,10 @@ def translated(exc: BaseException, url: DatabaseUrl) -> SeedRegistryError:
             f"{exc.args[0]}\nlet the tables' owner run the output of `seed-registry schema grants ROLE`",
             sqlstate=exc.sqlstate,
         )
-    if isinstance(exc, asyncpg.DiskFullError):
+    if is_disk_full(exc):
         return DatabaseRefused(
-            f"the disk of {url} is full: {exc.args[0]}\nmake room, then load again", sqlstate=exc.sqlstate
+            f"the disk of {url} is full: {exc.args[0]}\nmake room, then load again",
+            sqlstate=asyncpg.DiskFullError.sqlstate,
         )
     lost = (
         asyncpg.PostgresConnectionError,

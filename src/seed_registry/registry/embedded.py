@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -63,6 +64,10 @@ def make_home_directory(home: Path | None = None) -> Path:
         if not home.is_dir():
             home.mkdir(parents=True, exist_ok=True)
             home.chmod(0o755 if os.geteuid() == 0 else 0o700)
+        if home.stat().st_mode & stat.S_IWOTH:
+            raise EmbeddedServerFailed(
+                f"others can write into {shown(home)}\nrun chmod o-w on it, or set SEED_REGISTRY_HOME to another place"
+            )
     return home
 
 

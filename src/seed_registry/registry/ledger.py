@@ -5,6 +5,7 @@ A checkpoint is written in the transaction of the batch that it tells of: what i
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from time import monotonic
@@ -16,13 +17,18 @@ import xxhash
 from msgspec import Struct
 
 from seed_registry.errors import DatabaseRefused
-from seed_registry.marks import WHOLE, FileState, Mark
+from seed_registry.marks import UNPLACED, WHOLE, FileState, Mark
 from seed_registry.registry.pooling import is_pooled
 from seed_registry.registry.sql import statement
 from seed_registry.report import Report
 
 # A batch that changes nothing needs no transaction; its checkpoint gets one only so often.
 _SECONDS_BETWEEN_LAZY_CHECKPOINTS: Final = 1.0
+# The session of a load that was killed a moment ago is noticed by its server within this time.
+_SECONDS_FOR_THE_DEAD: Final = 2.0
+
+
+_Lane = tuple[str, int, int]
 
 
 class Run(Struct, frozen=True):
@@ -58,7 +64,8 @@ class Ledger:
         self.run_id = run_id
         self.unfinished = unfinished
         self._save = statement("save_checkpoint")
-        self._saved: dict[tuple[str, int], float] = {}
+        self._saved: dict[_Lane, float] = {}
+        self._confirmed: dict[_Lane, int] = {}  # the offsets of marks that were committed
 
     async def marks(self, connection: asyncpg.Connection[Any], index: str) -> list[Mark]:
         """How far the run is with an index."""
@@ -79,11 +86,11 @@ class Ledger:
             "delete from seed_registry.checkpoints where run_id = $1 and index = $2", self.run_id, index
         )
 
-    async def save(self, connection: asyncpg.Connection[Any], mark: Mark, *, lazily: bool = False) -> None:
-        """Note how far a lane is; `lazily` only if that was not noted a moment ago."""
-        lane, now = (mark.index, mark.lane), monotonic()
+    async def save(self, connection: asyncpg.Connection[Any], mark: Mark, *, lazily: bool = False) -> bool:
+        """Note how far a lane is; False, and not done, if it may be done `lazily` and was done a moment ago."""
+        lane, now = _lane(mark), monotonic()
         if lazily and now - self._saved.get(lane, 0.0) < _SECONDS_BETWEEN_LAZY_CHECKPOINTS:
-            return
+            return False
         self._saved[lane] = now
         file = mark.file
         await connection.execute(
@@ -91,22 +98,45 @@ class Ledger:
             self.run_id, mark.index, mark.lane, mark.lanes, mark.line, mark.offset, mark.assets,
             file.size, file.modified, file.consumed, file.digest,
         )  # fmt: skip
+        return True
+
+    def confirm(self, mark: Mark) -> None:
+        """The server said that this mark is committed."""
+        self._confirmed[_lane(mark)] = mark.offset
+
+    async def has_lost(self, connection: asyncpg.Connection[Any]) -> bool:
+        """Whether the database lacks what it confirmed: it does not wait for its disk, so a crash may cost the last.
+
+        What it has of a lane's last mark says that it has all batches before.
+        """
+        confirmed = dict(self._confirmed)
+        rows = await connection.fetch(
+            'select index, lanes, lane, "offset" from seed_registry.checkpoints where run_id = $1', self.run_id
+        )
+        found = {(index, lanes, lane): offset for index, lanes, lane, offset in rows}
+        return any(found.get(lane, -1) < offset for lane, offset in confirmed.items())
 
     async def finished(self, connection: asyncpg.Connection[Any], mark: Mark) -> None:
         """Note that all of an index is loaded; `mark` is its last."""
         async with connection.transaction():
             await self.forget(connection, mark.index)
             await self.save(connection, msgspec.structs.replace(mark, lane=WHOLE))
+        self._confirmed = {lane: offset for lane, offset in self._confirmed.items() if lane[0] != mark.index}
 
     async def has(self, connection: asyncpg.Connection[Any], mark: Mark) -> bool:
         """Whether the batch with this mark was committed: asked when the answer to its COMMIT was lost."""
-        offset = await connection.fetchval(
-            'select "offset" from seed_registry.checkpoints where run_id = $1 and index = $2 and lane = $3',
-            self.run_id,
-            mark.index,
-            mark.lane,
-        )
-        return offset is not None and offset >= mark.offset
+        transaction = connection.transaction()
+        await transaction.start()
+        try:  # written, not read: so it waits for the lost session, which may be about to commit
+            offset = await connection.fetchval(
+                statement("find_checkpoint"), self.run_id, mark.index, mark.lanes, mark.lane
+            )
+        finally:
+            await transaction.rollback()
+        if offset is None or offset < mark.offset:
+            return False
+        self.confirm(mark)
+        return True
 
     async def end(
         self, connection: asyncpg.Connection[Any], outcome: str, report: Report | None, error: str | None
@@ -170,7 +200,16 @@ async def begin(
                 "finished_at = null where run_id = $1",
                 unfinished.run_id,
             )
+            await connection.execute(
+                "delete from seed_registry.checkpoints where run_id = $1 and lane <= $2", unfinished.run_id, UNPLACED
+            )
             return Ledger(unfinished.run_id, unfinished)
+        # Nobody will take up the runs before this one.
+        await connection.execute(
+            "delete from seed_registry.checkpoints as checkpoint using seed_registry.runs as run "
+            "where checkpoint.run_id = run.run_id and run.key = $1",
+            key,
+        )
         await connection.execute(
             "insert into seed_registry.runs (run_id, key, indexes, rejects) values ($1, $2, $3, $4)",
             run_id,
@@ -204,11 +243,14 @@ async def hold(connection: asyncpg.Connection[Any], schema: str, indexes: Sequen
         return
     for index in sorted(set(indexes)):
         number = xxhash.xxh3_64_intdigest(f"seed-registry {schema} {index}".encode()) - (1 << 63)
-        if not await connection.fetchval("select pg_catalog.pg_try_advisory_lock($1)", number):
-            raise DatabaseRefused(
-                f"{index} is being loaded into this database already{await _running(connection, index)}\n"
-                "wait until that is done, or stop it"
-            )
+        deadline = monotonic() + _SECONDS_FOR_THE_DEAD
+        while not await connection.fetchval("select pg_catalog.pg_try_advisory_lock($1)", number):
+            if monotonic() > deadline:
+                raise DatabaseRefused(
+                    f"{index} is being loaded into this database already{await _running(connection, index)}\n"
+                    "wait until that is done, or stop it"
+                )
+            await asyncio.sleep(_SECONDS_FOR_THE_DEAD / 20)
 
 
 async def _running(connection: asyncpg.Connection[Any], index: str) -> str:
@@ -221,6 +263,10 @@ async def _running(connection: asyncpg.Connection[Any], index: str) -> str:
         index,
     )
     return f" by run {run_id}" if run_id else ""
+
+
+def _lane(mark: Mark) -> _Lane:
+    return mark.index, mark.lanes, mark.lane
 
 
 _COLUMNS: Final = (

@@ -7,9 +7,11 @@ the same `Merger` that stands behind them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Final
 
 import asyncpg
+import msgspec
 
 from seed_registry.marks import Mark
 from seed_registry.records import Asset, Source
@@ -18,6 +20,19 @@ from seed_registry.registry.schema import Table, Tables, introspect, quoted
 from seed_registry.registry.sql import statement
 from seed_registry.registry.tabling import TableMerger, Values, plain_values
 from seed_registry.report import MergeCounts, Stages
+
+# What is probed with where nothing was taken yet; a larger record is not kept for it.
+_PROBED_SOURCE: Final = Source("seed-registry-probe", "seed-registry", "https://example.org", content_hash=b"\0" * 16)
+_PROBED_ASSET: Final = Asset(
+    "seed-registry-probe",
+    "",
+    "seed-registry",
+    "seed-registry",
+    "https://example.org",
+    datetime(2000, 1, 1, tzinfo=UTC),
+    content_hash=b"\0" * 16,
+)
+_KEPT_RECORD_BYTES: Final = 64 << 10
 
 SourceId = Any  # int or uuid.UUID: whatever registry.sources.id is
 
@@ -84,14 +99,19 @@ class Merger:
         full: bool = False,
         stages: Stages | None = None,
         ledger: Ledger | None = None,
+        seconds: float | None = None,
     ) -> None:
-        """`full` compares values, not content hashes; `stages` is for the time spent, `ledger` for the marks."""
-        stages = stages or Stages()
+        """`full` compares values, not content hashes; `stages` is for the time spent, `ledger` for the marks.
+
+        No statement of a batch may take more than `seconds`.
+        """
+        options: dict[str, Any] = {"full": full, "stages": stages or Stages(), "seconds": seconds}
+        self._taken: Asset | None = None  # one that the database took
         self._ledger = ledger
         self._connection = connection
         self._tables = tables
-        self._sources = TableMerger(connection, tables.sources, "seed_registry_sources", full=full, stages=stages)
-        self._assets = TableMerger(connection, tables.assets, "seed_registry_assets", full=full, stages=stages)
+        self._sources = TableMerger(connection, tables.sources, "seed_registry_sources", **options)
+        self._assets = TableMerger(connection, tables.assets, "seed_registry_assets", **options)
 
     async def prepare(self, *, is_empty: bool = False) -> None:
         """Create the session's staging tables; `is_empty` tells that there are no assets yet."""
@@ -116,14 +136,37 @@ class Merger:
         Raises:
             CommitUnknown: the connection was lost before the answer to the COMMIT came.
         """
-        ledger = self._ledger
-        if mark is None or ledger is None:
-            return await self._assets.merge(assets, asset_values(source_ids, provider))
+        ledger, is_saved = self._ledger, False
 
         async def save(*, lazily: bool) -> None:
-            await ledger.save(self._connection, mark, lazily=lazily)
+            nonlocal is_saved
+            if mark is not None and ledger is not None:
+                is_saved = await ledger.save(self._connection, mark, lazily=lazily)
 
-        return await self._assets.merge(assets, asset_values(source_ids, provider), save)
+        counts = await self._assets.merge(assets, asset_values(source_ids, provider), save if mark and ledger else None)
+        if mark is not None and ledger is not None and is_saved:
+            ledger.confirm(mark)
+        self._taken = next((asset for asset in assets[-1:] if len(asset.raw) <= _KEPT_RECORD_BYTES), self._taken)
+        return counts
+
+    async def probe_sources(self, refused: Source) -> None:
+        """Write a source that nobody could refuse, and take it back.
+
+        Raises:
+            asyncpg.PostgresError, ValueError, TypeError: it is refused all the same.
+        """
+        await self._sources.probe(msgspec.structs.replace(_PROBED_SOURCE, provider=refused.provider), plain_values)
+
+    async def probe_assets(self, refused: Asset, source_ids: Mapping[str, SourceId], provider: str = "socrata") -> None:
+        """Write an asset that the database took before, or one that nobody could refuse, and take it back.
+
+        Raises:
+            asyncpg.PostgresError, ValueError, TypeError: it is refused all the same.
+        """
+        asset = self._taken
+        if asset is None or asset.source_key not in source_ids:
+            asset = msgspec.structs.replace(_PROBED_ASSET, source_key=refused.source_key)
+        await self._assets.probe(asset, asset_values(source_ids, provider))
 
     async def compare_assets(
         self, assets: Sequence[Asset], source_ids: Mapping[str, SourceId], provider: str = "socrata"

@@ -2,18 +2,141 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from heapq import nsmallest
+from typing import Any, Final
 
 import asyncpg
+import xxhash
+from msgspec import Struct
 
 from seed_registry.marks import Mark
 from seed_registry.records import Asset, Source
+from seed_registry.registry.limiting import limited
 from seed_registry.registry.merging import SourceId, asset_values, find_source_ids
 from seed_registry.registry.schema import Tables
-from seed_registry.registry.tabling import TableMerger, plain_values
+from seed_registry.registry.sql import statement
+from seed_registry.registry.tabling import Foreseen, TableMerger, plain_values
 from seed_registry.report import MergeCounts, Stages
-from seed_registry.spooling import DistinctHashes
+from seed_registry.spooling import DistinctHashes, MarkedHashes
+
+# As many as fit a line of a terminal.
+EXAMPLES: Final = 5
+# Each is a mark of a `MarkedHashes`. No other field of an asset can change: its key is what it is found by.
+_FIELDS: Final = ("source_id", "provider", "name", "description", "url", "updated_at", "raw")
+_UNCHANGED: Final = 1 << len(_FIELDS)
+# So many keys are remembered to give examples of duplicates in different batches: some 8 MB.
+_REMEMBERED_KEYS: Final = 100_000
+_ROWS_A_FETCH: Final = 5_000
+
+KeyHash = Callable[[str, str, str], int]
+
+
+class AssetOutlook(Struct, frozen=True):
+    """How many assets would be inserted, updated and left, and in how many each field would change."""
+
+    new: int
+    changed: int
+    unchanged: int
+    fields: dict[str, int]
+
+
+class Outlook:
+    """What planners find, all sessions together. Keys are kept on disk, a few as examples in memory.
+
+    Attributes:
+        sources: those that a load would write, by provider and key: the fields that change, None of a new one.
+        examples: the first keys in order, by table and kind.
+        changes: the fields that change of the first keys that change, by table.
+        assets_to_write: how many assets were new or changed, one in several batches each time.
+        bytes_to_write: how long their records are.
+    """
+
+    def __init__(self) -> None:
+        self.sources: dict[tuple[str, str], list[str] | None] = {}
+        self.examples: dict[tuple[str, str], list[str]] = {}
+        self.changes: dict[str, dict[str, list[str]]] = {"sources": {}, "assets": {}}
+        self.assets_to_write = 0
+        self.bytes_to_write = 0
+        self._known = MarkedHashes()
+        self._skipped = MarkedHashes()
+        self._remembered: set[int] = set()
+
+    def assets(self, new: DistinctHashes) -> AssetOutlook:
+        """What was found so far; `new` holds the keys that the registry does not have.
+
+        A key that was once as the registry has it, and once not, counts as changed and as unchanged, as in a load.
+        """
+        changed = unchanged = 0
+        fields = dict.fromkeys(_FIELDS, 0)
+        for marks, count in self._known.count().items():
+            unchanged += count if marks & _UNCHANGED else 0
+            changed += count if marks & ~_UNCHANGED else 0
+            for number, name in enumerate(_FIELDS):
+                fields[name] += count if marks & 1 << number else 0
+        return AssetOutlook(new.count(), changed, unchanged, {name: count for name, count in fields.items() if count})
+
+    def note_sources(self, foreseen: Foreseen[Source], records: Sequence[Source]) -> None:
+        """Note a batch of sources."""
+        self.sources |= {(source.provider, source.key): None for source in foreseen.new}
+        self.sources |= {(source.provider, source.key): fields for source, fields in foreseen.changed}
+        self._note("sources", foreseen, [(source.key, _hashed(source.provider, source.key)) for source in records])
+
+    def note_assets(
+        self, foreseen: Foreseen[Asset], records: Sequence[Asset], key_hash: Callable[[Asset], int]
+    ) -> None:
+        """Note a batch of assets; `key_hash` is of what tells one from others."""
+        for asset in foreseen.unchanged:
+            self._known.add(key_hash(asset), _UNCHANGED)
+        for asset, fields in foreseen.changed:
+            self._known.add(key_hash(asset), sum(1 << _FIELDS.index(name) for name in fields))
+        written = [*foreseen.new, *(asset for asset, _ in foreseen.changed)]
+        self.assets_to_write += len(written)
+        self.bytes_to_write += sum(len(asset.raw) for asset in written)
+        self._note("assets", foreseen, [(asset.key, key_hash(asset)) for asset in records])
+
+    def note_skipped(self, key: str) -> None:
+        """Note an asset that the index has and a load would not take."""
+        self._skipped.add(_hashed(key))
+
+    def settle(self) -> None:
+        """Make the keys ready for `has`."""
+        self._known.settle()
+        self._skipped.settle()
+
+    def has(self, key: str, key_hash: int) -> bool:
+        """Whether the index has this asset of the registry's, whether a load would take it or not."""
+        return self._known.holds(key_hash) or self._skipped.holds(_hashed(key))
+
+    def offer(self, table: str, kind: str, keys: Iterable[str]) -> None:
+        """Keep the first few of these keys and of those offered before."""
+        kept = self.examples.setdefault((table, kind), [])
+        kept[:] = nsmallest(EXAMPLES, {*kept, *keys})
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        self._known.close()
+        self._skipped.close()
+
+    def _note(self, table: str, foreseen: Foreseen[Any], keys: Sequence[tuple[str, int]]) -> None:
+        self.offer(table, "new", (record.key for record in foreseen.new))
+        self.offer(table, "changed", (record.key for record, _ in foreseen.changed))
+        self.offer(table, "unchanged", (record.key for record in foreseen.unchanged))
+        changes = self.changes[table] | {record.key: fields for record, fields in foreseen.changed}
+        self.changes[table] = {key: changes[key] for key in self.examples[table, "changed"]}
+        self.offer(table, "duplicate", self._repeated(keys))
+
+    def _repeated(self, keys: Sequence[tuple[str, int]]) -> list[str]:
+        """Those that were there before, in this batch or, of the first of an index, in another."""
+        here: set[int] = set()
+        repeated = []
+        for key, key_hash in keys:
+            if key_hash in here or key_hash in self._remembered:
+                repeated.append(key)
+            here.add(key_hash)
+        if len(self._remembered) < _REMEMBERED_KEYS:
+            self._remembered |= here
+        return repeated
 
 
 class Planner:
@@ -27,18 +150,20 @@ class Planner:
         *,
         full: bool = False,
         stages: Stages | None = None,
+        outlook: Outlook | None = None,
     ) -> None:
-        """`new` is where keys are noted that the registry does not have, for all sessions together."""
+        """`new` is where keys are noted that the registry does not have, `outlook` the rest, for all sessions."""
         stages = stages or Stages()
         self._connection = connection
         self._tables = tables
         self._new = new
+        self._outlook = outlook or Outlook()
+        self._key_hash = key_hashes(tables)
         self._sources = self._assets = None
         if connection is not None and tables is not None:
             self._sources = TableMerger(connection, tables.sources, "", full=full, stages=stages)
             self._assets = TableMerger(connection, tables.assets, "", full=full, stages=stages)
         self._keys_per_source = tables is not None and "source_id" in tables.assets.key
-        self._keys_per_provider = tables is not None and "provider" in tables.assets.key
 
     async def prepare(self, *, is_empty: bool = False) -> None:
         """Nothing: a session that only reads needs no staging."""
@@ -48,9 +173,11 @@ class Planner:
         keys = list(dict.fromkeys(source.key for source in sources))
         ids = dict.fromkeys(keys) | await self.find_sources(sources[0].provider if sources else "", keys)
         if self._sources is None:
-            return MergeCounts(inserted=len(keys), duplicate=len(sources) - len(keys)), ids
-        counts, _ = await self._sources.plan(sources, plain_values)
-        return counts, ids
+            foreseen = Foreseen[Source](list({source.key: source for source in sources}.values()), [], [])
+        else:
+            foreseen = await self._sources.plan(sources, plain_values)
+        self._outlook.note_sources(foreseen, sources)
+        return foreseen.counts(len(sources)), ids
 
     async def merge_assets(
         self,
@@ -61,35 +188,102 @@ class Planner:
     ) -> MergeCounts:
         """What merging these assets would count."""
         del mark  # nothing is committed
-        keys: set[Any] = set()
+
+        def key_hash(asset: Asset) -> int:
+            return self._key_hash(provider, asset.source_key, asset.key)
+
+        new: dict[int, Asset] = {}
         known = []
         for asset in assets:
             if self._assets is None or (self._keys_per_source and source_ids[asset.source_key] is None):
-                keys.add(self._key(asset, provider))  # the registry cannot have what a new source is part of
+                new[key_hash(asset)] = asset  # the registry cannot have what a new source is part of
             else:
                 known.append(asset)
-        counts = MergeCounts(len(keys), duplicate=len(assets) - len(known) - len(keys))
+        foreseen = Foreseen[Asset]([], [], [])
         if self._assets is not None and known:
-            planned, new = await self._assets.plan(known, asset_values(source_ids, provider))
-            keys |= {self._key(asset, provider) for asset in new}
-            counts = MergeCounts(
-                counts.inserted + planned.inserted,
-                planned.updated,
-                planned.unchanged,
-                counts.duplicate + planned.duplicate,
-            )
-        for key in keys:
-            self._new.add(hash(key) & (1 << 64) - 1)
-        return counts
+            foreseen = await self._assets.plan(known, asset_values(source_ids, provider))
+        new |= {key_hash(asset): asset for asset in foreseen.new}
+        foreseen = Foreseen(list(new.values()), foreseen.changed, foreseen.unchanged)
+        for hashed in new:
+            self._new.add(hashed)
+        self._outlook.note_assets(foreseen, assets, key_hash)
+        return foreseen.counts(len(assets))
 
-    def _key(self, asset: Asset, provider: str) -> tuple[str, ...]:
-        """What tells it from other assets, whether its source exists or not."""
-        if self._keys_per_source:
-            return provider, asset.source_key, asset.key
-        return (provider, asset.key) if self._keys_per_provider else (asset.key,)
+    async def probe_sources(self, refused: Source) -> None:
+        """Nothing: what only reads cannot fill a rejects file."""
+
+    async def probe_assets(self, refused: Asset, source_ids: Mapping[str, SourceId], provider: str = "socrata") -> None:
+        """Nothing, likewise."""
 
     async def find_sources(self, provider: str, keys: Sequence[str]) -> dict[str, SourceId]:
         """The ids of those sources that exist, by key."""
         if self._connection is None or self._tables is None:
             return {}
         return await find_source_ids(self._connection, self._tables.sources, provider, keys)
+
+
+async def missing_upstream(
+    connection: asyncpg.Connection[Any],
+    tables: Tables,
+    source_ids: Mapping[str, Mapping[str, SourceId]],
+    outlook: Outlook,
+    *,
+    seconds: float | None = None,
+) -> tuple[int, list[str]]:
+    """How many assets the registry has of these sources that no index has, and the first keys of them.
+
+    Args:
+        connection: any session; reads only.
+        tables: the registry's.
+        source_ids: of the sources met, by provider and key; None of one that does not exist.
+        outlook: what the planners found.
+        seconds: the longest that the database may take for a few thousand rows.
+    """
+    outlook.settle()
+    names = {
+        str(id_): (provider, key) for provider, ids in source_ids.items() for key, id_ in ids.items() if id_ is not None
+    }
+    query = statement("keys_of_sources").format(
+        table=tables.assets.name,
+        key_column=tables.assets.column("asset_key"),
+        source_column=tables.assets.column("source_id"),
+        provider=tables.assets.column("provider") if "provider" in tables.assets.key else "null",
+        id_type=tables.sources.id_type,
+    )
+    key_hash, count, first = key_hashes(tables), 0, list[str]()
+    ids = [id_ for of_provider in source_ids.values() for id_ in of_provider.values() if id_ is not None]
+    async with connection.transaction():
+        async with limited(connection, seconds):
+            cursor = await connection.cursor(query, ids)
+        while True:
+            async with limited(connection, seconds):
+                rows = await cursor.fetch(_ROWS_A_FETCH)
+            if not rows:
+                break
+            missing = []
+            for key, source_id, row_provider in rows:
+                provider, source_key = names[source_id]
+                if not outlook.has(key, key_hash(row_provider or provider, source_key, key)):
+                    missing.append(key)
+            count += len(missing)
+            first = nsmallest(EXAMPLES, [*first, *missing])
+    return count, first
+
+
+def key_hashes(tables: Tables | None) -> KeyHash:
+    """A function of provider, source key and asset key: the hash of what tells an asset from others in these tables."""
+    key = tables.assets.key if tables else ()
+    per_source, per_provider = "source_id" in key, "provider" in key
+    # Where source keys alone are unique, a source of another provider is this source.
+    sources_per_provider = tables is not None and "provider" in tables.sources.key
+
+    def key_hash(provider: str, source_key: str, asset_key: str) -> int:
+        if per_source:
+            return _hashed(provider if sources_per_provider else "", source_key, asset_key)
+        return _hashed(provider, asset_key) if per_provider else _hashed(asset_key)
+
+    return key_hash
+
+
+def _hashed(*parts: str) -> int:
+    return xxhash.xxh3_64_intdigest("\0".join(parts).encode(errors="surrogatepass"))

@@ -16,6 +16,7 @@ from asyncpg.transaction import Transaction
 
 # Every name in our SQL is qualified; with this nothing in another schema can stand in for a function or a table.
 _SEARCH_PATH: Final = "pg_catalog, pg_temp"
+READ_ONLY: Final = {"default_transaction_read_only": "on"}
 _SESSION: Final = {
     "search_path": _SEARCH_PATH,
     "TimeZone": "UTC",
@@ -25,6 +26,10 @@ _SESSION: Final = {
     "idle_session_timeout": "0",  # from Postgres 14 on
     "transaction_timeout": "0",  # from Postgres 17 on
     "lock_timeout": "60s",
+    # so that the server lets go of what a loader holds whose network went away; over TCP only
+    "tcp_keepalives_idle": "60",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "6",
     # JIT compiles statements that run for milliseconds
     "jit": "off",
     # A batch need not wait for the disk: `connecting.flush` waits once, before a load says that it is done.
@@ -43,13 +48,15 @@ join pg_catalog.pg_settings as known on known.name = wanted.name
 
 
 async def set_up(
-    connection: asyncpg.Connection[Any], *, read_only: bool, unless_pooled: bool, seconds: float | None
+    connection: asyncpg.Connection[Any], own: dict[str, str], *, unless_pooled: bool, seconds: float | None
 ) -> bool:
     """Set a session up for loading; False, with nothing set, if a pooler is in between and `unless_pooled`.
 
+    What is the session's `own` goes before what all have.
+
     A pooler hands out process ids of its own making: they differ from what the server says of itself.
     """
-    wanted = _SESSION | ({"default_transaction_read_only": "on"} if read_only else {})
+    wanted = _SESSION | own
     where = f"where pg_catalog.pg_backend_pid() = {connection.get_server_pid()}" if unless_pooled else ""
     done: str = await connection.execute(_setting(wanted, is_local=False, where=where), timeout=seconds)
     return done != "SELECT 0"
@@ -58,7 +65,7 @@ async def set_up(
 class PooledConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
     """A connection through which every statement with arguments goes in a transaction that sets itself up."""
 
-    read_only = False
+    own_settings: Mapping[str, str] = {}
 
     def transaction(self, **options: Any) -> Transaction:
         """Like asyncpg's."""
@@ -111,7 +118,9 @@ class _Transaction(Transaction):  # type: ignore[misc]  # asyncpg has no types
         await super().start()
         if not is_outermost:
             return
-        wanted = _SESSION | ({"transaction_read_only": "on"} if self._connection.read_only else {})
+        # The transaction has begun: for it the default comes too late.
+        own = {name.removeprefix("default_"): value for name, value in self._connection.own_settings.items()}
+        wanted = _SESSION | own
         try:
             await self._connection.execute(_setting(wanted, is_local=True))
         except asyncpg.PostgresError:

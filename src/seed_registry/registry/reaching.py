@@ -21,10 +21,12 @@ _SOCKET_OPTIONS: Final = {
     "keepalives_count": "TCP_KEEPCNT",
     "tcp_user_timeout": "TCP_USER_TIMEOUT",
 }
+# The operating system's own would let two hours pass.
+_KEEPALIVES: Final = {"keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 6}
 
 
 async def open_session(
-    url: DatabaseUrl, target: Target, *, pooler: PoolerName, read_only: bool, timeout_seconds: float
+    url: DatabaseUrl, target: Target, *, pooler: PoolerName, own: dict[str, str], timeout_seconds: float
 ) -> asyncpg.Connection[Any]:
     """A session that is set up for loading: behind a pooler anew in every transaction.
 
@@ -37,7 +39,7 @@ async def open_session(
     if pooler != "transaction" and not (target.is_pooled and pooler == "auto"):
         connection = await _reach(target, seconds)
         try:
-            if await set_up(connection, read_only=read_only, unless_pooled=pooler == "auto", seconds=seconds):
+            if await set_up(connection, own, unless_pooled=pooler == "auto", seconds=seconds):
                 return connection
         except BaseException:  # also cancelled: uvloop does not close as long as a connection is left over
             connection.terminate()
@@ -45,7 +47,7 @@ async def open_session(
         await connection.close(timeout=seconds)
     # What is prepared for a session would be asked of another one.
     connection = await _reach(target, seconds, connection_class=PooledConnection, statement_cache_size=0)
-    connection.read_only = read_only
+    connection.own_settings = own
     # Before it asks for types asyncpg turns JIT off for the session, which is the next client's, too.
     connection._server_caps = connection._server_caps._replace(jit=False)  # noqa: SLF001
     try:
@@ -105,6 +107,7 @@ def _keep_alive(connection: asyncpg.Connection[Any], target: Target) -> None:
         return
     if target.keepalives.get("keepalives", 1) != 0:
         own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    wanted = _KEEPALIVES | target.keepalives
     for name, option in _SOCKET_OPTIONS.items():
-        if target.keepalives.get(name, 0) > 0 and hasattr(socket, option):
-            own.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), target.keepalives[name])
+        if wanted.get(name, 0) > 0 and hasattr(socket, option):
+            own.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), wanted[name])

@@ -55,8 +55,27 @@ class CommitUnknown(Exception):
         self.lost = lost
 
 
+def is_disk_full(exc: BaseException) -> bool:
+    """Whether the server's disk is full; it may be the last word before it goes down."""
+    return isinstance(exc, asyncpg.DiskFullError) or isinstance(exc.__cause__, asyncpg.DiskFullError)
+
+
+def has_no_room(exc: DatabaseUnavailable) -> bool:
+    """Whether the server, or a role, has as many connections as it may."""
+    return isinstance(exc.__cause__, asyncpg.TooManyConnectionsError)
+
+
+def is_not_yet(exc: BaseException) -> bool:
+    """Whether a server that was reached for the first time may be had in a moment."""
+    return isinstance(exc, DatabaseUnavailable) and isinstance(
+        exc.__cause__, (asyncpg.TooManyConnectionsError, asyncpg.CannotConnectNowError)
+    )
+
+
 def remedy(exc: BaseException) -> Remedy:
     """What may help against a failure of a batch, of a connection, or of connecting anew."""
+    if is_disk_full(exc):
+        return Remedy.STOP
     if isinstance(exc, asyncpg.PostgresError):
         state = exc.sqlstate or ""
         return _BY_SQLSTATE.get(state) or _BY_SQLSTATE.get(state[:2], Remedy.STOP)

@@ -5,6 +5,7 @@ Adaptation goes by the catalog (columns, types, unique indexes), never by guesse
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from itertools import combinations
 from typing import Any, Final
@@ -127,8 +128,13 @@ async def apply(connection: asyncpg.Connection[Any], schema: str = SCHEMA) -> No
 
 def definition(schema: str = SCHEMA, *, has_lz4: bool = False) -> str:
     """The statements that create what is missing; `has_lz4` for a server that can compress with it."""
+    name = schema if schema == SCHEMA else quoted(schema)
     return statement("schema").format(
-        schema=schema if schema == SCHEMA else quoted(schema), compression=" compression lz4" if has_lz4 else ""
+        schema=name,
+        schema_text=name.replace("'", "''"),
+        # a name could hold any tag that is known beforehand, and end the block
+        tag="$$" if "$" not in schema else f"$_{secrets.token_hex(8)}$",
+        compression=" compression lz4" if has_lz4 else "",
     )
 
 

@@ -142,7 +142,8 @@ class Server(Struct, frozen=True):
         """Process id and socket directory as the server wrote them down; to be believed while it is alive."""
         try:
             lines = (self.data / "postmaster.pid").read_text(errors="surrogateescape").splitlines()
-            return int(lines[0]), Path(lines[4])  # https://www.postgresql.org/docs/current/storage-file-layout.html
+            # https://www.postgresql.org/docs/current/storage-file-layout.html; written line by line
+            return int(lines[0]), Path(lines[4]) if lines[4] else None
         except (FileNotFoundError, IndexError, ValueError):
             return None, None
 

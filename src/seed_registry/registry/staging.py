@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -10,9 +9,6 @@ import asyncpg
 
 from seed_registry.registry.schema import Table, quoted
 from seed_registry.registry.sql import statement
-
-# A COPY that the server lets wait this long is stuck: `timeout=` of asyncpg does not bound it.
-COPY_TIMEOUT_SECONDS: Final = 300
 
 _STAGED_TYPES: Final = {
     "updated_at": "timestamptz",
@@ -85,7 +81,6 @@ class Staging:
 
         Raises:
             asyncpg.PostgresError: the server refuses a value.
-            TimeoutError: the server does not take them; the connection is cut off.
         """
         await self._copy(self._bare_name, "pg_temp", list(self._table.columns), rows)
 
@@ -94,19 +89,13 @@ class Staging:
 
         Raises:
             asyncpg.PostgresError: the server refuses a value, or a key that is there already.
-            TimeoutError: the server does not take them; the connection is cut off.
         """
         return await self._copy(self._table.relation, self._table.schema, list(self._table.columns.values()), rows)
 
     async def _copy(self, table: str, schema: str, columns: list[str], rows: Sequence[Sequence[Any]]) -> int:
-        try:
-            async with asyncio.timeout(COPY_TIMEOUT_SECONDS):
-                status: str = await self._connection.copy_records_to_table(
-                    table, schema_name=schema, columns=columns, records=rows
-                )
-        except TimeoutError:
-            self._connection.terminate()
-            raise
+        status: str = await self._connection.copy_records_to_table(
+            table, schema_name=schema, columns=columns, records=rows
+        )
         return int(status.removeprefix("COPY "))
 
     async def empty(self) -> None:

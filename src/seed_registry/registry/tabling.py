@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from operator import attrgetter
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import asyncpg
 from asyncpg.transaction import Transaction
@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from seed_registry.records import Asset, Source
+from seed_registry.registry.limiting import limited
 from seed_registry.registry.pooling import is_pooled
 from seed_registry.registry.remedies import CommitUnknown, Remedy, remedy
 from seed_registry.registry.schema import Table
@@ -42,16 +43,38 @@ class Difference(Struct, frozen=True):
     is_new: bool
 
 
+class Foreseen(Struct, Generic[Record]):
+    """What a merge would do to records of different keys, each list in key order; `changed` with the fields."""
+
+    new: list[Record]
+    changed: list[tuple[Record, list[str]]]
+    unchanged: list[Record]
+
+    def counts(self, records: int) -> MergeCounts:
+        """The counts of a batch of so many records."""
+        new, changed, unchanged = len(self.new), len(self.changed), len(self.unchanged)
+        return MergeCounts(new, changed, unchanged, records - new - changed - unchanged)
+
+
 class TableMerger:
     """The statements of one table, made once, and their order."""
 
     def __init__(
-        self, connection: asyncpg.Connection[Any], table: Table, staging_name: str, *, full: bool, stages: Stages
+        self,
+        connection: asyncpg.Connection[Any],
+        table: Table,
+        staging_name: str,
+        *,
+        full: bool,
+        stages: Stages,
+        seconds: float | None = None,
     ) -> None:
+        """`stages` is for the time spent; no statement may take more than these `seconds`."""
         self.staging = Staging(connection, table, staging_name)
         self._connection = connection
         self._table = table
         self._stages = stages
+        self._seconds = seconds
         self._by_hash = "content_hash" in table.columns and not full
         self._straight = False
         self._has_staging = False
@@ -60,6 +83,7 @@ class TableMerger:
         self._filter_by_hash = filter_by_hash(table) if self._by_hash else ""
         self._filter_by_value = by_value(table, "filter_by_value")
         self._compare = by_value(table, "compare")
+        self._plan = by_value(table, "plan")
         self._upsert = upsert(table, self.staging.name)
 
     async def prepare(self, *, is_empty: bool = False) -> None:
@@ -86,17 +110,44 @@ class TableMerger:
         if rows:
             return await self._write(rows, values, MergeCounts(0, 0, len(unique), duplicate), save)
         if save:
-            await save(lazily=True)
+            async with limited(self._connection, self._seconds):
+                await save(lazily=True)
         return MergeCounts(unchanged=len(unique), duplicate=duplicate)
 
-    async def plan(self, records: Sequence[Record], values: Values[Record]) -> tuple[MergeCounts, list[Record]]:
-        """What merging this batch would count, and the records that are new; reads only."""
+    async def probe(self, record: Record, values: Values[Record]) -> None:
+        """Write a record and take it back: that it is taken says that another's refusal is that record's own fault.
+
+        Raises:
+            asyncpg.PostgresError, ValueError, TypeError: it is refused.
+        """
+        async with self._transaction() as transaction:
+            if not self._has_staging:
+                await self.staging.create(per_transaction=True)
+            await self._upserted(list(zip(*self._columns([record], values), strict=True)))
+            await transaction.rollback()
+
+    async def plan(self, records: Sequence[Record], values: Values[Record]) -> Foreseen[Record]:
+        """What merging this batch would do to the record that counts of each key; reads only."""
         unique = self._unique(records, values)
         rows = await self._not_held(unique, values) if self._by_hash else unique
-        differing = await self._differing(rows, values)
-        new = [rows[difference.position] for difference in differing if difference.is_new]
-        changed, unchanged = len(differing) - len(new), len(unique) - len(differing)
-        return MergeCounts(len(new), changed, unchanged, len(records) - len(unique)), new
+        foreseen = Foreseen[Record]([], [], [])
+        differing: set[int] = set()
+        if rows:
+            async with self._step("filtering"):
+                found = await self._connection.fetch(self._plan, *self._columns(rows, values))
+            for row in found:
+                position, is_new, *differs = row
+                record = rows[position - 1]
+                differing.add(id(record))
+                if is_new:
+                    foreseen.new.append(record)
+                else:
+                    names = list(row.keys())[2:]
+                    foreseen.changed.append(
+                        (record, [name for name, is_other in zip(names, differs, strict=True) if is_other])
+                    )
+        foreseen.unchanged.extend(record for record in unique if id(record) not in differing)
+        return foreseen
 
     async def compare(self, records: Sequence[Record], values: Values[Record]) -> list[list[str]]:
         """For each record the fields in which the table differs; all of them where it has no such row."""
@@ -126,7 +177,7 @@ class TableMerger:
 
     async def _not_held(self, records: list[Record], values: Values[Record]) -> list[Record]:
         """The records that the table does not hold with this content hash."""
-        with self._stages.timed("filtering"):
+        async with self._step("filtering"):
             arrays = [values(field, records) for field in (*self._table.key, "content_hash")]
             found = await self._connection.fetch(self._filter_by_hash, *arrays)
         return [records[record[0] - 1] for record in found]
@@ -135,7 +186,7 @@ class TableMerger:
         """The records that the table does not hold with these values, the content hash aside."""
         if not records:
             return []
-        with self._stages.timed("filtering"):
+        async with self._step("filtering"):
             found = await self._connection.fetch(self._filter_by_value, *self._columns(records, values))
         return [Difference(record[0] - 1, record[1]) for record in found]
 
@@ -151,19 +202,25 @@ class TableMerger:
         async with self._transaction() as transaction:
             if self._staged_per_transaction:
                 await self.staging.create(per_transaction=True)
-            with self._stages.timed("copying"):
-                await self.staging.fill(rows)
-            with self._stages.timed("merging"):
-                written = await self._connection.fetchrow(self._upsert)
+            inserted, updated = await self._upserted(rows)
             if is_callers:
                 await self.staging.empty()
-            assert written is not None
-            inserted, updated = written
             counts = MergeCounts(inserted, updated, counts.unchanged - inserted - updated, counts.duplicate)
             if save:
-                await save(lazily=False)
+                async with self._step("committing"):
+                    await save(lazily=False)
             await self._commit(transaction, counts)
         return counts
+
+    async def _upserted(self, rows: Sequence[Sequence[Any]]) -> tuple[int, int]:
+        """Stage rows and upsert them; how many were inserted, and how many updated."""
+        async with self._step("copying"):
+            await self.staging.fill(rows)
+        async with self._step("merging"):
+            written = await self._connection.fetchrow(self._upsert)
+        assert written is not None
+        inserted, updated = written
+        return inserted, updated
 
     async def _copy_straight(
         self, records: list[Record], values: Values[Record], duplicate: int, save: Save | None
@@ -172,13 +229,14 @@ class TableMerger:
         rows = list(zip(*self._columns(records, values), strict=True))
         async with self._transaction() as transaction:
             try:
-                with self._stages.timed("copying"):
+                async with self._step("copying"):
                     inserted = await self.staging.fill_table(rows)
             except (asyncpg.UniqueViolationError, asyncpg.FeatureNotSupportedError):
                 await transaction.rollback()
                 return None
             if save:
-                await save(lazily=False)
+                async with self._step("committing"):
+                    await save(lazily=False)
             counts = MergeCounts(inserted, 0, len(rows) - inserted, duplicate)
             await self._commit(transaction, counts)
         return counts
@@ -187,7 +245,8 @@ class TableMerger:
     async def _transaction(self) -> AsyncIterator[Transaction]:
         """A transaction that is rolled back on failure, and committed by whoever has something to say about it."""
         transaction = self._connection.transaction()
-        await transaction.start()
+        async with self._step("copying"):
+            await transaction.start()
         try:
             yield transaction
         except CommitUnknown:
@@ -202,12 +261,19 @@ class TableMerger:
 
     async def _commit(self, transaction: Transaction, counts: MergeCounts) -> None:
         try:
-            with self._stages.timed("committing"):
+            async with self._step("committing"):
                 await transaction.commit()
         except Exception as exc:
             if remedy(exc) is Remedy.RECONNECT:
                 raise CommitUnknown(counts, exc) from exc
             raise
+
+    @asynccontextmanager
+    async def _step(self, stage: str) -> AsyncIterator[None]:
+        """A statement or two: timed, and not waited for beyond the limit."""
+        with self._stages.timed(stage):
+            async with limited(self._connection, self._seconds):
+                yield
 
     def _columns(self, records: Sequence[Record], values: Values[Record]) -> list[list[Any]]:
         return [values(field, records) for field in self._table.columns]

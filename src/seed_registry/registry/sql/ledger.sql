@@ -15,12 +15,17 @@ create table if not exists seed_registry.runs (
   rejects     text,
   report      jsonb
 );
-create index if not exists runs_key_idx on seed_registry.runs (key, started_at);
+do $$ begin
+  if pg_catalog.to_regclass('seed_registry.runs_key_idx') is null then
+    create index runs_key_idx on seed_registry.runs (key, started_at);
+  end if;
+end $$;
 
 create table if not exists seed_registry.checkpoints (
   run_id   text not null references seed_registry.runs on delete cascade,
   index    text not null,
-  -- assets travel in as many lanes as there are workers, by the hash of their key; -1: the whole index is loaded
+  -- assets travel in as many lanes as there are workers, by the hash of their key; with other workers what earlier ones
+  -- said stays true. -1: the whole index is loaded; below: only counts what a worker sent, and says nothing of a place
   lane     int not null,
   lanes    int not null,
   -- where the last asset begins up to which everything of this lane is committed
@@ -34,5 +39,5 @@ create table if not exists seed_registry.checkpoints (
   consumed bigint not null,
   digest   bytea not null,
   saved_at timestamptz not null default now(),
-  primary key (run_id, index, lane)
+  primary key (run_id, index, lanes, lane)
 );

@@ -29,7 +29,10 @@ create table if not exists {schema}.assets (
 );
 
 -- A table that was here before may call this column otherwise; its indexes are its owner's business then.
-do $$ begin
-  create index if not exists assets_source_id_idx on {schema}.assets (source_id);
+-- `create index if not exists` waits for everybody who writes, and then does nothing.
+do {tag} begin
+  if pg_catalog.to_regclass('{schema_text}.assets_source_id_idx') is null then
+    create index assets_source_id_idx on {schema}.assets (source_id);
+  end if;
 exception when undefined_column then null;
-end $$;
+end {tag};

@@ -1,0 +1,134 @@
+"""Foreseeing: what a load would do, put together from what a dry run read and asked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from seed_registry.access import Registry
+from seed_registry.accounting import Account
+from seed_registry.plan import Change, Examples, MissingPlan, Plan, RejectExample, RejectPlan, TablePlan
+from seed_registry.records import Asset, Reject
+from seed_registry.registry.estimating import estimate, unguessed, wal_bytes
+from seed_registry.registry.planning import EXAMPLES, Outlook, missing_upstream
+from seed_registry.report import Counts, Progress, Tally
+from seed_registry.settings import Settings
+
+
+class ForeseeingAccount(Account):
+    """The books of a dry run: of what a load would not take it keeps the keys and a few examples.
+
+    Attributes:
+        rejects: the first rejects of each reason.
+    """
+
+    def __init__(
+        self, settings: Settings, tally: Tally, progress: Progress, outlook: Outlook, *, keys_per_source: bool
+    ) -> None:
+        super().__init__(settings, tally, progress, None, keys_per_source=keys_per_source)
+        self.rejects: dict[str, list[RejectExample]] = {}
+        self._outlook = outlook
+
+    def missing(self, asset: Asset) -> None:
+        """Like `Account`'s."""
+        self._outlook.note_skipped(asset.key)
+        self._outlook.offer("assets", "missing_source", [asset.key])
+        super().missing(asset)
+
+    def reject(self, index: str, reject: Reject) -> None:
+        """Like `Account`'s."""
+        if reject.kind != "source" and reject.key is not None:
+            self._outlook.note_skipped(reject.key)
+        examples = self.rejects.setdefault(reject.reason, [])
+        if len(examples) < EXAMPLES:
+            examples.append(RejectExample(index, reject.line, reject.offset, reject.key))
+        super().reject(index, reject)
+
+
+def settle(tally: Tally, registry: Registry) -> None:
+    """Correct the counts by what repeats a key of another batch or index: that is a duplicate.
+
+    A planner cannot know, for nothing is written that would tell the next batch.
+    """
+    found, written = registry.outlook.assets(registry.new), registry.outlook.sources
+    _settle(tally.assets, found.new, found.changed, found.unchanged)
+    new = sum(fields is None for fields in written.values())
+    _settle(tally.sources, new, len(written) - new, tally.sources.unchanged)
+
+
+def _settle(counts: Counts, new: int, changed: int, unchanged: int) -> None:
+    counts.duplicate += counts.inserted + counts.updated + counts.unchanged - new - changed - unchanged
+    counts.inserted, counts.updated, counts.unchanged = new, changed, unchanged
+
+
+async def foresee(
+    registry: Registry,
+    account: ForeseeingAccount,
+    source_ids: Mapping[str, Mapping[str, Any]],
+    *,
+    is_whole: bool,
+    seconds: float,
+) -> Plan:
+    """The plan, at the end of a dry run whose counts are settled.
+
+    Args:
+        registry: that the indexes were compared with.
+        account: what was counted.
+        source_ids: of all sources met, by provider and key, None of one that does not exist.
+        is_whole: whether all indexes were read to their end.
+        seconds: the longest that the database may take for an answer.
+    """
+    tally, outlook, tables, main = account.tally, registry.outlook, registry.tables, registry.main
+    fields = registry.outlook.assets(registry.new).fields
+    of_sources = Counter(name for changes in outlook.sources.values() for name in changes or ())
+    outlook.offer("sources", "unchanged", _unchanged(source_ids, outlook))
+    new, changed = tally.assets.inserted, tally.assets.updated
+    wal = wal_bytes(new, changed, outlook.bytes_to_write / max(outlook.assets_to_write, 1))
+    missing, guess = None, unguessed(wal)
+    if main is not None and tables is not None:
+        guess = await main.do(lambda session: estimate(session.connection, tally.read, new + changed, wal))
+        if is_whole:
+            count, examples = await main.do(
+                lambda session: missing_upstream(session.connection, tables, source_ids, outlook, seconds=seconds),
+                is_limited=False,
+            )
+            missing = MissingPlan(count, examples)
+    return Plan(
+        database=str(registry.url) if registry.url is not None else None,
+        sources=_table("sources", tally.sources, dict(of_sources.most_common()), outlook),
+        assets=_table("assets", tally.assets, fields, outlook),
+        rejects=[RejectPlan(reason, count, account.rejects[reason]) for reason, count in tally.rejects.most_common()],
+        missing_upstream=missing,
+        estimate=guess,
+    )
+
+
+def _table(name: str, counts: Counts, fields: Mapping[str, int], outlook: Outlook) -> TablePlan:
+    kinds = {kind: outlook.examples.get((name, kind), []) for kind in ("new", "unchanged", "duplicate")}
+    return TablePlan(
+        new=counts.inserted,
+        changed=counts.updated,
+        unchanged=counts.unchanged,
+        duplicate=counts.duplicate,
+        rejected=counts.rejected,
+        missing_source=counts.missing_source,
+        fields=dict(sorted(fields.items(), key=lambda item: -item[1])),
+        examples=Examples(
+            new=kinds["new"],
+            changed=[Change(key, changed) for key, changed in outlook.changes[name].items()],
+            unchanged=kinds["unchanged"],
+            duplicate=kinds["duplicate"],
+            missing_source=outlook.examples.get((name, "missing_source"), []),
+        ),
+    )
+
+
+def _unchanged(source_ids: Mapping[str, Mapping[str, Any]], outlook: Outlook) -> list[str]:
+    """Sources that exist and that nobody compared, for the index does not describe them."""
+    return [
+        key
+        for provider, ids in source_ids.items()
+        for key, id_ in ids.items()
+        if id_ is not None and (provider, key) not in outlook.sources
+    ]

@@ -1,0 +1,211 @@
+"""Auditing: records of an index beside the rows of the registry, in one snapshot in which nothing can be written.
+
+What is remembered of the records lies in temporary tables of the transaction, so it takes none of our memory and passes
+through a pooler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import asyncpg
+from msgspec import Struct
+
+from seed_registry.errors import DatabaseRefused
+from seed_registry.records import Asset, Source
+from seed_registry.registry.limiting import limited
+from seed_registry.registry.merging import asset_values, find_source_ids
+from seed_registry.registry.pooling import is_pooled
+from seed_registry.registry.schema import Table, Tables, quoted
+from seed_registry.registry.sql import statement
+from seed_registry.registry.staging import staged_type
+from seed_registry.registry.tabling import TableMerger, plain_values
+from seed_registry.report import Stages
+
+_RECORDS: Final = "seed_registry_audit"
+_RECORD_COLUMNS: Final = ("part", "offset", "line", "scope", "asset_key", "source", "by_value", "differs")
+_SOURCES: Final = "seed_registry_audit_sources"
+_SOURCE_COLUMNS: Final = ("source", "scope", "source_id")
+
+
+class Probed(Struct, frozen=True):
+    """Positions of a batch: of the records that the table has no row for, and of those whose row may differ."""
+
+    missing: list[int]
+    uncertain: list[int]
+
+
+class Auditor:
+    """One session's statements of an audit. All but `snapshot` are for the body of that."""
+
+    def __init__(
+        self, connection: asyncpg.Connection[Any], tables: Tables, *, full: bool, seconds: float | None
+    ) -> None:
+        """`full` trusts no content hash. No statement about a batch may take more than `seconds`."""
+        self._connection = connection
+        self._tables = tables
+        self._seconds = seconds
+        options: dict[str, Any] = {"full": full, "stages": Stages()}
+        self._sources = TableMerger(connection, tables.sources, "unused", **options)
+        self._assets = TableMerger(connection, tables.assets, "unused", **options)
+        by_hash = "content_hash" in tables.assets.columns and not full
+        self._probed = list(dict.fromkeys((*tables.assets.key, "source_id", *(["content_hash"] if by_hash else []))))
+        self._probe = _probe(tables.assets, self._probed, by_hash=by_hash)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[None]:
+        """The registry as it is at this moment, for as long as the block runs.
+
+        Raises:
+            DatabaseRefused: the session cannot have temporary tables.
+        """
+        connection = self._connection
+        if not is_pooled(connection):
+            # A role that may only read is welcome; the transaction makes itself read-only once it has its tables.
+            await connection.execute("set default_transaction_read_only to off")
+        transaction = connection.transaction(isolation="repeatable_read")
+        await transaction.start()
+        try:
+            await self._create_tables()
+            yield
+        finally:
+            # Nothing is to be kept. Where the connection is gone there is nothing to roll back, and that is the news.
+            with contextlib.suppress(
+                asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError
+            ):
+                await transaction.rollback()
+
+    async def find_sources(self, provider: str, keys: Sequence[str]) -> dict[str, Any]:
+        """The ids of those sources that exist, by key."""
+        async with limited(self._connection, self._seconds):
+            return await find_source_ids(self._connection, self._tables.sources, provider, keys)
+
+    async def probe_assets(self, assets: Sequence[Asset], ids: Mapping[str, Any], provider: str) -> Probed:
+        """Ask by keys, sources and content hashes; `ids` has None for a source that does not exist."""
+        values = asset_values(ids, provider)
+        async with limited(self._connection, self._seconds):
+            found = await self._connection.fetch(self._probe, *(values(field, assets) for field in self._probed))
+        missing = [position - 1 for position, is_missing in found if is_missing]
+        return Probed(missing, [position - 1 for position, is_missing in found if not is_missing])
+
+    async def compare_assets(self, assets: Sequence[Asset], ids: Mapping[str, Any], provider: str) -> list[list[str]]:
+        """For each asset the fields in which its row differs.
+
+        Raises:
+            asyncpg.PostgresError, ValueError, TypeError: a value is none that the database could hold; the snapshot
+                is as it was.
+        """
+        async with self._savepoint():
+            return await self._assets.compare(assets, asset_values(ids, provider))
+
+    async def compare_sources(self, sources: Sequence[Source]) -> list[list[str]]:
+        """For each source the fields in which its row differs; raises as `compare_assets` does."""
+        async with self._savepoint():
+            return await self._sources.compare(sources, plain_values)
+
+    async def stage(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Remember records: index, offset, line, scope, key, source, whether by value, fields that differ."""
+        await self._copy(_RECORDS, _RECORD_COLUMNS, rows)
+
+    async def leave_out(self, part: int, sources: Sequence[int]) -> int:
+        """Forget the records of these sources; how many they were."""
+        return await self._deleted("audit_leave_out", part, sources)
+
+    async def settle(self, sources: Sequence[tuple[int, int, Any]]) -> int:
+        """All records are staged, and `sources` exist: number, scope, id. How many records a later one replaced."""
+        await self._copy(_SOURCES, _SOURCE_COLUMNS, sources)
+        for name in (_RECORDS, _SOURCES):
+            await self._connection.execute(f"analyze pg_temp.{name}")  # nobody else would, of a temporary table
+        return await self._deleted("audit_settle")
+
+    async def count_records(self) -> list[tuple[int, int, int, int, int]]:
+        """For each source its records in the index, those missing, different, and compared by value."""
+        return [tuple(row) for row in await self._connection.fetch(statement("audit_records"))]
+
+    async def count_rows(self) -> list[tuple[int, int, int]]:
+        """For each source its rows in the registry, and those of them that the index does not have."""
+        return [tuple(row) for row in await self._connection.fetch(self._filled("audit_rows"))]
+
+    async def count_orphans(self) -> int:
+        """How many assets have no source; where a foreign key is validated the database has answered already."""
+        if self._tables.tied:
+            return 0
+        query = statement("count_orphans").format(
+            assets=self._tables.assets.name,
+            sources=self._tables.sources.name,
+            id_column=quoted("id"),
+            source_column=self._tables.assets.column("source_id"),
+        )
+        count: int = await self._connection.fetchval(query)
+        return count
+
+    async def differences(self, limit: int) -> list[asyncpg.Record]:
+        """The first records that are missing or differ: index, line, offset, key, source, fields."""
+        rows: list[asyncpg.Record] = await self._connection.fetch(statement("audit_differences"), limit)
+        return rows
+
+    async def extra_assets(self, limit: int) -> list[tuple[str, int]]:
+        """Some assets that the index does not have: key, source."""
+        return [tuple(row) for row in await self._connection.fetch(self._filled("audit_extra"), limit)]
+
+    async def _create_tables(self) -> None:
+        try:
+            await self._connection.execute(
+                statement("audit_tables").format(id_type=f"pg_catalog.{self._tables.sources.id_type}")
+            )
+        except asyncpg.InsufficientPrivilegeError as exc:
+            raise DatabaseRefused(
+                f"{exc.args[0]}\nverifying keeps its notes in a temporary table: grant temporary on the database to "
+                "this role",
+                sqlstate=exc.sqlstate,
+            ) from exc
+        except asyncpg.ReadOnlySQLTransactionError as exc:
+            raise DatabaseRefused(
+                f"{exc.args[0]}: a standby, or a role that may only read behind a pooler\n"
+                "verifying keeps its notes in a temporary table: name the primary, or a role that may have one",
+                sqlstate=exc.sqlstate,
+            ) from exc
+
+    @asynccontextmanager
+    async def _savepoint(self) -> AsyncIterator[None]:
+        savepoint = self._connection.transaction()
+        async with limited(self._connection, self._seconds):
+            await savepoint.start()
+            try:
+                yield
+            except Exception:
+                with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                    await savepoint.rollback()
+                raise
+            await savepoint.commit()
+
+    async def _copy(self, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+        async with limited(self._connection, self._seconds):
+            await self._connection.copy_records_to_table(table, schema_name="pg_temp", columns=columns, records=rows)
+
+    async def _deleted(self, name: str, *arguments: object) -> int:
+        status: str = await self._connection.execute(statement(name), *arguments)
+        return int(status.removeprefix("DELETE "))
+
+    def _filled(self, name: str) -> str:
+        assets = self._tables.assets
+        return statement(name).format(
+            assets=assets.name, key_column=assets.column("asset_key"), source_column=assets.column("source_id")
+        )
+
+
+def _probe(table: Table, fields: Sequence[str], *, by_hash: bool) -> str:
+    compared = ["source_id", "content_hash"]
+    return statement("audit_probe").format(
+        table=table.name,
+        arrays=", ".join(f"${n}::pg_catalog.{staged_type(table, field)}[]" for n, field in enumerate(fields, 1)),
+        names=", ".join(fields),
+        same_key=" and ".join(f"existing.{table.column(field)} = batch.{field}" for field in table.key),
+        key_column=table.column(table.key[-1]),
+        differs=" or ".join(f"existing.{table.column(field)} is distinct from batch.{field}" for field in compared)
+        if by_hash
+        else "true",
+    )

@@ -1,0 +1,7 @@
+-- What the registry has of these sources, and how much of it the index does not have.
+select wanted.source, pg_catalog.count(*) as rows, pg_catalog.count(*) filter (where record.part is null) as extra
+from {assets} as existing
+join pg_temp.seed_registry_audit_sources as wanted on wanted.source_id = existing.{source_column}
+left join pg_temp.seed_registry_audit as record
+  on record.asset_key = existing.{key_column} and record.scope = wanted.scope
+group by wanted.source;
