@@ -1,14 +1,13 @@
-"""Drawing: heat maps and stage bars as SVG; the colours are the style sheet's."""
+"""Drawing: heat maps as SVG; the colours are the style sheet's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Sequence
 from typing import Final
 
-from seed_registry.bench.results import PRODUCER, WORKERS, CellResult, GridFacts, Summary
+from seed_registry.bench.markup import html_text
+from seed_registry.bench.results import CellResult, GridFacts
 from seed_registry.bench.telling import percent_of_spread
-from seed_registry.escaping import printable
 
 # In percent of the best cell. Fixed, so that a grid of nearly equal cells looks like one.
 STEPS: Final = (40, 50, 60, 70, 80, 90, 100)
@@ -18,11 +17,6 @@ _STRONG_STEP: Final = 4
 # Pixels of a map that is shown in full size.
 _WIDTH, _HEIGHT, _GAP, _LEFT, _TOP = 84, 54, 4, 72, 44
 _FEWEST_COLUMNS: Final = 4  # a map of one column would else be blown up to the width of the page
-
-
-def html_text(value: object) -> str:
-    """What came from outside, fit for any place of a page: no markup, and nothing that cannot be seen."""
-    return escape(printable(value, 1_000))
 
 
 def heat_step(part: float) -> int:
@@ -37,7 +31,7 @@ def heat_map(grid: GridFacts, cells: Sequence[CellResult], best: CellResult | No
     width, height = _LEFT + columns * _WIDTH, _TOP + len(grid.batch_sizes) * _HEIGHT
     label = f'aria-label="records per second of {html_text(cells[0].strategy)} by batch size and workers"'
     parts = [
-        f'<svg class="map" viewBox="0 0 {width} {height}" style="max-width:{width}px" role="img" {label}>',
+        f'<svg class="map" viewBox="0 0 {width} {height}" width="{width}" role="img" {label}>',
         f'<text class="axis" x="{_LEFT}" y="14">workers</text><text class="axis" x="0" y="34">batch</text>',
     ]
     for column, concurrency in enumerate(grid.concurrencies):
@@ -54,22 +48,6 @@ def heat_map(grid: GridFacts, cells: Sequence[CellResult], best: CellResult | No
         if cell is best:
             outline = f'<rect class="best" x="{x}" y="{y}" {_size()} rx="4"/>'
     return "\n".join([*parts, outline, "</svg>"])
-
-
-def stage_bars(cell: CellResult, summary: Summary, words: Mapping[str, str]) -> str:
-    """How the reader and a worker on average spent the time of a load."""
-    seconds = summary.seconds.median
-    label = f"{cell.batch_size} x {cell.concurrency}"
-    parts = [f'<svg viewBox="0 0 1000 24" preserveAspectRatio="none" role="img" aria-label="stages of {label}">']
-    for y, names, sharers in ((0, PRODUCER, 1), (13, WORKERS, cell.concurrency)):
-        x = 0.0
-        for name in names:
-            share = getattr(summary.stages, name) / sharers / seconds
-            width = min(share * 1000, 1000 - x)
-            title = f"<title>{html_text(words[name])}: {share:.0%}</title>"
-            parts.append(f'<rect class="{name}" x="{x:.1f}" y="{y}" width="{width:.1f}" height="11">{title}</rect>')
-            x += width
-    return "".join([*parts, "</svg>"])
 
 
 def _square(cell: CellResult, x: int, y: int, top_rate: float) -> str:

@@ -1,17 +1,13 @@
-"""Page: the results of a bench as one HTML file that needs nothing else, no script either.
-
-What came from outside (names of indexes, messages, settings) is escaped wherever it is put.
-"""
+"""Page: the results of a bench as one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from importlib.resources import files
-from pathlib import Path
 from typing import Final
 
-from seed_registry.bench.drawing import STEPS, heat_map, heat_step, html_text, stage_bars
-from seed_registry.bench.results import PRODUCER, WORKERS, CellResult, Results, best_of
+from seed_registry.bench.drawing import STEPS, heat_map, heat_step
+from seed_registry.bench.markup import document, html_text, stage_bars, stage_legend
+from seed_registry.bench.results import CellResult, Results, best_of
 from seed_registry.bench.strategies import COPY_MERGE
 from seed_registry.bench.telling import (
     cpu,
@@ -25,55 +21,24 @@ from seed_registry.bench.telling import (
     problems,
     state,
 )
-from seed_registry.errors import StorageFailed
-from seed_registry.escaping import printable
 
 _COLUMNS: Final = (
     "strategy", "batch", "workers", "records/s", "spread", "MB/s", "client CPU", "server CPU", "peak RSS MB", "WAL MB",
     "batch p50 ms", "batch p95 ms", "bottleneck",
 )  # fmt: skip
 _WORDS: Final = {"strategy", "bottleneck"}
-_STAGE_WORDS: Final = {
-    "reading": "reading the index",
-    "decoding": "framing, decoding, routing",
-    "sending": "waiting for a worker",
-    "waiting": "waiting for a batch",
-    "filtering": "asking what is there already",
-    "copying": "COPY",
-    "merging": "INSERT or upsert",
-    "committing": "COMMIT",
-}
-
-
-def write_page(path: Path, results: Results) -> None:
-    """Write the page.
-
-    Raises:
-        StorageFailed: it cannot be written.
-    """
-    try:
-        path.write_text(page(results), "utf-8")
-    except OSError as exc:
-        raise StorageFailed(f"--html {printable(path)} cannot be written: {exc.strerror}") from exc
 
 
 def page(results: Results) -> str:
     """The page."""
-    style = files("seed_registry.bench").joinpath("page.css").read_text("utf-8")
-    title = f"Benchmark of {html_text(results.grid.index)}"
-    parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">",
-        f"<title>{title}</title><style>\n{style}</style></head><body>",
-        f"<h1>{title}</h1>",
+    title = f"Benchmark of {results.grid.index}"
+    body = [
+        f"<h1>{html_text(title)}</h1>",
         *_introduction(results),
         *(line for changed in results.grid.changed for line in _section(results, changed)),
         *_environment(results),
-        "</body></html>",
     ]
-    return "\n".join(parts) + "\n"
+    return document(title, body)
 
 
 def _introduction(results: Results) -> Iterable[str]:
@@ -144,7 +109,7 @@ def _stages(cells: Sequence[CellResult]) -> Iterable[str]:
         "is waiting for the other side; blank is the start and, for the reader, the end. The fuller bar is the side "
         "that limits the load; its longest stage is named.</p>"
     )
-    yield '<p class="legend">' + "".join(map(_swatch, (*PRODUCER[:2], *WORKERS[1:], "waiting"))) + "</p>"
+    yield stage_legend()
     for strategy in dict.fromkeys(cell.strategy for cell in measured):
         is_open = " open" if strategy == measured[0].strategy else ""
         yield f'<details{is_open}><summary>{html_text(strategy)}</summary><div class="bars">'
@@ -152,14 +117,9 @@ def _stages(cells: Sequence[CellResult]) -> Iterable[str]:
             if cell.strategy == strategy and cell.summary is not None:
                 yield f"<span>{cell.batch_size:,} x {cell.concurrency}</span>"
                 yield f'<span class="soft">{html_text(cell.summary.bottleneck or "")}</span>'
-                yield stage_bars(cell, cell.summary, _STAGE_WORDS)
+                label = f"{cell.batch_size} x {cell.concurrency}"
+                yield stage_bars(cell.summary.stages, cell.concurrency, cell.summary.seconds.median, label)
         yield "</div></details>"
-
-
-def _swatch(stage: str) -> str:
-    words = "waiting" if stage == "waiting" else _STAGE_WORDS[stage]
-    square = f'<svg width="12" height="12"><rect class="{stage}" width="12" height="12"/></svg>'
-    return f"<span>{square}{html_text(words)}</span>"
 
 
 def _table(cells: Sequence[CellResult], best: CellResult | None) -> Iterable[str]:

@@ -171,20 +171,6 @@ def best_of(results: Iterable[CellResult]) -> CellResult | None:
     return max(measured, key=lambda result: result.summary.records_per_second.median, default=None)  # type: ignore[union-attr]  # see above
 
 
-def bottleneck(stages: Stages, concurrency: int) -> str | None:
-    """The stage that the others waited for; None where no time of any stage is known.
-
-    It is the longest stage of the side that waited less, and so worked more: of the reader, or of a worker on average.
-    """
-    times = asdict(stages)
-    reader = {name: times[name] for name in PRODUCER[:2]}
-    worker = {name: times[name] / concurrency for name in WORKERS[1:]}
-    if not any(times.values()):
-        return None
-    side = max(reader, worker, key=lambda side: sum(side.values()))
-    return max(side, key=lambda name: float(side[name]))
-
-
 def _summary(cell: Cell, runs: Sequence[Run]) -> Summary:
     seconds = spread([run.seconds for run in runs])
     stages = Stages(**{name: median(getattr(run.stages, name) for run in runs) for name in (*PRODUCER, *WORKERS)})
@@ -202,7 +188,7 @@ def _summary(cell: Cell, runs: Sequence[Run]) -> Summary:
         batch_p50_seconds=median(run.batch_p50_seconds for run in runs),
         batch_p95_seconds=median(run.batch_p95_seconds for run in runs),
         stages=stages,
-        bottleneck=bottleneck(stages, cell.concurrency),
+        bottleneck=stages.limit(cell.concurrency),
     )
 
 

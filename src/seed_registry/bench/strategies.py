@@ -7,7 +7,6 @@ rows there, on disk. `copy-merge` is this program's own way; the others are what
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import chain
@@ -27,9 +26,9 @@ from seed_registry.marks import Mark
 from seed_registry.records import Asset, Source
 from seed_registry.registry import schema
 from seed_registry.registry.connecting import flush, session
+from seed_registry.registry.limiting import limited
 from seed_registry.registry.merging import Merger
 from seed_registry.registry.schema import Tables, quoted
-from seed_registry.registry.staging import COPY_TIMEOUT_SECONDS
 from seed_registry.report import MergeCounts, Progress, Stages, Tally
 from seed_registry.settings import Settings
 from seed_registry.sourcing import SourceBook, Writer
@@ -74,6 +73,14 @@ class Inserting:
     async def find_sources(self, provider: str, keys: Sequence[str]) -> dict[str, Any]:
         """As this program does."""
         return await self._merger.find_sources(provider, keys)
+
+    async def probe_sources(self, refused: Source) -> None:
+        """As this program does."""
+        await self._merger.probe_sources(refused)
+
+    async def probe_assets(self, refused: Asset, source_ids: Mapping[str, Any], provider: str = "") -> None:
+        """As this program does."""
+        await self._merger.probe_assets(refused, source_ids, provider)
 
     async def merge_assets(
         self, assets: Sequence[Asset], source_ids: Mapping[str, Any], provider: str = "", mark: Mark | None = None
@@ -121,7 +128,7 @@ class CopyingDirectly(Inserting):
 
     async def _write(self, rows: list[Row]) -> None:
         try:
-            async with asyncio.timeout(COPY_TIMEOUT_SECONDS):
+            async with limited(self._connection, Settings().io_timeout_seconds):
                 await self._connection.copy_records_to_table(
                     "assets", schema_name=self._schema, columns=_COLUMNS, records=rows
                 )
@@ -129,9 +136,6 @@ class CopyingDirectly(Inserting):
             raise CellImpossible(
                 f"{COPY_DIRECT} takes every key once, and the index repeats keys across batches"
             ) from exc
-        except TimeoutError:
-            self._connection.terminate()
-            raise
 
 
 RIVALS: Final[Mapping[str, type[Inserting]]] = {

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, TypeVar, cast
 
-import anyio
 import msgspec
 import typer
 from rich.console import Console
@@ -18,15 +13,17 @@ from rich.text import Text
 
 from seed_registry.bench.comparing import compare, read_results
 from seed_registry.bench.grid import Grid, parse_changed, parse_names, parse_numbers
-from seed_registry.bench.page import write_page
+from seed_registry.bench.page import page
 from seed_registry.bench.results import Results
 from seed_registry.bench.running import run
 from seed_registry.bench.strategies import COPY_MERGE, STRATEGIES
 from seed_registry.bench.subject import subject_of
 from seed_registry.bench.workloads import Workload
 from seed_registry.cli.bench_tables import print_comparison, print_results
+from seed_registry.cli.interrupting import run_interruptibly
 from seed_registry.cli.options import DatabaseOption, DialectOption, DomainOption, RecordsAtOption
-from seed_registry.errors import Interrupted, SeedRegistryError, SettingsInvalid, StorageFailed
+from seed_registry.cli.pages import see_that_it_can_be_written, write_page
+from seed_registry.errors import SeedRegistryError, SettingsInvalid
 from seed_registry.escaping import printable
 from seed_registry.settings import DatabaseUrl, DialectName, Settings, parse_bytes
 
@@ -112,11 +109,14 @@ def bench(
         records_at=records_at,
     )
     if html is not None:
-        _see_that_it_can_be_written(html)
+        see_that_it_can_be_written(html)
     with subject_of(index, workload) as subject:
-        results = _interruptible(lambda: run(subject, grid, settings, _tell, verbose=verbose))
+        results = run_interruptibly(
+            lambda: run(subject, grid, settings, _tell, verbose=verbose),
+            left="the scratch schema is dropped, nothing else was touched",
+        )
     if html is not None:
-        write_page(html, results)
+        write_page(html, page(results))
     if as_json:
         _print_json(results)
     else:
@@ -149,42 +149,5 @@ def _print_json(value: msgspec.Struct) -> None:
     sys.stdout.buffer.flush()
 
 
-def _see_that_it_can_be_written(path: Path) -> None:
-    """Told before the minutes of measuring, not after them."""
-    place = path.absolute().parent
-    if path.is_dir() or not os.access(path if path.exists() else place, os.W_OK):
-        reason = (
-            "it is a directory" if path.is_dir() else "no permission" if place.is_dir() else f"no directory {place}"
-        )
-        raise StorageFailed(f"--html {printable(path)} cannot be written: {printable(reason)}")
-
-
 def _tell(line: str) -> None:
     Console(stderr=True, highlight=False).print(Text(printable(line, 1_000), "dim"), soft_wrap=True)
-
-
-def _interruptible(work: Callable[[], Awaitable[Result]]) -> Result:
-    """Run it so that the first signal stops it cleanly and the second one at once."""
-    received: list[signal.Signals] = []
-
-    async def main() -> Result:
-        scope = anyio.CancelScope()
-
-        def stop(number: signal.Signals) -> None:
-            if received:
-                os._exit(128 + number)
-            received.append(number)
-            scope.cancel()
-
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, stop, number)
-        # A connection killed while it is cancelled leaves a future of asyncpg that nobody asks.
-        loop.set_exception_handler(lambda *_: None)
-        with scope:
-            return await work()
-        stopped: Any = Interrupted(received[0], received[0].name)
-        stopped.args = (f"stopped by {received[0].name}; the scratch schema is dropped, nothing else was touched",)
-        raise stopped
-
-    return anyio.run(main)

@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -27,74 +15,25 @@ from seed_registry.records import Location
 from seed_registry.report import AssetCounts, Report, SourceCounts, Tally
 
 _STYLES = {"warning": "yellow", "error": "red", "info": "dim"}
-# Told by the table at the end, or by the bar itself.
+# What the table of counts needs with numbers of nine digits.
+_WIDE = 72
+# A line this long is not broken where it goes to a file.
 _UNBROKEN_COLUMNS = 200
-_UNSAID = {"run_started", "run_finished", "sources_loaded", "assets_loaded", "index_finished"}
 
 
-class BarProgress:
-    """A live bar on a terminal; warnings scroll by above it."""
-
-    def __init__(self, *, verbose: bool) -> None:
-        self._console = Console(stderr=True, highlight=False)
-        self._verbose = verbose
-        self._tally = Tally()
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            _Records(),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-        )
-        self._task: TaskID | None = None
-
-    @contextmanager
-    def shown(self) -> Iterator[BarProgress]:
-        """Draw while the block runs."""
-        with self._bar:
-            yield self
-
-    def began(self, tally: Tally) -> None:
-        """The load begins."""
-        self._tally = tally
-
-    def tell(self, level: str, event: str, /, **fields: Any) -> None:
-        """Move the bar, and print what is worth a line."""
-        if event == "index_opened":
-            if self._task is not None:
-                self._bar.remove_task(self._task)
-            name = printable(str(fields["index"]).rpartition("/")[2], 30)
-            self._task = self._bar.add_task(name, total=fields["bytes"], records=0)
-        elif self._task is not None:
-            self._bar.update(self._task, completed=self._tally.index_position, records=self._tally.read)
-        if (level == "debug" or event in _UNSAID) and not self._verbose:
-            return
-        self._bar.console.print(_told(level, event, fields))
-
-
-def _told(level: str, event: str, fields: dict[str, Any]) -> Text:
+def told(level: str, event: str, fields: dict[str, Any]) -> Text:
     """An event as a line: where it was first, if it was somewhere."""
     facts = {key: value for key, value in fields.items() if value is not None}
     line = Text()
     if {"index", "line", "offset"} <= facts.keys():
         location = Location(printable(facts.pop("index")), facts.pop("line"), facts.pop("offset"))
         line.append(f"{location}: ")
-    line.append(printable(facts.pop("detail", event.replace("_", " "))), _STYLES.get(level, ""))
+    if detail := facts.pop("detail", ""):
+        facts.pop("reason", None)  # the same in a word
+    line.append(printable(detail or event.replace("_", " ")), _STYLES.get(level, ""))
     if facts:
         line.append("  " + "  ".join(f"{key}={printable(value, 60)}" for key, value in facts.items()), "dim")
     return line
-
-
-class _Records(ProgressColumn):
-    """Records so far, and how many a second."""
-
-    def render(self, task: Task) -> Text:
-        """The column's text."""
-        count, elapsed = task.fields.get("records", 0), task.elapsed
-        return Text(f"{count:,} records" + (f", {count / elapsed:,.0f}/s" if elapsed else ""), no_wrap=True)
 
 
 def print_report(report: Report, tally: Tally) -> None:
@@ -104,7 +43,7 @@ def print_report(report: Report, tally: Tally) -> None:
     what = names[0] if len(names) == 1 else f"{len(names)} indexes"
     title = f"{'would load' if report.dry_run else 'loaded'} {what}"
     console.print(Text(f"{title} ({report.dialect or 'no records'}, run {report.run_id})", "bold"), soft_wrap=True)
-    console.print(_counts_table(report))
+    console.print(_counts_table(report) if console.width >= _WIDE else _narrow_counts(report))
     console.print(
         f"{report.seconds:,.2f} s, {report.records_per_second:,.0f} records/s, {report.bytes_read / 1e6:,.1f} MB read, "
         f"{report.batches:,} batches{f', {report.repaired:,} repaired' if report.repaired else ''}"
@@ -159,6 +98,22 @@ def _counts_table(report: Report) -> Table:
         add(f"FAILED {label}" if part.error else label, part.assets, "red" if part.error else "dim")
     add("sources", report.sources)
     add("assets", report.assets)
+    return table
+
+
+def _narrow_counts(report: Report) -> Table:
+    """The same with the two totals side by side: a number that is cut off tells nothing."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "sources", "assets"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for name in AssetCounts.__struct_fields__:
+        of_sources, of_assets = getattr(report.sources, name, None), getattr(report.assets, name)
+        if of_sources is not None or of_assets:
+            cells = ("" if value is None else f"{value:,}" for value in (of_sources, of_assets))
+            table.add_row(Text(name.replace("_", " "), "dim"), *cells)
+    for part in report.per_index:
+        if part.error:
+            table.add_row(Text(f"FAILED {printable(part.index.rpartition('/')[2], 30)}", "red"))
     return table
 
 

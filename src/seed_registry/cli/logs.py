@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import sys
 from contextlib import suppress
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import structlog
 
@@ -19,15 +18,15 @@ _PROGRESS_SECONDS: Final = 5.0
 _SHOWN_CHARACTERS: Final = 500
 
 
-def logger(*, as_json: bool, verbose: bool) -> structlog.typing.FilteringBoundLogger:
-    """A logger to stderr; debug events only if `verbose`. Every text in it is escaped, whoever wrote it."""
+def logger(file: TextIO, *, as_json: bool, verbose: bool) -> structlog.typing.FilteringBoundLogger:
+    """A logger to a file; debug events only if `verbose`. Every text in it is escaped, whoever wrote it."""
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if as_json
         else structlog.dev.ConsoleRenderer(colors=False, pad_event_to=24, sort_keys=False)
     )
     wrapped: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
-        structlog.PrintLogger(sys.stderr),
+        structlog.PrintLogger(file),
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -1,9 +1,10 @@
-"""The options that several commands share."""
+"""The options that several commands share, and by which names any option is set outside the command line."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
@@ -17,7 +18,7 @@ DatabaseOption = Annotated[
         envvar="DATABASE_URL",
         show_default=False,
         show_envvar=False,
-        help="The database, postgresql://user@host/name [env: DATABASE_URL; default: the embedded server]",
+        help="postgresql://user@host/name [default: embedded server]",
     ),
 ]
 Columns = Annotated[
@@ -63,3 +64,65 @@ def columns_of(texts: list[str] | None) -> dict[str, str]:
             raise SettingsInvalid(f"--column takes TABLE.FIELD=COLUMN like assets.asset_key=external_id, got {text!r}")
         columns[field] = column
     return columns
+
+
+# Any option, by its name in the environment and the file of settings
+
+CommandPath = tuple[str, ...]  # of a command, like ("schema", "check")
+Options = dict[str, Any]  # by key; click's, or in newer versions Typer's own
+# Options that are questions or consent for once.
+_NEVER_SET = {"help", "version", "config", "install-completion", "show-completion", "yes", "compare"}
+# A load's batch size is one number, a bench's a list to try, and a sample's dialect is one it writes: what these
+# commands do not share is set in their own table, and in variables that carry their name.
+_OF_THEIR_OWN: Mapping[str, set[str]] = {
+    "bench": {"database-url", "dialect", "domain", "records-at", "json", "verbose"},
+    "sample": set(),
+}
+
+
+def options_of(command: Any) -> Options:
+    """The options of a command that can be set outside the command line, by key."""
+    options = {key_of(option): option for option in command.params if option.param_type_name == "option"}
+    return {key: option for key, option in options.items() if key not in _NEVER_SET}
+
+
+def key_of(option: Any) -> str:
+    """The long name of an option without its dashes."""
+    return str(next((name for name in option.opts if name.startswith("--")), option.opts[0])).lstrip("-")
+
+
+def type_of(option: Any) -> Any:
+    """What an option is made of."""
+    descriptor = getattr(option, "type_descriptor", None)  # of newer Typers; older ones have click's types
+    of_click = {"integer": int, "integer range": int, "float": float, "float range": float}
+    return descriptor.annotation if descriptor else of_click.get(option.type.name, str)
+
+
+def commands_of(group: Any, path: CommandPath = ()) -> Iterator[tuple[CommandPath, Any]]:
+    """Every command below a group."""
+    for name, command in getattr(group, "commands", {}).items():
+        if hasattr(command, "commands"):
+            yield from commands_of(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+def path_of(ctx: Any) -> CommandPath:
+    """The names by which the command of a context was called, without the program's."""
+    return () if ctx.parent is None else (*path_of(ctx.parent), ctx.info_name)
+
+
+def variable(command: str, key: str) -> str:
+    """The environment variable of an option."""
+    names = [key] if is_shared(command, key) else [command, key]
+    return "_".join(("SEED_REGISTRY", *names)).replace("-", "_").upper()
+
+
+def is_shared(command: str, key: str) -> bool:
+    """Whether the top level of the file is also for this option of the command."""
+    return key in _OF_THEIR_OWN.get(command, {key})
+
+
+def listed(names: str | Sequence[str] | None) -> list[str]:
+    """One name or several, as a list."""
+    return [names] if isinstance(names, str) else list(names or ())

@@ -15,6 +15,7 @@ from seed_registry.cli.options import DatabaseOption
 from seed_registry.errors import SettingsInvalid
 from seed_registry.registry.connecting import session
 from seed_registry.registry.ledger import Run, is_usable, runs
+from seed_registry.registry.pooling import READ_ONLY
 from seed_registry.report import Report
 from seed_registry.settings import DatabaseUrl, Settings
 
@@ -58,7 +59,7 @@ def show_runs(
 
 async def _find(database_url: str | None, run_id: str | None, limit: int) -> list[Run]:
     settings = Settings(database_url=DatabaseUrl(database_url) if database_url else None)
-    async with database(settings) as url, session(url, read_only=True) as connection:
+    async with database(settings) as url, session(url, READ_ONLY) as connection:
         return await runs(connection, run_id, limit) if await is_usable(connection) else []
 
 

@@ -1,0 +1,118 @@
+"""Following: who is told of a load, as the flags say: the terminal, a log file, metrics, a collector."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, Protocol, TextIO
+
+from rich.console import Console
+
+from seed_registry.cli.audience import Audience
+from seed_registry.cli.console import print_warning
+from seed_registry.cli.live import LiveProgress
+from seed_registry.cli.logs import LogProgress, logger
+from seed_registry.errors import SeedRegistryError, StorageFailed
+from seed_registry.escaping import printable
+from seed_registry.report import Progress
+
+# https://opentelemetry.io/docs/specs/otel/protocol/exporter/
+_COLLECTORS: Final = (
+    "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+)  # fmt: skip
+
+
+class LogFormat(StrEnum):
+    """How a load is told on stderr."""
+
+    auto = "auto"
+    console = "console"
+    json = "json"
+
+
+class Follower(Progress, Protocol):
+    """A `Progress` that wants to know how it ended."""
+
+    def ended(self, exit_code: int, error: str | None = None) -> None:
+        """The load is over."""
+
+
+@contextmanager
+def followed(
+    log_format: LogFormat,
+    *,
+    log_file: str | None = None,
+    metrics_file: str | None = None,
+    html: Path | None = None,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> Iterator[Audience]:
+    """Everybody who wants to be told, until the block ends.
+
+    Raises:
+        StorageFailed: the log, the metrics or the page cannot be written.
+    """
+    with ExitStack() as stack:
+        members: list[Progress] = []
+        if log_file is not None:
+            file = stack.enter_context(_appended(log_file))
+            members.append(LogProgress(logger(file, as_json=True, verbose=verbose)))
+        if not quiet:
+            members.append(_stderr(stack, log_format, verbose=verbose))
+        followers = list(_followers(metrics_file, html))
+        audience = Audience([*members, *followers])
+        exit_code, error = 1, None
+        try:
+            yield audience
+            exit_code = 0
+        except SeedRegistryError as exc:
+            exit_code, error = exc.exit_code, str(exc)
+            raise
+        finally:
+            for follower in followers:
+                follower.ended(exit_code, error)
+
+
+def _followers(metrics_file: str | None, html: Path | None) -> Iterator[Follower]:
+    """Those that few want, and whose libraries take their time to import."""
+    if html is not None:  # first: should it be refused, nobody else has begun
+        from seed_registry.cli.report_page import ReportPage  # noqa: PLC0415
+
+        yield ReportPage(html)
+    if metrics_file is not None:
+        from seed_registry.cli.metrics import TextfileMetrics  # noqa: PLC0415
+
+        yield TextfileMetrics(metrics_file)
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() != "true" and any(map(os.environ.get, _COLLECTORS)):
+        try:
+            from seed_registry.cli.tracing import Tracing  # noqa: PLC0415
+        except ModuleNotFoundError:
+            print_warning(
+                "the environment names an OpenTelemetry collector: pip install 'seed-registry[otel]' to use it"
+            )
+        else:
+            yield Tracing()
+
+
+def _stderr(stack: ExitStack, log_format: LogFormat, *, verbose: bool) -> Progress:
+    """A live display on a terminal, JSON lines elsewhere, plain lines where they are asked for."""
+    is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    if log_format is LogFormat.json or (log_format is LogFormat.auto and not sys.stderr.isatty()):
+        return LogProgress(logger(sys.stderr, as_json=True, verbose=verbose))
+    if is_terminal:
+        live = LiveProgress(Console(stderr=True, highlight=False), verbose=verbose)
+        return stack.enter_context(live.shown())
+    return LogProgress(logger(sys.stderr, as_json=False, verbose=verbose))
+
+
+def _appended(path: str) -> TextIO:
+    """The log file, for its owner's eyes only: it names files and keys."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise StorageFailed(f"--log-file {printable(path, 500)} cannot be written: {exc.strerror}") from exc
+    return os.fdopen(descriptor, "w", encoding="utf-8", buffering=1)

@@ -1,0 +1,163 @@
+"""`seed-registry load` and `plan`: flags to `Settings`, an audience, the report."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from seed_registry.cli.console import print_report
+from seed_registry.cli.following import LogFormat, followed
+from seed_registry.cli.interrupting import run_interruptibly
+from seed_registry.cli.options import (
+    Columns,
+    DatabaseOption,
+    DialectOption,
+    DomainOption,
+    PoolerOption,
+    RecordsAtOption,
+    columns_of,
+    pooler_of,
+)
+from seed_registry.cli.planned import detailed_exit_code, print_plan, report_json
+from seed_registry.errors import IndexesFailed, VerificationFailed
+from seed_registry.escaping import printable
+from seed_registry.index.finding import read_list
+from seed_registry.ingesting import ingest
+from seed_registry.report import Report, Tally
+from seed_registry.settings import DatabaseUrl, DialectName, MaxRejects, Settings, parse_bytes
+
+DEFAULT_INDEX = "./data/registry/socrata/sf.index.json"
+_DEFAULTS = Settings()
+
+
+def load(  # a flag each
+    indexes: Annotated[
+        list[str] | None, typer.Argument(metavar="[INDEX]...", help="Files, patterns, directories, URLs; - is stdin.")
+    ] = None,
+    *,
+    index: Annotated[
+        str, typer.Option("--index", envvar="INDEX_PATH", help="The index, where no INDEX is given.")
+    ] = DEFAULT_INDEX,
+    database_url: DatabaseOption = None,
+    pooler: PoolerOption = None,
+    batch_size: Annotated[int, typer.Option(help="Records a batch.")] = _DEFAULTS.batch_size,
+    batch_bytes: Annotated[str, typer.Option(help="Bytes a batch.")] = "4MiB",
+    concurrency: Annotated[int, typer.Option(help="Workers, one connection each.")] = _DEFAULTS.concurrency,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; tell what a load would do.")] = False,
+    dialect: DialectOption = None,
+    domain: DomainOption = None,
+    records_at: RecordsAtOption = None,
+    derive_sources: Annotated[
+        bool, typer.Option("--derive-sources", help="Create sources that the index does not list.")
+    ] = False,
+    column: Columns = None,
+    full: Annotated[bool, typer.Option("--full", help="Compare values, not content hashes.")] = False,
+    rejects: Annotated[
+        str | None, typer.Option(help="The file for rejected records [default: one a run, see the report]")
+    ] = None,
+    max_rejects: Annotated[str, typer.Option(metavar="N|P%", help="Stop with exit code 3 above this.")] = "10%",
+    max_record_bytes: Annotated[str, typer.Option(help="Reject longer records.")] = "16MiB",
+    max_unpacked_bytes: Annotated[
+        str | None, typer.Option(help="Stop when a packed index holds more [default: 1 GiB and 400 times its size]")
+    ] = None,
+    max_sources: Annotated[int, typer.Option(help="Stop when an index names more.")] = _DEFAULTS.max_sources,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Go on where a run of the same command ended early.")
+    ] = True,
+    retry_for: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Try what may pass again for so long, e.g. a lost connection.")
+    ] = _DEFAULTS.retry_for_seconds,
+    io_timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="The longest that one statement of a batch may take.")
+    ] = _DEFAULTS.io_timeout_seconds,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Check the database afterwards.")] = True,
+    sample: Annotated[int, typer.Option(help="Assets that are checked field by field.")] = _DEFAULTS.verify_sample,
+    source_cache: Annotated[str | None, typer.Option(help="File that keeps the sources' ids between runs.")] = None,
+    indexes_from: Annotated[str | None, typer.Option(help="A file that names indexes, one a line.")] = None,
+    keep_going: Annotated[bool, typer.Option("--keep-going", help="Load the others when an index is bad.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON object.")] = False,
+    log_format: Annotated[LogFormat, typer.Option(help="Logs on stderr.")] = LogFormat.auto,
+    log_file: Annotated[str | None, typer.Option(help="Append the log to a file as well, as JSON lines.")] = None,
+    metrics_file: Annotated[
+        str | None, typer.Option(help="Keep metrics in this file, for Prometheus' textfile collector.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page about this load, however it ends.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but an error.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell every batch; tracebacks.")] = False,
+    detailed_exitcode: Annotated[
+        bool, typer.Option("--detailed-exitcode", help="Exit with 2 if a load would change anything, else with 0.")
+    ] = False,
+) -> None:
+    """Load indexes into the registry and verify it."""
+    settings = Settings(
+        database_url=DatabaseUrl(database_url) if database_url else None,
+        pooler=pooler_of(pooler),
+        batch_size=batch_size,
+        batch_bytes=parse_bytes(batch_bytes),
+        concurrency=concurrency,
+        dry_run=dry_run,
+        dialect=cast("DialectName | None", dialect.value if dialect else None),
+        domain=domain,
+        records_at=records_at,
+        derive_sources=derive_sources,
+        columns=columns_of(column),
+        full=full,
+        rejects=rejects,
+        max_rejects=MaxRejects.parse(max_rejects),
+        max_record_bytes=parse_bytes(max_record_bytes),
+        max_unpacked_bytes=parse_bytes(max_unpacked_bytes) if max_unpacked_bytes else None,
+        max_sources=max_sources,
+        resume=resume,
+        retry_for_seconds=retry_for,
+        io_timeout_seconds=io_timeout,
+        verify=verify,
+        verify_sample=sample,
+        source_cache=source_cache,
+        keep_going=keep_going,
+    )
+    named = [*(indexes or []), *(read_list(indexes_from) if indexes_from else [])] or [index]
+    following = followed(
+        log_format, log_file=log_file, metrics_file=metrics_file, html=html, quiet=quiet, verbose=verbose
+    )
+    try:
+        with following as audience:
+            report = run_interruptibly(lambda: ingest(named, settings, audience))
+    except (VerificationFailed, IndexesFailed) as exc:
+        _print(exc.report, audience.tally, as_json=as_json)
+        raise
+    _print(report, audience.tally, as_json=as_json)
+    if html and not as_json:
+        typer.echo(f"page: {printable(html, 1_000)}")
+    if detailed_exitcode:
+        raise typer.Exit(detailed_exit_code(report))
+
+
+def plan(**arguments: Any) -> None:
+    """Tell what a load would do, and write nothing: load --dry-run."""
+    load(**arguments, dry_run=True)
+
+
+def _without(command: Any, signature: inspect.Signature, flag: str) -> None:
+    """Have a command take what the signature says, but for one flag, in the way of `inspect`."""
+    parameters = [parameter for name, parameter in signature.parameters.items() if name != flag]
+    command.__signature__ = signature.replace(parameters=parameters)
+    command.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+
+
+_signature = inspect.signature(load, eval_str=True)
+_without(load, _signature, "detailed_exitcode")
+_without(plan, _signature, "dry_run")
+
+
+def _print(report: Report, tally: Tally, *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.buffer.write(report_json(report))
+        sys.stdout.buffer.flush()
+    elif report.plan is not None:
+        print_plan(report, tally)
+    else:
+        print_report(report, tally)

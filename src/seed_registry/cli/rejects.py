@@ -1,0 +1,270 @@
+"""`seed-registry rejects`: what a load could not take, and how to load it after a fix."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Final, cast
+
+import anyio
+import msgspec
+import typer
+from msgspec import Struct, field
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from seed_registry.cli.console import print_report
+from seed_registry.cli.following import LogFormat, followed
+from seed_registry.cli.interrupting import run_interruptibly
+from seed_registry.cli.options import (
+    Columns,
+    DatabaseOption,
+    DialectOption,
+    DomainOption,
+    PoolerOption,
+    columns_of,
+    pooler_of,
+)
+from seed_registry.cli.planned import print_plan, report_json
+from seed_registry.errors import IndexNotUnderstood, SettingsInvalid, VerificationFailed
+from seed_registry.escaping import printable
+from seed_registry.index.decoding import REASONS
+from seed_registry.index.replaying import RejectLine, read_lines
+from seed_registry.records import Location
+from seed_registry.replaying import replay
+from seed_registry.report import Report, Tally
+from seed_registry.settings import DatabaseUrl, DialectName, MaxRejects, Settings, parse_bytes
+
+_DEFAULTS: Final = Settings()
+# Examples of each reason.
+_EXAMPLES: Final = 3
+# Reasons are ours, some twenty; a file that names more is a stranger's, and shall not fill the memory.
+_MOST_REASONS: Final = 100
+_OTHER: Final = "other"
+_REASON_CHARACTERS: Final = 40
+_KEY_CHARACTERS: Final = 60
+_NAME_CHARACTERS: Final = 24
+_TEXT_CHARACTERS: Final = 1_000
+_UNBROKEN_COLUMNS: Final = 200
+
+app = typer.Typer(help="Show what a load rejected, and load it after a fix.", no_args_is_help=True)
+
+File = Annotated[str, typer.Argument(metavar="FILE", help="The rejects file; a load's report names it.")]
+
+
+class _Example(Struct, frozen=True, omit_defaults=True):
+    """A reject, without its record."""
+
+    index: str
+    line: int
+    offset: int
+    detail: str
+    key: str | None = None
+    kind: str = ""
+
+
+class _Group(Struct):
+    """The rejects of one reason."""
+
+    reason: str
+    count: int = 0
+    examples: list[_Example] = field(default_factory=list)
+
+
+class _Shown(Struct):
+    """What a rejects file holds; `no_rejects` counts lines that are none."""
+
+    file: str
+    rejects: int
+    no_rejects: int
+    reasons: list[_Group]
+
+
+@app.command()
+def show(
+    file: File,
+    *,
+    reason: Annotated[str | None, typer.Option(metavar="REASON", help="List those of one reason.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many to list.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Show why records were rejected, and where they are; - is stdin."""
+    shown = anyio.run(_read, file, reason, limit)
+    if reason is not None and not any(group.reason == reason for group in shown.reasons):
+        there = ", ".join(printable(group.reason, _REASON_CHARACTERS) for group in shown.reasons)
+        raise SettingsInvalid(f"{shown.file} has no rejects of the reason {printable(reason)}; it has {there}")
+    if as_json:
+        wanted = [group for group in shown.reasons if reason in (None, group.reason)]
+        # In ASCII: keys and details may do things to a terminal.
+        sys.stdout.write(json.dumps(msgspec.to_builtins(msgspec.structs.replace(shown, reasons=wanted))) + "\n")
+    elif reason is None:
+        _print_groups(shown, file)
+    else:
+        _print_list(next(group for group in shown.reasons if group.reason == reason))
+
+
+@app.command("replay")
+def replay_file(  # a flag each
+    file: File,
+    *,
+    database_url: DatabaseOption = None,
+    pooler: PoolerOption = None,
+    batch_size: Annotated[int, typer.Option(help="Records a batch.")] = _DEFAULTS.batch_size,
+    concurrency: Annotated[int, typer.Option(help="Workers, one connection each.")] = _DEFAULTS.concurrency,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; tell what a replay would do.")] = False,
+    dialect: DialectOption = None,
+    domain: DomainOption = None,
+    column: Columns = None,
+    rejects: Annotated[
+        str | None, typer.Option(help="The file for what is rejected again [default: a new one, see the report]")
+    ] = None,
+    max_rejects: Annotated[str, typer.Option(metavar="N|P%", help="Stop with exit code 3 above this.")] = "100%",
+    max_record_bytes: Annotated[str, typer.Option(help="Reject longer records.")] = "16MiB",
+    max_sources: Annotated[int, typer.Option(help="Stop when the file names more.")] = _DEFAULTS.max_sources,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Go on where a replay of this file ended early.")
+    ] = True,
+    retry_for: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Try what may pass again for so long, e.g. a lost connection.")
+    ] = _DEFAULTS.retry_for_seconds,
+    io_timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="The longest that one statement of a batch may take.")
+    ] = _DEFAULTS.io_timeout_seconds,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Check the database afterwards.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON object.")] = False,
+    log_format: Annotated[LogFormat, typer.Option(help="Logs on stderr.")] = LogFormat.auto,
+    log_file: Annotated[str | None, typer.Option(help="Append the log to a file as well, as JSON lines.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but an error.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell every batch; tracebacks.")] = False,
+) -> None:
+    """Load the records of a rejects file again; none goes over a row that is as new as it, or newer."""
+    settings = Settings(
+        database_url=DatabaseUrl(database_url) if database_url else None,
+        pooler=pooler_of(pooler),
+        batch_size=batch_size,
+        concurrency=concurrency,
+        dry_run=dry_run,
+        dialect=cast("DialectName | None", dialect.value if dialect else None),
+        domain=domain,
+        columns=columns_of(column),
+        rejects=rejects,
+        max_rejects=MaxRejects.parse(max_rejects),
+        max_record_bytes=parse_bytes(max_record_bytes),
+        max_sources=max_sources,
+        resume=resume,
+        retry_for_seconds=retry_for,
+        io_timeout_seconds=io_timeout,
+        verify=verify,
+    )
+    try:
+        with followed(log_format, log_file=log_file, quiet=quiet, verbose=verbose) as audience:
+            report = run_interruptibly(lambda: replay(file, settings, audience))
+    except VerificationFailed as exc:
+        _print_report(exc.report, audience.tally, as_json=as_json)
+        raise
+    _print_report(report, audience.tally, as_json=as_json)
+
+
+async def _read(path: str, listed: str | None, limit: int) -> _Shown:
+    """The file in groups, the largest first, with as many examples as are wanted."""
+    groups: dict[str, _Group] = {}
+    rejects = no_rejects = 0
+    async for lines in read_lines(path, _DEFAULTS):
+        for line in lines:
+            if line is None:
+                no_rejects += 1
+                continue
+            rejects += 1
+            name = line.reason if line.reason in groups or len(groups) < _MOST_REASONS else _OTHER
+            group = groups.setdefault(name, _Group(name))
+            group.count += 1
+            if len(group.examples) < (limit if name == listed else _EXAMPLES):
+                group.examples.append(_example(line))
+    name = printable(path, len(path))
+    if not rejects:
+        raise IndexNotUnderstood(
+            f"{name} is no rejects file: its lines do not have index, line, offset, reason and record\n"
+            "a load's report and `seed-registry runs RUN` name the rejects file of a run"
+        )
+    return _Shown(name, rejects, no_rejects, sorted(groups.values(), key=lambda group: -group.count))
+
+
+def _example(line: RejectLine) -> _Example:
+    cut = {name: (getattr(line, name) or "")[:_TEXT_CHARACTERS] for name in ("index", "detail", "kind")}
+    key = None if line.key is None else line.key[:_TEXT_CHARACTERS]
+    return _Example(cut["index"], line.line, line.offset, cut["detail"], key, cut["kind"])
+
+
+def _print_groups(shown: _Shown, path: str) -> None:
+    console = _console()
+    count = shown.rejects
+    title = f"{count:,} reject{'s' if count != 1 else ''} in {printable(shown.file, _TEXT_CHARACTERS)}"
+    console.print(Text(title, "bold"), soft_wrap=True)
+    for group in shown.reasons:
+        console.print()
+        console.print(Text.assemble((f"{group.count:,} ", "bold"), _named(group.reason)))
+        console.print(_rows(group.examples))
+        if (rest := group.count - len(group.examples)) > 0:
+            console.print(Text(f"  and {rest:,} more", "dim"))
+    console.print()
+    if shown.no_rejects:
+        lines = "line is no reject" if shown.no_rejects == 1 else "lines are no rejects"
+        console.print(Text(f"{shown.no_rejects:,} {lines}: cut off, or something else", "yellow"), soft_wrap=True)
+    where = shlex.quote(printable(path, _TEXT_CHARACTERS))
+    first = shlex.quote(printable(shown.reasons[0].reason, _REASON_CHARACTERS))
+    hints = [("list", f"seed-registry rejects show {where} --reason {first}")]
+    if path != "-":
+        hints.append(("after a fix", f"seed-registry rejects replay {where}"))
+    for what, command in hints:
+        console.print(Text(f"{what}: {command}", "dim"), soft_wrap=True)
+
+
+def _named(reason: str) -> str:
+    """A reason, with what it means where it is one of ours."""
+    name = printable(reason, _REASON_CHARACTERS)
+    return f"{name}: {REASONS[reason]}" if reason in REASONS else name
+
+
+def _print_list(group: _Group) -> None:
+    console = _console()
+    console.print(Text.assemble((f"{group.count:,} ", "bold"), _named(group.reason)), soft_wrap=True)
+    console.print(_rows(group.examples))
+    if (rest := group.count - len(group.examples)) > 0:
+        console.print(Text(f"and {rest:,} more: --limit {min(group.count, 100_000)} lists them", "dim"))
+
+
+def _rows(examples: Sequence[_Example]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    has_keys = any(example.key is not None for example in examples)
+    table.add_column(no_wrap=True)  # a place is copied elsewhere
+    if has_keys:
+        table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
+    for example in examples:
+        name = printable(
+            example.index.rpartition("/")[2], _NAME_CHARACTERS
+        )  # a whole path on every line would only fill them
+        cells = [Text("  " + str(Location(name, example.line, example.offset)), "dim")]
+        if has_keys:
+            kind = "source " if example.kind == "source" else ""
+            cells.append(Text(kind + printable(example.key or "", _KEY_CHARACTERS)))
+        table.add_row(*cells, Text(printable(example.detail)))
+    return table
+
+
+def _console() -> Console:
+    # What goes to a file or another program has no edge to be broken at.
+    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else _UNBROKEN_COLUMNS)
+
+
+def _print_report(report: Report, tally: Tally, *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.buffer.write(report_json(report))
+        sys.stdout.buffer.flush()
+    elif report.plan is not None:
+        print_plan(report, tally)
+    else:
+        print_report(report, tally)
