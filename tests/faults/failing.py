@@ -1,0 +1,108 @@
+"""Run the command, and die at the n-th time that it comes to a named point: `failing.py POINT N -- load …`.
+
+Dying is `os._exit`: nothing is flushed, closed or rolled back. `drop-commit` loses the answer of a COMMIT instead.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import asyncpg
+from asyncpg.transaction import Transaction
+
+from seed_registry import ingesting
+from seed_registry.cli.main import main
+from seed_registry.index.opening import OpenIndex
+from seed_registry.index.reading import IndexReader
+from seed_registry.index.rejects import RejectsFile
+from seed_registry.producing import Lane, Producer
+from seed_registry.registry.ledger import Ledger
+from seed_registry.registry.staging import Staging
+
+KILLED = 137
+
+# Each point: what is patched, its name, and whether the process dies before or after it.
+POINTS: dict[str, tuple[Any, str, bool]] = {
+    "opened": (OpenIndex, "read_head", True),
+    "parsed": (IndexReader, "_decoded", True),
+    "queued": (Lane, "take", True),
+    "produced": (Producer, "produce", True),
+    "before-copy": (Staging, "_copy", False),
+    "after-copy": (Staging, "_copy", True),
+    "before-upsert": (asyncpg.Connection, "fetchrow", False),
+    "after-upsert": (asyncpg.Connection, "fetchrow", True),
+    "before-checkpoint": (Ledger, "save", False),
+    "after-checkpoint": (Ledger, "save", True),
+    "before-commit": (Transaction, "commit", False),
+    "after-commit": (Transaction, "commit", True),
+    "reject-write": (RejectsFile, "write", True),
+    "reject-sync": (RejectsFile, "sync", False),
+    "flush": (ingesting, "flush", False),
+    "index-finished": (Ledger, "finished", True),
+    "verified": (ingesting, "verify", True),
+    "run-ended": (Ledger, "end", True),
+}
+
+
+def fail_at(point: str, number: int) -> None:
+    """Let the process die at a point's n-th time."""
+    owner, name, afterwards = POINTS[point]
+    original: Callable[..., Any] = getattr(owner, name)
+    times = 0
+
+    def reached() -> None:
+        nonlocal times
+        times += 1
+        if times == number:
+            os._exit(KILLED)
+
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        if not afterwards:
+            reached()
+        result = original(*args, **kwargs)
+        if afterwards:
+            reached()
+        return result
+
+    async def waiting(*args: Any, **kwargs: Any) -> Any:
+        if not afterwards:
+            reached()
+        result = await original(*args, **kwargs)
+        if afterwards:
+            reached()
+        return result
+
+    setattr(owner, name, waiting if original.__code__.co_flags & 0x80 else plain)  # 0x80: a coroutine
+
+
+def drop_commits(*numbers: int, done: bool) -> None:
+    """Lose the answers of these COMMITs of batches, whether they were `done` or not."""
+    original = Transaction.commit
+    times = 0
+
+    async def unanswered(self: Any) -> None:
+        nonlocal times
+        times += 1
+        if times not in numbers:
+            await original(self)
+            return
+        if done:
+            await original(self)
+        self._connection.terminate()
+        raise ConnectionResetError("the answer is lost")
+
+    Transaction.commit = unanswered
+
+
+if __name__ == "__main__":
+    separator = sys.argv.index("--")
+    point, *rest = sys.argv[1:separator]
+    sys.argv[1:] = sys.argv[separator + 1 :]
+    if point == "drop-commit":
+        drop_commits(*map(int, rest[1:]), done=rest[0] == "done")
+    else:
+        fail_at(point, int(rest[0]))
+    main()
