@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,8 @@ from seed_registry.settings import DatabaseUrl
 
 SHARED = Path(__file__).parents[2] / "shared"
 
+_SLICE = 50
+
 Cli = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
@@ -38,6 +41,38 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="18",
         help="where tests run: 18 or 16 (embedded), debian (the distribution's), or a postgresql:// URL of a superuser",
     )
+    parser.addoption("--slice", action="store_true", help="of every kind of fault the first case, and one in fifty")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep a slice of the catalogue of faults."""
+    if not config.getoption("--slice"):
+        return
+    numbers: Counter[str] = Counter()
+    kept: list[pytest.Item] = []
+    left: list[pytest.Item] = []
+    for item in items:
+        kind = item.nodeid.partition("[")[0]
+        (left if numbers[kind] % _SLICE else kept).append(item)
+        numbers[kind] += 1
+    items[:] = kept
+    config.hook.pytest_deselected(items=left)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Count the catalogue of faults, by kind: a test may stand for many `cases`."""
+    counts: dict[str, Counter[str]] = {}
+    for outcome in ("passed", "failed", "skipped", "error"):
+        for report in terminalreporter.stats.get(outcome, []):
+            if "/faults/" in report.nodeid and (report.when == "call" or outcome != "passed"):
+                kind = report.nodeid.partition("::")[2].partition("[")[0].removeprefix("test_").replace("_", " ")
+                counts.setdefault(kind, Counter())[outcome] += dict(report.user_properties).get("cases", 1)
+    for kind, outcomes in sorted(counts.items()):
+        told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items())
+        terminalreporter.write_line(f"{told:>16}  {kind}")
+    if counts:
+        total = sum((Counter(outcomes) for outcomes in counts.values()), Counter())
+        terminalreporter.write_line(", ".join(f"{count:,} {outcome}" for outcome, count in total.items()) + " in all")
 
 
 @pytest.fixture

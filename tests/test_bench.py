@@ -36,7 +36,6 @@ from seed_registry.bench.results import (
     Results,
     Run,
     best_of,
-    bottleneck,
     summarised,
 )
 from seed_registry.bench.running import _Rounds
@@ -249,6 +248,7 @@ async def test_a_process_that_only_has_the_right_number_is_not_taken_for_the_ser
 # --- the command --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_grid_is_measured_without_touching_the_registry(cli: Cli, database_url: DatabaseUrl, tmp_path: Path) -> None:
     sources = "insert into registry.sources (provider, source_key) values ('socrata', 'a.example') returning id"
     source = ask(database_url, sources)
@@ -537,11 +537,11 @@ def test_compare_exits_with_1_only_for_a_regression(seconds: float, code: int, c
 
 
 def test_the_bottleneck_is_the_longest_stage_of_the_side_that_worked_more() -> None:
-    assert bottleneck(Stages(), 4) is None
-    assert bottleneck(Stages(reading=1, decoding=2, sending=5, merging=4, copying=3), 1) == "merging"
-    assert bottleneck(Stages(reading=1, decoding=2, merging=4, copying=3), 4) == "decoding"
-    assert bottleneck(Stages(reading=3, decoding=2, waiting=9, merging=4), 1) == "reading"
-    assert bottleneck(Stages(sending=9, waiting=90, filtering=1), 1) == "filtering"
+    assert Stages().limit(4) is None
+    assert Stages(reading=1, decoding=2, sending=5, merging=4, copying=3).limit(1) == "merging"
+    assert Stages(reading=1, decoding=2, merging=4, copying=3).limit(4) == "decoding"
+    assert Stages(reading=3, decoding=2, waiting=9, merging=4).limit(1) == "reading"
+    assert Stages(sending=9, waiting=90, filtering=1).limit(1) == "filtering"
 
 
 def test_the_best_cell_has_the_most_records_a_second_whatever_the_order() -> None:

@@ -159,10 +159,10 @@ def test_logs_are_json_lines_on_stderr_and_tell_the_whole_load(
     assert all({"event", "level", "timestamp"} <= set(log) for log in logs)
     events = [log["event"] for log in logs]
     assert events == [
-        "run_started", "index_opened", "index_finished", "sources_loaded", "assets_loaded", "run_finished",
+        "run_started", "index_opened", "index_finished", "verifying", "sources_loaded", "assets_loaded", "run_finished",
     ]  # fmt: skip
     assert (logs[2]["index"], logs[2]["assets"]["inserted"], logs[2]["sources"]["inserted"]) == (index, 2, 1)
-    assert (logs[4]["processed"], logs[4]["inserted"], logs[4]["updated"], logs[4]["skipped"]) == (2, 2, 0, 0)
+    assert (logs[5]["processed"], logs[5]["inserted"], logs[5]["updated"], logs[5]["skipped"]) == (2, 2, 0, 0)
     verbose = command("load", index, "--verbose", url=database_url)
     assert {"batch_merged", "sources_merged"} <= {json.loads(line)["event"] for line in verbose.err.splitlines()}
 

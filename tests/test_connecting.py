@@ -24,6 +24,7 @@ from seed_registry.errors import (
 )
 from seed_registry.registry import connecting
 from seed_registry.registry.connecting import connect, session, translated
+from seed_registry.registry.pooling import READ_ONLY
 from seed_registry.registry.schema import quoted
 from seed_registry.registry.urls import read
 from seed_registry.settings import DatabaseUrl
@@ -311,7 +312,7 @@ async def settings_of(connection: Connection) -> dict[str, str]:
 
 async def test_a_read_only_session_cannot_write(database_url: DatabaseUrl) -> None:
     with pytest.raises(DatabaseRefused) as raised:
-        async with session(database_url, read_only=True) as connection:
+        async with session(database_url, READ_ONLY) as connection:
             await connection.execute("delete from registry.assets")
     assert raised.value.sqlstate == "25006"
 

@@ -115,6 +115,7 @@ def test_no_embedded_database_yet_is_no_failure_and_makes_none(cli: Cli, home: P
     assert list(home.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_embedded_server_is_examined_and_left_as_it_was(cli: Cli, home: Path) -> None:
     home.chmod(0o711)  # as root, the server's own user has to pass through
     assert cli("db", "start").returncode == 0

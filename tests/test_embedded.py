@@ -305,6 +305,7 @@ def test_reset_deletes_the_database(home: Path) -> None:
         assert ask(url, "SELECT to_regclass('gone') IS NULL")
 
 
+@pytest.mark.slow
 def test_a_home_may_have_any_name_and_be_moved(place: Path, home: Path) -> None:
     names = [
         "x" * 150,

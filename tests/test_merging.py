@@ -22,6 +22,7 @@ from seed_registry.records import Asset
 from seed_registry.registry.connecting import session
 from seed_registry.registry.merging import Merger, upsert_assets, upsert_sources
 from seed_registry.registry.planning import Planner
+from seed_registry.registry.pooling import READ_ONLY
 from seed_registry.registry.schema import apply, introspect
 from seed_registry.report import MergeCounts
 from seed_registry.settings import DatabaseUrl
@@ -666,7 +667,7 @@ async def test_a_plan_writes_nothing_and_needs_no_right_to(database_url: Databas
     ids = await upsert_sources(connection, [make_source()])
     await upsert_assets(connection, [make_asset("a")], ids)
     before = await versions(connection), await versions(connection, "sources")
-    async with session(database_url, read_only=True) as reader:
+    async with session(database_url, READ_ONLY) as reader:
         with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
             await reader.execute("delete from registry.assets")
         planner = Planner(reader, await introspect(reader), DistinctHashes())

@@ -23,7 +23,7 @@ from seed_registry import ingest
 from seed_registry.bench.workloads import Workload, generate
 from seed_registry.errors import DatabaseRefused, DatabaseUnavailable
 from seed_registry.registry.connecting import session
-from seed_registry.registry.pooling import is_pooled
+from seed_registry.registry.pooling import READ_ONLY, is_pooled
 from seed_registry.registry.urls import read
 from seed_registry.settings import DatabaseUrl, MaxRejects, Settings
 
@@ -260,7 +260,7 @@ async def test_statements_alone_go_in_transactions_of_their_own(pooler: Pooler) 
 
 async def test_a_read_only_session_through_a_pooler_cannot_write(pooler: Pooler) -> None:
     with pytest.raises(DatabaseRefused) as raised:
-        async with session(pooler(), read_only=True) as connection, connection.transaction():
+        async with session(pooler(), READ_ONLY) as connection, connection.transaction():
             await connection.execute("delete from registry.assets")
     assert raised.value.sqlstate == "25006"
 
@@ -290,6 +290,7 @@ async def test_options_that_a_pooler_does_not_pass_on_are_named(pooler: Pooler) 
             pass
 
 
+@pytest.mark.slow
 async def test_a_pooler_without_a_server_is_told_as_such(pooler: Pooler, database_url: DatabaseUrl) -> None:
     url = pooler()
     missing = DatabaseUrl(url.reveal.replace(read(database_url).login["database"], "no_such_database"))

@@ -82,13 +82,14 @@ def test_the_command_loads_the_directory_of_san_francisco_and_exits_with_0(
     assert re.search(rb"verified: (\d+) of \1 checks passed", done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_the_catalogue_of_all_portals_gives_the_same_table_at_any_batch_size_and_concurrency(
     database_url: DatabaseUrl, shared_data: Path
 ) -> None:
     path = shared_data / "discovery_2022-06-07.ndjson.gz"
     digests = []
-    for options in ({"concurrency": 1, "batch_size": 7}, {"concurrency": 8, "batch_size": 5000}, {}):
+    for options in ({"concurrency": 1, "batch_size": 40}, {"concurrency": 8, "batch_size": 5000}, {}):
         await ask(database_url, "truncate registry.sources, registry.assets")
         report = await load(database_url, path, **options)
         assert report.sources == SourceCounts(read=273, inserted=273)

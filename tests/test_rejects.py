@@ -99,6 +99,16 @@ def test_an_existing_file_or_link_is_not_written_into(tmp_path: Path) -> None:
     assert not target.exists()
 
 
+def test_the_rejects_of_the_run_before_are_kept_beside_the_new_ones(tmp_path: Path) -> None:
+    path = tmp_path / "rejects"
+    for run in "abc":
+        rejects = RejectsFile(path)
+        rejects.write(run, REJECT)
+        rejects.close()
+    assert [line["index"] for line in written(path)] == ["c"]
+    assert [line["index"] for line in written(tmp_path / "rejects.old")] == ["b"]
+
+
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageFailed, match="/file/rejects cannot be written: "):

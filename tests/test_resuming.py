@@ -164,6 +164,15 @@ def test_an_asset_is_committed_exactly_if_its_own_lane_has_passed_it(
     assert resumption.offset == min(offsets)
 
 
+def test_what_marks_of_fewer_workers_say_stays_true_beside_those_of_more() -> None:
+    earlier = [mark(0, 3, 100), mark(1, 3, 90), mark(2, 3, 120)]
+    resumption = Resumption.of([*earlier, mark(0, 4, 200)])
+    assert resumption.offset == 90
+    assert resumption.has(200, 4)
+    assert resumption.has(120, 2)
+    assert not resumption.has(120, 10)  # of lane 2 among four, but of lane 1 among three
+
+
 def test_nothing_is_left_out_while_a_lane_has_no_mark() -> None:
     resumption = Resumption.of([mark(0, 2, 70)])
     assert (resumption.offset, resumption.assets) == (-1, 0)

@@ -81,7 +81,8 @@ def test_the_message_says_what_would_do() -> None:
     ("text", "size"),
     [
         ("0", 0), ("1048576", 1 << 20), ("4MiB", 4 << 20), ("4mib", 4 << 20), (" 4 MiB ", 4 << 20), ("500KB", 500_000),
-        ("500K", 500_000), ("2k", 2000), ("1GiB", 1 << 30), ("1GB", 10**9), ("7B", 7), ("64KiB", 64 << 10),
+        ("500K", 500_000), ("2k", 2000), ("1GiB", 1 << 30), ("1GB", 10**9), ("2TiB", 2 << 40), ("7B", 7),
+        ("64KiB", 64 << 10),
     ],
 )  # fmt: skip
 def test_a_size_is_read_with_its_unit(text: str, size: int) -> None:
@@ -89,7 +90,7 @@ def test_a_size_is_read_with_its_unit(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "MiB", "-1", "1.5MiB", "4TiB", "4MiBs", "4 M iB", "1e6", "0x10", "1_000", "9" * 5000]
+    "text", ["", " ", "MiB", "-1", "1.5MiB", "4PiB", "4MiBs", "4 M iB", "1e6", "0x10", "1_000", "9" * 5000]
 )
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(SettingsInvalid, match="a size looks like 4MiB"):
