@@ -10,7 +10,7 @@ SERVER ?= 18
 # Test processes, each with a server of its own.
 WORKERS ?= 2
 
-.PHONY: help demo test check format bench bench-peers bench-scaling bench-memory constraints clean
+.PHONY: help demo test test-faults check format bench bench-peers bench-scaling bench-memory package constraints clean
 
 help:  ## Show this.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,6 +22,10 @@ demo: $(INSTALLED)  ## Load a sample index into the embedded Postgres, twice: th
 
 test: $(INSTALLED)  ## Run the tests against a real Postgres.
 	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile --server $(SERVER) $(PYTEST)
+
+test-faults: $(INSTALLED)  ## Run the catalogue of faults and bad input (20 minutes); FAULTS=--slice for one of each kind.
+	$(BIN)/pytest -q -n $(WORKERS) --server $(SERVER) -m "" tests/faults $(FAULTS)
+	$(BIN)/pytest -q -n $(WORKERS) --server $(SERVER) -m slow
 
 check: $(INSTALLED)  ## Format, lint, types, import layering.
 	$(BIN)/ruff format --check src tests benchmarks
@@ -49,6 +53,15 @@ bench-scaling: $(INSTALLED)  ## Time and memory at 200,000 and 5,000,000 records
 
 bench-memory: $(INSTALLED)  ## Peak memory of a 2 GB NDJSON and a 1 GB document (minutes, 3 GB of disk).
 	$(BIN)/python benchmarks/memory.py
+
+package: $(INSTALLED)  ## Build the wheel, install it into an empty environment, and load with it.
+	rm -rf dist .venv-package
+	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv .venv-package
+	.venv-package/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd dist && ../.venv-package/bin/seed-registry sample --records 500 --out sample.json && \
+	  ../.venv-package/bin/seed-registry load sample.json && ../.venv-package/bin/seed-registry runs --json > /dev/null
+	rm -rf dist .venv-package
 
 constraints:  ## Pin what is newest within the ranges of pyproject.toml.
 	$(PYTHON) -m venv --clear $(VENV)
