@@ -16,9 +16,10 @@ import typer.main
 
 import seed_registry.cli
 from conftest import Cli
+from seed_registry.cli.help import examples_of, print_help
 from seed_registry.cli.main import app
 from seed_registry.cli.options import commands_of, key_of, options_of
-from seed_registry.cli.reference import current_page, examples_of, print_help
+from seed_registry.cli.reference import current_page
 
 ROOT: Any = typer.main.get_command(app)
 COMMANDS = {" ".join(path): command for path, command in commands_of(ROOT)}

@@ -46,11 +46,8 @@ def imported(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name} imports relatively"
-            names |= (
-                {node.module or ""}
-                if node.module != "seed_registry"
-                else {f"seed_registry.{a.name}" for a in node.names}
-            )
+            # `from package import module` names a module as well as `from module import name` does.
+            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
     return {name for name in names if name.startswith("seed_registry.")}
 
 

@@ -91,7 +91,7 @@ class Command(TyperCommand):
         self._tell(ctx, everything=False)
 
     def _tell(self, ctx: Any, *, everything: bool) -> None:
-        from seed_registry.cli.reference import print_help  # noqa: PLC0415  # a load does without it
+        from seed_registry.cli.help import print_help  # noqa: PLC0415  # a load does without it
 
         print_help(self, ctx, everything=everything)
 
@@ -101,7 +101,7 @@ class Group(TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help as one screen."""
-        from seed_registry.cli.reference import print_help  # noqa: PLC0415  # a load does without it
+        from seed_registry.cli.help import print_help  # noqa: PLC0415  # a load does without it
 
         del formatter
         print_help(self, ctx, everything=False)

@@ -1,4 +1,4 @@
-"""The reference of the command line: `--help` on one screen, `--help-all` in full, `reference.md` for all commands.
+"""The reference of the command line: `reference.md`, all commands in full.
 
 `python -m seed_registry.cli.reference > src/seed_registry/cli/reference.md` writes the page anew; a test says when it
 is stale.
@@ -7,199 +7,13 @@ is stale.
 from __future__ import annotations
 
 import sys
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from enum import Enum
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
+import typer.main
 
-from seed_registry.cli.options import commands_of, key_of, options_of, path_of, type_of, variable
-
-# Longer lines are tiring to read, shorter ones leave no room beside the names of the options.
-_WIDEST, _NARROWEST = 96, 40
-# The options of a command with more are in groups, and those that are rarely needed are only named on its one screen.
-_MANY = 18
-
-_GROUPS: Mapping[str, str] = {
-    "What to load": "index indexes-from dialect domain records-at derive-sources full keep-going",
-    "Where to": "database-url pooler column",
-    "How fast": "batch-size batch-bytes concurrency strategy changed repeat",
-    "A synthetic index": "records sources size seed",
-    "Bad records and limits": "rejects max-rejects max-record-bytes max-unpacked-bytes max-sources",
-    "Safety": "dry-run resume retry-for io-timeout verify sample source-cache",
-    "What is told": "json html report metrics-file log-format log-file quiet verbose compare detailed-exitcode",
-}
-_RARE = {
-    "full", "indexes-from", "records-at", "column", "pooler", "batch-bytes", "max-record-bytes", "max-unpacked-bytes",
-    "max-sources", "retry-for", "io-timeout", "sample", "source-cache", "log-format", "log-file", "metrics-file",
-}  # fmt: skip
-_METAVARS: Mapping[str, str] = {
-    "batch-bytes": "SIZE", "config": "FILE", "database-url": "URL", "dialect": "NAME", "domain": "HOST", "html": "FILE",
-    "index": "INDEX", "indexes-from": "FILE", "log-file": "FILE", "max-record-bytes": "SIZE",
-    "max-unpacked-bytes": "SIZE", "metrics-file": "FILE", "out": "FILE", "pooler": "KIND", "records-at": "PATH",
-    "rejects": "FILE", "source-cache": "FILE", "log-format": "FORMAT",
-}  # fmt: skip
-_BLANK = "\n"
-_EXAMPLES: Mapping[str, Sequence[str]] = {
-    "": ("load city.index.json.gz", "plan city.index.json.gz", "load --help"),
-    "load": ("load city.index.json.gz", "load 'indexes/*.json' --database-url postgresql://host/db"),
-    "plan": ("plan city.index.json.gz", "plan city.index.json.gz --json"),
-    "verify": ("verify city.index.json.gz", "verify city.index.json.gz --json"),
-    "explain": ("explain city.index.json.gz", "curl -s https://data.example.org/data.json | seed-registry explain -"),
-    "runs": ("runs", "runs 20261123T101500-4f2a1c", "runs --limit 5 --json"),
-    "doctor": ("doctor", "doctor --database-url postgresql://host/db"),
-    "schema": ("schema show", "schema apply"),
-    "schema apply": ("schema apply --database-url postgresql://host/db",),
-    "schema check": ("schema check --column assets.asset_key=external_id",),
-    "schema show": ("schema show | psql postgresql://host/db",),
-    "schema grants": ("schema grants loader | psql postgresql://host/db",),
-    "db": ("db start", "db psql"),
-    "db start": ("db start",),
-    "db stop": ("db stop",),
-    "db status": ("db status --json",),
-    "db url": ("psql $(seed-registry db url)",),
-    "db psql": ("db psql", "db psql -c 'select count(*) from registry.assets'"),
-    "db reset": ("db reset --yes",),
-    "bench": (
-        "bench --records 5000 --batch-size 100,500 --concurrency 1,4",
-        "bench city.index.json.gz --html bench.html",
-        "bench --compare old.json new.json",
-    ),
-    "sample": ("sample --records 5000 --out sample.json", "sample --format ndjson | seed-registry load -"),
-    "rejects": ("rejects show city.rejects.ndjson", "rejects replay city.rejects.ndjson"),
-    "rejects show": ("rejects show city.rejects.ndjson", "rejects show city.rejects.ndjson --json"),
-    "rejects replay": ("rejects replay city.rejects.ndjson",),
-    "config": ("config show",),
-    "config show": ("config show", "config show bench", "config show schema check --json"),
-}
-
-
-def print_help(command: Any, ctx: Any, *, everything: bool) -> None:
-    """Print the help of a command."""
-    console = Console(file=sys.stdout, highlight=False)
-    width = max(min(console.width, _WIDEST), _NARROWEST)
-    for line in _help(command, ctx, width, everything=everything):
-        console.print(line, soft_wrap=True)
-
-
-def examples_of(path: str) -> list[str]:
-    """The examples of a command, as they are typed."""
-    return [f"seed-registry {text}" if text.split(" ")[0] in _EXAMPLES else text for text in _EXAMPLES.get(path, ())]
-
-
-def _help(command: Any, ctx: Any, width: int, *, everything: bool) -> Iterator[Text]:
-    yield Text.assemble(("Usage: ", "bold"), " ".join([ctx.command_path, *command.collect_usage_pieces(ctx)]))
-    paragraphs = (command.help or "").split("\n\n")
-    for paragraph in paragraphs if everything else paragraphs[:1]:
-        yield from map(Text, textwrap.wrap(" ".join(paragraph.split()), width))
-    rows = [(f"  {_argument(one)}", _text(one, everything=everything)) for one in _arguments(command)]
-    if rows:
-        yield Text("")
-        yield from _table(rows, width)
-    if hasattr(command, "commands"):
-        yield Text("\nCommands", "bold")
-        below = {name: one for name, one in command.commands.items() if not one.hidden}
-        yield from _table([(f"  {name}", _first_sentence(one)) for name, one in below.items()], width)
-    yield from _options(command, ctx, width, everything=everything)
-    examples = examples_of(" ".join(path_of(ctx)))
-    if examples:
-        yield Text("\nExamples", "bold")
-        yield from (Text(f"  {example}") for example in examples)
-
-
-def _options(command: Any, ctx: Any, width: int, *, everything: bool) -> Iterator[Text]:
-    options = {key_of(one): one for one in command.params if one.param_type_name == "option" and not one.hidden}
-    many = len(options) > _MANY
-    rare = [key for key in options if key in _RARE] if many and not everything else []
-    rows = {
-        group: [(f"  {_label(options[key])}", _text(options[key], everything=everything)) for key in members]
-        for group, members in _grouped({key: one for key, one in options.items() if key not in rare}, many=many)
-    }
-    more = not everything and (rare or "\n\n" in (command.help or "") or any(map(_choices, options.values())))
-    of_help = (
-        "  -h, --help",
-        f"This help{'; --help-all tells more' if more and not hasattr(command, 'commands') else ''}.",
-    )
-    rows.setdefault(next(reversed(rows), "Options"), []).append(of_help)
-    column = min(max(len(label) for group in rows.values() for label, _ in group), 28)
-    for group, members in rows.items():
-        yield Text(f"{'' if many and not everything else _BLANK}{group}", "bold")
-        yield from _table(members, width, column)
-    if rare:
-        yield Text.assemble(("Rarely needed", "bold"), f" ({ctx.command_path} --help-all tells them)")
-        named = " ".join(f"--{key}" for key in rare)
-        yield from (Text(f"  {line}") for line in textwrap.wrap(named, width - 2, break_on_hyphens=False))
-
-
-def _grouped(options: Mapping[str, Any], *, many: bool) -> Iterator[tuple[str, list[str]]]:
-    """The options in their groups: one that somebody gave a panel is there, others where the table above says."""
-    groups: dict[str, list[str]] = {name: [] for name in (*_GROUPS, "Options")} if many else {"Options": []}
-    for key, option in options.items():
-        panel = getattr(option, "rich_help_panel", None)
-        found = next((name for name, keys in _GROUPS.items() if key in keys.split()), "Options") if many else "Options"
-        groups.setdefault(panel if isinstance(panel, str) else found, []).append(key)
-    yield from ((name, keys) for name, keys in groups.items() if keys)
-
-
-def _table(rows: Sequence[tuple[str, str]], width: int, column: int = 0) -> Iterator[Text]:
-    column = column or max(len(label) for label, _ in rows)
-    for label, text in rows:
-        lines = textwrap.wrap(text, max(width - column - 2, 20), break_on_hyphens=False) or [""]
-        if len(label) > column:
-            yield Text(label, "cyan")
-        else:
-            yield Text.assemble((label.ljust(column + 2), "cyan"), lines.pop(0))
-        yield from (Text(" " * (column + 2) + line) for line in lines)
-
-
-def _arguments(command: Any) -> list[Any]:
-    return [one for one in command.params if one.param_type_name == "argument" and not getattr(one, "hidden", False)]
-
-
-def _argument(argument: Any) -> str:
-    return str(argument.metavar or argument.name.upper())
-
-
-def _label(option: Any) -> str:
-    names = [*sorted(option.opts, key=len), *option.secondary_opts]
-    joined = ", ".join(names) if not option.secondary_opts else "/".join(names)
-    return joined if option.is_flag else f"{joined} {_metavar(option)}"
-
-
-def _metavar(option: Any) -> str:
-    return str(option.metavar or _METAVARS.get(key_of(option)) or ("N" if type_of(option) in (int, float) else "TEXT"))
-
-
-def _text(parameter: Any, *, everything: bool) -> str:
-    """What a parameter is for, and its default."""
-    facts = []
-    if everything and parameter.param_type_name == "option" and (choices := _choices(parameter)):
-        facts.append(f"one of: {', '.join(choices)}")
-    default = parameter.default
-    if isinstance(default, Enum):
-        default = default.value
-    is_shown = parameter.show_default and not isinstance(default, bool) and default not in (None, "")
-    if is_shown and isinstance(default, int | float | str):
-        default = f"{default:g}" if isinstance(default, float) else default
-        facts.append(f"default: {default}" if everything else f"{default}")
-    return " ".join([parameter.help or "", *([f"[{'; '.join(facts)}]"] if facts else [])])
-
-
-def _choices(option: Any) -> list[str]:
-    descriptor = getattr(option, "type_descriptor", None)  # of newer Typers; older ones have click's types
-    found = descriptor.choices if descriptor else getattr(option.type, "choices", None)
-    return [str(getattr(choice, "value", choice)) for choice in found or ()]
-
-
-def _first_sentence(command: Any) -> str:
-    text = " ".join((command.help or "").split("\n\n")[0].split())
-    return text.partition("; ")[0].partition(". ")[0].rstrip(".") + "."
-
-
-# The page
-
+from seed_registry.cli.help import argument_label, arguments_of, described, examples_of, option_label
+from seed_registry.cli.main import app
+from seed_registry.cli.options import commands_of, key_of, options_of, variable
 
 _INTRODUCTION = """\
 # seed-registry: the reference
@@ -222,7 +36,7 @@ def page(root: Any) -> str:
 
 
 def _root_options(root: Any) -> str:
-    rows = [f"| `{_label(one)}` | {_cell(one.help)} |" for one in root.params if one.param_type_name == "option"]
+    rows = [f"| `{option_label(one)}` | {_cell(one.help)} |" for one in root.params if one.param_type_name == "option"]
     return "\n".join(["## seed-registry", "", *root.help.splitlines(), "", "| option | |", "|---|---|", *rows, ""])
 
 
@@ -236,7 +50,9 @@ def _section(path: tuple[str, ...], command: Any) -> str:
     ]
     for paragraph in (command.help or "").split("\n\n"):
         lines += [" ".join(paragraph.split()), ""]
-    arguments = [f"| `{_argument(one)}` | {_cell(_text(one, everything=True))} |" for one in _arguments(command)]
+    arguments = [
+        f"| `{argument_label(one)}` | {_cell(described(one, everything=True))} |" for one in arguments_of(command)
+    ]
     if arguments:
         lines += ["| argument | |", "|---|---|", *arguments, ""]
     settable = options_of(command)
@@ -246,7 +62,7 @@ def _section(path: tuple[str, ...], command: Any) -> str:
             key = key_of(option)
             variables = option.envvar if isinstance(option.envvar, list) else [variable(path[-1], key)]
             names = ", ".join(f"`{one}`" for one in variables) if key in settable else ""
-            rows.append(f"| `{_cell(_label(option))}` | {_cell(_text(option, everything=True))} | {names} |")
+            rows.append(f"| `{_cell(option_label(option))}` | {_cell(described(option, everything=True))} | {names} |")
     if rows:
         lines += ["| option | | environment |", "|---|---|---|", *rows, ""]
     if examples := examples_of(name):
@@ -260,10 +76,6 @@ def _cell(text: str | None) -> str:
 
 def current_page() -> str:
     """The page of this program as it is."""
-    import typer.main  # noqa: PLC0415  # only here
-
-    from seed_registry.cli.main import app  # noqa: PLC0415  # it imports the commands, which need what is above
-
     return page(typer.main.get_command(app))
 
 

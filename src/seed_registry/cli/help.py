@@ -1,0 +1,197 @@
+"""Help: what a command is for, takes and does, `--help` on one screen and `--help-all` in full."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from seed_registry.cli.options import key_of, path_of, type_of
+
+# Longer lines are tiring to read, shorter ones leave no room beside the names of the options.
+_WIDEST, _NARROWEST = 96, 40
+# The options of a command with more are in groups, and those that are rarely needed are only named on its one screen.
+_MANY = 18
+
+_GROUPS: Mapping[str, str] = {
+    "What to load": "index indexes-from dialect domain records-at derive-sources full keep-going",
+    "Where to": "database-url pooler column",
+    "How fast": "batch-size batch-bytes concurrency strategy changed repeat",
+    "A synthetic index": "records sources size seed",
+    "Bad records and limits": "rejects max-rejects max-record-bytes max-unpacked-bytes max-sources",
+    "Safety": "dry-run resume retry-for io-timeout verify sample source-cache",
+    "What is told": "json html report metrics-file log-format log-file quiet verbose compare detailed-exitcode",
+}
+_RARE = {
+    "full", "indexes-from", "records-at", "column", "pooler", "batch-bytes", "max-record-bytes", "max-unpacked-bytes",
+    "max-sources", "retry-for", "io-timeout", "sample", "source-cache", "log-format", "log-file", "metrics-file",
+}  # fmt: skip
+_METAVARS: Mapping[str, str] = {
+    "batch-bytes": "SIZE", "config": "FILE", "database-url": "URL", "dialect": "NAME", "domain": "HOST", "html": "FILE",
+    "index": "INDEX", "indexes-from": "FILE", "log-file": "FILE", "max-record-bytes": "SIZE",
+    "max-unpacked-bytes": "SIZE", "metrics-file": "FILE", "out": "FILE", "pooler": "KIND", "records-at": "PATH",
+    "rejects": "FILE", "source-cache": "FILE", "log-format": "FORMAT",
+}  # fmt: skip
+_BLANK = "\n"
+_EXAMPLES: Mapping[str, Sequence[str]] = {
+    "": ("load city.index.json.gz", "plan city.index.json.gz", "load --help"),
+    "load": ("load city.index.json.gz", "load 'indexes/*.json' --database-url postgresql://host/db"),
+    "plan": ("plan city.index.json.gz", "plan city.index.json.gz --json"),
+    "verify": ("verify city.index.json.gz", "verify city.index.json.gz --json"),
+    "explain": ("explain city.index.json.gz", "curl -s https://data.example.org/data.json | seed-registry explain -"),
+    "runs": ("runs", "runs 20261123T101500-4f2a1c", "runs --limit 5 --json"),
+    "doctor": ("doctor", "doctor --database-url postgresql://host/db"),
+    "schema": ("schema show", "schema apply"),
+    "schema apply": ("schema apply --database-url postgresql://host/db",),
+    "schema check": ("schema check --column assets.asset_key=external_id",),
+    "schema show": ("schema show | psql postgresql://host/db",),
+    "schema grants": ("schema grants loader | psql postgresql://host/db",),
+    "db": ("db start", "db psql"),
+    "db start": ("db start",),
+    "db stop": ("db stop",),
+    "db status": ("db status --json",),
+    "db url": ("psql $(seed-registry db url)",),
+    "db psql": ("db psql", "db psql -c 'select count(*) from registry.assets'"),
+    "db reset": ("db reset --yes",),
+    "bench": (
+        "bench --records 5000 --batch-size 100,500 --concurrency 1,4",
+        "bench city.index.json.gz --html bench.html",
+        "bench --compare old.json new.json",
+    ),
+    "sample": ("sample --records 5000 --out sample.json", "sample --format ndjson | seed-registry load -"),
+    "rejects": ("rejects show city.rejects.ndjson", "rejects replay city.rejects.ndjson"),
+    "rejects show": ("rejects show city.rejects.ndjson", "rejects show city.rejects.ndjson --json"),
+    "rejects replay": ("rejects replay city.rejects.ndjson",),
+    "config": ("config show",),
+    "config show": ("config show", "config show bench", "config show schema check --json"),
+}
+
+
+def print_help(command: Any, ctx: Any, *, everything: bool) -> None:
+    """Print the help of a command."""
+    console = Console(file=sys.stdout, highlight=False)
+    width = max(min(console.width, _WIDEST), _NARROWEST)
+    for line in _help(command, ctx, width, everything=everything):
+        console.print(line, soft_wrap=True)
+
+
+def examples_of(path: str) -> list[str]:
+    """The examples of a command, as they are typed."""
+    return [f"seed-registry {text}" if text.split(" ")[0] in _EXAMPLES else text for text in _EXAMPLES.get(path, ())]
+
+
+def _help(command: Any, ctx: Any, width: int, *, everything: bool) -> Iterator[Text]:
+    yield Text.assemble(("Usage: ", "bold"), " ".join([ctx.command_path, *command.collect_usage_pieces(ctx)]))
+    paragraphs = (command.help or "").split("\n\n")
+    for paragraph in paragraphs if everything else paragraphs[:1]:
+        yield from map(Text, textwrap.wrap(" ".join(paragraph.split()), width))
+    rows = [(f"  {argument_label(one)}", described(one, everything=everything)) for one in arguments_of(command)]
+    if rows:
+        yield Text("")
+        yield from _table(rows, width)
+    if hasattr(command, "commands"):
+        yield Text("\nCommands", "bold")
+        below = {name: one for name, one in command.commands.items() if not one.hidden}
+        yield from _table([(f"  {name}", _first_sentence(one)) for name, one in below.items()], width)
+    yield from _options(command, ctx, width, everything=everything)
+    examples = examples_of(" ".join(path_of(ctx)))
+    if examples:
+        yield Text("\nExamples", "bold")
+        yield from (Text(f"  {example}") for example in examples)
+
+
+def _options(command: Any, ctx: Any, width: int, *, everything: bool) -> Iterator[Text]:
+    options = {key_of(one): one for one in command.params if one.param_type_name == "option" and not one.hidden}
+    many = len(options) > _MANY
+    rare = [key for key in options if key in _RARE] if many and not everything else []
+    rows = {
+        group: [(f"  {option_label(options[key])}", described(options[key], everything=everything)) for key in members]
+        for group, members in _grouped({key: one for key, one in options.items() if key not in rare}, many=many)
+    }
+    more = not everything and (rare or "\n\n" in (command.help or "") or any(map(_choices, options.values())))
+    of_help = (
+        "  -h, --help",
+        f"This help{'; --help-all tells more' if more and not hasattr(command, 'commands') else ''}.",
+    )
+    rows.setdefault(next(reversed(rows), "Options"), []).append(of_help)
+    column = min(max(len(label) for group in rows.values() for label, _ in group), 28)
+    for group, members in rows.items():
+        yield Text(f"{'' if many and not everything else _BLANK}{group}", "bold")
+        yield from _table(members, width, column)
+    if rare:
+        yield Text.assemble(("Rarely needed", "bold"), f" ({ctx.command_path} --help-all tells them)")
+        named = " ".join(f"--{key}" for key in rare)
+        yield from (Text(f"  {line}") for line in textwrap.wrap(named, width - 2, break_on_hyphens=False))
+
+
+def _grouped(options: Mapping[str, Any], *, many: bool) -> Iterator[tuple[str, list[str]]]:
+    """The options in their groups: one that somebody gave a panel is there, others where the table above says."""
+    groups: dict[str, list[str]] = {name: [] for name in (*_GROUPS, "Options")} if many else {"Options": []}
+    for key, option in options.items():
+        panel = getattr(option, "rich_help_panel", None)
+        found = next((name for name, keys in _GROUPS.items() if key in keys.split()), "Options") if many else "Options"
+        groups.setdefault(panel if isinstance(panel, str) else found, []).append(key)
+    yield from ((name, keys) for name, keys in groups.items() if keys)
+
+
+def _table(rows: Sequence[tuple[str, str]], width: int, column: int = 0) -> Iterator[Text]:
+    column = column or max(len(label) for label, _ in rows)
+    for label, text in rows:
+        lines = textwrap.wrap(text, max(width - column - 2, 20), break_on_hyphens=False) or [""]
+        if len(label) > column:
+            yield Text(label, "cyan")
+        else:
+            yield Text.assemble((label.ljust(column + 2), "cyan"), lines.pop(0))
+        yield from (Text(" " * (column + 2) + line) for line in lines)
+
+
+def arguments_of(command: Any) -> list[Any]:
+    """The arguments of a command that are told."""
+    return [one for one in command.params if one.param_type_name == "argument" and not getattr(one, "hidden", False)]
+
+
+def argument_label(argument: Any) -> str:
+    """What an argument is called."""
+    return str(argument.metavar or argument.name.upper())
+
+
+def option_label(option: Any) -> str:
+    """The names of an option, and what it takes."""
+    names = [*sorted(option.opts, key=len), *option.secondary_opts]
+    joined = ", ".join(names) if not option.secondary_opts else "/".join(names)
+    return joined if option.is_flag else f"{joined} {_metavar(option)}"
+
+
+def _metavar(option: Any) -> str:
+    return str(option.metavar or _METAVARS.get(key_of(option)) or ("N" if type_of(option) in (int, float) else "TEXT"))
+
+
+def described(parameter: Any, *, everything: bool) -> str:
+    """What a parameter is for, and its default."""
+    facts = []
+    if everything and parameter.param_type_name == "option" and (choices := _choices(parameter)):
+        facts.append(f"one of: {', '.join(choices)}")
+    default = parameter.default
+    if isinstance(default, Enum):
+        default = default.value
+    is_shown = parameter.show_default and not isinstance(default, bool) and default not in (None, "")
+    if is_shown and isinstance(default, int | float | str):
+        default = f"{default:g}" if isinstance(default, float) else default
+        facts.append(f"default: {default}" if everything else f"{default}")
+    return " ".join([parameter.help or "", *([f"[{'; '.join(facts)}]"] if facts else [])])
+
+
+def _choices(option: Any) -> list[str]:
+    descriptor = getattr(option, "type_descriptor", None)  # of newer Typers; older ones have click's types
+    found = descriptor.choices if descriptor else getattr(option.type, "choices", None)
+    return [str(getattr(choice, "value", choice)) for choice in found or ()]
+
+
+def _first_sentence(command: Any) -> str:
+    text = " ".join((command.help or "").split("\n\n")[0].split())
+    return text.partition("; ")[0].partition(". ")[0].rstrip(".") + "."
