@@ -18,9 +18,10 @@ import pytest
 from seed_registry.bench.workloads import Workload, generate
 from seed_registry.errors import IndexUnreadable
 from seed_registry.index import remote
+from seed_registry.index.finding import shown
 from seed_registry.index.opening import open_index
 from seed_registry.index.reading import read_index
-from seed_registry.index.remote import RemoteFile, shown
+from seed_registry.index.remote import RemoteFile
 from seed_registry.records import Record
 from seed_registry.settings import Settings
 

@@ -31,11 +31,10 @@ from seed_registry.errors import (
 from seed_registry.escaping import printable
 from seed_registry.foreseeing import ForeseeingAccount, foresee, settle
 from seed_registry.index.dialects.declaring import Dialect
-from seed_registry.index.finding import find, is_url, require
+from seed_registry.index.finding import find, is_url, require, shown
 from seed_registry.index.opening import absolute, is_as_it_was
 from seed_registry.index.reading import IndexReader, read_index
 from seed_registry.index.rejects import RejectsFile
-from seed_registry.index.remote import shown
 from seed_registry.marks import WHOLE, Mark, Resumption
 from seed_registry.plan import Plan
 from seed_registry.registry import embedded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -63,6 +64,16 @@ def is_url(name: str) -> bool:
     """Whether a name is a URL and no path."""
     scheme, colon, _ = name.partition("://")
     return bool(colon) and scheme.replace("+", "").isalnum()
+
+
+def shown(url: str) -> str:
+    """The URL as messages may show it: without user, password, query and fragment."""
+    scheme, _, rest = url.partition("://")
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    behind = rest[len(authority) :]
+    if ":" in authority and "@" in behind and "@" not in authority:  # a password with a bare "/", "?" or "#"
+        return printable(f"{scheme}://***", len(url))
+    return printable(f"{scheme}://{authority.rpartition('@')[2]}{re.split('[?#]', behind)[0]}", len(url))
 
 
 def _meant(name: str) -> Iterator[str]:

@@ -24,8 +24,7 @@ import xxhash
 
 from seed_registry.errors import IndexNotUnderstood, IndexUnreadable
 from seed_registry.escaping import printable
-from seed_registry.index.finding import is_url
-from seed_registry.index.remote import RemoteFile, shown
+from seed_registry.index.finding import is_url, shown
 from seed_registry.index.unpacking import DAMAGE, MAGIC_BYTES, unpacking
 from seed_registry.marks import FileState
 
@@ -235,6 +234,8 @@ class _RawFile(Protocol):
 def _open_file(path: str, name: str) -> _RawFile:
     """The file. What was opened is what is examined: the path is not looked up twice."""
     if is_url(path):
+        from seed_registry.index.remote import RemoteFile  # noqa: PLC0415  # httpx takes a fifth of the start of a load
+
         return RemoteFile(path)
     if path == "-" and sys.stdin is None:
         raise IndexUnreadable("stdin is closed")

@@ -16,6 +16,7 @@ import httpx
 
 from seed_registry.errors import IndexUnreadable
 from seed_registry.escaping import printable
+from seed_registry.index.finding import shown
 
 # Hundreds of times the largest index known: more is a server that never stops.
 MAX_BYTES = 1 << 40
@@ -30,16 +31,6 @@ BACKOFF_SECONDS = 1.0
 MAX_RETRY_AFTER_SECONDS = 60.0
 # A few of the reader's chunks: the network goes on while records are decoded.
 READ_AHEAD_BYTES = 1 << 20
-
-
-def shown(url: str) -> str:
-    """The URL as messages may show it: without user, password, query and fragment."""
-    scheme, _, rest = url.partition("://")
-    authority = re.split("[/?#]", rest, maxsplit=1)[0]
-    behind = rest[len(authority) :]
-    if ":" in authority and "@" in behind and "@" not in authority:  # a password with a bare "/", "?" or "#"
-        return printable(f"{scheme}://***", len(url))
-    return printable(f"{scheme}://{authority.rpartition('@')[2]}{re.split('[?#]', behind)[0]}", len(url))
 
 
 class RemoteFile:
