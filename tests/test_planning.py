@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from conftest import Cli
 from seed_registry import DatabaseUrl, Report, Settings, ingest, spooling
 from seed_registry.bench.workloads import Workload, generate
-from seed_registry.cli.planned import detailed_exit_code, print_plan, report_json
+from seed_registry.cli.planned import detailed_exit_code, print_result
 from seed_registry.plan import Change, Plan, RejectExample
 from seed_registry.registry.estimating import estimate
 from seed_registry.report import AssetCounts, SourceCounts, Tally
@@ -395,7 +395,7 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("COLUMNS", "80")
 
     def lines(report: Report) -> list[str]:
-        print_plan(report, Tally())
+        print_result(report, Tally(), as_json=False)
         return capsys.readouterr().out.splitlines()
 
     return lines
@@ -444,7 +444,7 @@ async def test_a_plan_of_an_empty_index_is_nothing_to_do(
 
 
 async def test_hostile_keys_are_escaped_wherever_they_are_shown(
-    index: Index, printed: Callable[[Report], list[str]]
+    index: Index, printed: Callable[[Report], list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     hostile = ["\x1b[31mred", "\u202eover", "[bold]markup[/bold]", "line\nbreak", "\x9b31m"]
     assets = [asset(key) for key in hostile]
@@ -453,7 +453,8 @@ async def test_hostile_keys_are_escaped_wherever_they_are_shown(
     text = "\n".join(printed(report))
     assert "\\x1b[31mred" in text
     assert all(char == "\n" or char.isprintable() for char in text)
-    data = report_json(report)
+    print_result(report, Tally(), as_json=True)
+    data = capsys.readouterr().out
     assert data.isascii()
     assert msgspec.json.decode(data, type=Report) == report
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, TypeVar, cast
+from typing import Annotated, TypeVar
 
 import msgspec
 import typer
@@ -21,11 +21,18 @@ from seed_registry.bench.subject import subject_of
 from seed_registry.bench.workloads import Workload
 from seed_registry.cli.bench_tables import print_comparison, print_results
 from seed_registry.cli.interrupting import run_interruptibly
-from seed_registry.cli.options import DatabaseOption, DialectOption, DomainOption, RecordsAtOption
+from seed_registry.cli.options import (
+    DatabaseOption,
+    DialectOption,
+    DomainOption,
+    RecordsAtOption,
+    database_of,
+    dialect_of,
+)
 from seed_registry.cli.pages import see_that_it_can_be_written, write_page
 from seed_registry.errors import SeedRegistryError, SettingsInvalid
 from seed_registry.escaping import printable
-from seed_registry.settings import DatabaseUrl, DialectName, Settings, parse_bytes
+from seed_registry.settings import Settings, parse_bytes
 
 # Large enough that a worker of the default grid gets several batches of most sizes, small enough for minutes.
 _RECORDS = 20_000
@@ -103,8 +110,8 @@ def bench(
         batch_bytes=parse_bytes(batch_bytes),
     )
     settings = Settings(
-        database_url=DatabaseUrl(database_url) if database_url else None,
-        dialect=cast("DialectName | None", dialect.value if dialect else None),
+        database_url=database_of(database_url),
+        dialect=dialect_of(dialect),
         domain=domain,
         records_at=records_at,
     )

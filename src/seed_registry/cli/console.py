@@ -64,8 +64,12 @@ def print_rows(title: str, header: Sequence[str], rows: Sequence[Sequence[object
         table.add_column(Text(name, "dim"), no_wrap=position == 0)  # what a row is called by is copied elsewhere
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    # What goes to a file or another program has no edge to be broken at.
-    Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else _UNBROKEN_COLUMNS).print(table)
+    unbroken().print(table)
+
+
+def unbroken() -> Console:
+    """Stdout for long lines: what goes to a file or another program has no edge to be broken at."""
+    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else _UNBROKEN_COLUMNS)
 
 
 def print_error(message: str) -> None:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from seed_registry import __version__
 from seed_registry.access import database
-from seed_registry.cli.options import Columns, DatabaseOption, PoolerOption, columns_of, pooler_of
+from seed_registry.cli.options import Columns, DatabaseOption, PoolerOption, columns_of, database_of, pooler_of
 from seed_registry.errors import SeedRegistryError
 from seed_registry.escaping import printable
 from seed_registry.registry import embedded
@@ -27,7 +27,7 @@ from seed_registry.registry.diagnosing import (
     look_at_program,
 )
 from seed_registry.registry.examining import examine
-from seed_registry.settings import DatabaseUrl, Settings
+from seed_registry.settings import Settings
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "red bold"}
 # Longer than any finding: a mend must not be cut, it is a command to be copied.
@@ -43,7 +43,7 @@ def doctor(
 ) -> None:
     """Tell what keeps a load from working, or makes it slow, each with its mend; exit 1 if something fails."""
     settings = Settings(
-        database_url=DatabaseUrl(database_url) if database_url else None,
+        database_url=database_of(database_url),
         columns=columns_of(column),
         pooler=pooler_of(pooler),
     )

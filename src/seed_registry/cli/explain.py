@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Annotated, cast
+from typing import Annotated
 
 import anyio
 import msgspec
 import typer
 
 from seed_registry.cli.console import print_rows
-from seed_registry.cli.options import DialectOption, DomainOption, RecordsAtOption
+from seed_registry.cli.options import DialectOption, DomainOption, RecordsAtOption, dialect_of
 from seed_registry.index.detecting import Shape
 from seed_registry.index.reading import read_index
 from seed_registry.records import Asset, Record, Reject, Source
-from seed_registry.settings import DialectName, Settings
+from seed_registry.settings import Settings
 
 # Enough to see which fields are filled and how often, little enough to be instant on any index.
 _RECORDS_READ = 1_000
@@ -41,9 +41,7 @@ def explain(
     records_at: RecordsAtOption = None,
 ) -> None:
     """Say what dialect an index was taken for and why, and show the first records as they would be stored."""
-    settings = Settings(
-        dialect=cast("DialectName | None", dialect.value if dialect else None), domain=domain, records_at=records_at
-    )
+    settings = Settings(dialect=dialect_of(dialect), domain=domain, records_at=records_at)
     found = anyio.run(_look, index, settings)
     print_rows(
         found.index,

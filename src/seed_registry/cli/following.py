@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Final, Protocol, TextIO
 
@@ -16,6 +15,7 @@ from seed_registry.cli.audience import Audience
 from seed_registry.cli.console import print_warning
 from seed_registry.cli.live import LiveProgress
 from seed_registry.cli.logs import LogProgress, logger
+from seed_registry.cli.options import LogFormat
 from seed_registry.errors import SeedRegistryError, StorageFailed
 from seed_registry.escaping import printable
 from seed_registry.report import Progress
@@ -24,14 +24,6 @@ from seed_registry.report import Progress
 _COLLECTORS: Final = (
     "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
 )  # fmt: skip
-
-
-class LogFormat(StrEnum):
-    """How a load is told on stderr."""
-
-    auto = "auto"
-    console = "console"
-    json = "json"
 
 
 class Follower(Progress, Protocol):
@@ -62,7 +54,8 @@ def followed(
             file = stack.enter_context(_appended(log_file))
             members.append(LogProgress(logger(file, as_json=True, verbose=verbose)))
         if not quiet:
-            members.append(_stderr(stack, log_format, verbose=verbose))
+            live = LiveProgress(Console(stderr=True, highlight=False), verbose=verbose)
+            members.append(stack.enter_context(told_on_stderr(log_format, live, verbose=verbose)))
         followers = list(_followers(metrics_file, html))
         audience = Audience([*members, *followers])
         exit_code, error = 1, None
@@ -98,15 +91,17 @@ def _followers(metrics_file: str | None, html: Path | None) -> Iterator[Follower
             yield Tracing()
 
 
-def _stderr(stack: ExitStack, log_format: LogFormat, *, verbose: bool) -> Progress:
-    """A live display on a terminal, JSON lines elsewhere, plain lines where they are asked for."""
-    is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-    if log_format is LogFormat.json or (log_format is LogFormat.auto and not sys.stderr.isatty()):
-        return LogProgress(logger(sys.stderr, as_json=True, verbose=verbose))
-    if is_terminal:
-        live = LiveProgress(Console(stderr=True, highlight=False), verbose=verbose)
-        return stack.enter_context(live.shown())
-    return LogProgress(logger(sys.stderr, as_json=False, verbose=verbose))
+@contextmanager
+def told_on_stderr(log_format: LogFormat, live: LiveProgress, *, verbose: bool) -> Iterator[Progress]:
+    """The live display on a terminal, JSON lines elsewhere, plain lines where they are asked for."""
+    is_terminal = sys.stderr.isatty()
+    if log_format is LogFormat.json or (log_format is LogFormat.auto and not is_terminal):
+        yield LogProgress(logger(sys.stderr, as_json=True, verbose=verbose))
+    elif is_terminal and os.environ.get("TERM") != "dumb":
+        with live.shown():
+            yield live
+    else:
+        yield LogProgress(logger(sys.stderr, as_json=False, verbose=verbose))
 
 
 def _appended(path: str) -> TextIO:

@@ -3,50 +3,62 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
-from seed_registry.cli.console import print_report
-from seed_registry.cli.following import LogFormat, followed
+from seed_registry.cli.following import followed
 from seed_registry.cli.interrupting import run_interruptibly
 from seed_registry.cli.options import (
+    DEFAULT_INDEX,
+    DEFAULTS,
+    BatchSize,
     Columns,
+    Concurrency,
     DatabaseOption,
     DialectOption,
     DomainOption,
+    Indexes,
+    IndexesFrom,
+    IndexOption,
+    IoTimeout,
+    LogFile,
+    LogFormat,
+    LogFormatOption,
+    MaxRecordBytes,
+    MaxRejectsOption,
+    MaxSources,
+    MaxUnpackedBytes,
     PoolerOption,
+    Quiet,
     RecordsAtOption,
+    ReportAsJson,
+    RetryFor,
+    Verbose,
+    Verify,
     columns_of,
+    database_of,
+    dialect_of,
     pooler_of,
 )
-from seed_registry.cli.planned import detailed_exit_code, print_plan, report_json
+from seed_registry.cli.planned import detailed_exit_code, print_result
 from seed_registry.errors import IndexesFailed, VerificationFailed
 from seed_registry.escaping import printable
 from seed_registry.index.finding import read_list
 from seed_registry.ingesting import ingest
-from seed_registry.report import Report, Tally
-from seed_registry.settings import DatabaseUrl, DialectName, MaxRejects, Settings, parse_bytes
-
-DEFAULT_INDEX = "./data/registry/socrata/sf.index.json"
-_DEFAULTS = Settings()
+from seed_registry.settings import MaxRejects, Settings, parse_bytes
 
 
 def load(  # a flag each
-    indexes: Annotated[
-        list[str] | None, typer.Argument(metavar="[INDEX]...", help="Files, patterns, directories, URLs; - is stdin.")
-    ] = None,
+    indexes: Indexes = None,
     *,
-    index: Annotated[
-        str, typer.Option("--index", envvar="INDEX_PATH", help="The index, where no INDEX is given.")
-    ] = DEFAULT_INDEX,
+    index: IndexOption = DEFAULT_INDEX,
     database_url: DatabaseOption = None,
     pooler: PoolerOption = None,
-    batch_size: Annotated[int, typer.Option(help="Records a batch.")] = _DEFAULTS.batch_size,
+    batch_size: BatchSize = DEFAULTS.batch_size,
     batch_bytes: Annotated[str, typer.Option(help="Bytes a batch.")] = "4MiB",
-    concurrency: Annotated[int, typer.Option(help="Workers, one connection each.")] = _DEFAULTS.concurrency,
+    concurrency: Concurrency = DEFAULTS.concurrency,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; tell what a load would do.")] = False,
     dialect: DialectOption = None,
     domain: DomainOption = None,
@@ -59,48 +71,42 @@ def load(  # a flag each
     rejects: Annotated[
         str | None, typer.Option(help="The file for rejected records [default: one a run, see the report]")
     ] = None,
-    max_rejects: Annotated[str, typer.Option(metavar="N|P%", help="Stop with exit code 3 above this.")] = "10%",
-    max_record_bytes: Annotated[str, typer.Option(help="Reject longer records.")] = "16MiB",
-    max_unpacked_bytes: Annotated[
-        str | None, typer.Option(help="Stop when a packed index holds more [default: 1 GiB and 400 times its size]")
-    ] = None,
-    max_sources: Annotated[int, typer.Option(help="Stop when an index names more.")] = _DEFAULTS.max_sources,
+    max_rejects: MaxRejectsOption = "10%",
+    max_record_bytes: MaxRecordBytes = "16MiB",
+    max_unpacked_bytes: MaxUnpackedBytes = None,
+    max_sources: MaxSources = DEFAULTS.max_sources,
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on where a run of the same command ended early.")
     ] = True,
-    retry_for: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Try what may pass again for so long, e.g. a lost connection.")
-    ] = _DEFAULTS.retry_for_seconds,
-    io_timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="The longest that one statement of a batch may take.")
-    ] = _DEFAULTS.io_timeout_seconds,
-    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Check the database afterwards.")] = True,
-    sample: Annotated[int, typer.Option(help="Assets that are checked field by field.")] = _DEFAULTS.verify_sample,
+    retry_for: RetryFor = DEFAULTS.retry_for_seconds,
+    io_timeout: IoTimeout = DEFAULTS.io_timeout_seconds,
+    verify: Verify = True,
+    sample: Annotated[int, typer.Option(help="Assets that are checked field by field.")] = DEFAULTS.verify_sample,
     source_cache: Annotated[str | None, typer.Option(help="File that keeps the sources' ids between runs.")] = None,
-    indexes_from: Annotated[str | None, typer.Option(help="A file that names indexes, one a line.")] = None,
+    indexes_from: IndexesFrom = None,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="Load the others when an index is bad.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON object.")] = False,
-    log_format: Annotated[LogFormat, typer.Option(help="Logs on stderr.")] = LogFormat.auto,
-    log_file: Annotated[str | None, typer.Option(help="Append the log to a file as well, as JSON lines.")] = None,
+    as_json: ReportAsJson = False,
+    log_format: LogFormatOption = LogFormat.auto,
+    log_file: LogFile = None,
     metrics_file: Annotated[
         str | None, typer.Option(help="Keep metrics in this file, for Prometheus' textfile collector.")
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page about this load, however it ends.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but an error.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell every batch; tracebacks.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     detailed_exitcode: Annotated[
         bool, typer.Option("--detailed-exitcode", help="Exit with 2 if a load would change anything, else with 0.")
     ] = False,
 ) -> None:
     """Load indexes into the registry and verify it."""
     settings = Settings(
-        database_url=DatabaseUrl(database_url) if database_url else None,
+        database_url=database_of(database_url),
         pooler=pooler_of(pooler),
         batch_size=batch_size,
         batch_bytes=parse_bytes(batch_bytes),
         concurrency=concurrency,
         dry_run=dry_run,
-        dialect=cast("DialectName | None", dialect.value if dialect else None),
+        dialect=dialect_of(dialect),
         domain=domain,
         records_at=records_at,
         derive_sources=derive_sources,
@@ -127,9 +133,9 @@ def load(  # a flag each
         with following as audience:
             report = run_interruptibly(lambda: ingest(named, settings, audience))
     except (VerificationFailed, IndexesFailed) as exc:
-        _print(exc.report, audience.tally, as_json=as_json)
+        print_result(exc.report, audience.tally, as_json=as_json)
         raise
-    _print(report, audience.tally, as_json=as_json)
+    print_result(report, audience.tally, as_json=as_json)
     if html and not as_json:
         typer.echo(f"page: {printable(html, 1_000)}")
     if detailed_exitcode:
@@ -151,13 +157,3 @@ def _without(command: Any, signature: inspect.Signature, flag: str) -> None:
 _signature = inspect.signature(load, eval_str=True)
 _without(load, _signature, "detailed_exitcode")
 _without(plan, _signature, "dry_run")
-
-
-def _print(report: Report, tally: Tally, *, as_json: bool) -> None:
-    if as_json:
-        sys.stdout.buffer.write(report_json(report))
-        sys.stdout.buffer.flush()
-    elif report.plan is not None:
-        print_plan(report, tally)
-    else:
-        print_report(report, tally)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast, get_args
 import typer
 
 from seed_registry.errors import SettingsInvalid
-from seed_registry.settings import DialectName, PoolerName
+from seed_registry.settings import DatabaseUrl, DialectName, PoolerName, Settings
 
 DatabaseOption = Annotated[
     str | None,
@@ -28,6 +28,15 @@ Columns = Annotated[
     ),
 ]
 
+
+class LogFormat(StrEnum):
+    """How a load is told on stderr."""
+
+    auto = "auto"
+    console = "console"
+    json = "json"
+
+
 # Made from the one list there is.
 Dialect = StrEnum("Dialect", {name: name for name in get_args(DialectName)})  # type: ignore[misc]
 Pooler = StrEnum("Pooler", {name: name for name in get_args(PoolerName)})  # type: ignore[misc]
@@ -44,11 +53,49 @@ DomainOption = Annotated[str | None, typer.Option("--domain", help="The portal o
 RecordsAtOption = Annotated[
     str | None, typer.Option("--records-at", help="Path of the array of records, like result.results.")
 ]
+Indexes = Annotated[
+    list[str] | None, typer.Argument(metavar="[INDEX]...", help="Files, patterns, directories, URLs; - is stdin.")
+]
+IndexOption = Annotated[str, typer.Option(envvar="INDEX_PATH", help="The index, where no INDEX is given.")]
+IndexesFrom = Annotated[str | None, typer.Option(help="A file that names indexes, one a line.")]
+BatchSize = Annotated[int, typer.Option(help="Records a batch.")]
+Concurrency = Annotated[int, typer.Option(help="Workers, one connection each.")]
+MaxRejectsOption = Annotated[str, typer.Option(metavar="N|P%", help="Stop with exit code 3 above this.")]
+MaxRecordBytes = Annotated[str, typer.Option(help="Reject longer records.")]
+MaxUnpackedBytes = Annotated[
+    str | None, typer.Option(help="Stop when a packed index holds more [default: 1 GiB and 400 times its size]")
+]
+MaxSources = Annotated[int, typer.Option(help="Stop when there are more sources.")]
+RetryFor = Annotated[
+    float, typer.Option(metavar="SECONDS", help="Try what may pass again for so long, e.g. a lost connection.")
+]
+IoTimeout = Annotated[
+    float, typer.Option(metavar="SECONDS", help="The longest that one statement of a batch may take.")
+]
+Verify = Annotated[bool, typer.Option("--verify/--no-verify", help="Check the database afterwards.")]
+ReportAsJson = Annotated[bool, typer.Option("--json", help="The report as one JSON object.")]
+LogFormatOption = Annotated[LogFormat, typer.Option(help="Logs on stderr.")]
+LogFile = Annotated[str | None, typer.Option(help="Append the log to a file as well, as JSON lines.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but an error.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell every batch; tracebacks.")]
+
+DEFAULT_INDEX = "./data/registry/socrata/sf.index.json"
+DEFAULTS = Settings()
+
+
+def database_of(url: str | None) -> DatabaseUrl | None:
+    """The `database_url` of the settings, from the flag."""
+    return DatabaseUrl(url) if url else None
 
 
 def pooler_of(chosen: Pooler | None) -> PoolerName:
     """The `pooler` of the settings, from the flag."""
     return cast("PoolerName", chosen.value if chosen else "auto")
+
+
+def dialect_of(chosen: Dialect | None) -> DialectName | None:
+    """The `dialect` of the settings, from the flag."""
+    return cast("DialectName | None", chosen.value if chosen else None)
 
 
 def columns_of(texts: list[str] | None) -> dict[str, str]:

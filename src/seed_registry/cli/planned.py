@@ -15,6 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from seed_registry.cli.console import print_report
 from seed_registry.escaping import printable
 from seed_registry.plan import Change, Estimate, Plan, RejectExample, TablePlan
 from seed_registry.report import Report, Tally
@@ -33,15 +34,19 @@ def detailed_exit_code(report: Report) -> int:
     return CHANGES_EXIT_CODE if report.plan is not None and report.plan.has_changes else 0
 
 
-def report_json(report: Report) -> bytes:
-    """The report as `--json` prints it: in ASCII, for a plan holds keys that may do things to a terminal."""
-    return json.dumps(msgspec.to_builtins(report), separators=(",", ":")).encode() + b"\n"
+def print_result(report: Report, tally: Tally, *, as_json: bool) -> None:
+    """The report on stdout, that of a dry run as its plan; JSON is in ASCII, for keys may do things to a terminal."""
+    if as_json:
+        sys.stdout.buffer.write(json.dumps(msgspec.to_builtins(report), separators=(",", ":")).encode() + b"\n")
+        sys.stdout.buffer.flush()
+    elif report.plan is not None:
+        _print_plan(report, report.plan, tally)
+    else:
+        print_report(report, tally)
 
 
-def print_plan(report: Report, tally: Tally) -> None:
-    """The plan on stdout: what would become of each table, and what that would take."""
-    plan = report.plan
-    assert plan is not None, "not a dry run"
+def _print_plan(report: Report, plan: Plan, tally: Tally) -> None:
+    """What would become of each table, and what that would take."""
     console = Console(
         file=sys.stdout,
         highlight=False,

@@ -6,39 +6,53 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Final, cast
+from typing import Annotated, Final
 
 import anyio
 import msgspec
 import typer
 from msgspec import Struct, field
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from seed_registry.cli.console import print_report
-from seed_registry.cli.following import LogFormat, followed
+from seed_registry.cli.console import unbroken
+from seed_registry.cli.following import followed
 from seed_registry.cli.interrupting import run_interruptibly
 from seed_registry.cli.options import (
+    DEFAULTS,
+    BatchSize,
     Columns,
+    Concurrency,
     DatabaseOption,
     DialectOption,
     DomainOption,
+    IoTimeout,
+    LogFile,
+    LogFormat,
+    LogFormatOption,
+    MaxRecordBytes,
+    MaxRejectsOption,
+    MaxSources,
     PoolerOption,
+    Quiet,
+    ReportAsJson,
+    RetryFor,
+    Verbose,
+    Verify,
     columns_of,
+    database_of,
+    dialect_of,
     pooler_of,
 )
-from seed_registry.cli.planned import print_plan, report_json
+from seed_registry.cli.planned import print_result
 from seed_registry.errors import IndexNotUnderstood, SettingsInvalid, VerificationFailed
 from seed_registry.escaping import printable
 from seed_registry.index.decoding import REASONS
 from seed_registry.index.replaying import RejectLine, read_lines
 from seed_registry.records import Location
 from seed_registry.replaying import replay
-from seed_registry.report import Report, Tally
-from seed_registry.settings import DatabaseUrl, DialectName, MaxRejects, Settings, parse_bytes
+from seed_registry.settings import MaxRejects, Settings, parse_bytes
 
-_DEFAULTS: Final = Settings()
 # Examples of each reason.
 _EXAMPLES: Final = 3
 # Reasons are ours, some twenty; a file that names more is a stranger's, and shall not fill the memory.
@@ -48,7 +62,6 @@ _REASON_CHARACTERS: Final = 40
 _KEY_CHARACTERS: Final = 60
 _NAME_CHARACTERS: Final = 24
 _TEXT_CHARACTERS: Final = 1_000
-_UNBROKEN_COLUMNS: Final = 200
 
 app = typer.Typer(help="Show what a load rejected, and load it after a fix.", no_args_is_help=True)
 
@@ -112,8 +125,8 @@ def replay_file(  # a flag each
     *,
     database_url: DatabaseOption = None,
     pooler: PoolerOption = None,
-    batch_size: Annotated[int, typer.Option(help="Records a batch.")] = _DEFAULTS.batch_size,
-    concurrency: Annotated[int, typer.Option(help="Workers, one connection each.")] = _DEFAULTS.concurrency,
+    batch_size: BatchSize = DEFAULTS.batch_size,
+    concurrency: Concurrency = DEFAULTS.concurrency,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; tell what a replay would do.")] = False,
     dialect: DialectOption = None,
     domain: DomainOption = None,
@@ -121,33 +134,29 @@ def replay_file(  # a flag each
     rejects: Annotated[
         str | None, typer.Option(help="The file for what is rejected again [default: a new one, see the report]")
     ] = None,
-    max_rejects: Annotated[str, typer.Option(metavar="N|P%", help="Stop with exit code 3 above this.")] = "100%",
-    max_record_bytes: Annotated[str, typer.Option(help="Reject longer records.")] = "16MiB",
-    max_sources: Annotated[int, typer.Option(help="Stop when the file names more.")] = _DEFAULTS.max_sources,
+    max_rejects: MaxRejectsOption = "100%",
+    max_record_bytes: MaxRecordBytes = "16MiB",
+    max_sources: MaxSources = DEFAULTS.max_sources,
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on where a replay of this file ended early.")
     ] = True,
-    retry_for: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Try what may pass again for so long, e.g. a lost connection.")
-    ] = _DEFAULTS.retry_for_seconds,
-    io_timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="The longest that one statement of a batch may take.")
-    ] = _DEFAULTS.io_timeout_seconds,
-    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Check the database afterwards.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON object.")] = False,
-    log_format: Annotated[LogFormat, typer.Option(help="Logs on stderr.")] = LogFormat.auto,
-    log_file: Annotated[str | None, typer.Option(help="Append the log to a file as well, as JSON lines.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but an error.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell every batch; tracebacks.")] = False,
+    retry_for: RetryFor = DEFAULTS.retry_for_seconds,
+    io_timeout: IoTimeout = DEFAULTS.io_timeout_seconds,
+    verify: Verify = True,
+    as_json: ReportAsJson = False,
+    log_format: LogFormatOption = LogFormat.auto,
+    log_file: LogFile = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Load the records of a rejects file again; none goes over a row that is as new as it, or newer."""
     settings = Settings(
-        database_url=DatabaseUrl(database_url) if database_url else None,
+        database_url=database_of(database_url),
         pooler=pooler_of(pooler),
         batch_size=batch_size,
         concurrency=concurrency,
         dry_run=dry_run,
-        dialect=cast("DialectName | None", dialect.value if dialect else None),
+        dialect=dialect_of(dialect),
         domain=domain,
         columns=columns_of(column),
         rejects=rejects,
@@ -163,16 +172,16 @@ def replay_file(  # a flag each
         with followed(log_format, log_file=log_file, quiet=quiet, verbose=verbose) as audience:
             report = run_interruptibly(lambda: replay(file, settings, audience))
     except VerificationFailed as exc:
-        _print_report(exc.report, audience.tally, as_json=as_json)
+        print_result(exc.report, audience.tally, as_json=as_json)
         raise
-    _print_report(report, audience.tally, as_json=as_json)
+    print_result(report, audience.tally, as_json=as_json)
 
 
 async def _read(path: str, listed: str | None, limit: int) -> _Shown:
     """The file in groups, the largest first, with as many examples as are wanted."""
     groups: dict[str, _Group] = {}
     rejects = no_rejects = 0
-    async for lines in read_lines(path, _DEFAULTS):
+    async for lines in read_lines(path, DEFAULTS):
         for line in lines:
             if line is None:
                 no_rejects += 1
@@ -199,7 +208,7 @@ def _example(line: RejectLine) -> _Example:
 
 
 def _print_groups(shown: _Shown, path: str) -> None:
-    console = _console()
+    console = unbroken()
     count = shown.rejects
     title = f"{count:,} reject{'s' if count != 1 else ''} in {printable(shown.file, _TEXT_CHARACTERS)}"
     console.print(Text(title, "bold"), soft_wrap=True)
@@ -229,7 +238,7 @@ def _named(reason: str) -> str:
 
 
 def _print_list(group: _Group) -> None:
-    console = _console()
+    console = unbroken()
     console.print(Text.assemble((f"{group.count:,} ", "bold"), _named(group.reason)), soft_wrap=True)
     console.print(_rows(group.examples))
     if (rest := group.count - len(group.examples)) > 0:
@@ -253,18 +262,3 @@ def _rows(examples: Sequence[_Example]) -> Table:
             cells.append(Text(kind + printable(example.key or "", _KEY_CHARACTERS)))
         table.add_row(*cells, Text(printable(example.detail)))
     return table
-
-
-def _console() -> Console:
-    # What goes to a file or another program has no edge to be broken at.
-    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else _UNBROKEN_COLUMNS)
-
-
-def _print_report(report: Report, tally: Tally, *, as_json: bool) -> None:
-    if as_json:
-        sys.stdout.buffer.write(report_json(report))
-        sys.stdout.buffer.flush()
-    elif report.plan is not None:
-        print_plan(report, tally)
-    else:
-        print_report(report, tally)

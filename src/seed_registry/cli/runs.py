@@ -11,13 +11,13 @@ import typer
 
 from seed_registry.access import database
 from seed_registry.cli.console import print_rows
-from seed_registry.cli.options import DatabaseOption
+from seed_registry.cli.options import DatabaseOption, database_of
 from seed_registry.errors import SettingsInvalid
 from seed_registry.registry.connecting import session
 from seed_registry.registry.ledger import Run, is_usable, runs
 from seed_registry.registry.pooling import READ_ONLY
 from seed_registry.report import Report
-from seed_registry.settings import DatabaseUrl, Settings
+from seed_registry.settings import Settings
 
 
 class _Entry(msgspec.Struct):
@@ -58,7 +58,7 @@ def show_runs(
 
 
 async def _find(database_url: str | None, run_id: str | None, limit: int) -> list[Run]:
-    settings = Settings(database_url=DatabaseUrl(database_url) if database_url else None)
+    settings = Settings(database_url=database_of(database_url))
     async with database(settings) as url, session(url, READ_ONLY) as connection:
         return await runs(connection, run_id, limit) if await is_usable(connection) else []
 

@@ -11,11 +11,11 @@ import typer
 
 from seed_registry.access import database
 from seed_registry.cli.console import print_rows
-from seed_registry.cli.options import Columns, DatabaseOption, columns_of
+from seed_registry.cli.options import Columns, DatabaseOption, columns_of, database_of
 from seed_registry.registry import schema
 from seed_registry.registry.connecting import session
 from seed_registry.registry.sql import statement
-from seed_registry.settings import DatabaseUrl, Settings
+from seed_registry.settings import Settings
 
 app = typer.Typer(help="The registry's tables: create, check, show.", no_args_is_help=True)
 Result = TypeVar("Result")
@@ -57,7 +57,7 @@ def grants(role: Annotated[str, typer.Argument(help="The role that loads.")]) ->
 
 def _with_session(database_url: str | None, action: Callable[[asyncpg.Connection[Any]], Awaitable[Result]]) -> Result:
     async def run() -> Result:
-        settings = Settings(database_url=DatabaseUrl(database_url) if database_url else None)
+        settings = Settings(database_url=database_of(database_url))
         async with database(settings) as url, session(url) as connection:
             return await action(connection)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Annotated, Any, Final, cast
+from contextlib import nullcontext
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
@@ -15,20 +14,32 @@ from rich.table import Table
 from rich.text import Text
 
 from seed_registry.auditing import MOST_LISTED, AuditReport, SourceAudit, audit
-from seed_registry.cli.console import print_error
-from seed_registry.cli.following import LogFormat
+from seed_registry.cli.console import print_error, unbroken
+from seed_registry.cli.following import told_on_stderr
 from seed_registry.cli.interrupting import run_interruptibly
 from seed_registry.cli.live import LiveProgress
-from seed_registry.cli.load import DEFAULT_INDEX
-from seed_registry.cli.logs import LogProgress, logger
 from seed_registry.cli.options import (
+    DEFAULT_INDEX,
+    DEFAULTS,
     Columns,
     DatabaseOption,
     DialectOption,
     DomainOption,
+    Indexes,
+    IndexesFrom,
+    IndexOption,
+    LogFormat,
+    LogFormatOption,
+    MaxRecordBytes,
+    MaxSources,
+    MaxUnpackedBytes,
     PoolerOption,
+    Quiet,
     RecordsAtOption,
+    Verbose,
     columns_of,
+    database_of,
+    dialect_of,
     pooler_of,
 )
 from seed_registry.comparing import Difference
@@ -36,10 +47,9 @@ from seed_registry.errors import VerificationFailed
 from seed_registry.escaping import printable
 from seed_registry.index.finding import read_list
 from seed_registry.records import Location
-from seed_registry.report import Progress, Silent
-from seed_registry.settings import DatabaseUrl, DialectName, Settings, parse_bytes
+from seed_registry.report import Silent
+from seed_registry.settings import Settings, parse_bytes
 
-_DEFAULTS: Final = Settings()
 # Asking is cheaper than writing: larger batches than a load's save round trips.
 _BATCH_SIZE: Final = 1000
 _NUMBERS: Final = ("in_index", "in_database", "missing", "different", "extra")
@@ -48,17 +58,12 @@ _EXTRA_SHOWN: Final = 5
 _EXTRA_CHARACTERS: Final = 30
 _NAME_CHARACTERS: Final = 80
 _KEY_CHARACTERS: Final = 40
-_UNBROKEN_COLUMNS: Final = 200
 
 
 def verify(
-    indexes: Annotated[
-        list[str] | None, typer.Argument(metavar="[INDEX]...", help="Files, patterns, directories, URLs; - is stdin.")
-    ] = None,
+    indexes: Indexes = None,
     *,
-    index: Annotated[
-        str, typer.Option("--index", envvar="INDEX_PATH", help="The index, where no INDEX is given.")
-    ] = DEFAULT_INDEX,
+    index: IndexOption = DEFAULT_INDEX,
     database_url: DatabaseOption = None,
     pooler: PoolerOption = None,
     dialect: DialectOption = None,
@@ -71,23 +76,21 @@ def verify(
     full: Annotated[bool, typer.Option("--full", help="Compare every field, trust no content hash.")] = False,
     sample: Annotated[int, typer.Option(help="Assets compared field by field in any case, at least.")] = 20,
     limit: Annotated[int, typer.Option(min=0, max=MOST_LISTED, help="Differences, and sources, to list.")] = 20,
-    max_record_bytes: Annotated[str, typer.Option(help="As the load: longer records are rejected.")] = "16MiB",
-    max_unpacked_bytes: Annotated[
-        str | None, typer.Option(help="Stop when a packed index holds more [default: 1 GiB and 400 times its size]")
-    ] = None,
-    max_sources: Annotated[int, typer.Option(help="Stop when the indexes name more.")] = _DEFAULTS.max_sources,
-    indexes_from: Annotated[str | None, typer.Option(help="A file that names indexes, one a line.")] = None,
+    max_record_bytes: MaxRecordBytes = "16MiB",
+    max_unpacked_bytes: MaxUnpackedBytes = None,
+    max_sources: MaxSources = DEFAULTS.max_sources,
+    indexes_from: IndexesFrom = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with up to 10,000 differences.")] = False,
-    log_format: Annotated[LogFormat, typer.Option(help="Logs on stderr.")] = LogFormat.auto,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but an error.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell every batch; tracebacks.")] = False,
+    log_format: LogFormatOption = LogFormat.auto,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Compare the database with indexes, and write nothing; exit 4 if a record is missing or differs."""
     settings = Settings(
-        database_url=DatabaseUrl(database_url) if database_url else None,
+        database_url=database_of(database_url),
         pooler=pooler_of(pooler),
         batch_size=_BATCH_SIZE,
-        dialect=cast("DialectName | None", dialect.value if dialect else None),
+        dialect=dialect_of(dialect),
         domain=domain,
         records_at=records_at,
         derive_sources=derive_sources,
@@ -99,7 +102,8 @@ def verify(
         max_sources=max_sources,
     )
     named = [*(indexes or []), *(read_list(indexes_from) if indexes_from else [])] or [index]
-    with _followed(log_format, len(named), quiet=quiet, verbose=verbose) as progress:
+    live = _Live(Console(stderr=True, highlight=False), verbose=verbose, indexes=len(named))
+    with nullcontext(Silent()) if quiet else told_on_stderr(log_format, live, verbose=verbose) as progress:
         report = run_interruptibly(lambda: audit(named, settings, progress), "nothing was written")
     if as_json:
         sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
@@ -127,24 +131,8 @@ class _Live(LiveProgress):
         yield self._speed(self._moment(), is_narrow=is_narrow)
 
 
-@contextmanager
-def _followed(log_format: LogFormat, indexes: int, *, quiet: bool, verbose: bool) -> Iterator[Progress]:
-    """A live display on a terminal, JSON lines elsewhere, plain lines where they are asked for."""
-    is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-    if quiet:
-        yield Silent()
-    elif log_format is LogFormat.json or (log_format is LogFormat.auto and not sys.stderr.isatty()):
-        yield LogProgress(logger(sys.stderr, as_json=True, verbose=verbose))
-    elif is_terminal:
-        with _Live(Console(stderr=True, highlight=False), verbose=verbose, indexes=indexes).shown() as live:
-            yield live
-    else:
-        yield LogProgress(logger(sys.stderr, as_json=False, verbose=verbose))
-
-
 def _print(report: AuditReport, limit: int) -> None:
-    # What goes to a file or another program has no edge to be broken at.
-    console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else _UNBROKEN_COLUMNS)
+    console = unbroken()
     names = report.indexes
     what = printable(names[0], 200) if len(names) == 1 else f"{len(names)} indexes"
     console.print(Text(f"{what} against {printable(report.database, 200)}", "bold"), soft_wrap=True)
