@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
@@ -66,6 +66,7 @@ class Registry:
         self._is_held = False
         self._ledger: Ledger | None = None
         self._idle: list[Writer] = []
+        self._through: Callable[[Writer], Writer] = lambda writer: writer
 
     async def connect(self) -> None:
         """Connect to the database, and look at its tables; on the embedded server they are created.
@@ -104,6 +105,10 @@ class Registry:
         """Have checkpoints written, by the sessions that are opened from now on."""
         self._ledger = ledger
 
+    def write_through(self, through: Callable[[Writer], Writer]) -> None:
+        """Have all be written through what this makes of a writer."""
+        self.writer, self._through = through(self.writer), through
+
     async def check_commits(self, connection: asyncpg.Connection[Any]) -> None:
         """See that the database has all that it confirmed.
 
@@ -125,7 +130,7 @@ class Registry:
             writer = self.writer
         else:
             writer = await self._stack.enter_async_context(self._lasting(self.url, self._open_worker))
-        yield writer
+        yield self._through(writer)
         self._idle.append(writer)
 
     async def _first_session(self, url: DatabaseUrl, stack: AsyncExitStack) -> asyncpg.Connection[Any]:

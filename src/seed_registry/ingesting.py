@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
@@ -82,18 +83,27 @@ async def ingest(indexes: Sequence[str], settings: Settings | None = None, progr
     found = find(indexes)
     if not settings.keep_going or len(found) == 1:
         require(found)
+    return await run_through(lambda: Run(found, settings, progress), can_repeat="-" not in found)
+
+
+async def run_through(new_run: Callable[[], Run], *, can_repeat: bool = True) -> Report:
+    """One run to its end; once more, from what is there, where the server crashed and forgot what it had confirmed.
+
+    Raises:
+        SeedRegistryError: as `ingest` does.
+    """
     retries = 0
     for passes_left in reversed(range(_MOST_PASSES)):
-        run = Run(found, settings, progress)
+        run = new_run()
         run.tally.retries = retries
         try:
-            async with open_registry(settings, progress, run.tally, run.held) as registry:
+            async with open_registry(run.settings, run.progress, run.tally, run.held) as registry:
                 return await run.load(registry)
         except CommitsLost as exc:
-            if not (passes_left and settings.resume and "-" not in found):
+            if not (passes_left and can_repeat and run.settings.resume):
                 raise
             retries = run.tally.retries + 1
-            progress.tell("warning", "run_restarted", reason=str(exc).splitlines()[0])
+            run.progress.tell("warning", "run_restarted", reason=str(exc).splitlines()[0])
     raise AssertionError("the last pass returns or raises")
 
 
@@ -113,8 +123,8 @@ class Run:
     def __init__(self, indexes: Sequence[str], settings: Settings, progress: Progress) -> None:
         self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         self._indexes = indexes
-        self._settings = settings
-        self._progress = progress
+        self.settings = settings
+        self.progress = progress
         self.tally = Tally()
         self._started = monotonic()
         self._rejects = None if settings.dry_run else RejectsFile(_rejects_path(settings, self.id))
@@ -150,12 +160,12 @@ class Run:
         return report
 
     async def _load(self, registry: Registry) -> Report:
-        settings, tables = self._settings, registry.tables
+        settings, tables = self.settings, registry.tables
         keys_per_source = tables is not None and "source_id" in tables.assets.key
         account = (
-            ForeseeingAccount(settings, self.tally, self._progress, registry.outlook, keys_per_source=keys_per_source)
+            ForeseeingAccount(settings, self.tally, self.progress, registry.outlook, keys_per_source=keys_per_source)
             if settings.dry_run
-            else Account(settings, self.tally, self._progress, self._rejects, keys_per_source=keys_per_source)
+            else Account(settings, self.tally, self.progress, self._rejects, keys_per_source=keys_per_source)
         )
         await self._prepare(registry)
         try:
@@ -172,37 +182,37 @@ class Run:
             write_source_cache(settings.source_cache, str(registry.url), self._source_ids)
         report = self._report(verification, await self._foresee(registry, account))
         for table, counts in (("sources", self.tally.sources), ("assets", self.tally.assets)):
-            self._progress.tell("info", f"{table}_loaded", **_facts(counts), seconds=report.seconds)
-        self._progress.tell("info", "run_finished", **msgspec.to_builtins(replace(report, plan=None)))
+            self.progress.tell("info", f"{table}_loaded", **_facts(counts), seconds=report.seconds)
+        self.progress.tell("info", "run_finished", **msgspec.to_builtins(replace(report, plan=None)))
         return _judged(report)
 
     async def _begin(self, registry: Registry) -> None:
         """Enter the run in the ledger, or take up the one that ended early."""
         main, tables = registry.main, registry.tables
-        if main is None or tables is None or self._settings.dry_run:
+        if main is None or tables is None or self.settings.dry_run:
             return
         if not await main.do(lambda session: create(session.connection)):
             note = "this role may not create the schema seed_registry: no history, no resuming"
-            self._progress.tell("warning", "no_ledger", note=note)
+            self.progress.tell("warning", "no_ledger", note=note)
             return
         key, indexes = self._key(tables.salt), [_absolute(index) for index in self._indexes]
         rejects = str(self._rejects.path) if self._rejects else None
-        resume = self._settings.resume and not self._settings.full  # what may have been edited is looked at again
+        resume = self.settings.resume and not self.settings.full  # what may have been edited is looked at again
         ledger = await main.do(
             lambda session: begin(session.connection, self.id, key, indexes, _encodable(rejects or ""), resume=resume)
         )
         if unfinished := ledger.unfinished:
             self.id = unfinished.run_id
-            if unfinished.rejects and self._settings.rejects in (None, unfinished.rejects):
+            if unfinished.rejects and self.settings.rejects in (None, unfinished.rejects):
                 self._rejects = RejectsFile(Path(unfinished.rejects))
                 self._rejects.resume()
-            self._progress.tell("info", "run_resumed", run_id=self.id, ended=unfinished.outcome, error=unfinished.error)
+            self.progress.tell("info", "run_resumed", run_id=self.id, ended=unfinished.outcome, error=unfinished.error)
         self._ledger = ledger
         registry.use(ledger)
 
     def _key(self, salt: str) -> str:
         """What two commands have in common if one goes on where the other ended."""
-        settings = self._settings
+        settings = self.settings
         asked = (
             settings.schema, settings.dialect, settings.domain, settings.records_at, settings.derive_sources, salt,
             *self.held,
@@ -216,21 +226,21 @@ class Run:
             return
         report = exc.report if isinstance(exc, (VerificationFailed, IndexesFailed)) else self._report()
         with anyio.move_on_after(_FAREWELL_SECONDS, shield=True), contextlib.suppress(SeedRegistryError):
-            async with session(url, pooler=self._settings.pooler) as connection:
+            async with session(url, pooler=self.settings.pooler) as connection:
                 await ledger.end(connection, _outcome(exc), report, str(exc) or None)
 
     async def _prepare(self, registry: Registry) -> None:
-        path = self._settings.source_cache
+        path = self.settings.source_cache
         if registry.tables is None:
             return
         for table in (registry.tables.sources, registry.tables.assets):
             if table.left_out:
-                self._progress.tell("warning", "columns_left_out", table=table.name, fields=table.left_out)
+                self.progress.tell("warning", "columns_left_out", table=table.name, fields=table.left_out)
         if path:
             for provider, cached in read_source_cache(path, str(registry.url)).items():
                 book = self._book(registry, provider)
                 trusted = await book.trust(cached)
-                self._progress.tell("info", "source_cache_read", path=path, cached=len(cached), trusted=trusted)
+                self.progress.tell("info", "source_cache_read", path=path, cached=len(cached), trusted=trusted)
 
     async def _load_index(self, index: str, registry: Registry, account: Account) -> None:
         """One index; if others are to be loaded all the same, its failure is kept for the report."""
@@ -243,8 +253,7 @@ class Run:
             marks = await self._marks(index, registry)
             whole = next((mark for mark in marks if mark.lane == WHOLE), None)
             resumption = Resumption.of(marks) if marks and not whole else None
-            opening = read_index(index, self._settings, salt=salt, stages=tally.stages, resumption=resumption)
-            async with opening as reader:
+            async with self._opened(index, salt, resumption) as reader:
                 dialect = reader.dialect
                 if whole:
                     tally.assets.read += whole.assets
@@ -252,11 +261,11 @@ class Run:
                 else:
                     await self._load_open(name, reader, registry, account)
         except (IndexBroken, IndexNotUnderstood, IndexUnreadable) as exc:
-            if not self._settings.keep_going or len(self._indexes) == 1:
+            if not self.settings.keep_going or len(self._indexes) == 1:
                 raise
             error = str(exc)
-            self._progress.tell("error", "index_failed", index=name, reason=error)
-        if self._settings.dry_run:
+            self.progress.tell("error", "index_failed", index=name, reason=error)
+        if self.settings.dry_run:
             settle(tally, registry)
         part = IndexReport(
             index=name,
@@ -269,16 +278,19 @@ class Run:
         )
         self._parts.append(part)
         facts = {"sources": msgspec.to_builtins(part.sources), "assets": msgspec.to_builtins(part.assets)}
-        self._progress.tell("info", "index_finished", index=name, **facts)
+        self.progress.tell("info", "index_finished", index=name, **facts)
+
+    def _opened(self, index: str, salt: str, resumption: Resumption | None) -> AbstractAsyncContextManager[IndexReader]:
+        return read_index(index, self.settings, salt=salt, stages=self.tally.stages, resumption=resumption)
 
     async def _load_open(self, name: str, reader: IndexReader, registry: Registry, account: Account) -> None:
         tally, dialect = self.tally, reader.dialect
         assets_before = tally.assets.read
         tally.index, tally.index_bytes, tally.index_position = reader.name, reader.size, 0
-        self._progress.tell("info", "index_opened", index=name, dialect=dialect.name, bytes=reader.size)
+        self.progress.tell("info", "index_opened", index=name, dialect=dialect.name, bytes=reader.size)
         book = self._book(registry, dialect.provider)
         try:
-            await pipeline.run(reader, self._settings, account, book, registry.open_writer)
+            await pipeline.run(reader, self.settings, account, book, registry.open_writer)
         finally:
             met = {key: book.ids[key] for key in book.met}
             self._source_ids.setdefault(dialect.provider, {}).update(met)
@@ -300,9 +312,9 @@ class Run:
         if not marks:
             return []
         if await is_as_it_was(index, max(marks, key=lambda mark: mark.file.consumed).file):
-            self._progress.tell("info", "index_resumed", index=_shown(index), committed=min(m.assets for m in marks))
+            self.progress.tell("info", "index_resumed", index=_shown(index), committed=min(m.assets for m in marks))
             return marks
-        self._progress.tell("warning", "index_changed", index=_shown(index), note="it is read from its beginning")
+        self.progress.tell("warning", "index_changed", index=_shown(index), note="it is read from its beginning")
         await main.do(lambda session: ledger.forget(session.connection, path))
         if self._rejects is not None:
             self._rejects.forget(_shown(index))
@@ -310,16 +322,16 @@ class Run:
 
     def _book(self, registry: Registry, provider: str) -> SourceBook:
         ids = self._known_ids.setdefault(provider, {})
-        return SourceBook(registry.writer, self.tally, provider, max_sources=self._settings.max_sources, ids=ids)
+        return SourceBook(registry.writer, self.tally, provider, max_sources=self.settings.max_sources, ids=ids)
 
     async def _verify(self, registry: Registry, account: Account) -> Verification | None:
         main, tables = registry.main, registry.tables
-        if self._settings.dry_run or not self._settings.verify or main is None or tables is None:
+        if self.settings.dry_run or not self.settings.verify or main is None or tables is None:
             return None
-        self._progress.tell("info", "verifying")
+        self.progress.tell("info", "verifying")
         return await main.do(
             lambda session: verify(
-                session.connection, tables, self._source_ids, self.tally, account.loaded, self._progress
+                session.connection, tables, self._source_ids, self.tally, account.loaded, self.progress
             ),
             is_limited=False,
         )
@@ -327,8 +339,8 @@ class Run:
     async def _foresee(self, registry: Registry, account: Account) -> Plan | None:
         if not isinstance(account, ForeseeingAccount):
             return None
-        self._progress.tell("info", "planning")
-        is_whole, seconds = all(part.error is None for part in self._parts), self._settings.io_timeout_seconds
+        self.progress.tell("info", "planning")
+        is_whole, seconds = all(part.error is None for part in self._parts), self.settings.io_timeout_seconds
         return await foresee(registry, account, self._source_ids, is_whole=is_whole, seconds=seconds)
 
     def _report(self, verification: Verification | None = None, plan: Plan | None = None) -> Report:
@@ -340,7 +352,7 @@ class Run:
             indexes=[_shown(index) for index in self._indexes],
             dialect=", ".join(dict.fromkeys(part.dialect for part in parts if part.dialect)),
             provider=", ".join(dict.fromkeys(part.provider for part in parts if part.provider)),
-            dry_run=self._settings.dry_run,
+            dry_run=self.settings.dry_run,
             seconds=round(seconds, 3),
             bytes_read=tally.bytes_read,
             records_per_second=round(tally.read / seconds, 1),

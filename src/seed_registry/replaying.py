@@ -11,43 +11,36 @@ A load that writes the same key in the same milliseconds, between the look at th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from heapq import nsmallest
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import anyio
-import msgspec
 from msgspec.structs import replace
 
-from seed_registry.access import Registry, open_registry
+from seed_registry.access import Registry
 from seed_registry.accounting import Account, hashed
-from seed_registry.errors import CommitsLost, SettingsInvalid
-from seed_registry.foreseeing import settle
+from seed_registry.errors import SettingsInvalid
+from seed_registry.index.reading import IndexReader
 from seed_registry.index.replaying import OriginalRejects, Origins, read_rejects
-from seed_registry.ingesting import Run
+from seed_registry.ingesting import Run, run_through
 from seed_registry.lasting import LastingWriter
-from seed_registry.marks import WHOLE, Mark, Resumption
+from seed_registry.marks import Mark, Resumption
 from seed_registry.records import Asset, Source
 from seed_registry.registry.cautious import listed_sources, newer, newest
 from seed_registry.registry.planning import key_hashes
 from seed_registry.registry.tabling import Foreseen
 from seed_registry.report import (
-    AssetCounts,
-    IndexReport,
     MergeCounts,
     Progress,
     Report,
     Silent,
-    SourceCounts,
     Verification,
 )
 from seed_registry.settings import Settings
 from seed_registry.sourcing import Writer
-
-# How often a run goes on after a server that crashed and forgot.
-_MOST_PASSES: Final = 10
 
 
 async def replay(path: str, settings: Settings | None = None, progress: Progress | None = None) -> Report:
@@ -70,19 +63,7 @@ async def replay(path: str, settings: Settings | None = None, progress: Progress
     with Origins(path, settings.max_record_bytes) as origins:
         if settings.rejects is not None and origins.is_file(Path(settings.rejects)):
             raise SettingsInvalid("--rejects names the file that is replayed: name another, or leave it out")
-        retries = 0
-        for passes_left in reversed(range(_MOST_PASSES)):
-            run = _Replay(origins, settings, progress)
-            run.tally.retries = retries
-            try:
-                async with open_registry(settings, progress, run.tally, run.held) as registry:
-                    return await run.load(registry)
-            except CommitsLost as exc:
-                if not (passes_left and settings.resume):
-                    raise
-                retries = run.tally.retries + 1
-                progress.tell("warning", "run_restarted", reason=str(exc).splitlines()[0])
-    raise AssertionError("the last pass returns or raises")
+        return await run_through(lambda: _Replay(origins, settings, progress))
 
 
 def replay_sync(path: str, settings: Settings | None = None, progress: Progress | None = None) -> Report:
@@ -115,34 +96,18 @@ class _Replay(Run):
             self._rejects = OriginalRejects(self._rejects.path, self._origins)
             self._rejects.resume()
 
-    async def _load_index(self, index: str, registry: Registry, account: Account) -> None:
-        tally, settings = self.tally, self._settings
-        salt = registry.tables.salt if registry.tables else ""
-        marks = await self._marks(index, registry)
-        whole = next((mark for mark in marks if mark.lane == WHOLE), None)
-        resumption = Resumption.of(marks) if marks and not whole else None
-        async with read_rejects(
-            self._origins, settings, salt=salt, stages=tally.stages, resumption=resumption
-        ) as reader:
-            dialect = reader.dialect
-            if whole:
-                tally.assets.read += whole.assets
-                tally.assets.resumed += whole.assets
-            else:
-                await self._load_open(reader.name, reader, _CautiousRegistry(registry, self._skipped), account)
-        if settings.dry_run:
-            settle(tally, registry)
-        self._parts.append(
-            IndexReport(
-                index=reader.name,
-                dialect=dialect.name,
-                provider=dialect.provider,
-                bytes_read=tally.bytes_read,
-                sources=msgspec.convert(tally.sources, SourceCounts, from_attributes=True),
-                assets=msgspec.convert(tally.assets, AssetCounts, from_attributes=True),
-                error=None,
-            )
-        )
+    def _opened(self, index: str, salt: str, resumption: Resumption | None) -> AbstractAsyncContextManager[IndexReader]:
+        del index  # it is open, for looking up where its records came from
+        stages = self.tally.stages
+        return read_rejects(self._origins, self.settings, salt=salt, stages=stages, resumption=resumption)
+
+    async def _load(self, registry: Registry) -> Report:
+        registry.write_through(lambda writer: self._cautious(writer, registry))
+        return await super()._load(registry)
+
+    def _cautious(self, writer: Writer, registry: Registry) -> Writer:
+        # Where there is no database, there is nothing newer.
+        return _CautiousWriter(writer, registry, self._skipped) if isinstance(writer, LastingWriter) else writer
 
     async def _verify(self, registry: Registry, account: Account) -> Verification | None:
         """As a load, but for what was not written."""
@@ -170,25 +135,6 @@ class _Skipped:
         self.count += len(assets)
         self.keys |= {asset.key: hashed(asset.key) for asset in assets}
         self.keys = {key: self.keys[key] for key in nsmallest(self._sample, self.keys, key=self.keys.__getitem__)}
-
-
-class _CautiousRegistry(Registry):
-    """A registry that is open, and whose writers take nothing in exchange for something newer."""
-
-    def __init__(self, registry: Registry, skipped: _Skipped) -> None:
-        self.__dict__.update(registry.__dict__)
-        self._skipped = skipped
-        self.writer = self._cautious(registry.writer)
-
-    @asynccontextmanager
-    async def open_writer(self) -> AsyncIterator[Writer]:
-        """Like `Registry`'s."""
-        async with super().open_writer() as writer:
-            yield self._cautious(writer)
-
-    def _cautious(self, writer: Writer) -> Writer:
-        # Where there is no database, there is nothing newer.
-        return _CautiousWriter(writer, self, self._skipped) if isinstance(writer, LastingWriter) else writer
 
 
 class _CautiousWriter:
