@@ -27,9 +27,11 @@ ALLOWED = {
     "comparing": BASE | {"index", "registry", "accounting", "halving"},
     "auditing": BASE | {"index", "registry", "access", "comparing"},
     "foreseeing": BASE | {"index", "registry", "access", "accounting"},
-    "replaying": BASE | {"index", "registry", "access", "accounting", "foreseeing", "ingesting", "lasting", "sourcing"},
-    "ingesting": BASE
-    | {"index", "registry", "access", "accounting", "foreseeing", "sourcing", "pipeline", "verifying"},
+    "replaying": BASE | {"index", "registry", "access", "accounting", "ingesting", "lasting", "running", "sourcing"},
+    "concluding": BASE,
+    "running": BASE
+    | {"index", "registry", "access", "accounting", "concluding", "foreseeing", "sourcing", "pipeline", "verifying"},
+    "ingesting": BASE | {"index", "access", "running"},
 }
 MODULES = [path for path in PACKAGE.rglob("*.py") if path.parts[-2] != "sql"]
 

@@ -25,7 +25,7 @@ from seed_registry.accounting import Account, hashed
 from seed_registry.errors import SettingsInvalid
 from seed_registry.index.reading import IndexReader
 from seed_registry.index.replaying import OriginalRejects, Origins, read_rejects
-from seed_registry.ingesting import Run, run_through
+from seed_registry.ingesting import run_through
 from seed_registry.lasting import LastingWriter
 from seed_registry.marks import Mark, Resumption
 from seed_registry.records import Asset, Source
@@ -39,6 +39,7 @@ from seed_registry.report import (
     Silent,
     Verification,
 )
+from seed_registry.running import Run
 from seed_registry.settings import Settings
 from seed_registry.sourcing import Writer
 

@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 from asyncpg.transaction import Transaction
 
-from seed_registry import ingesting
+from seed_registry import running
 from seed_registry.cli.main import main
 from seed_registry.index.opening import OpenIndex
 from seed_registry.index.reading import IndexReader
@@ -40,9 +40,9 @@ POINTS: dict[str, tuple[Any, str, bool]] = {
     "after-commit": (Transaction, "commit", True),
     "reject-write": (RejectsFile, "write", True),
     "reject-sync": (RejectsFile, "sync", False),
-    "flush": (ingesting, "flush", False),
+    "flush": (running, "flush", False),
     "index-finished": (Ledger, "finished", True),
-    "verified": (ingesting, "verify", True),
+    "verified": (running, "verify", True),
     "run-ended": (Ledger, "end", True),
 }
 

@@ -1,0 +1,41 @@
+"""Concluding: what the end of a run is called, and whether its report is that of a success."""
+
+from __future__ import annotations
+
+from seed_registry.errors import IndexesFailed, TooManyRejects, VerificationFailed
+from seed_registry.escaping import printable
+from seed_registry.report import Counts, Report
+
+
+def judged(report: Report) -> Report:
+    """The report, unless it tells of a failure.
+
+    Raises:
+        VerificationFailed, IndexesFailed: it does; they hold the report.
+    """
+    if report.verification is not None and not report.verification.passed:
+        failed = [check for check in report.verification.checks if not check.passed]
+        facts = "; ".join(f"{check.name}: expected {check.expected}, found {check.actual}" for check in failed)
+        raise VerificationFailed(f"verification failed: {facts}", report)
+    if bad := [part for part in report.per_index if part.error]:
+        names = ", ".join(printable(part.index) for part in bad[:5])
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""  # noqa: PLR2004  # as many as fit a line
+        count = len(report.per_index)
+        rest = "; the others are loaded" if len(bad) < count else ""
+        raise IndexesFailed(f"{len(bad)} of {count} indexes failed: {names}{more}{rest}", report)
+    return report
+
+
+def outcome_of(exc: BaseException) -> str:
+    """How the ledger calls the end of a run."""
+    if isinstance(exc, VerificationFailed):
+        return "verification_failed"
+    if isinstance(exc, TooManyRejects):
+        return "too_many_rejects"
+    return "failed" if isinstance(exc, Exception) else "interrupted"
+
+
+def facts_of(counts: Counts) -> dict[str, int]:
+    """The counts of a table as its event tells them."""
+    skipped = counts.read - counts.inserted - counts.updated
+    return {"processed": counts.read, "inserted": counts.inserted, "updated": counts.updated, "skipped": skipped}

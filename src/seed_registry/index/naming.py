@@ -1,0 +1,21 @@
+"""Naming: what an index is called, in messages and in the ledger."""
+
+from __future__ import annotations
+
+from seed_registry.index.finding import is_url, shown
+from seed_registry.index.opening import absolute
+
+
+def shown_name(index: str) -> str:
+    """An index as logs and reports may name it: a URL without its secrets."""
+    return shown(index) if is_url(index) else encodable(index)
+
+
+def lasting_name(index: str) -> str:
+    """What an index is called in the ledger, wherever the command was run."""
+    return shown_name(index) if is_url(index) or index == "-" else absolute(index)
+
+
+def encodable(path: str) -> str:
+    """A path whose bytes are not UTF-8 is told with escapes: JSON has no other way."""
+    return path.encode(errors="backslashreplace").decode()

@@ -1,0 +1,315 @@
+"""Running: one load under its id: its indexes one after the other, the ledger, the verification, the report."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import anyio
+import msgspec
+import xxhash
+from msgspec.structs import replace
+
+from seed_registry import pipeline
+from seed_registry.access import Registry
+from seed_registry.accounting import Account
+from seed_registry.concluding import facts_of, judged, outcome_of
+from seed_registry.errors import (
+    IndexBroken,
+    IndexesFailed,
+    IndexNotUnderstood,
+    IndexUnreadable,
+    SeedRegistryError,
+    VerificationFailed,
+)
+from seed_registry.foreseeing import ForeseeingAccount, foresee, settle
+from seed_registry.index.dialects.declaring import Dialect
+from seed_registry.index.finding import is_url
+from seed_registry.index.naming import encodable, lasting_name, shown_name
+from seed_registry.index.opening import is_as_it_was
+from seed_registry.index.reading import IndexReader, read_index
+from seed_registry.index.rejects import RejectsFile
+from seed_registry.marks import WHOLE, Mark, Resumption
+from seed_registry.plan import Plan
+from seed_registry.registry import embedded
+from seed_registry.registry.connecting import flush, session
+from seed_registry.registry.ledger import Ledger, begin, create
+from seed_registry.report import (
+    AssetCounts,
+    IndexReport,
+    Progress,
+    Report,
+    SourceCounts,
+    Tally,
+    Verification,
+)
+from seed_registry.settings import Settings
+from seed_registry.sourcing import SourceBook, read_source_cache, write_source_cache
+from seed_registry.verifying import verify
+
+# What a run that failed may take to say so.
+_FAREWELL_SECONDS = 5.0
+
+
+class Run:
+    """One load under its id."""
+
+    def __init__(self, indexes: Sequence[str], settings: Settings, progress: Progress) -> None:
+        self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        self._indexes = indexes
+        self.settings = settings
+        self.progress = progress
+        self.tally = Tally()
+        self._started = monotonic()
+        self._rejects = None if settings.dry_run else RejectsFile(_rejects_path(settings, self.id))
+        self._parts: list[IndexReport] = []
+        self._source_ids: dict[str, dict[str, Any]] = {}  # of all sources met, by provider and key
+        self._known_ids: dict[str, dict[str, Any]] = {}  # with those of the cache
+        self._ledger: Ledger | None = None
+        progress.began(self.tally)
+        progress.tell(
+            "info",
+            "run_started",
+            run_id=self.id,
+            indexes=[shown_name(index) for index in indexes],
+            dry_run=settings.dry_run,
+        )
+
+    @property
+    def held(self) -> list[str]:
+        """The files that no other load may have meanwhile."""
+        return [lasting_name(index) for index in self._indexes if index != "-"]
+
+    async def load(self, registry: Registry) -> Report:
+        """The load itself, its verification and its report, all of it in the ledger."""
+        await self._begin(registry)
+        try:
+            report = await self._load(registry)
+        except BaseException as exc:
+            await self._end_badly(registry, exc)
+            raise
+        if registry.main is not None and self._ledger is not None:
+            ledger = self._ledger
+            await registry.main.do(lambda session: ledger.end(session.connection, "done", report, None))
+        return report
+
+    async def _load(self, registry: Registry) -> Report:
+        settings, tables = self.settings, registry.tables
+        keys_per_source = tables is not None and "source_id" in tables.assets.key
+        account = (
+            ForeseeingAccount(settings, self.tally, self.progress, registry.outlook, keys_per_source=keys_per_source)
+            if settings.dry_run
+            else Account(settings, self.tally, self.progress, self._rejects, keys_per_source=keys_per_source)
+        )
+        await self._prepare(registry)
+        try:
+            for index in self._indexes:
+                await self._load_index(index, registry, account)
+        finally:
+            account.close()
+            if self._rejects is not None:
+                self._rejects.close()
+        if registry.main is not None and not settings.dry_run:
+            await registry.main.do(lambda session: flush(session.connection))
+        verification = await self._verify(registry, account)
+        if settings.source_cache and registry.url and not settings.dry_run:
+            write_source_cache(settings.source_cache, str(registry.url), self._source_ids)
+        report = self._report(verification, await self._foresee(registry, account))
+        for table, counts in (("sources", self.tally.sources), ("assets", self.tally.assets)):
+            self.progress.tell("info", f"{table}_loaded", **facts_of(counts), seconds=report.seconds)
+        self.progress.tell("info", "run_finished", **msgspec.to_builtins(replace(report, plan=None)))
+        return judged(report)
+
+    async def _begin(self, registry: Registry) -> None:
+        """Enter the run in the ledger, or take up the one that ended early."""
+        main, tables = registry.main, registry.tables
+        if main is None or tables is None or self.settings.dry_run:
+            return
+        if not await main.do(lambda session: create(session.connection)):
+            note = "this role may not create the schema seed_registry: no history, no resuming"
+            self.progress.tell("warning", "no_ledger", note=note)
+            return
+        key, indexes = self._key(tables.salt), [lasting_name(index) for index in self._indexes]
+        rejects = str(self._rejects.path) if self._rejects else None
+        resume = self.settings.resume and not self.settings.full  # what may have been edited is looked at again
+        ledger = await main.do(
+            lambda session: begin(session.connection, self.id, key, indexes, encodable(rejects or ""), resume=resume)
+        )
+        if unfinished := ledger.unfinished:
+            self.id = unfinished.run_id
+            if unfinished.rejects and self.settings.rejects in (None, unfinished.rejects):
+                self._rejects = RejectsFile(Path(unfinished.rejects))
+                self._rejects.resume()
+            self.progress.tell("info", "run_resumed", run_id=self.id, ended=unfinished.outcome, error=unfinished.error)
+        self._ledger = ledger
+        registry.use(ledger)
+
+    def _key(self, salt: str) -> str:
+        """What two commands have in common if one goes on where the other ended."""
+        settings = self.settings
+        asked = (
+            settings.schema, settings.dialect, settings.domain, settings.records_at, settings.derive_sources, salt,
+            *self.held,
+        )  # fmt: skip
+        return xxhash.xxh3_128_hexdigest(msgspec.json.encode(asked))
+
+    async def _end_badly(self, registry: Registry, exc: BaseException) -> None:
+        """Note it in the ledger, if that can be done in a moment; whatever the sessions are doing, this is another."""
+        ledger, url = self._ledger, registry.url
+        if ledger is None or url is None:
+            return
+        report = exc.report if isinstance(exc, (VerificationFailed, IndexesFailed)) else self._report()
+        with anyio.move_on_after(_FAREWELL_SECONDS, shield=True), contextlib.suppress(SeedRegistryError):
+            async with session(url, pooler=self.settings.pooler) as connection:
+                await ledger.end(connection, outcome_of(exc), report, str(exc) or None)
+
+    async def _prepare(self, registry: Registry) -> None:
+        path = self.settings.source_cache
+        if registry.tables is None:
+            return
+        for table in (registry.tables.sources, registry.tables.assets):
+            if table.left_out:
+                self.progress.tell("warning", "columns_left_out", table=table.name, fields=table.left_out)
+        if path:
+            for provider, cached in read_source_cache(path, str(registry.url)).items():
+                book = self._book(registry, provider)
+                trusted = await book.trust(cached)
+                self.progress.tell("info", "source_cache_read", path=path, cached=len(cached), trusted=trusted)
+
+    async def _load_index(self, index: str, registry: Registry, account: Account) -> None:
+        """One index; if others are to be loaded all the same, its failure is kept for the report."""
+        tally, name = self.tally, shown_name(index)
+        before = replace(tally, sources=replace(tally.sources), assets=replace(tally.assets))
+        salt = registry.tables.salt if registry.tables else ""
+        dialect: Dialect | None = None
+        error = None
+        try:
+            marks = await self._marks(index, registry)
+            whole = next((mark for mark in marks if mark.lane == WHOLE), None)
+            resumption = Resumption.of(marks) if marks and not whole else None
+            async with self._opened(index, salt, resumption) as reader:
+                dialect = reader.dialect
+                if whole:
+                    tally.assets.read += whole.assets
+                    tally.assets.resumed += whole.assets
+                else:
+                    await self._load_open(name, reader, registry, account)
+        except (IndexBroken, IndexNotUnderstood, IndexUnreadable) as exc:
+            if not self.settings.keep_going or len(self._indexes) == 1:
+                raise
+            error = str(exc)
+            self.progress.tell("error", "index_failed", index=name, reason=error)
+        if self.settings.dry_run:
+            settle(tally, registry)
+        part = IndexReport(
+            index=name,
+            dialect=dialect.name if dialect else "",
+            provider=dialect.provider if dialect else "",
+            bytes_read=tally.bytes_read - before.bytes_read,
+            sources=msgspec.convert(tally.sources.since(before.sources), SourceCounts, from_attributes=True),
+            assets=msgspec.convert(tally.assets.since(before.assets), AssetCounts, from_attributes=True),
+            error=error,
+        )
+        self._parts.append(part)
+        facts = {"sources": msgspec.to_builtins(part.sources), "assets": msgspec.to_builtins(part.assets)}
+        self.progress.tell("info", "index_finished", index=name, **facts)
+
+    def _opened(self, index: str, salt: str, resumption: Resumption | None) -> AbstractAsyncContextManager[IndexReader]:
+        return read_index(index, self.settings, salt=salt, stages=self.tally.stages, resumption=resumption)
+
+    async def _load_open(self, name: str, reader: IndexReader, registry: Registry, account: Account) -> None:
+        tally, dialect = self.tally, reader.dialect
+        assets_before = tally.assets.read
+        tally.index, tally.index_bytes, tally.index_position = reader.name, reader.size, 0
+        self.progress.tell("info", "index_opened", index=name, dialect=dialect.name, bytes=reader.size)
+        book = self._book(registry, dialect.provider)
+        try:
+            await pipeline.run(reader, self.settings, account, book, registry.open_writer)
+        finally:
+            met = {key: book.ids[key] for key in book.met}
+            self._source_ids.setdefault(dialect.provider, {}).update(met)
+        file, main, ledger = reader.file_state, registry.main, self._ledger
+        if main is None or ledger is None:
+            return
+        await main.do(lambda session: flush(session.connection))
+        await main.do(lambda session: registry.check_commits(session.connection))
+        if file is not None:
+            whole = Mark(reader.path, WHOLE, 1, 1, 0, tally.assets.read - assets_before, file)
+            await main.do(lambda session: ledger.finished(session.connection, whole))
+
+    async def _marks(self, index: str, registry: Registry) -> list[Mark]:
+        """How far the run that is resumed was with this index; nothing if the file is another one now."""
+        ledger, main, path = self._ledger, registry.main, lasting_name(index)
+        if ledger is None or main is None or ledger.unfinished is None or is_url(index) or index == "-":
+            return []
+        marks = await main.do(lambda session: ledger.marks(session.connection, path))
+        if not marks:
+            return []
+        if await is_as_it_was(index, max(marks, key=lambda mark: mark.file.consumed).file):
+            self.progress.tell("info", "index_resumed", index=shown_name(index), committed=min(m.assets for m in marks))
+            return marks
+        self.progress.tell("warning", "index_changed", index=shown_name(index), note="it is read from its beginning")
+        await main.do(lambda session: ledger.forget(session.connection, path))
+        if self._rejects is not None:
+            self._rejects.forget(shown_name(index))
+        return []
+
+    def _book(self, registry: Registry, provider: str) -> SourceBook:
+        ids = self._known_ids.setdefault(provider, {})
+        return SourceBook(registry.writer, self.tally, provider, max_sources=self.settings.max_sources, ids=ids)
+
+    async def _verify(self, registry: Registry, account: Account) -> Verification | None:
+        main, tables = registry.main, registry.tables
+        if self.settings.dry_run or not self.settings.verify or main is None or tables is None:
+            return None
+        self.progress.tell("info", "verifying")
+        return await main.do(
+            lambda session: verify(
+                session.connection, tables, self._source_ids, self.tally, account.loaded, self.progress
+            ),
+            is_limited=False,
+        )
+
+    async def _foresee(self, registry: Registry, account: Account) -> Plan | None:
+        if not isinstance(account, ForeseeingAccount):
+            return None
+        self.progress.tell("info", "planning")
+        is_whole, seconds = all(part.error is None for part in self._parts), self.settings.io_timeout_seconds
+        return await foresee(registry, account, self._source_ids, is_whole=is_whole, seconds=seconds)
+
+    def _report(self, verification: Verification | None = None, plan: Plan | None = None) -> Report:
+        """What is known by now."""
+        tally, parts = self.tally, self._parts
+        seconds = monotonic() - self._started
+        return Report(
+            run_id=self.id,
+            indexes=[shown_name(index) for index in self._indexes],
+            dialect=", ".join(dict.fromkeys(part.dialect for part in parts if part.dialect)),
+            provider=", ".join(dict.fromkeys(part.provider for part in parts if part.provider)),
+            dry_run=self.settings.dry_run,
+            seconds=round(seconds, 3),
+            bytes_read=tally.bytes_read,
+            records_per_second=round(tally.read / seconds, 1),
+            batches=tally.batches,
+            retries=tally.retries,
+            repaired=tally.repaired,
+            sources=msgspec.convert(tally.sources, SourceCounts, from_attributes=True),
+            assets=msgspec.convert(tally.assets, AssetCounts, from_attributes=True),
+            rejects_file=encodable(str(self._rejects.path)) if self._rejects and self._rejects.created else None,
+            verification=verification,
+            per_index=parts if len(self._indexes) > 1 else [],
+            plan=plan,
+        )
+
+
+def _rejects_path(settings: Settings, run_id: str) -> Path:
+    """Where the rejects go: not the current directory, which an unattended run may not be able to write."""
+    if settings.rejects is not None:
+        return Path(settings.rejects)
+    return embedded.make_home_directory() / "rejects" / f"{run_id}.ndjson"
