@@ -9,18 +9,7 @@ from seed_registry.bench.drawing import STEPS, heat_map, heat_step
 from seed_registry.bench.markup import document, html_text, stage_bars, stage_legend
 from seed_registry.bench.results import CellResult, Results, best_of
 from seed_registry.bench.strategies import COPY_MERGE
-from seed_registry.bench.telling import (
-    cpu,
-    flags,
-    kind_of_load,
-    megabytes,
-    milliseconds,
-    notes,
-    percent_of_spread,
-    placed,
-    problems,
-    state,
-)
+from seed_registry.bench.telling import columns_of, flags, kind_of_load, notes, placed, problems
 
 _COLUMNS: Final = (
     "strategy", "batch", "workers", "records/s", "spread", "MB/s", "client CPU", "server CPU", "peak RSS MB", "WAL MB",
@@ -126,7 +115,7 @@ def _table(cells: Sequence[CellResult], best: CellResult | None) -> Iterable[str
     yield '<details><summary>All numbers</summary><div class="scroll"><table><tr>'
     yield "".join(f"<th{_class(name)}>{html_text(name)}</th>" for name in _COLUMNS) + "</tr>"
     for cell in cells:
-        texts = zip(_COLUMNS, _row(cell), strict=True)
+        texts = zip(_COLUMNS, columns_of(cell), strict=True)
         yield (
             f"<tr{' class=top' if cell is best else ''}>"
             + "".join(f"<td{_class(name)}>{html_text(text)}</td>" for name, text in texts)
@@ -137,27 +126,6 @@ def _table(cells: Sequence[CellResult], best: CellResult | None) -> Iterable[str
 
 def _class(column: str) -> str:
     return ' class="words"' if column in _WORDS else ""
-
-
-def _row(cell: CellResult) -> list[str]:
-    name = [cell.strategy, f"{cell.batch_size:,}", str(cell.concurrency)]
-    summary = cell.summary
-    if summary is None:
-        return [*name, *[""] * 9, state(cell)]
-    seconds = summary.seconds.median
-    return [
-        *name,
-        f"{summary.records_per_second.median:,.0f}",
-        percent_of_spread(cell),
-        f"{summary.megabytes_per_second:,.1f}",
-        cpu(summary.client_cpu_seconds, seconds),
-        cpu(summary.server_cpu_seconds, seconds),
-        megabytes(summary.peak_rss_bytes),
-        megabytes(summary.wal_bytes),
-        milliseconds(summary.batch_p50_seconds),
-        milliseconds(summary.batch_p95_seconds),
-        state(cell),
-    ]
 
 
 def _environment(results: Results) -> Iterable[str]:

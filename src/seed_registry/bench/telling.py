@@ -38,6 +38,28 @@ def state(cell: CellResult) -> str:
     return (cell.summary.bottleneck if cell.summary else None) or ""
 
 
+def columns_of(cell: CellResult) -> list[str]:
+    """A cell as the columns of a table: which one, its medians, and what bounds it."""
+    name = [cell.strategy, f"{cell.batch_size:,}", str(cell.concurrency)]
+    summary = cell.summary
+    if summary is None:
+        return [*name, *[""] * 9, state(cell)]
+    seconds = summary.seconds.median
+    return [
+        *name,
+        f"{summary.records_per_second.median:,.0f}",
+        percent_of_spread(cell),
+        f"{summary.megabytes_per_second:,.1f}",
+        _cpu(summary.client_cpu_seconds, seconds),
+        _cpu(summary.server_cpu_seconds, seconds),
+        _megabytes(summary.peak_rss_bytes),
+        _megabytes(summary.wal_bytes),
+        _milliseconds(summary.batch_p50_seconds),
+        _milliseconds(summary.batch_p95_seconds),
+        state(cell),
+    ]
+
+
 def problems(cells: Iterable[CellResult]) -> list[str]:
     """Why cells were skipped or failed, each reason once."""
     reasons: dict[str, list[CellResult]] = {}
@@ -83,19 +105,19 @@ def percent_of_spread(result: CellResult) -> str:
     return f"±{rate.half_range / rate.median:.0%}" if len(result.runs) > 1 else ""
 
 
-def milliseconds(seconds: float) -> str:
+def _milliseconds(seconds: float) -> str:
     """A short time."""
     return f"{seconds * 1e3:,.0f}" if seconds >= 0.01 else f"{seconds * 1e3:.1f}"  # noqa: PLR2004  # 10 ms
 
 
-def megabytes(count: float | None) -> str:
+def _megabytes(count: float | None) -> str:
     """A number of bytes in millions; nothing where it is not known."""
     if count is None:
         return ""
     return f"{count / 1e6:,.0f}" if count >= 1e7 else f"{count / 1e6:.1f}"  # noqa: PLR2004  # 10 MB
 
 
-def cpu(seconds: float | None, of: float) -> str:
+def _cpu(seconds: float | None, of: float) -> str:
     """CPU time as a share of one core's; nothing where it is not known."""
     return "" if seconds is None else f"{seconds / of:.0%}"
 

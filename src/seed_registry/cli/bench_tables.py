@@ -12,18 +12,7 @@ from rich.text import Text
 from seed_registry.bench.comparing import FLOOR, Comparison, Pair
 from seed_registry.bench.results import CellResult, Results, best_of
 from seed_registry.bench.strategies import COPY_MERGE
-from seed_registry.bench.telling import (
-    cpu,
-    flags,
-    kind_of_load,
-    megabytes,
-    milliseconds,
-    notes,
-    percent_of_spread,
-    placed,
-    problems,
-    state,
-)
+from seed_registry.bench.telling import columns_of, flags, kind_of_load, notes, placed, problems
 from seed_registry.escaping import printable
 
 _HEADER = (
@@ -102,29 +91,9 @@ def _table(cells: Sequence[CellResult], best: CellResult | None) -> Table:
     table = _empty_table(_HEADER)
     for cell in cells:
         style = "bold green" if cell is best else ""
-        table.add_row(*(Text(printable(text), style) for text in _row(cell, is_best=cell is best)))
+        texts = ["*" if cell is best else "", *columns_of(cell)]
+        table.add_row(*(Text(printable(text), style) for text in texts))
     return table
-
-
-def _row(cell: CellResult, *, is_best: bool) -> list[str]:
-    name = ["*" if is_best else "", cell.strategy, f"{cell.batch_size:,}", str(cell.concurrency)]
-    summary = cell.summary
-    if summary is None:
-        return [*name, *[""] * 9, state(cell)]
-    seconds = summary.seconds.median
-    return [
-        *name,
-        f"{summary.records_per_second.median:,.0f}",
-        percent_of_spread(cell),
-        f"{summary.megabytes_per_second:,.1f}",
-        cpu(summary.client_cpu_seconds, seconds),
-        cpu(summary.server_cpu_seconds, seconds),
-        megabytes(summary.peak_rss_bytes),
-        megabytes(summary.wal_bytes),
-        milliseconds(summary.batch_p50_seconds),
-        milliseconds(summary.batch_p95_seconds),
-        state(cell),
-    ]
 
 
 def _verdict(results: Results, cells: Sequence[CellResult], best: CellResult | None) -> list[Text]:
