@@ -109,6 +109,38 @@ def test_the_rejects_of_the_run_before_are_kept_beside_the_new_ones(tmp_path: Pa
     assert [line["index"] for line in written(tmp_path / "rejects.old")] == ["b"]
 
 
+@pytest.mark.parametrize("size", [100, 3_000, 6_000_000])
+def test_a_run_that_is_resumed_tells_nothing_twice_and_drops_a_torn_line(tmp_path: Path, size: int) -> None:
+    path, count = tmp_path / "rejects", 18_000_000 // size
+    told = [Reject("not_json", "detail", b"x" * size, number, number * size) for number in range(count)]
+    rejects = RejectsFile(path)
+    for reject in told:
+        rejects.write("index", reject)
+    rejects.close()
+    before = path.read_bytes()
+    path.write_bytes(before[:-1])  # as of a process that was killed
+
+    resumed = RejectsFile(path)
+    resumed.resume()
+    for reject in told:
+        resumed.write("index", reject)
+    resumed.write("another", told[0])
+    resumed.close()
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert b"".join(lines[:-1]) == before
+    assert json.loads(lines[-1])["index"] == "another"
+
+
+def test_a_file_of_a_run_that_is_resumed_may_be_nothing_but_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / "rejects"
+    path.write_bytes(b'{"index":"x","line":1,"off')
+    rejects = RejectsFile(path)
+    rejects.resume()
+    rejects.write("x", REJECT)
+    rejects.close()
+    assert [line["offset"] for line in written(path)] == [345]
+
+
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageFailed, match="/file/rejects cannot be written: "):

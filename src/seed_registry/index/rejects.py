@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import stat
+import sys
 from pathlib import Path
 
 import msgspec
@@ -15,8 +16,9 @@ from seed_registry.errors import StorageFailed
 from seed_registry.escaping import printable
 from seed_registry.records import Reject
 
-# Where a run ended, its lanes were not equally far: what it told since the last checkpoint is in here.
-_TAIL_BYTES = 4 << 20
+# A run that ended told at most so much since its last checkpoint: some seconds of nothing but rejects, 30 MB of memory.
+_MOST_TOLD = 200_000
+_PIECE_BYTES = 4 << 20
 _BEGINNING = b'{"index":'
 
 
@@ -31,9 +33,32 @@ _decode_told = msgspec.json.Decoder(_Told).decode
 
 
 def _is_of(line: bytes, index: str) -> bool:
+    told = _parsed(line)
+    return told is not None and told.index == index
+
+
+def _last_told(descriptor: int, size: int) -> tuple[int, set[tuple[str, int]]]:
+    """Where the last whole line of a rejects file ends, and what the last lines tell, from there backwards."""
+    end, told = 0, set[tuple[str, int]]()
+    start, rest = size, b""
+    while start and len(told) < _MOST_TOLD:
+        piece = min(start, _PIECE_BYTES)
+        start -= piece
+        rest = os.pread(descriptor, piece, start) + rest
+        if not end:
+            rest = rest[: rest.rfind(b"\n") + 1]  # a line that is torn is no line
+            end = start + len(rest) if rest else 0
+        begin = rest.find(b"\n") + 1 if start else 0  # what comes before may be half a line
+        if begin or not start:
+            told |= {(sys.intern(one.index), one.offset) for one in map(_parsed, rest[begin:].splitlines()) if one}
+            rest = rest[:begin]
+    return end, told
+
+
+def _parsed(line: bytes) -> _Told | None:
     with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
-        return _decode_told(line).index == index
-    return False
+        return _decode_told(line)
+    return None
 
 
 class RejectsFile:
@@ -71,19 +96,9 @@ class RejectsFile:
         if not is_ours or not _BEGINNING.startswith(os.pread(descriptor, len(_BEGINNING), 0)):
             os.close(descriptor)
             raise self._failed(OSError(errno.EEXIST, "what is there is no rejects file of this user's"))
-        start = there.st_size
-        tail = b""
-        while start and (not tail or b"\n" not in tail):  # one record alone may be longer
-            piece = min(start, _TAIL_BYTES)
-            start -= piece
-            tail = os.pread(descriptor, piece, start) + tail
-        whole = tail.rfind(b"\n") + 1
-        for line in tail[:whole].splitlines():
-            with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):  # the first one may be cut
-                told = _decode_told(line)
-                self._told.add((told.index, told.offset))
-        os.ftruncate(descriptor, start + whole)
-        os.lseek(descriptor, start + whole, os.SEEK_SET)
+        end, self._told = _last_told(descriptor, there.st_size)
+        os.ftruncate(descriptor, end)
+        os.lseek(descriptor, end, os.SEEK_SET)
         self._descriptor, self.created = descriptor, True
 
     def forget(self, index: str) -> None:
@@ -183,5 +198,5 @@ class RejectsFile:
         with os.fdopen(descriptor, "rb") as file, contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
             there = os.fstat(file.fileno())
             if stat.S_ISREG(there.st_mode) and there.st_uid == os.geteuid():
-                _decode_told(file.readline(_TAIL_BYTES))
+                _decode_told(file.readline(_PIECE_BYTES))
                 self.path.replace(self.path.with_name(f"{self.path.name}.old"))
