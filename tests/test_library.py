@@ -16,8 +16,10 @@ from seed_registry.report import Tally
 from seed_registry.settings import DatabaseUrl
 
 PUBLIC = {
-    "Asset", "DatabaseUrl", "MaxRejects", "Progress", "Report", "SeedRegistryError", "Settings", "Source", "ingest",
-    "ingest_sync", "upsert_assets", "upsert_sources",
+    "Asset", "DatabaseRefused", "DatabaseUnavailable", "DatabaseUrl", "EmbeddedServerFailed", "IndexBroken",
+    "IndexNotUnderstood", "IndexUnreadable", "IndexesFailed", "MaxRejects", "Progress", "Report", "SchemaMismatch",
+    "SchemaMissing", "SeedRegistryError", "Settings", "SettingsInvalid", "Source", "StorageFailed", "TooManyRejects",
+    "VerificationFailed", "ingest", "ingest_sync", "upsert_assets", "upsert_sources",
 }  # fmt: skip
 
 

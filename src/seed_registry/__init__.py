@@ -5,7 +5,22 @@ The public door is `ingest`, or `ingest_sync` where there is no event loop; see 
 
 from __future__ import annotations
 
-from seed_registry.errors import SeedRegistryError
+from seed_registry.errors import (
+    DatabaseRefused,
+    DatabaseUnavailable,
+    EmbeddedServerFailed,
+    IndexBroken,
+    IndexesFailed,
+    IndexNotUnderstood,
+    IndexUnreadable,
+    SchemaMismatch,
+    SchemaMissing,
+    SeedRegistryError,
+    SettingsInvalid,
+    StorageFailed,
+    TooManyRejects,
+    VerificationFailed,
+)
 from seed_registry.ingesting import ingest, ingest_sync
 from seed_registry.records import Asset, Source
 from seed_registry.registry.merging import upsert_assets, upsert_sources
@@ -14,13 +29,26 @@ from seed_registry.settings import DatabaseUrl, MaxRejects, Settings
 
 __all__ = [
     "Asset",
+    "DatabaseRefused",
+    "DatabaseUnavailable",
     "DatabaseUrl",
+    "EmbeddedServerFailed",
+    "IndexBroken",
+    "IndexNotUnderstood",
+    "IndexUnreadable",
+    "IndexesFailed",
     "MaxRejects",
     "Progress",
     "Report",
+    "SchemaMismatch",
+    "SchemaMissing",
     "SeedRegistryError",
     "Settings",
+    "SettingsInvalid",
     "Source",
+    "StorageFailed",
+    "TooManyRejects",
+    "VerificationFailed",
     "ingest",
     "ingest_sync",
     "upsert_assets",

@@ -44,6 +44,7 @@ class Registry:
         writer: to write the sources with.
         new: in a dry run the assets that the registry does not have yet.
         outlook: in a dry run what else was found.
+        empty_because: in a dry run why the registry is taken for an empty one, None where it was asked.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Registry:
         self.url: DatabaseUrl | None = None
         self.tables: Tables | None = None
         self.main: LastingWriter | None = None
+        self.empty_because: str | None = None
         self.new = DistinctHashes()
         self.outlook = Outlook()
         self.writer: Writer = Planner(
@@ -230,7 +232,7 @@ async def open_registry(
 ) -> AsyncIterator[Registry]:
     """The registry of a load. On the embedded server its tables are created, elsewhere they have to be there.
 
-    A dry run does without a database, or without tables, and says so. No other load can have the same `indexes`.
+    A dry run does without the embedded one, or without tables, and says so. No other load can have the same `indexes`.
 
     Raises:
         DatabaseUnavailable: there is no connection.
@@ -244,13 +246,15 @@ async def open_registry(
         stack.callback(registry.new.close)
         stack.callback(registry.outlook.close)
         if settings.dry_run and settings.database_url is None and not embedded.exists():
-            progress.tell("info", "no_database", note="compared with an empty registry")
+            registry.empty_because = "there is no embedded database yet"
         else:
             try:
                 await registry.connect()
-            except (DatabaseUnavailable, SchemaMissing) as exc:
+            except SchemaMissing:
                 if not settings.dry_run:
                     raise
-                registry.url = registry.tables = None
-                progress.tell("warning", "no_database", reason=str(exc), note="compared with an empty registry")
+                registry.empty_because = "the database has no registry tables yet, see `seed-registry schema apply`"
+        if registry.empty_because:
+            note = "compared with an empty registry"
+            progress.tell("info", "no_database", reason=registry.empty_because, note=note)
         yield registry

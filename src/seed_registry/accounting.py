@@ -113,10 +113,18 @@ class Account:
             self._rejects.write(index, reject)
         self._warn("record_rejected", reject.reason, index, reject, detail=reject.detail)
         if self._max_rejects.exceeded(tally.rejected, tally.read):
-            raise TooManyRejects(
-                f"{tally.rejected:,} of {tally.read:,} records rejected, more than --max-rejects {self._max_rejects} "
-                f"allows; most often: {tally.rejects.most_common(1)[0][0]}"
+            most_often = tally.rejects.most_common(1)[0][0]
+            where = f"\nlook at them with `seed-registry rejects show {self._rejects.path}`" if self._rejects else ""
+            self.stop(
+                TooManyRejects(
+                    f"{tally.rejected:,} of {tally.read:,} records rejected, more than --max-rejects "
+                    f"{self._max_rejects} allows; most often: {most_often}{where}"
+                )
             )
+
+    def stop(self, too_many: TooManyRejects) -> None:
+        """End the load."""
+        raise too_many
 
     def keep_rejects(self) -> None:
         """Bring the rejects so far to disk."""

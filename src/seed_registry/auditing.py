@@ -14,7 +14,7 @@ from msgspec import Struct
 from seed_registry.access import database
 from seed_registry.comparing import Comparer, Difference, Met
 from seed_registry.errors import DatabaseUnavailable, IndexBroken
-from seed_registry.index.finding import find, require
+from seed_registry.index.finding import Name, find, require
 from seed_registry.index.reading import read_index
 from seed_registry.registry import embedded
 from seed_registry.registry.auditing import Auditor
@@ -84,7 +84,11 @@ class Extra(Struct, frozen=True):
 
 
 class AuditReport(Struct, frozen=True):
-    """What an audit found; lists end at `MOST_LISTED`, counts do not."""
+    """What an audit found; lists end at `MOST_LISTED`, counts do not.
+
+    Attributes:
+        has_edits: whether a row has other values than its content hash says; others may not have been looked at.
+    """
 
     indexes: list[str]
     database: str
@@ -97,10 +101,12 @@ class AuditReport(Struct, frozen=True):
     per_source: list[SourceAudit]  # those with something to tell first
     differences: list[Difference]
     extra: list[Extra]
+    orphans: list[str]
+    has_edits: bool
 
 
 async def audit(
-    indexes: Sequence[str], settings: Settings | None = None, progress: Progress | None = None
+    indexes: Name | Sequence[Name], settings: Settings | None = None, progress: Progress | None = None
 ) -> AuditReport:
     """Compare the database with what it would hold had these indexes just been loaded, one after the other.
 
@@ -218,6 +224,8 @@ class _Audit:
             per_source=sorted(per_source, key=lambda one: (not one.has_failed, not one.extra))[:MOST_LISTED],
             differences=await self._differences(list(expected.values()), assets),
             extra=await self._extra(assets),
+            orphans=await auditor.orphans(MOST_LISTED) if assets.orphans else [],
+            has_edits=comparer.has_edits,
         )
 
     async def _differences(self, expected: Sequence[Met], assets: AssetsAudited) -> list[Difference]:

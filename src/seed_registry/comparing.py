@@ -149,12 +149,14 @@ class Comparer:
         roll: the sources.
         missing_source: how many assets are of sources that their index does not list.
         declared: header field, what it said, what was read; of each index that declares something.
+        has_edits: whether a row has other values than its content hash says.
     """
 
     def __init__(self, auditor: Auditor, tables: Tables, settings: Settings, tally: Tally, progress: Progress) -> None:
         self.roll = Roll(auditor, tables, settings.max_sources)
         self.missing_source = 0
         self.declared: list[tuple[str, int, int]] = []
+        self.has_edits = False
         self._auditor = auditor
         self._settings = settings
         self._tally = tally
@@ -242,6 +244,7 @@ class Comparer:
             return await auditor.compare_assets([assets[position] for position in positions], ids, provider)
 
         differing = await _differing(by_value, compare)
+        self.has_edits |= bool(differing.keys() - set(probed.uncertain))
         self._tally.assets.unchanged += len(assets) - len(missing) - len(differing)
         compared = set(by_value)
         for position, asset in enumerate(assets):

@@ -14,8 +14,7 @@ def judged(report: Report) -> Report:
         VerificationFailed, IndexesFailed: it does; they hold the report.
     """
     if report.verification is not None and not report.verification.passed:
-        failed = [check for check in report.verification.checks if not check.passed]
-        facts = "; ".join(f"{check.name}: expected {check.expected}, found {check.actual}" for check in failed)
+        facts = "; ".join(str(check) for check in report.verification.checks if not check.passed)
         raise VerificationFailed(f"verification failed: {facts}", report)
     if bad := [part for part in report.per_index if part.error]:
         names = ", ".join(printable(part.index) for part in bad[:5])

@@ -103,9 +103,10 @@ class EmbeddedServerFailed(SeedRegistryError):
 
 
 class TooManyRejects(SeedRegistryError):
-    """More records were rejected than `max_rejects` allows."""
+    """More records were rejected than `max_rejects` allows; `report` tells what became of those before."""
 
     exit_code = 3
+    report: Report | None = None
 
 
 class VerificationFailed(SeedRegistryError):

@@ -8,7 +8,8 @@ from typing import Any
 
 from seed_registry.access import Registry
 from seed_registry.accounting import Account
-from seed_registry.plan import Change, Examples, MissingPlan, Plan, RejectExample, RejectPlan, TablePlan
+from seed_registry.errors import TooManyRejects
+from seed_registry.plan import Change, Examples, Misdeclared, MissingPlan, Plan, RejectExample, RejectPlan, TablePlan
 from seed_registry.records import Asset, Reject
 from seed_registry.registry.estimating import estimate, unguessed, wal_bytes
 from seed_registry.registry.planning import EXAMPLES, Outlook, missing_upstream
@@ -21,6 +22,7 @@ class ForeseeingAccount(Account):
 
     Attributes:
         rejects: the first rejects of each reason.
+        too_many: what would have stopped a load.
     """
 
     def __init__(
@@ -28,6 +30,7 @@ class ForeseeingAccount(Account):
     ) -> None:
         super().__init__(settings, tally, progress, None, keys_per_source=keys_per_source)
         self.rejects: dict[str, list[RejectExample]] = {}
+        self.too_many: TooManyRejects | None = None
         self._outlook = outlook
 
     def missing(self, asset: Asset) -> None:
@@ -44,6 +47,10 @@ class ForeseeingAccount(Account):
         if len(examples) < EXAMPLES:
             examples.append(RejectExample(index, reject.line, reject.offset, reject.key))
         super().reject(index, reject)
+
+    def stop(self, too_many: TooManyRejects) -> None:
+        """Note it; the plan tells of the whole index."""
+        self.too_many = self.too_many or too_many
 
 
 def settle(tally: Tally, registry: Registry) -> None:
@@ -96,10 +103,12 @@ async def foresee(
             missing = MissingPlan(count, examples)
     return Plan(
         database=str(registry.url) if registry.url is not None else None,
+        empty_because=registry.empty_because,
         sources=_table("sources", tally.sources, dict(of_sources.most_common()), outlook),
         assets=_table("assets", tally.assets, fields, outlook),
         rejects=[RejectPlan(reason, count, account.rejects[reason]) for reason, count in tally.rejects.most_common()],
         missing_upstream=missing,
+        misdeclared=[Misdeclared(*one) for one in account.loaded.declared if one[1] != one[2]],
         estimate=guess,
     )
 

@@ -8,7 +8,7 @@ import anyio
 
 from seed_registry.access import open_registry
 from seed_registry.errors import CommitsLost
-from seed_registry.index.finding import find, require
+from seed_registry.index.finding import Name, find, require
 from seed_registry.report import Progress, Report, Silent
 from seed_registry.running import Run
 from seed_registry.settings import Settings
@@ -17,12 +17,14 @@ from seed_registry.settings import Settings
 _MOST_PASSES = 10
 
 
-async def ingest(indexes: Sequence[str], settings: Settings | None = None, progress: Progress | None = None) -> Report:
+async def ingest(
+    indexes: Name | Sequence[Name], settings: Settings | None = None, progress: Progress | None = None
+) -> Report:
     """Load portal indexes into the registry.
 
     Args:
-        indexes: index files: paths, glob patterns, directories, `http(s)://` URLs, `-` for standard input; loaded one
-            after the other.
+        indexes: one or several: paths, glob patterns, directories, `http(s)://` URLs, `-` for standard input; loaded
+            one after the other.
         settings: what to do and how; the default loads into the embedded server.
         progress: is told what happens.
 
@@ -62,7 +64,9 @@ async def run_through(new_run: Callable[[], Run], *, can_repeat: bool = True) ->
     raise AssertionError("the last pass returns or raises")
 
 
-def ingest_sync(indexes: Sequence[str], settings: Settings | None = None, progress: Progress | None = None) -> Report:
+def ingest_sync(
+    indexes: Name | Sequence[Name], settings: Settings | None = None, progress: Progress | None = None
+) -> Report:
     """`ingest` for callers without an event loop: scripts, notebooks' worker threads, task queues.
 
     Raises:

@@ -70,6 +70,14 @@ class MissingPlan(Struct, frozen=True):
     examples: list[str]
 
 
+class Misdeclared(Struct, frozen=True):
+    """A header field that declares a number of records, what it says, and how many there are."""
+
+    name: str
+    declared: int
+    read: int
+
+
 class Estimate(Struct, frozen=True):
     """What a load would take, guessed.
 
@@ -89,15 +97,19 @@ class Plan(Struct, frozen=True):
     """What a load would do.
 
     Attributes:
-        database: what the indexes were compared with, None where that was an empty registry.
-        missing_upstream: None where there is no database, or where an index could not be read to its end.
+        database: what the indexes were compared with, None where there is none.
+        empty_because: why the registry was taken for an empty one, None where it was asked.
+        missing_upstream: None of an empty registry, or where an index could not be read to its end.
+        misdeclared: the headers whose count is not that of their index: a load's verification would fail.
     """
 
     database: str | None
+    empty_because: str | None
     sources: TablePlan
     assets: TablePlan
     rejects: list[RejectPlan]
     missing_upstream: MissingPlan | None
+    misdeclared: list[Misdeclared]
     estimate: Estimate
 
     @property

@@ -28,6 +28,7 @@ from seed_registry.index.replaying import OriginalRejects, Origins, read_rejects
 from seed_registry.ingesting import run_through
 from seed_registry.lasting import LastingWriter
 from seed_registry.marks import Mark, Resumption
+from seed_registry.plan import Plan
 from seed_registry.records import Asset, Source
 from seed_registry.registry.cautious import listed_sources, newer, newest
 from seed_registry.registry.planning import key_hashes
@@ -85,7 +86,7 @@ class _Replay(Run):
         self._origins = origins
         self._skipped = _Skipped(settings.verify_sample)
         if self._rejects is not None:
-            self._rejects = OriginalRejects(self._rejects.path, origins)
+            self._rejects = OriginalRejects(self._rejects, origins)
 
     def _key(self, salt: str) -> str:
         return super()._key(f"replay {salt}")
@@ -94,7 +95,7 @@ class _Replay(Run):
         await super()._begin(registry)
         if self._rejects is not None and not isinstance(self._rejects, OriginalRejects):  # that of the run before
             self._rejects.close()
-            self._rejects = OriginalRejects(self._rejects.path, self._origins)
+            self._rejects = OriginalRejects(self._rejects, self._origins)
             self._rejects.resume()
 
     def _opened(self, index: str, salt: str, resumption: Resumption | None) -> AbstractAsyncContextManager[IndexReader]:
@@ -109,6 +110,11 @@ class _Replay(Run):
     def _cautious(self, writer: Writer, registry: Registry) -> Writer:
         # Where there is no database, there is nothing newer.
         return _CautiousWriter(writer, registry, self._skipped) if isinstance(writer, LastingWriter) else writer
+
+    async def _foresee(self, registry: Registry, account: Account) -> Plan | None:
+        """As of a load; but that the registry has more than a rejects file is no news."""
+        plan = await super()._foresee(registry, account)
+        return plan and replace(plan, missing_upstream=None)
 
     async def _verify(self, registry: Registry, account: Account) -> Verification | None:
         """As a load, but for what was not written."""

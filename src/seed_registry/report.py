@@ -160,6 +160,10 @@ class Check(Struct, frozen=True):
     expected: str | int
     actual: str | int
 
+    def __str__(self) -> str:
+        at_least = "at least " if self.name == "assets_present" else ""  # rows of earlier loads are no failure
+        return f"{self.name}: expected {at_least}{self.expected}, found {self.actual}"
+
 
 class Verification(Struct, frozen=True):
     """All checks, and whether every one passed."""

@@ -26,6 +26,7 @@ from seed_registry.errors import (
     IndexNotUnderstood,
     IndexUnreadable,
     SeedRegistryError,
+    TooManyRejects,
     VerificationFailed,
 )
 from seed_registry.foreseeing import ForeseeingAccount, foresee, settle
@@ -67,8 +68,9 @@ class Run:
         self.progress = progress
         self.tally = Tally()
         self._started = monotonic()
-        self._rejects = None if settings.dry_run else RejectsFile(_rejects_path(settings, self.id))
+        self._rejects = None if settings.dry_run else _rejects_file(settings, self.id)
         self._parts: list[IndexReport] = []
+        self._dialects: dict[str, str] = {}  # met so far, with their providers
         self._source_ids: dict[str, dict[str, Any]] = {}  # of all sources met, by provider and key
         self._known_ids: dict[str, dict[str, Any]] = {}  # with those of the cache
         self._ledger: Ledger | None = None
@@ -124,6 +126,9 @@ class Run:
         for table, counts in (("sources", self.tally.sources), ("assets", self.tally.assets)):
             self.progress.tell("info", f"{table}_loaded", **facts_of(counts), seconds=report.seconds)
         self.progress.tell("info", "run_finished", **msgspec.to_builtins(replace(report, plan=None)))
+        if isinstance(account, ForeseeingAccount) and account.too_many:
+            account.too_many.report = report
+            raise account.too_many
         return judged(report)
 
     async def _begin(self, registry: Registry) -> None:
@@ -144,7 +149,7 @@ class Run:
         if unfinished := ledger.unfinished:
             self.id = unfinished.run_id
             if unfinished.rejects and self.settings.rejects in (None, unfinished.rejects):
-                self._rejects = RejectsFile(Path(unfinished.rejects))
+                self._rejects = RejectsFile(Path(unfinished.rejects), own_directory=self.settings.rejects is None)
                 self._rejects.resume()
             self.progress.tell("info", "run_resumed", run_id=self.id, ended=unfinished.outcome, error=unfinished.error)
         self._ledger = ledger
@@ -161,13 +166,16 @@ class Run:
 
     async def _end_badly(self, registry: Registry, exc: BaseException) -> None:
         """Note it in the ledger, if that can be done in a moment; whatever the sessions are doing, this is another."""
+        report = exc.report if isinstance(exc, (VerificationFailed, IndexesFailed)) else self._report()
+        if isinstance(exc, TooManyRejects):
+            exc.report = exc.report or report
         ledger, url = self._ledger, registry.url
         if ledger is None or url is None:
             return
-        report = exc.report if isinstance(exc, (VerificationFailed, IndexesFailed)) else self._report()
+        error = (str(exc) or None) if isinstance(exc, Exception) else None  # a signal's is of no interest
         with anyio.move_on_after(_FAREWELL_SECONDS, shield=True), contextlib.suppress(SeedRegistryError):
             async with session(url, pooler=self.settings.pooler) as connection:
-                await ledger.end(connection, outcome_of(exc), report, str(exc) or None)
+                await ledger.end(connection, outcome_of(exc), report, error)
 
     async def _prepare(self, registry: Registry) -> None:
         path = self.settings.source_cache
@@ -195,6 +203,7 @@ class Run:
             resumption = Resumption.of(marks) if marks and not whole else None
             async with self._opened(index, salt, resumption) as reader:
                 dialect = reader.dialect
+                self._dialects[dialect.name] = dialect.provider
                 if whole:
                     tally.assets.read += whole.assets
                     tally.assets.resumed += whole.assets
@@ -290,8 +299,8 @@ class Run:
         return Report(
             run_id=self.id,
             indexes=[shown_name(index) for index in self._indexes],
-            dialect=", ".join(dict.fromkeys(part.dialect for part in parts if part.dialect)),
-            provider=", ".join(dict.fromkeys(part.provider for part in parts if part.provider)),
+            dialect=", ".join(self._dialects),
+            provider=", ".join(dict.fromkeys(self._dialects.values())),
             dry_run=self.settings.dry_run,
             seconds=round(seconds, 3),
             bytes_read=tally.bytes_read,
@@ -308,8 +317,8 @@ class Run:
         )
 
 
-def _rejects_path(settings: Settings, run_id: str) -> Path:
+def _rejects_file(settings: Settings, run_id: str) -> RejectsFile:
     """Where the rejects go: not the current directory, which an unattended run may not be able to write."""
     if settings.rejects is not None:
-        return Path(settings.rejects)
-    return embedded.make_home_directory() / "rejects" / f"{run_id}.ndjson"
+        return RejectsFile(Path(settings.rejects))
+    return RejectsFile(embedded.make_home_directory() / "rejects" / f"{run_id}.ndjson", own_directory=True)

@@ -150,6 +150,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         if self.max_unpacked_bytes is not None:
             _between("--max-unpacked-bytes", self.max_unpacked_bytes, 1 << 10, 1 << 60)
         _between("--sample", self.verify_sample, 0, 10_000)
+        if not isinstance(self.max_rejects, MaxRejects):
+            raise SettingsInvalid(f"max_rejects takes MaxRejects.parse({str(self.max_rejects)!r})")
+        if not isinstance(self.database_url, DatabaseUrl | None):
+            raise SettingsInvalid("database_url takes a DatabaseUrl, which does not print its password")
         if self.domain is not None and not re.fullmatch(r"[^\s/]{1,253}", self.domain):
             raise SettingsInvalid(f"--domain takes a host name like data.example.org, got {self.domain!r}")
         if self.records_at is not None and not all(self.records_at.split(".")):
@@ -162,5 +166,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def _between(flag: str, value: float, low: int, high: int) -> None:
+    if not isinstance(value, int | float):
+        raise SettingsInvalid(f"{flag} takes a number, got {value!r}")
     if not low <= value <= high:
         raise SettingsInvalid(f"{flag} must be from {low:,} to {high:,}, got {value:,}")

@@ -19,7 +19,7 @@ import msgspec
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from seed_registry.cli.console import print_rows
+from seed_registry.cli.console import print_rows, print_warning
 from seed_registry.cli.options import (
     CommandPath,
     Options,
@@ -63,6 +63,9 @@ class Command(TyperCommand):
             ctx.exit()
         if not ctx.resilient_parsing and {"-h", "--help"}.isdisjoint(own):
             configuration = _configuration(ctx)
+            if {"-q", "--quiet"}.isdisjoint(own) and path_of(ctx)[:1] != ("config",):  # `config show` tells them itself
+                for name in _unknown_variables(ctx.find_root().command):
+                    print_warning(f"{printable(name, 80)} is set, but is no setting of any command")
             ctx.default_map = {
                 option.name: configuration[key].value
                 for key, option in options_of(self).items()

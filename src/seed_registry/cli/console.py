@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod, OverflowMethod
 from rich.table import Table
 from rich.text import Text
 
+from seed_registry.auditing import AssetsAudited
 from seed_registry.escaping import printable
+from seed_registry.index.decoding import REASONS
 from seed_registry.records import Location
-from seed_registry.report import AssetCounts, Report, SourceCounts, Tally
+from seed_registry.report import AssetCounts, Counts, Report, SourceCounts, Tally
 
 _STYLES = {"warning": "yellow", "error": "red", "info": "dim"}
 # What the table of counts needs with numbers of nine digits.
@@ -30,41 +32,69 @@ def told(level: str, event: str, fields: dict[str, Any]) -> Text:
         line.append(f"{location}: ")
     if detail := facts.pop("detail", ""):
         facts.pop("reason", None)  # the same in a word
+    note = facts.pop("note", "")
     line.append(printable(detail or event.replace("_", " ")), _STYLES.get(level, ""))
+    if note:
+        line.append(f": {printable(note)}")
     if facts:
         line.append("  " + "  ".join(f"{key}={printable(value, 60)}" for key, value in facts.items()), "dim")
     return line
 
 
-def print_report(report: Report, tally: Tally) -> None:
-    """The report as a table on stdout."""
+def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None:
+    """The report as a table on stdout; one that is not whole is of a load that stopped."""
     console = Console(file=sys.stdout, highlight=False)
-    names = [printable(index, 60) for index in report.indexes]
+    names = [printable(index, 1_000) for index in report.indexes]
     what = names[0] if len(names) == 1 else f"{len(names)} indexes"
-    title = f"{'would load' if report.dry_run else 'loaded'} {what}"
+    title = f"{'loaded' if is_whole else 'stopped loading'} {what}"
     console.print(Text(f"{title} ({report.dialect or 'no records'}, run {report.run_id})", "bold"), soft_wrap=True)
     console.print(_counts_table(report) if console.width >= _WIDE else _narrow_counts(report))
     console.print(
         f"{report.seconds:,.2f} s, {report.records_per_second:,.0f} records/s, {report.bytes_read / 1e6:,.1f} MB read, "
-        f"{report.batches:,} batches{f', {report.repaired:,} repaired' if report.repaired else ''}"
-        f"{f', {tally.dates_ignored:,} bad dates left out' if tally.dates_ignored else ''}"
+        f"{counted(report.batches, 'batch', 'batches')}{f', {report.repaired:,} repaired' if report.repaired else ''}"
+        f"{f', {tally.dates_ignored:,} bad dates left out' if tally.dates_ignored else ''}",
+        soft_wrap=True,
     )
     if tally.rejects:
-        console.print("rejected: " + ", ".join(f"{count:,} {reason}" for reason, count in tally.rejects.most_common()))
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in tally.rejects.most_common())
+        console.print(f"rejected: {reasons}", soft_wrap=True)
+    for note in notes(tally.assets, tally.rejects):
+        console.print(Text(note, "yellow"), soft_wrap=True)
     if report.rejects_file:
         console.print(f"rejects file: {printable(report.rejects_file, 1000)}", soft_wrap=True)
     if report.verification is not None:
         _print_verification(console, report)
 
 
-def print_rows(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A plain table on stdout."""
-    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
+def notes(assets: Counts | AssetsAudited, rejects: Mapping[str, int]) -> Iterator[str]:
+    """What an operator should look at, though nothing failed; `rejects` by reason."""
+    if assets.read and assets.rejected == assets.read:
+        reason = max(rejects, key=rejects.__getitem__)
+        yield f"every asset was rejected, most often since it {REASONS.get(reason, reason)}"
+    if assets.missing_source:
+        yield f"{counted(assets.missing_source, 'asset')} of sources that are not listed: --derive-sources creates them"
+
+
+def counted(count: int, what: str, several: str = "") -> str:
+    """So many of something, in words."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {several or what + 's'}"
+
+
+def print_rows(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: Collection[str] = ()
+) -> None:
+    """A plain table on stdout; columns of `numbers` are never broken, nor is the first: it is copied elsewhere."""
+    table = Table(box=None, pad_edge=False, show_header=any(header))
     for position, name in enumerate(header):
-        table.add_column(Text(name, "dim"), no_wrap=position == 0)  # what a row is called by is copied elsewhere
+        is_number = name in numbers
+        justify: JustifyMethod = "right" if is_number else "left"
+        overflow: OverflowMethod = "ellipsis" if position == 0 else "fold"
+        table.add_column(Text(name, "dim"), justify=justify, no_wrap=is_number or position == 0, overflow=overflow)
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    unbroken().print(table)
+    console = unbroken()
+    console.print(Text(title, "italic"), soft_wrap=True)
+    console.print(table)
 
 
 def unbroken() -> Console:
@@ -129,4 +159,4 @@ def _print_verification(console: Console, report: Report) -> None:
         return
     for check in checks:
         verdict = Text("passed", "green") if check.passed else Text("FAILED", "red bold")
-        console.print(Text(f"{printable(check.name)}: expected {check.expected}, found {check.actual} ") + verdict)
+        console.print(Text(f"{printable(check)} ") + verdict)

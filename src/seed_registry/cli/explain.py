@@ -12,6 +12,7 @@ import typer
 
 from seed_registry.cli.console import print_rows
 from seed_registry.cli.options import DialectOption, DomainOption, RecordsAtOption, dialect_of
+from seed_registry.escaping import printable
 from seed_registry.index.detecting import Shape
 from seed_registry.index.reading import read_index
 from seed_registry.records import Asset, Record, Reject, Source
@@ -85,6 +86,6 @@ def _print_fields(kind: str, records: Sequence[Source | Asset], mapping: Mapping
         values = [getattr(record, field) for record in records]
         filled = sum(value is not None for value in values) / len(values)
         shown = ["" if value is None else str(value) for value in values[:_RECORDS_SHOWN]]
-        rows.append((field, mapping.get(field, field), f"{filled:.0%}", *(text[:60] for text in shown)))
+        rows.append((field, mapping.get(field, field), f"{filled:.0%}", *(printable(text, 60) for text in shown)))
     header = (kind, "from", "filled", *(f"{number}." for number in range(1, min(len(records), _RECORDS_SHOWN) + 1)))
     print_rows(f"the first {len(records)} {kind}s", header, rows)

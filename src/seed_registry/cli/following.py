@@ -25,6 +25,8 @@ _COLLECTORS: Final = (
     "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
 )  # fmt: skip
 
+_TOLD_BY_THE_RESULT: Final = {"run_finished", "verify_finished", "sources_loaded", "assets_loaded"}
+
 
 class Follower(Progress, Protocol):
     """A `Progress` that wants to know how it ended."""
@@ -101,7 +103,7 @@ def told_on_stderr(log_format: LogFormat, live: LiveProgress, *, verbose: bool) 
         with live.shown():
             yield live
     else:
-        yield LogProgress(logger(sys.stderr, as_json=False, verbose=verbose))
+        yield LogProgress(logger(sys.stderr, as_json=False, verbose=verbose), without=_TOLD_BY_THE_RESULT)
 
 
 def _appended(path: str) -> TextIO:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -24,9 +25,12 @@ _REFRESHES_PER_SECOND: Final = 4
 # "Now" is the last seconds: fewer would flicker, more would be history.
 _WINDOW_SECONDS: Final = 5.0
 _NAME_WIDTH: Final = 24
-_BAR_WIDTH: Final = 20
-# Below this the bar itself would be all there is room for.
-_NARROW: Final = 60
+_SHORTEST_NAME: Final = 8
+_NARROWEST_BAR: Final = 8
+_WIDEST_BAR: Final = 20
+_GAP: Final = 2  # between two parts of a line
+# Below this only what is going on is told, not how fast it was before or why.
+NARROW: Final = 60
 # Told by the display itself, or by the table at the end.
 _SHOWN_ANYHOW: Final = {
     "run_started", "run_finished", "sources_loaded", "assets_loaded", "index_opened", "index_finished", "verifying",
@@ -98,10 +102,10 @@ class LiveProgress:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The display as it is now."""
         now, tally = self._moment(), self._tally
-        is_narrow = options.max_width < _NARROW
-        yield self._head(is_narrow=is_narrow)
+        is_narrow = options.max_width < NARROW
+        yield self._head(options.max_width)
         yield self._speed(now, is_narrow=is_narrow)
-        yield _outcomes(tally)
+        yield from _outcomes(tally, options.max_width)
         limit = tally.stages.since(self._moments[0].stages).limit(tally.workers)
         if limit is not None and not self._doing and not is_narrow:
             yield _line(Text("the limit is ", "dim"), _LIMITS[limit])
@@ -113,25 +117,29 @@ class LiveProgress:
             self._moments.popleft()
         return now
 
-    def _head(self, *, is_narrow: bool) -> Table:
-        """Which index, how much of it, and how long it will take."""
+    def _head(self, width: int) -> Table:
+        """Which index, how much of it, and how long it will take, as far as there is room."""
         tally, total = self._tally, self._tally.index_bytes
-        row: list[Any] = [Text(f"{self._number}/{self._indexes}", "dim")] if self._indexes > 1 else []
-        row.append(Text(self._name or "seed-registry", "bold"))
-        if self._doing:
-            row.append(Text(self._doing))
-        elif total:
+        number = [f"{self._number}/{self._indexes}"] if self._indexes > 1 else []
+        name, bar = self._name or "seed-registry", None
+        facts = [self._doing or f"{_bytes(tally.index_position)} read"]
+        if total and not self._doing:
             done = min(tally.index_position, total)
-            if not is_narrow:
-                row.append(ProgressBar(total, done, _BAR_WIDTH))
-            row.append(Text(f"{done / total:4.0%}"))
-            if not is_narrow:
-                row.append(Text(f"{_bytes(done)} of {_bytes(total)}"))
-            if left := self._left(done, total):
-                row.append(Text(left, "cyan"))
-        else:
-            row.append(Text(f"{_bytes(tally.index_position)} read"))
-        grid = Table.grid(padding=(0, 2))
+            facts = [f"{done / total:4.0%}", *filter(None, [self._left(done, total)])]
+            size = f"{_bytes(done)} of {_bytes(total)}"
+            if _width(*number, name, *facts, size) <= width:
+                facts.insert(1, size)
+            bar_width = min(width - _width(*number, name, *facts) - _GAP, _WIDEST_BAR)
+            bar = ProgressBar(total, done, bar_width) if bar_width >= _NARROWEST_BAR else None
+        room = width - _width(*number, *facts) - _GAP
+        name = name if cell_len(name) <= room or bar else printable(name, max(room - 1, _SHORTEST_NAME))
+        grid = Table.grid(padding=(0, _GAP, 0, 0))
+        row: list[Text | ProgressBar] = [
+            *(Text(part, "dim") for part in number),
+            Text(name, "bold"),
+            *filter(None, [bar]),
+            *map(Text, facts),
+        ]
         for _ in row:
             grid.add_column(no_wrap=True)
         grid.add_row(*row)
@@ -155,18 +163,29 @@ class LiveProgress:
         return _line(*(part for text in parts for part in (text, "  ")))
 
 
-def _outcomes(tally: Tally) -> Text:
-    """What became of the records so far; what there is none of goes unsaid, but for the usual three."""
+def _outcomes(tally: Tally, width: int) -> Iterator[Text]:
+    """What became of the records so far; what there is none of goes unsaid, but for the usual three.
+
+    Where a line is too short there is another: a count that is cut off tells nothing.
+    """
     counts = tally.assets
-    parts: list[str | Text] = []
-    for name in ("inserted", "updated", "unchanged", "duplicate", "missing_source", "resumed"):
-        count = getattr(counts, name)
-        if count or name in ("inserted", "updated", "unchanged"):
-            parts += [Text(f"{name.replace('_', ' ')} ", "dim"), f"{count:,}  "]
-    for name, count in (("rejected", tally.rejected), ("retries", tally.retries)):
-        if count:
-            parts += [Text(f"{name} ", "dim"), Text(f"{count:,}  ", "yellow")]
-    return _line(*parts)
+    told = {name: (getattr(counts, name), "") for name in ("inserted", "updated", "unchanged")}
+    others = {name: (getattr(counts, name), "") for name in ("duplicate", "missing_source", "resumed")}
+    others |= {"rejected": (tally.rejected, "yellow"), "retries": (tally.retries, "yellow")}
+    told |= {name: one for name, one in others.items() if one[0]}
+    line = Text()
+    for name, (count, style) in told.items():
+        part = Text.assemble((f"{name.replace('_', ' ')} ", "dim"), (f"{count:,}", style))
+        if line and _width(line.plain, part.plain) > width:
+            yield line
+            line = Text()
+        line.append("  " if line else "").append_text(part)
+    yield line
+
+
+def _width(*parts: str) -> int:
+    """How wide a line of these parts is."""
+    return sum(cell_len(part) + _GAP for part in parts) - _GAP
 
 
 def _line(*parts: str | Text) -> Text:

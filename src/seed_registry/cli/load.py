@@ -43,7 +43,7 @@ from seed_registry.cli.options import (
     pooler_of,
 )
 from seed_registry.cli.planned import detailed_exit_code, print_result
-from seed_registry.errors import IndexesFailed, VerificationFailed
+from seed_registry.errors import IndexesFailed, TooManyRejects, VerificationFailed
 from seed_registry.escaping import printable
 from seed_registry.index.finding import read_list
 from seed_registry.ingesting import ingest
@@ -127,13 +127,20 @@ def load(  # a flag each
     )
     named = [*(indexes or []), *(read_list(indexes_from) if indexes_from else [])] or [index]
     following = followed(
-        log_format, log_file=log_file, metrics_file=metrics_file, html=html, quiet=quiet, verbose=verbose
+        log_format,
+        log_file=log_file,
+        metrics_file=None if dry_run else metrics_file,  # they tell of what was written
+        html=html,
+        quiet=quiet,
+        verbose=verbose,
     )
     try:
         with following as audience:
             report = run_interruptibly(lambda: ingest(named, settings, audience))
-    except (VerificationFailed, IndexesFailed) as exc:
-        print_result(exc.report, audience.tally, as_json=as_json)
+    except (VerificationFailed, IndexesFailed, TooManyRejects) as exc:
+        if exc.report is not None:
+            is_whole = not isinstance(exc, TooManyRejects)
+            print_result(exc.report, audience.tally, as_json=as_json, is_whole=is_whole)
         raise
     print_result(report, audience.tally, as_json=as_json)
     if html and not as_json:
@@ -147,13 +154,13 @@ def plan(**arguments: Any) -> None:
     load(**arguments, dry_run=True)
 
 
-def _without(command: Any, signature: inspect.Signature, flag: str) -> None:
-    """Have a command take what the signature says, but for one flag, in the way of `inspect`."""
-    parameters = [parameter for name, parameter in signature.parameters.items() if name != flag]
+def _without(command: Any, signature: inspect.Signature, *flags: str) -> None:
+    """Have a command take what the signature says, but for some flags, in the way of `inspect`."""
+    parameters = [parameter for name, parameter in signature.parameters.items() if name not in flags]
     command.__signature__ = signature.replace(parameters=parameters)
     command.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
 
 
 _signature = inspect.signature(load, eval_str=True)
 _without(load, _signature, "detailed_exitcode")
-_without(plan, _signature, "dry_run")
+_without(plan, _signature, "dry_run", "metrics_file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Final, TextIO
@@ -41,8 +42,10 @@ def logger(file: TextIO, *, as_json: bool, verbose: bool) -> structlog.typing.Fi
 class LogProgress:
     """Tells a load as log lines, with a line on its progress every few seconds."""
 
-    def __init__(self, log: structlog.typing.FilteringBoundLogger) -> None:
+    def __init__(self, log: structlog.typing.FilteringBoundLogger, *, without: Collection[str] = ()) -> None:
+        """`without` are events that are told otherwise."""
         self._log = log
+        self._without = without
         self._tally = Tally()
         self._started = self._told = monotonic()
 
@@ -57,7 +60,8 @@ class LogProgress:
             self._tell(level, event, fields)
 
     def _tell(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        self._log.log(getattr(logging, level.upper()), event, **fields)
+        if event not in self._without:
+            self._log.log(getattr(logging, level.upper()), event, **fields)
         now = monotonic()
         if now - self._told >= _PROGRESS_SECONDS:
             self._told = now

@@ -67,7 +67,7 @@ def _root(
 def main() -> NoReturn:
     """Run the command line and exit."""
     verbose = not {"-v", "--verbose"}.isdisjoint(sys.argv[1:])
-    if warning := cover_password(sys.argv[1:]):
+    if (warning := cover_password(sys.argv[1:])) and {"-q", "--quiet"}.isdisjoint(sys.argv[1:]):
         print_warning(warning)
     stamina.instrumentation.set_on_retry_hooks([])  # its own would print every retry on stdout
     try:
@@ -83,7 +83,7 @@ def main() -> NoReturn:
         code = 1
     except Exception as exc:
         if hasattr(exc, "exit_code"):  # click's own: usage errors
-            exc.message = printable(getattr(exc, "message", ""), 2_000)  # type: ignore[attr-defined]
+            exc.message = printable(getattr(exc, "message", "").removeprefix("Value error, "), 2_000)  # type: ignore[attr-defined]
             exc.show()  # type: ignore[attr-defined]
             code = exc.exit_code
         elif verbose:

@@ -70,7 +70,11 @@ class TextfileMetrics:
         yield _gauge("run_running", "1 while the load runs.", float(self._exit_code is None))
         if self._exit_code is not None:
             yield _gauge("run_end_time_seconds", "When the load ended.", self._ended)
-            yield _gauge("run_exit_code", "Its exit code: 0 done, 1 failed, 3 too many rejects.", self._exit_code)
+            yield _gauge(
+                "run_exit_code",
+                "Its exit code: 0 done, 1 failed, 3 too many rejects, 4 verification failed, 128 + N by signal N.",
+                self._exit_code,
+            )
         yield _counter("read_bytes_total", "Bytes read of all indexes, as they lie on disk.", tally.bytes_read)
         yield _gauge("index_position_bytes", "Bytes read of the present index.", tally.index_position)
         yield _gauge("index_size_bytes", "Size of the present index, 0 where it is not known.", tally.index_bytes or 0)

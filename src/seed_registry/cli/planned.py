@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from seed_registry.cli.console import print_report
+from seed_registry.cli.console import counted, notes, print_report
 from seed_registry.escaping import printable
 from seed_registry.plan import Change, Estimate, Plan, RejectExample, TablePlan
 from seed_registry.report import Report, Tally
@@ -34,7 +34,7 @@ def detailed_exit_code(report: Report) -> int:
     return CHANGES_EXIT_CODE if report.plan is not None and report.plan.has_changes else 0
 
 
-def print_result(report: Report, tally: Tally, *, as_json: bool) -> None:
+def print_result(report: Report, tally: Tally, *, as_json: bool, is_whole: bool = True) -> None:
     """The report on stdout, that of a dry run as its plan; JSON is in ASCII, for keys may do things to a terminal."""
     if as_json:
         sys.stdout.buffer.write(json.dumps(msgspec.to_builtins(report), separators=(",", ":")).encode() + b"\n")
@@ -42,7 +42,7 @@ def print_result(report: Report, tally: Tally, *, as_json: bool) -> None:
     elif report.plan is not None:
         _print_plan(report, report.plan, tally)
     else:
-        print_report(report, tally)
+        print_report(report, tally, is_whole=is_whole)
 
 
 def _print_plan(report: Report, plan: Plan, tally: Tally) -> None:
@@ -55,8 +55,8 @@ def _print_plan(report: Report, plan: Plan, tally: Tally) -> None:
     names = [printable(index, 200) for index in report.indexes]
     what = names[0] if len(names) == 1 else f"{len(names)} indexes"
     console.print(Text(f"would load {what} ({report.dialect or 'no records'})", "bold"), soft_wrap=True)
-    compared = printable(plan.database) if plan.database else "an empty registry: there is no database to compare with"
-    console.print(Text(f"compared with {compared}", "dim"), soft_wrap=True)
+    compared = f"an empty registry: {plan.empty_because}" if plan.empty_because else printable(plan.database or "")
+    console.print(Text(f"compared with {compared}", "yellow" if plan.empty_because else "dim"), soft_wrap=True)
     for part in report.per_index:
         if part.error:
             console.print(Text(f"FAILED {printable(part.error)}", "red"), soft_wrap=True)
@@ -136,20 +136,26 @@ def _change(change: Change) -> str:
 
 def _place(example: RejectExample, *, several: bool) -> str:
     where = f"{example.index.rpartition('/')[2]}: " if several else ""
-    return f"{where}line {example.line}" + (f" {example.key}" if example.key else "")
+    return f"{where}line {example.line} (byte {example.offset})" + (f" {example.key}" if example.key else "")
 
 
 def _verdict(report: Report, plan: Plan, tally: Tally) -> Iterator[Text]:
     if plan.missing_upstream is not None and plan.missing_upstream.count:
         yield Text("Missing upstream: in the registry, but not in what was read. A load leaves it.")
-    if plan.missing_upstream is None and plan.database:
+    if any(part.error for part in report.per_index):
         yield Text("What is missing upstream was not counted: an index could not be read to its end.", "yellow")
+    for one in plan.misdeclared:
+        name = printable(one.name)
+        says = f"The index declares {name} {one.declared:,}, and has {one.read:,}"
+        yield Text(f"{says}: a load's verification would fail.", "red")
+    for note in notes(tally.assets, tally.rejects):
+        yield Text(f"{note[0].upper()}{note[1:]}.", "yellow")
     if plan.has_changes:
         yield Text(f"A load would {_deeds(plan)}.", "bold")
         yield Text(f"It would {_effort(plan.estimate)}.")
     else:
         yield Text("Nothing to do: a load would change nothing.", "bold")
-    facts = [_counted(tally.read, "record"), _size(report.bytes_read), f"{report.seconds:,.1f} s"]
+    facts = [counted(tally.read, "record"), _size(report.bytes_read), f"{report.seconds:,.1f} s"]
     facts += [f"{report.repaired:,} repaired"] if report.repaired else []
     facts += [f"{tally.dates_ignored:,} bad dates left out"] if tally.dates_ignored else []
     yield Text(f"Nothing was written. Read: {', '.join(facts)}.", "dim")
@@ -158,7 +164,7 @@ def _verdict(report: Report, plan: Plan, tally: Tally) -> Iterator[Text]:
 def _deeds(plan: Plan) -> str:
     assets, sources = plan.assets, plan.sources
     deeds = [
-        f"{verb} {_counted(count, what)}"
+        f"{verb} {counted(count, what)}"
         for verb, count, what in (
             ("create", sources.new, "source"),
             ("update", sources.changed, "source"),
@@ -181,15 +187,11 @@ def _effort(estimate: Estimate) -> str:
     )
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
 def _size(count: int) -> str:
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if count >= size:
             return f"{_rounded(count / size)} {unit}"
-    return f"{_rounded(count / 1e3)} KB"
+    return f"{_rounded(count / 1e3)} KB" if count >= 1e3 else counted(count, "byte")  # noqa: PLR2004  # a KB
 
 
 def _duration(seconds: float) -> str:

@@ -45,7 +45,7 @@ from seed_registry.cli.options import (
     pooler_of,
 )
 from seed_registry.cli.planned import print_result
-from seed_registry.errors import IndexNotUnderstood, SettingsInvalid, VerificationFailed
+from seed_registry.errors import IndexNotUnderstood, SettingsInvalid, TooManyRejects, VerificationFailed
 from seed_registry.escaping import printable
 from seed_registry.index.decoding import REASONS
 from seed_registry.index.replaying import RejectLine, read_lines
@@ -171,8 +171,10 @@ def replay_file(  # a flag each
     try:
         with followed(log_format, log_file=log_file, quiet=quiet, verbose=verbose) as audience:
             report = run_interruptibly(lambda: replay(file, settings, audience))
-    except VerificationFailed as exc:
-        print_result(exc.report, audience.tally, as_json=as_json)
+    except (VerificationFailed, TooManyRejects) as exc:
+        if exc.report is not None:
+            is_whole = not isinstance(exc, TooManyRejects)
+            print_result(exc.report, audience.tally, as_json=as_json, is_whole=is_whole)
         raise
     print_result(report, audience.tally, as_json=as_json)
 

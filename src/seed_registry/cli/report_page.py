@@ -107,9 +107,9 @@ def _head(recording: Recording) -> Iterable[str]:
 
 
 def _cards(recording: Recording) -> Iterable[str]:
-    tally = recording.tally
-    seconds, counts = recording.seconds, tally.assets
-    rate = tally.read / seconds if seconds else 0
+    tally, report = recording.tally, recording.report
+    seconds, counts = report.seconds if report else recording.seconds, tally.assets
+    rate = report.records_per_second if report else tally.read / seconds if seconds else 0
     written = "inserted or updated" if not recording.dry_run else "would be inserted or updated"
     cards = [
         (f"{tally.read:,}", "records read", f"{tally.bytes_read / 1e6:,.1f} MB in {duration(seconds)}"),
@@ -147,7 +147,7 @@ def _outcomes(recording: Recording) -> Iterable[str]:
         yield f'<p class="soft">{open_:,} more were read and had not come to an end when the load did.</p>'
     for count, words in (
         (tally.repaired, "with a text that was repaired: NUL has no place in Postgres"),
-        (tally.dates_ignored, "without a date that could not be read"),
+        (tally.dates_ignored, "loaded without a date: theirs could not be read"),
     ):
         if count:
             yield f'<p class="soft">{count:,} {"asset" if count == 1 else "assets"} {words}</p>'

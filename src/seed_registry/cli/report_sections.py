@@ -21,7 +21,7 @@ _QUANTILES: Final = {"half took at most": 0.5, "95 % at most": 0.95, "99 % at mo
 # Reasons that are no rejects: what happened to the record instead.
 _INSTEAD: Final = {
     "missing_source": "skipped: their index lists sources, and not theirs",
-    "date_ignored": "loaded without a date that cannot be read",
+    "date_ignored": "loaded without a date: theirs cannot be read",
 }
 
 
@@ -102,7 +102,7 @@ def not_taken(recording: Recording) -> Iterable[str]:
     """The records that were not taken as they are, by reason, with examples."""
     tally, counts = recording.tally, dict(recording.tally.rejects.most_common())
     counts |= {"missing_source": tally.assets.missing_source, "date_ignored": tally.dates_ignored}
-    yield "<section><h2>Rejects</h2>"
+    yield "<section><h2>Not taken as they are</h2>"
     if not any(counts.values()):
         yield '<p class="soft">None: every record was taken as it is.</p>'
     for reason, count in counts.items():
@@ -120,7 +120,7 @@ def not_taken(recording: Recording) -> Iterable[str]:
             yield f'<li class="soft">and {count - len(examples):,} more</li>'
         yield "</ul></details>"
     if recording.report is not None and recording.report.rejects_file:
-        yield f"<p>All of them: <code>{html_text(recording.report.rejects_file)}</code></p>"
+        yield f"<p>The rejected ones: <code>{html_text(recording.report.rejects_file)}</code></p>"
     yield "</section>"
 
 

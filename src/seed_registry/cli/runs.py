@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Final
 
 import anyio
 import msgspec
 import typer
 
 from seed_registry.access import database
-from seed_registry.cli.console import print_rows
+from seed_registry.cli.console import counted, print_rows, unbroken
 from seed_registry.cli.options import DatabaseOption, database_of
 from seed_registry.errors import SettingsInvalid
 from seed_registry.registry.connecting import session
@@ -18,6 +18,12 @@ from seed_registry.registry.ledger import Run, is_usable, runs
 from seed_registry.registry.pooling import READ_ONLY
 from seed_registry.report import Report
 from seed_registry.settings import Settings
+
+_COLUMNS: Final = ("run", "outcome", "s", "read", "inserted", "updated", "rejected", "records/s", "index")
+# What fits 80 columns.
+_FEWER_COLUMNS: Final = ("run", "outcome", "read", "inserted", "rejected", "index")
+_NUMBERS: Final = {"s", "read", "inserted", "updated", "rejected", "records/s"}
+_WIDE: Final = 110
 
 
 class _Entry(msgspec.Struct):
@@ -53,8 +59,9 @@ def show_runs(
     elif not found:
         typer.echo("no load has run here yet")
     else:
-        header = ("run", "outcome", "s", "read", "inserted", "updated", "rejected", "records/s", "index")
-        print_rows("the last runs", header, [_row(one) for one in found])
+        columns = _COLUMNS if unbroken().width >= _WIDE else _FEWER_COLUMNS
+        rows = [[row[name] for name in columns] for row in map(_row, found)]
+        print_rows("the last runs", columns, rows, numbers=_NUMBERS)
 
 
 async def _find(database_url: str | None, run_id: str | None, limit: int) -> list[Run]:
@@ -72,40 +79,40 @@ def _entry(run: Run) -> _Entry:
     )  # fmt: skip
 
 
-def _row(run: Run) -> tuple[Any, ...]:
-    report = _report(run)
-    facts: tuple[str, ...] = ("",) * 6
-    if report:
-        counts = (report.assets.read, report.assets.inserted, report.assets.updated, report.assets.rejected)
-        rate = f"{report.records_per_second:,.0f}"
-        facts = (f"{report.seconds:,.1f}", *(f"{count:,}" for count in counts), rate)
+def _row(run: Run) -> dict[str, str]:
     what = run.indexes[0].rpartition("/")[2] + (f" and {len(run.indexes) - 1} more" if len(run.indexes) > 1 else "")
-    return (
-        run.run_id,
-        run.outcome + (f" ({run.resumed}x resumed)" if run.resumed else ""),
-        *facts,
-        what,
-    )
+    outcome = run.outcome.replace("_", " ") + (f" ({run.resumed}x resumed)" if run.resumed else "")
+    row = dict.fromkeys(_COLUMNS, "") | {"run": run.run_id, "outcome": outcome, "index": what}
+    if report := _report(run):
+        row |= {name: f"{getattr(report.assets, name):,}" for name in ("read", "inserted", "updated", "rejected")}
+        row |= {"s": f"{report.seconds:,.1f}", "records/s": f"{report.records_per_second:,.0f}"}
+    return row
 
 
 def _print_run(run: Run) -> None:
     rows = [
-        ("indexes", ", ".join(run.indexes)),
+        *((" " if number else "indexes", index) for number, index in enumerate(run.indexes)),
         ("started", f"{run.started_at:%Y-%m-%d %H:%M:%S %Z}"),
         ("finished", f"{run.finished_at:%Y-%m-%d %H:%M:%S %Z}" if run.finished_at else "no"),
         ("outcome", run.outcome),
         ("resumed", f"{run.resumed} times" if run.resumed else "no"),
     ]
-    if run.error:
-        rows.append(("error", run.error))
+    rows += [(" " if number else "error", line) for number, line in enumerate((run.error or "").splitlines())]
     if report := _report(run):
+        rows.append(("dialect", report.dialect))
         for table, counts in (("sources", report.sources), ("assets", report.assets)):
             facts = msgspec.structs.asdict(counts).items()
             rows.append((table, ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in facts if value)))
         rows.append(("speed", f"{report.seconds:,.2f} s, {report.records_per_second:,.0f} records/s"))
+        batches = counted(report.batches, "batch", "batches")
+        rows.append(("batches", f"{batches}, {counted(report.retries, 'retry', 'retries')}"))
+        if report.verification:
+            checks = report.verification.checks
+            rows.append(("verified", f"{sum(check.passed for check in checks)} of {len(checks)} checks passed"))
+            rows += [("failed", str(check)) for check in checks if not check.passed]
         if report.rejects_file:
             rows.append(("rejects file", report.rejects_file))
-    print_rows(run.run_id, ("", ""), rows)
+    print_rows(f"run {run.run_id}", ("", ""), rows)
 
 
 def _report(run: Run) -> Report | None:

@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from seed_registry.auditing import MOST_LISTED, AuditReport, SourceAudit, audit
-from seed_registry.cli.console import print_error, unbroken
+from seed_registry.cli.console import counted, notes, print_error, unbroken
 from seed_registry.cli.following import told_on_stderr
 from seed_registry.cli.interrupting import run_interruptibly
-from seed_registry.cli.live import LiveProgress
+from seed_registry.cli.live import NARROW, LiveProgress
 from seed_registry.cli.options import (
     DEFAULT_INDEX,
     DEFAULTS,
@@ -53,7 +53,7 @@ from seed_registry.settings import Settings, parse_bytes
 # Asking is cheaper than writing: larger batches than a load's save round trips.
 _BATCH_SIZE: Final = 1000
 _NUMBERS: Final = ("in_index", "in_database", "missing", "different", "extra")
-# Keys that tell what the extra ones are like: they are no failure.
+# Keys that tell what those are like that no record stands for.
 _EXTRA_SHOWN: Final = 5
 _EXTRA_CHARACTERS: Final = 30
 _NAME_CHARACTERS: Final = 80
@@ -126,9 +126,8 @@ class _Live(LiveProgress):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The first two lines: how far, and how fast."""
         del console
-        is_narrow = options.max_width < 60  # noqa: PLR2004  # as the display of a load
-        yield self._head(is_narrow=is_narrow)
-        yield self._speed(self._moment(), is_narrow=is_narrow)
+        yield self._head(options.max_width)
+        yield self._speed(self._moment(), is_narrow=options.max_width < NARROW)
 
 
 def _print(report: AuditReport, limit: int) -> None:
@@ -204,14 +203,15 @@ def _told(report: AuditReport) -> Iterator[Text]:
         why = f" ({reasons})" if reasons else ""
         told = ", ".join(f"{count:,} {what}" for count, what in left if count)
         yield Text(f"read {assets.read:,} assets: {assets.in_index:,} count, {told}{why}")
+    yield from (Text(note, "yellow") for note in notes(assets, report.rejects))
     if sources.rejected:
         yield Text(f"read {sources.read:,} sources: {sources.rejected:,} rejected")
     if report.extra:
-        keys = ", ".join(printable(extra.key, _EXTRA_CHARACTERS) for extra in report.extra[:_EXTRA_SHOWN])
-        more = f" and {assets.extra - _EXTRA_SHOWN:,} more" if assets.extra > _EXTRA_SHOWN else ""
-        yield Text(f"extra (in the database, not in the index; no failure): {keys}{more}")
+        keys = _keys([extra.key for extra in report.extra], assets.extra)
+        yield Text(f"extra (in the database, not in the index; no failure): {keys}")
     if assets.orphans:
-        yield Text(f"{assets.orphans:,} assets of the database have no source", "red")
+        keys = _keys(report.orphans, assets.orphans)
+        yield Text(f"{counted(assets.orphans, 'asset')} of the database without a source: {keys}", "red")
     for check in report.verification.checks:
         if check.name.startswith("declared_") and not check.passed:
             name = printable(check.name.removeprefix("declared_"))
@@ -223,6 +223,16 @@ def _told(report: AuditReport) -> Iterator[Text]:
         yield Text("equal", "green") + Text(f": {compared}; {speed}")
     else:
         yield Text(f"{compared}; {speed}")
+    if report.has_edits:
+        yield Text(
+            "rows were edited in the database: verify --full finds all of them, load --full mends them", "yellow"
+        )
+
+
+def _keys(keys: Sequence[str], count: int) -> str:
+    """The first few keys of so many."""
+    shown = ", ".join(printable(key, _EXTRA_CHARACTERS) for key in keys[:_EXTRA_SHOWN])
+    return shown + (f" and {count - _EXTRA_SHOWN:,} more" if count > _EXTRA_SHOWN else "")
 
 
 def _print_differences(console: Console, differences: Sequence[Difference]) -> None:
@@ -230,7 +240,7 @@ def _print_differences(console: Console, differences: Sequence[Difference]) -> N
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, overflow="ellipsis")
     table.add_column(overflow="fold")
-    for difference in differences:
+    for difference in sorted(differences, key=lambda one: not one.is_missing):
         what = Text("missing" if difference.is_missing else "different", "red")
         kind = "source " if difference.table == "sources" else ""
         name = printable(difference.index.rpartition("/")[2])  # a whole path on every line would only fill them

@@ -11,6 +11,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from seed_registry.errors import IndexNotUnderstood
+from seed_registry.escaping import printable
 from seed_registry.index.envelope import MAX_DEPTH
 
 # ijson's C backend crashes on integers of 4,301 digits; whatever holds such a number is judged by what comes before it.
@@ -59,7 +60,8 @@ def look_at(head: bytes, name: str) -> Shape:
     # 4. Something like a document, broken early: reading it will tell where.
     if text.startswith((b"{", b"[")):
         return shape
-    raise IndexNotUnderstood(f"{name} is not JSON at all: it begins with {text[:20]!r}")
+    beginning = printable(text[:20].decode(errors="replace"))
+    raise IndexNotUnderstood(f'{name} is not JSON at all: it begins with "{beginning}"')
 
 
 def _is_object(line: bytes) -> bool:

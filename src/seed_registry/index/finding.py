@@ -17,13 +17,17 @@ _ENDINGS: Final = (".json", ".jsonl", ".ndjson")
 _COMPRESSED: Final = ("", ".gz", ".zst")
 
 
-def find(names: Sequence[str]) -> list[str]:
+Name = str | os.PathLike[str]
+
+
+def find(names: Name | Sequence[Name]) -> list[str]:
     """The indexes that the names mean: a path, a URL and `-` themselves, a pattern or directory its files by name.
 
     Raises:
         IndexUnreadable: a pattern or directory holds none.
     """
-    return [index for name in names for index in _meant(name)]
+    several = [names] if isinstance(names, str | os.PathLike) else names
+    return [index for name in several for index in _meant(os.fspath(name))]
 
 
 def require(indexes: Sequence[str]) -> None:

@@ -46,6 +46,7 @@ class IndexReader:
             )
         self._opened = opened
         self._stages = stages
+        self._kept = "nothing was written" if settings.dry_run else "what came before is committed"
         self._decoder = Decoder(self.dialect, domain=settings.domain or "", header_complete=self.shape.lines, salt=salt)
         self._framer: LineFramer | DocumentFramer
         # One record that is a document is read as an array of one.
@@ -170,8 +171,8 @@ class IndexReader:
 
     def _broken(self, message: str, offset: int) -> IndexBroken:
         return IndexBroken(
-            f"{self.name} is broken at byte {offset}: {message}\nmend or fetch the file and load it again; "
-            "what came before is committed",
+            f"{self.name} is broken at byte {offset}: {message}\n"
+            f"mend or fetch the file and load it again; {self._kept}",
             offset=offset,
         )
 

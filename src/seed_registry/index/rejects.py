@@ -68,11 +68,13 @@ class RejectsFile:
 
     Attributes:
         path: where it is, or would be.
+        own_directory: whether its directory is made with it: a mistyped path is to be an error.
         created: whether there is one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, own_directory: bool = False) -> None:
         self.path = path
+        self.own_directory = own_directory
         self.created = False
         self._descriptor = -1
         self._unsynced = False
@@ -181,7 +183,8 @@ class RejectsFile:
         )
 
     def _create(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.own_directory:
+            self.path.parent.mkdir(exist_ok=True, mode=0o700)
         self._keep_older()
         # O_EXCL and O_NOFOLLOW: never into somebody else's file, nor through a link that was laid there.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -264,7 +264,7 @@ class ReplayReader(IndexReader):
         self.dialect = replace(dialect, lists_sources=False)
         self.shape = look_at(b"{}\n{}", opened.name)
         self.resumption = resumption
-        self._opened, self._stages = opened, stages
+        self._opened, self._stages, self._kept = opened, stages, ""  # lines are never broken
         limit = settings.max_record_bytes
         self._decoder = _LineDecoder(dialect, domain=settings.domain or "", salt=salt, max_record_bytes=limit)
         self._whole = False
@@ -291,8 +291,8 @@ async def read_rejects(
 class OriginalRejects(RejectsFile):
     """A rejects file of what is rejected again, each record under the location that it had at first."""
 
-    def __init__(self, path: Path, origins: Origins) -> None:
-        super().__init__(path)
+    def __init__(self, like: RejectsFile, origins: Origins) -> None:
+        super().__init__(like.path, own_directory=like.own_directory)
         self._origins = origins
 
     def write(self, index: str, reject: Reject) -> None:

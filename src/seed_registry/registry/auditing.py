@@ -133,17 +133,15 @@ class Auditor:
         """How many assets have no source; where a foreign key is validated the database has answered already."""
         if self._tables.tied:
             return 0
-        query = statement("count_orphans").format(
-            assets=self._tables.assets.name,
-            sources=self._tables.sources.name,
-            id_column=quoted("id"),
-            source_column=self._tables.assets.column("source_id"),
-        )
-        count: int = await self._connection.fetchval(query)
+        count: int = await self._connection.fetchval(self._filled("count_orphans"))
         return count
 
+    async def orphans(self, limit: int) -> list[str]:
+        """Some assets that have no source."""
+        return [key for (key,) in await self._connection.fetch(self._filled("audit_orphans"), limit)]
+
     async def differences(self, limit: int) -> list[asyncpg.Record]:
-        """The first records that are missing or differ: index, line, offset, key, source, fields."""
+        """The first records that are missing, and that differ, in turns: index, line, offset, key, source, fields."""
         rows: list[asyncpg.Record] = await self._connection.fetch(statement("audit_differences"), limit)
         return rows
 
@@ -193,7 +191,11 @@ class Auditor:
     def _filled(self, name: str) -> str:
         assets = self._tables.assets
         return statement(name).format(
-            assets=assets.name, key_column=assets.column("asset_key"), source_column=assets.column("source_id")
+            assets=assets.name,
+            key_column=assets.column("asset_key"),
+            source_column=assets.column("source_id"),
+            sources=self._tables.sources.name,
+            id_column=quoted("id"),
         )
 
 

@@ -6,6 +6,7 @@ Messages are built from SQLSTATE and the message of the server; DETAIL and CONTE
 from __future__ import annotations
 
 import errno
+import os
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -62,8 +63,10 @@ async def connect(
         if type(exc) is ConnectionError:  # asyncpg's own, of a server that it asked for TLS
             reason = f"no TLS came about, which sslmode={target.tls.mode} asks for"
             raise DatabaseUnavailable(f"{with_problem}: {reason}; is it a Postgres, does it offer TLS?") from exc
-        reason = getattr(exc, "strerror", None) or type(exc).__name__
-        if getattr(exc, "errno", None) in (errno.EMFILE, errno.ENFILE):
+        number = getattr(exc, "errno", None) or 0
+        # asyncio says something else of its own; getaddrinfo has numbers below 0 and words for them.
+        reason = os.strerror(number) if number > 0 else getattr(exc, "strerror", None) or type(exc).__name__
+        if number in (errno.EMFILE, errno.ENFILE):
             raise DatabaseRefused(
                 f"{with_problem}: {reason}\nallow more of them (ulimit -n), or use fewer workers (--concurrency)"
             ) from exc

@@ -49,7 +49,9 @@ async def estimate(connection: asyncpg.Connection[Any], read: int, rows: int, wa
 
 def _likes(reports: Sequence[Report], read: int, rows: int) -> list[Report]:
     """The runs to go by: those that are large enough, and of these, if there are any, those that wrote as much."""
-    large = [report for report in reports if _read(report) >= max(1, min(_LARGE_ENOUGH, read * _SMALLEST_SHARE))]
+    enough = max(1, min(_LARGE_ENOUGH, read * _SMALLEST_SHARE))
+    # A run that rejected what it read tells how fast rejecting is.
+    large = [report for report in reports if _read(report) - report.assets.rejected >= enough]
     share = rows / max(read, 1)
     likes = [report for report in large if abs(_written(report) / _read(report) - share) <= _LIKENESS]
     return likes or large

@@ -1,0 +1,5 @@
+-- Some assets that have no source.
+select asset.{key_column}::text as asset_key
+from {assets} as asset
+where not exists (select from {sources} as source where source.{id_column} = asset.{source_column})
+limit $1;
