@@ -13,8 +13,9 @@ import stamina
 from seed_registry.errors import CommitsLost, DatabaseRefused, DatabaseUnavailable, SchemaMissing
 from seed_registry.lasting import LONGEST_WAIT_SECONDS, LastingWriter, OpenSession, Patience, Session
 from seed_registry.registry import embedded, schema
-from seed_registry.registry.connecting import session
-from seed_registry.registry.ledger import Ledger, hold
+from seed_registry.registry.connecting import blockers, locked, session
+from seed_registry.registry.ledger import Ledger, hold, take_part
+from seed_registry.registry.limiting import limited
 from seed_registry.registry.merging import Merger
 from seed_registry.registry.planning import Outlook, Planner
 from seed_registry.registry.pooling import READ_ONLY, is_pooled
@@ -80,18 +81,35 @@ class Registry:
         """
         settings = self._settings
         self.url = await self._stack.enter_async_context(database(settings))
-        async with AsyncExitStack() as stack:
-            connection = await self._first_session(self.url, stack)
-            if settings.database_url is None and not settings.dry_run:
-                await schema.apply(connection, settings.schema)
-            self.tables = await schema.introspect(connection, settings.columns, settings.schema)
-            self._is_empty = await connection.fetchval(statement("is_empty").format(table=self.tables.assets.name))
-            if not settings.dry_run:
-                await self._see_that_it_may_be_written(connection, self.tables)
+        async for attempt in stamina.retry_context(
+            on=self._may_come,
+            attempts=None if settings.retry_for_seconds else 1,
+            timeout=settings.retry_for_seconds or None,
+            wait_max=LONGEST_WAIT_SECONDS,
+        ):
+            with attempt:
+                await self._look_at(self.url)
+        self.writer = self.main = await self._stack.enter_async_context(self._lasting(self.url, self._open_main))
+
+    async def _look_at(self, url: DatabaseUrl) -> None:
+        """The first session: what is there, and whether this role may write to it."""
+        settings = self._settings
+        own = self._lock_timeout | (READ_ONLY if settings.dry_run else {})
+        async with session(url, own, pooler=settings.pooler) as connection:
+            try:
+                async with limited(connection, settings.io_timeout_seconds):
+                    if settings.database_url is None and not settings.dry_run:
+                        await schema.apply(connection, settings.schema)
+                    self.tables = await schema.introspect(connection, settings.columns, settings.schema)
+                    empty = statement("is_empty").format(table=self.tables.assets.name)
+                    self._is_empty = await connection.fetchval(empty)
+                    if not settings.dry_run:
+                        await self._see_that_it_may_be_written(connection, self.tables)
+            except asyncpg.LockNotAvailableError as exc:
+                raise locked(url, await blockers(connection)) from exc
             if is_pooled(connection):
                 note = "every batch makes its own staging tables; --pooler none if the pooler keeps sessions"
                 self._progress.tell("info", "pooler_found", note=note)
-        self.writer = self.main = await self._stack.enter_async_context(self._lasting(self.url, self._open_main))
 
     async def _see_that_it_may_be_written(self, connection: asyncpg.Connection[Any], tables: Tables) -> None:
         """Told now, and not by the first batch, when sources have been written."""
@@ -104,8 +122,10 @@ class Registry:
             )
 
     def use(self, ledger: Ledger) -> None:
-        """Have checkpoints written, by the sessions that are opened from now on."""
+        """Have checkpoints written, by the run's own session and by those that are opened from now on."""
         self._ledger = ledger
+        if self.main is not None:
+            self.main.use(ledger)
 
     def write_through(self, through: Callable[[Writer], Writer]) -> None:
         """Have all be written through what this makes of a writer."""
@@ -135,26 +155,19 @@ class Registry:
         yield self._through(writer)
         self._idle.append(writer)
 
-    async def _first_session(self, url: DatabaseUrl, stack: AsyncExitStack) -> asyncpg.Connection[Any]:
-        """A server that is starting, or full, is waited for; one that is not there is more likely a mistake."""
-        settings = self._settings
-        async for attempt in stamina.retry_context(
-            on=self._may_come,
-            attempts=None if settings.retry_for_seconds else 1,
-            timeout=settings.retry_for_seconds or None,
-            wait_max=LONGEST_WAIT_SECONDS,
-        ):
-            with attempt:
-                own = READ_ONLY if settings.dry_run else {}
-                return await stack.enter_async_context(session(url, own, pooler=settings.pooler))
-        raise AssertionError("the last attempt returns or raises")
-
     def _may_come(self, exc: Exception) -> bool:
-        if not is_not_yet(exc):
+        """A server that is starting, or full, is waited for; one that is not there is more likely a mistake."""
+        if not (is_not_yet(exc) or isinstance(exc.__cause__, asyncpg.LockNotAvailableError)):
             return False
         self._tally.retries += 1
-        self._progress.tell("warning", "retrying", reason=str(exc))
+        self._progress.tell("warning", "retrying", reason=str(exc).splitlines()[0])
         return True
+
+    @property
+    def _lock_timeout(self) -> dict[str, str]:
+        """Who waits for a lock must not be taken for a server that does not answer."""
+        seconds = min(_LOCK_TIMEOUT_SECONDS, self._settings.io_timeout_seconds * _LOCK_TIMEOUT_SHARE)
+        return {"lock_timeout": f"{round(seconds * 1000)}ms"}
 
     def _lasting(self, url: DatabaseUrl, opening: OpenSession) -> LastingWriter:
         settings = self._settings
@@ -167,29 +180,36 @@ class Registry:
         async with self._open_session(_DURABLE) as opened:
             if not self._settings.dry_run:
                 try:
-                    await hold(opened.connection, self._settings.schema, self._indexes)
+                    async with limited(opened.connection, self._settings.io_timeout_seconds):
+                        await hold(opened.connection, self._settings.schema, self._indexes)
                 except DatabaseRefused as exc:
                     if not self._is_held:
                         raise
                     # The server may take a minute to notice that the session before this one is gone.
                     raise DatabaseUnavailable(str(exc)) from exc
                 self._is_held = True
+                await self._take_part(opened.connection)
             yield opened
 
     @asynccontextmanager
     async def _open_worker(self) -> AsyncIterator[Session]:
         """A worker's session; without a ledger nothing else could tell what a crash of the server cost."""
         async with self._open_session({} if self._ledger else _DURABLE) as opened:
-            await self.check_commits(opened.connection)
+            async with limited(opened.connection, self._settings.io_timeout_seconds):
+                await self.check_commits(opened.connection)
+            await self._take_part(opened.connection)
             yield opened
+
+    async def _take_part(self, connection: asyncpg.Connection[Any]) -> None:
+        if self._ledger is not None:
+            async with limited(connection, self._settings.io_timeout_seconds):
+                await take_part(connection, self._ledger.run_id)
 
     @asynccontextmanager
     async def _open_session(self, own: dict[str, str]) -> AsyncIterator[Session]:
         settings, stages, tables = self._settings, self._tally.stages, self.tables
         assert self.url is not None
-        # Who waits for a lock must not be taken for a server that does not answer.
-        milliseconds = round(min(_LOCK_TIMEOUT_SECONDS, settings.io_timeout_seconds * _LOCK_TIMEOUT_SHARE) * 1000)
-        own = {"lock_timeout": f"{milliseconds}ms", **own, **(READ_ONLY if settings.dry_run else {})}
+        own = self._lock_timeout | own | (READ_ONLY if settings.dry_run else {})
         async with session(self.url, own, pooler=settings.pooler) as connection:
             writer: Writer
             if settings.dry_run or tables is None:
@@ -203,7 +223,8 @@ class Registry:
                     ledger=self._ledger,
                     seconds=settings.io_timeout_seconds,
                 )
-            await writer.prepare(is_empty=self._is_empty)
+            async with limited(connection, settings.io_timeout_seconds):
+                await writer.prepare(is_empty=self._is_empty)
             yield Session(connection, writer)
 
 

@@ -27,12 +27,14 @@ class Loaded(Struct):
     Attributes:
         distinct_assets: how many different assets were sent to the database.
         refused_assets: how many of the records sent it refused.
+        inserted_before: how many rows other indexes brought, of which nothing was read again.
         declared: header field, what it said, what was read; for each index that declares something.
         sample: some assets as they should be in the database, by key, each with its provider.
     """
 
     distinct_assets: int = 0
     refused_assets: int = 0
+    inserted_before: int = 0
     declared: list[tuple[str, int, int]] = field(default_factory=list)
     sample: dict[str, tuple[str, Asset]] = field(default_factory=dict)
 
@@ -112,12 +114,13 @@ class Account:
         if self._rejects is not None:
             self._rejects.write(index, reject)
         self._warn("record_rejected", reject.reason, index, reject, detail=reject.detail)
-        if self._max_rejects.exceeded(tally.rejected, tally.read):
+        rejected = max(tally.rejected, self._rejects.count) if self._rejects else tally.rejected  # a resumed run's, too
+        if self._max_rejects.exceeded(rejected, tally.read):
             most_often = tally.rejects.most_common(1)[0][0]
             where = f"\nlook at them with `seed-registry rejects show {self._rejects.path}`" if self._rejects else ""
             self.stop(
                 TooManyRejects(
-                    f"{tally.rejected:,} of {tally.read:,} records rejected, more than --max-rejects "
+                    f"{rejected:,} of {tally.read:,} records rejected, more than --max-rejects "
                     f"{self._max_rejects} allows; most often: {most_often}{where}"
                 )
             )

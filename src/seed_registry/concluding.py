@@ -13,16 +13,25 @@ def judged(report: Report) -> Report:
     Raises:
         VerificationFailed, IndexesFailed: it does; they hold the report.
     """
+    failed = _failed_indexes(report)
     if report.verification is not None and not report.verification.passed:
         facts = "; ".join(str(check) for check in report.verification.checks if not check.passed)
-        raise VerificationFailed(f"verification failed: {facts}", report)
-    if bad := [part for part in report.per_index if part.error]:
-        names = ", ".join(printable(part.index) for part in bad[:5])
-        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""  # noqa: PLR2004  # as many as fit a line
-        count = len(report.per_index)
-        rest = "; the others are loaded" if len(bad) < count else ""
-        raise IndexesFailed(f"{len(bad)} of {count} indexes failed: {names}{more}{rest}", report)
+        raise VerificationFailed("\n".join(filter(None, [f"verification failed: {facts}", failed])), report)
+    if failed:
+        raise IndexesFailed(failed, report)
     return report
+
+
+def _failed_indexes(report: Report) -> str:
+    """Which of several indexes failed, in words; empty if none did."""
+    bad = [part for part in report.per_index if part.error]
+    if not bad:
+        return ""
+    names = ", ".join(printable(part.index) for part in bad[:5])
+    more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""  # noqa: PLR2004  # as many as fit a line
+    count = len(report.per_index)
+    rest = "; the others are loaded" if len(bad) < count else ""
+    return f"{len(bad)} of {count} indexes failed: {names}{more}{rest}"
 
 
 def outcome_of(exc: BaseException) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import asyncpg
+
 from seed_registry.errors import DatabaseRefused
 from seed_registry.registry.connecting import refusal
 from seed_registry.registry.remedies import Remedy, remedy
@@ -50,7 +52,9 @@ async def _blame(record: Item, probe: Callable[[Item], Awaitable[None]]) -> None
     except Exception as exc:
         if remedy(exc) is not Remedy.HALVE:
             raise
+        mend = "mend the table or its triggers, then load again"
+        if isinstance(exc, asyncpg.ForeignKeyViolationError):
+            mend = "its source was deleted meanwhile: load again"
         raise DatabaseRefused(
-            f"the database refuses every record: {refusal(exc)}\nmend the table or its triggers, then load again",
-            sqlstate=getattr(exc, "sqlstate", None),
+            f"the database refuses every record: {refusal(exc)}\n{mend}", sqlstate=getattr(exc, "sqlstate", None)
         ) from exc

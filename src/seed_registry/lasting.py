@@ -11,12 +11,13 @@ import asyncpg
 import stamina
 from msgspec import Struct
 
-from seed_registry.errors import DatabaseRefused, DatabaseUnavailable
+from seed_registry.errors import DatabaseUnavailable
 from seed_registry.marks import Mark
 from seed_registry.records import Asset, Source
-from seed_registry.registry.connecting import blockers, translated
+from seed_registry.registry.connecting import blockers, locked, translated
 from seed_registry.registry.ledger import Ledger
 from seed_registry.registry.limiting import limited
+from seed_registry.registry.merging import Merger
 from seed_registry.registry.remedies import CommitUnknown, Remedy, has_no_room, is_disk_full, remedy
 from seed_registry.report import MergeCounts, Progress, Tally
 from seed_registry.settings import DatabaseUrl
@@ -105,11 +106,7 @@ class LastingWriter:
             if remedy(exc) is Remedy.HALVE:
                 raise
             if self._blockers:
-                raise DatabaseRefused(
-                    f"{patience.url}: a lock was waited for too long; {self._blockers} holds one\n"
-                    "let that end, or end it with select pg_terminate_backend(PID), then load again",
-                    sqlstate=getattr(exc, "sqlstate", None),
-                ) from exc
+                raise locked(patience.url, self._blockers) from exc
             raise translated(exc, patience.url) from exc
         except CommitUnknown as exc:
             raise translated(exc.lost, patience.url) from exc
@@ -118,9 +115,22 @@ class LastingWriter:
     async def prepare(self, *, is_empty: bool = False) -> None:
         """Nothing: every session is prepared when it is opened."""
 
-    async def merge_sources(self, sources: Sequence[Source]) -> tuple[MergeCounts, dict[str, Any]]:
-        """Like `Merger`'s."""
-        return await self.do(lambda session: session.writer.merge_sources(sources))
+    def use(self, ledger: Ledger) -> None:
+        """Have marks written, and looked up, from now on."""
+        self._ledger = ledger
+        if self._session is not None and isinstance(self._session.writer, Merger):
+            self._session.writer.use(ledger)
+
+    async def merge_sources(
+        self, sources: Sequence[Source], mark: Mark | None = None
+    ) -> tuple[MergeCounts, dict[str, Any]]:
+        """Like `merge_assets`."""
+
+        async def done(session: Session, counts: MergeCounts) -> tuple[MergeCounts, dict[str, Any]]:
+            keys = [source.key for source in sources]
+            return counts, await session.writer.find_sources(sources[0].provider, keys)
+
+        return await self._merged(lambda session: session.writer.merge_sources(sources, mark), done, mark)
 
     async def merge_assets(
         self,
@@ -130,21 +140,13 @@ class LastingWriter:
         mark: Mark | None = None,
     ) -> MergeCounts:
         """Like `Merger`'s; a batch whose COMMIT had no answer is looked up by its mark, and not counted twice."""
-        unknown: CommitUnknown | None = None
 
-        async def merge(session: Session) -> MergeCounts:
-            nonlocal unknown
-            if unknown and mark and self._ledger:
-                async with limited(session.connection, self._patience.io_seconds):
-                    if await self._ledger.has(session.connection, mark):
-                        return unknown.counts
-            try:
-                return await session.writer.merge_assets(assets, source_ids, provider, mark)
-            except CommitUnknown as exc:
-                unknown = exc
-                raise
+        async def done(_: Session, counts: MergeCounts) -> MergeCounts:
+            return counts
 
-        return await self.do(merge, is_limited=False)  # its statements are, each
+        return await self._merged(
+            lambda session: session.writer.merge_assets(assets, source_ids, provider, mark), done, mark
+        )
 
     async def find_sources(self, provider: str, keys: Sequence[str]) -> dict[str, Any]:
         """Like `Merger`'s."""
@@ -157,6 +159,29 @@ class LastingWriter:
     async def probe_assets(self, refused: Asset, source_ids: Mapping[str, Any], provider: str = "socrata") -> None:
         """Like `Merger`'s."""
         await self.do(lambda session: session.writer.probe_assets(refused, source_ids, provider))
+
+    async def _merged(
+        self,
+        merge: Callable[[Session], Awaitable[Result]],
+        done: Callable[[Session, MergeCounts], Awaitable[Result]],
+        mark: Mark | None,
+    ) -> Result:
+        """Merge a batch; `done` gives the result of one that turns out to have been committed."""
+        unknown: CommitUnknown | None = None
+
+        async def merged(session: Session) -> Result:
+            nonlocal unknown
+            if unknown and mark and self._ledger:
+                async with limited(session.connection, self._patience.io_seconds):
+                    if await self._ledger.has(session.connection, mark):
+                        return await done(session, unknown.counts)
+            try:
+                return await merge(session)
+            except CommitUnknown as exc:
+                unknown = exc
+                raise
+
+        return await self.do(merged, is_limited=False)  # its statements are, each
 
     async def _once(self, action: Callable[[Session], Awaitable[Result]], seconds: float | None) -> Result:
         self._is_lost, self._blockers = False, ""

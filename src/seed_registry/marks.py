@@ -7,13 +7,16 @@ asset is committed if its own lane has passed it, whatever the number of workers
 from __future__ import annotations
 
 from collections.abc import Iterable
+from time import monotonic_ns
 
 from msgspec import Struct
 
 # The lane of the mark that says that all of an index is loaded.
 WHOLE = -1
-# From here down: the lane of a mark without a place, which only counts a worker's batches.
+# From here down: the lane of a mark without a place.
 UNPLACED = -2
+# Instead of the number of lanes, of such marks: of batches of sources, and of parts of batches.
+OF_SOURCES, OF_PARTS = 0, -1
 
 
 class FileState(Struct, frozen=True):
@@ -48,6 +51,26 @@ class Mark(Struct, frozen=True):
     offset: int
     assets: int
     file: FileState
+
+
+def unplaced(index: str, lane: int, lanes: int) -> Mark:
+    """A mark that only tells a batch from those before it: what its COMMIT did may have to be looked up."""
+    return Mark(index, UNPLACED - lane, lanes, 0, monotonic_ns(), 0, FileState(0, 0, 0, b""))
+
+
+class Whole(Struct, frozen=True):
+    """What the verification of a run that is resumed must know of an index that is loaded.
+
+    Attributes:
+        sources: the keys of those that it names, all of one `provider`.
+        inserted: how many rows it brought.
+        declared: header field, what it said, what was read.
+    """
+
+    provider: str
+    sources: list[str]
+    inserted: int
+    declared: list[tuple[str, int, int]]
 
 
 class Resumption(Struct, frozen=True):

@@ -24,6 +24,7 @@ from seed_registry.errors import (
 )
 from seed_registry.halving import merge_halving
 from seed_registry.index.reading import IndexReader
+from seed_registry.marks import OF_PARTS, unplaced
 from seed_registry.producing import Batch, Lane, Producer
 from seed_registry.records import Asset
 from seed_registry.registry.remedies import has_no_room
@@ -72,7 +73,7 @@ async def _run(
             for writer in writers:
                 send, receive = anyio.create_memory_object_stream[Batch](_QUEUED_BATCHES)
                 lanes.append(Lane(settings, send))
-                tasks.start_soon(_work, receive, writer, account, book)
+                tasks.start_soon(_work, receive, writer, account, book, len(lanes))
             await Producer(reader, settings, account, book, lanes).produce()
         except (IndexBroken, IndexNotUnderstood, IndexUnreadable) as exc:
             return exc  # the workers finish what was sent
@@ -109,10 +110,13 @@ async def _opened(
     return writers
 
 
-async def _work(receive: MemoryObjectReceiveStream[Batch], writer: Writer, account: Account, book: SourceBook) -> None:
+async def _work(
+    receive: MemoryObjectReceiveStream[Batch], writer: Writer, account: Account, book: SourceBook, number: int
+) -> None:
     async def merge(assets: list[Asset]) -> None:
         # Of a batch that was split, no part tells that the whole is committed; the next batch's mark will.
-        mark = batch.mark if len(assets) == len(batch.assets) else None
+        is_whole = len(assets) == len(batch.assets)
+        mark = batch.mark if is_whole else unplaced(batch.index, number, OF_PARTS)
         account.tally.assets.add(await writer.merge_assets(assets, book.ids, book.provider, mark))
 
     async def probe(asset: Asset) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from time import monotonic
-from typing import Final
 
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
@@ -15,13 +13,11 @@ from seed_registry.accounting import Account, hashed
 from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadable
 from seed_registry.halving import merge_halving
 from seed_registry.index.reading import IndexReader
-from seed_registry.marks import UNPLACED, FileState, Mark
-from seed_registry.records import Asset, Record, Reject, Source
+from seed_registry.marks import Mark, unplaced
+from seed_registry.records import Asset, RawRecord, Record, Reject, Source
 from seed_registry.settings import Settings
 from seed_registry.sourcing import SourceBook
 from seed_registry.spooling import ParkedAssets
-
-_NO_FILE: Final = FileState(0, 0, 0, b"")
 
 
 class Batch(Struct, frozen=True):
@@ -75,10 +71,11 @@ class Producer:
         self._listed: set[str] = set()  # the keys of the sources that this index listed
         self._known = self._listed if reader.dialect.lists_sources else book.met
         self._pending: list[Source] = []  # listed, not merged yet
+        self._pending_bytes = 0
+        self._has_refused = False  # a source, that the run which resumes this one may find accepted
         self._unsettled = 0  # assets counted as read that were parked and are no longer
         self._resumption = reader.resumption
         self._place = (1, -1)  # line and offset of the last asset whose way is decided
-        self._batches = 0  # how many that have no place
         self._assets = 0  # how many of this index that were, those of the run that is resumed included
 
     async def produce(self) -> None:
@@ -119,7 +116,9 @@ class Producer:
             sources = [record for record in records if type(record) is Source]
             self._tally.sources.read += len(sources)
             self._pending += sources
-        if assets or len(self._pending) >= self._settings.batch_size:
+            self._pending_bytes += sum(len(source.raw) for source in sources)
+        settings = self._settings
+        if assets or len(self._pending) >= settings.batch_size or self._pending_bytes >= settings.batch_bytes:
             await self._merge_pending()
         if not self._reader.dialect.lists_sources:
             await self._book.derive(asset for asset in assets if asset.source_key)
@@ -152,7 +151,7 @@ class Producer:
         self._assets += assets
 
     async def _merge_pending(self) -> None:
-        pending, self._pending = self._pending, []
+        pending, self._pending, self._pending_bytes = self._pending, [], 0
         if not pending:
             return
         started = monotonic()
@@ -165,6 +164,7 @@ class Producer:
         self._listed.update(source.key for source in sources)
 
     def _refused(self, source: Source, detail: str) -> None:
+        self._has_refused = True
         reject = Reject("database_refused", detail, source.raw, source.line, source.offset, "source", source.key)
         self._account.reject(self._index, reject)
 
@@ -175,10 +175,11 @@ class Producer:
             The lane that is full now, if one is.
         """
         key_hash = hashed(asset.key)
-        if self._resumption is not None and self._resumption.has(asset.offset, key_hash):
-            self._tally.assets.resumed += 1
-            return None
         if asset.source_key in self._known and not (self._parked.count and self._parked.holds(key_hash)):
+            # What is parked is parked again by a run that is resumed, whatever the marks say.
+            if self._resumption is not None and self._resumption.has(asset.offset, key_hash):
+                self._tally.assets.resumed += 1
+                return None
             return self._send(asset, key_hash)
         if asset.source_key in self._known or self._may_come(asset):
             self._parked.park(asset, key_hash)
@@ -198,7 +199,8 @@ class Producer:
             self._account.progress.tell("info", "loading_parked", index=self._index, assets=self._parked.count)
         self._unsettled = self._parked.count
         parked = self._parked.take_all()
-        while group := [self._reader.decode(raw) for raw in islice(parked, self._settings.batch_size)]:
+        for raws in self._groups(parked):
+            group = [self._reader.decode(raw) for raw in raws]
             if derive:
                 await self._book.derive(record for record in group if type(record) is Asset)
             for record in group:
@@ -210,6 +212,19 @@ class Producer:
                         await self._flush(full)
                 elif type(record) is Asset:
                     self._account.missing(record)
+
+    def _groups(self, records: Iterator[RawRecord]) -> Iterator[list[RawRecord]]:
+        """As many at a time as a batch may hold."""
+        group: list[RawRecord] = []
+        size = 0
+        for record in records:
+            group.append(record)
+            size += len(record.data)
+            if len(group) >= self._settings.batch_size or size >= self._settings.batch_bytes:
+                yield group
+                group, size = [], 0
+        if group:
+            yield group
 
     def _send(self, asset: Asset, key_hash: int) -> Lane | None:
         self._account.sent(asset, key_hash, self._book.provider)
@@ -228,11 +243,12 @@ class Producer:
             await anyio.sleep_forever()  # the worker failed; its failure is the news, and cancels this
 
     def _mark(self, lane: Lane) -> Mark:
-        """How far the lane is; while assets are parked, or of what cannot be read twice, only which batch it is."""
+        """How far the lane is; of what cannot be read twice, or may be parked otherwise, only which batch it is."""
         number, lanes, file = self._lanes.index(lane), len(self._lanes), self._reader.file_state
-        if self._parked.was_used or file is None:
-            self._batches += 1
-            return Mark(self._index, UNPLACED - number, lanes, 0, self._batches, 0, _NO_FILE)
+        # Where sources are not listed, records before a mark are not even read again.
+        is_parked_alike = self._reader.dialect.lists_sources and not self._has_refused
+        if file is None or (self._parked.was_used and not is_parked_alike):
+            return unplaced(self._index, number, lanes)
         self._account.keep_rejects()  # before it is said that what they are about is done
         line, offset = self._place
         return Mark(self._reader.path, number, lanes, line, offset, self._assets, file)

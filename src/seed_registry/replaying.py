@@ -158,7 +158,9 @@ class _CautiousWriter:
         """Like `Merger`'s."""
         await self._writer.prepare(is_empty=is_empty)
 
-    async def merge_sources(self, sources: Sequence[Source]) -> tuple[MergeCounts, dict[str, Any]]:
+    async def merge_sources(
+        self, sources: Sequence[Source], mark: Mark | None = None
+    ) -> tuple[MergeCounts, dict[str, Any]]:
         """Merge those that the registry does not have, or not from an index that described them."""
         keys, provider, table = [source.key for source in sources], sources[0].provider, self._tables.sources
         listed = await self._writer.do(lambda session: listed_sources(session.connection, table, provider, keys))
@@ -168,7 +170,7 @@ class _CautiousWriter:
         taken = [source for source in first.values() if source.key not in listed]
         counts, ids = MergeCounts(), await self._writer.find_sources(provider, keys)
         if taken:
-            counts, merged = await self._writer.merge_sources(taken)
+            counts, merged = await self._writer.merge_sources(taken, mark)
             ids |= merged
         return replace(
             counts,

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -21,6 +22,7 @@ from seed_registry.access import Registry
 from seed_registry.accounting import Account
 from seed_registry.concluding import facts_of, judged, outcome_of
 from seed_registry.errors import (
+    DatabaseRefused,
     IndexBroken,
     IndexesFailed,
     IndexNotUnderstood,
@@ -31,12 +33,11 @@ from seed_registry.errors import (
 )
 from seed_registry.foreseeing import ForeseeingAccount, foresee, settle
 from seed_registry.index.dialects.declaring import Dialect
-from seed_registry.index.finding import is_url
 from seed_registry.index.naming import encodable, lasting_name, shown_name
 from seed_registry.index.opening import is_as_it_was
 from seed_registry.index.reading import IndexReader, read_index
 from seed_registry.index.rejects import RejectsFile
-from seed_registry.marks import WHOLE, Mark, Resumption
+from seed_registry.marks import WHOLE, Mark, Resumption, Whole
 from seed_registry.plan import Plan
 from seed_registry.registry import embedded
 from seed_registry.registry.connecting import flush, session
@@ -51,7 +52,7 @@ from seed_registry.report import (
     Verification,
 )
 from seed_registry.settings import Settings
-from seed_registry.sourcing import SourceBook, read_source_cache, write_source_cache
+from seed_registry.sourcing import SourceBook, drop_source_cache, read_source_cache, write_source_cache
 from seed_registry.verifying import verify
 
 # What a run that failed may take to say so.
@@ -120,7 +121,8 @@ class Run:
         if registry.main is not None and not settings.dry_run:
             await registry.main.do(lambda session: flush(session.connection))
         verification = await self._verify(registry, account)
-        if settings.source_cache and registry.url and not settings.dry_run:
+        is_right = verification is None or verification.passed
+        if settings.source_cache and registry.url and not settings.dry_run and is_right:
             write_source_cache(settings.source_cache, str(registry.url), self._source_ids)
         report = self._report(verification, await self._foresee(registry, account))
         for table, counts in (("sources", self.tally.sources), ("assets", self.tally.assets)):
@@ -141,17 +143,19 @@ class Run:
             self.progress.tell("warning", "no_ledger", note=note)
             return
         key, indexes = self._key(tables.salt), [lasting_name(index) for index in self._indexes]
-        rejects = str(self._rejects.path) if self._rejects else None
-        resume = self.settings.resume and not self.settings.full  # what may have been edited is looked at again
-        ledger = await main.do(
-            lambda session: begin(session.connection, self.id, key, indexes, encodable(rejects or ""), resume=resume)
-        )
+        rejects = encodable(str(self._rejects.path)) if self._rejects else ""
+        # What may have been edited is looked at again, and what comes through a pipe cannot be.
+        resume = self.settings.resume and not self.settings.full and "-" not in self._indexes
+        ledger = await main.do(lambda session: begin(session.connection, self.id, key, indexes, rejects, resume=resume))
         if unfinished := ledger.unfinished:
             self.id = unfinished.run_id
-            if unfinished.rejects and self.settings.rejects in (None, unfinished.rejects):
-                self._rejects = RejectsFile(Path(unfinished.rejects), own_directory=self.settings.rejects is None)
+            if unfinished.rejects and self.settings.rejects is None:
+                self._rejects = RejectsFile(Path(unfinished.rejects), own_directory=True)
+            if self._rejects and unfinished.rejects in (rejects, str(self._rejects.path)):
                 self._rejects.resume()
             self.progress.tell("info", "run_resumed", run_id=self.id, ended=unfinished.outcome, error=unfinished.error)
+        elif self._rejects:
+            self._rejects.keep_older()  # or this run, if it is resumed, would take them for its own
         self._ledger = ledger
         registry.use(ledger)
 
@@ -159,8 +163,9 @@ class Run:
         """What two commands have in common if one goes on where the other ended."""
         settings = self.settings
         asked = (
-            settings.schema, settings.dialect, settings.domain, settings.records_at, settings.derive_sources, salt,
-            *self.held,
+            settings.schema, settings.dialect, settings.domain, settings.records_at, settings.derive_sources,
+            settings.max_record_bytes, salt, version("seed-registry"), *self.held,
+            *([self.id] if "-" in self._indexes else []),
         )  # fmt: skip
         return xxhash.xxh3_128_hexdigest(msgspec.json.encode(asked))
 
@@ -169,6 +174,8 @@ class Run:
         report = exc.report if isinstance(exc, (VerificationFailed, IndexesFailed)) else self._report()
         if isinstance(exc, TooManyRejects):
             exc.report = exc.report or report
+        if self.settings.source_cache and isinstance(exc, (VerificationFailed, DatabaseRefused)):
+            drop_source_cache(self.settings.source_cache)  # an id in it may be that of a source long gone
         ledger, url = self._ledger, registry.url
         if ledger is None or url is None:
             return
@@ -205,8 +212,7 @@ class Run:
                 dialect = reader.dialect
                 self._dialects[dialect.name] = dialect.provider
                 if whole:
-                    tally.assets.read += whole.assets
-                    tally.assets.resumed += whole.assets
+                    await self._take_over(whole, registry, account)
                 else:
                     await self._load_open(name, reader, registry, account)
         except (IndexBroken, IndexNotUnderstood, IndexUnreadable) as exc:
@@ -229,12 +235,24 @@ class Run:
         facts = {"sources": msgspec.to_builtins(part.sources), "assets": msgspec.to_builtins(part.assets)}
         self.progress.tell("info", "index_finished", index=name, **facts)
 
+    async def _take_over(self, whole: Mark, registry: Registry, account: Account) -> None:
+        """An index that the run which is resumed has loaded."""
+        ledger, main = self._ledger, registry.main
+        assert ledger is not None and main is not None  # noqa: PT018  # they told of the mark
+        self.tally.assets.read += whole.assets
+        self.tally.assets.resumed += whole.assets
+        known = await main.do(lambda session: ledger.whole(session.connection, whole.index))
+        account.loaded.declared.extend(known.declared)
+        account.loaded.inserted_before += known.inserted
+        found = await main.find_sources(known.provider, known.sources)
+        self._source_ids.setdefault(known.provider, {}).update({key: found.get(key) for key in known.sources})
+
     def _opened(self, index: str, salt: str, resumption: Resumption | None) -> AbstractAsyncContextManager[IndexReader]:
         return read_index(index, self.settings, salt=salt, stages=self.tally.stages, resumption=resumption)
 
     async def _load_open(self, name: str, reader: IndexReader, registry: Registry, account: Account) -> None:
         tally, dialect = self.tally, reader.dialect
-        assets_before = tally.assets.read
+        assets_before, inserted_before = tally.assets.read, tally.assets.inserted
         tally.index, tally.index_bytes, tally.index_position = reader.name, reader.size, 0
         self.progress.tell("info", "index_opened", index=name, dialect=dialect.name, bytes=reader.size)
         book = self._book(registry, dialect.provider)
@@ -249,21 +267,23 @@ class Run:
         await main.do(lambda session: flush(session.connection))
         await main.do(lambda session: registry.check_commits(session.connection))
         if file is not None:
-            whole = Mark(reader.path, WHOLE, 1, 1, 0, tally.assets.read - assets_before, file)
-            await main.do(lambda session: ledger.finished(session.connection, whole))
+            mark = Mark(reader.path, WHOLE, 1, 1, 0, tally.assets.read - assets_before, file)
+            inserted, declared = tally.assets.inserted - inserted_before, list(reader.declared())
+            whole = Whole(dialect.provider, list(met), inserted, declared)
+            await main.do(lambda session: ledger.finished(session.connection, mark, whole))
 
     async def _marks(self, index: str, registry: Registry) -> list[Mark]:
         """How far the run that is resumed was with this index; nothing if the file is another one now."""
         ledger, main, path = self._ledger, registry.main, lasting_name(index)
-        if ledger is None or main is None or ledger.unfinished is None or is_url(index) or index == "-":
+        if ledger is None or main is None or ledger.unfinished is None:
             return []
         marks = await main.do(lambda session: ledger.marks(session.connection, path))
-        if not marks:
-            return []
-        if await is_as_it_was(index, max(marks, key=lambda mark: mark.file.consumed).file):
+        if marks and await is_as_it_was(index, max(marks, key=lambda mark: mark.file.consumed).file):
             self.progress.tell("info", "index_resumed", index=shown_name(index), committed=min(m.assets for m in marks))
             return marks
-        self.progress.tell("warning", "index_changed", index=shown_name(index), note="it is read from its beginning")
+        if marks:
+            note = "it is read from its beginning"
+            self.progress.tell("warning", "index_changed", index=shown_name(index), note=note)
         await main.do(lambda session: ledger.forget(session.connection, path))
         if self._rejects is not None:
             self._rejects.forget(shown_name(index))
@@ -320,5 +340,5 @@ class Run:
 def _rejects_file(settings: Settings, run_id: str) -> RejectsFile:
     """Where the rejects go: not the current directory, which an unattended run may not be able to write."""
     if settings.rejects is not None:
-        return RejectsFile(Path(settings.rejects))
+        return RejectsFile(Path(settings.rejects).absolute())
     return RejectsFile(embedded.make_home_directory() / "rejects" / f"{run_id}.ndjson", own_directory=True)

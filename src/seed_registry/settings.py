@@ -43,7 +43,8 @@ class DatabaseUrl:
             host = parts.netloc.rpartition("@")[2]
             user = parts.username
             # A password with a bare "/", "?" or "#" ends the host too early; key=value pairs are no URL at all.
-            if not parts.scheme or "@" in parts.path or ("@" not in parts.netloc and "@" in self.reveal):
+            behind = f"{parts.path}?{parts.query}#{parts.fragment}"
+            if not parts.scheme or "@" in behind:
                 return "***"
         except ValueError:
             return "***"

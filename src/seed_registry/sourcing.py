@@ -18,7 +18,7 @@ from msgspec import Struct
 from seed_registry.errors import DatabaseRefused, IndexNotUnderstood, StorageFailed
 from seed_registry.escaping import printable
 from seed_registry.halving import merge_halving
-from seed_registry.marks import Mark
+from seed_registry.marks import OF_SOURCES, Mark, unplaced
 from seed_registry.records import Asset, Source
 from seed_registry.report import MergeCounts, Tally
 
@@ -30,7 +30,9 @@ class Writer(Protocol):
     """One session's way of writing: `registry.merging.Merger`, or `registry.planning.Planner` in a dry run."""
 
     async def prepare(self, *, is_empty: bool = ...) -> None: ...  # noqa: D102
-    async def merge_sources(self, sources: Sequence[Source]) -> tuple[MergeCounts, dict[str, Any]]: ...  # noqa: D102
+    async def merge_sources(  # noqa: D102
+        self, sources: Sequence[Source], mark: Mark | None = ...
+    ) -> tuple[MergeCounts, dict[str, Any]]: ...
     async def merge_assets(  # noqa: D102
         self, assets: Sequence[Asset], source_ids: Mapping[str, Any], provider: str = ..., mark: Mark | None = ...
     ) -> MergeCounts: ...
@@ -66,7 +68,8 @@ class SourceBook:
         Raises:
             IndexNotUnderstood: these are more than `max_sources` can be meant.
         """
-        counts, ids = await self._writer.merge_sources(sources)
+        mark = unplaced(self._tally.index, 0, OF_SOURCES)
+        counts, ids = await self._writer.merge_sources(sources, mark)
         self._tally.sources.add(counts)
         self._meet(ids)
 
@@ -187,6 +190,12 @@ def write_source_cache(path: str, database: str, ids: Mapping[str, Mapping[str, 
             raise
     except OSError as exc:
         raise StorageFailed(f"the source cache {path} cannot be written: {exc.strerror}") from exc
+
+
+def drop_source_cache(path: str) -> None:
+    """See that no later run trusts the ids."""
+    with contextlib.suppress(OSError):
+        Path(path).unlink(missing_ok=True)
 
 
 def _id(value: int | str) -> Any:

@@ -66,9 +66,11 @@ class Inserting:
         del is_empty
         await self._merger.prepare()
 
-    async def merge_sources(self, sources: Sequence[Source]) -> tuple[MergeCounts, dict[str, Any]]:
+    async def merge_sources(
+        self, sources: Sequence[Source], mark: Mark | None = None
+    ) -> tuple[MergeCounts, dict[str, Any]]:
         """As this program does: they are few."""
-        return await self._merger.merge_sources(sources)
+        return await self._merger.merge_sources(sources, mark)
 
     async def find_sources(self, provider: str, keys: Sequence[str]) -> dict[str, Any]:
         """As this program does."""

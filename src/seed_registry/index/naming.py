@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import xxhash
+
 from seed_registry.index.finding import is_url, shown
 from seed_registry.index.opening import absolute
 
@@ -12,8 +14,15 @@ def shown_name(index: str) -> str:
 
 
 def lasting_name(index: str) -> str:
-    """What an index is called in the ledger, wherever the command was run."""
-    return shown_name(index) if is_url(index) or index == "-" else absolute(index)
+    """What an index is called in the ledger, wherever the command was run; two URLs never the same."""
+    if index == "-":
+        return index
+    if not is_url(index):
+        return absolute(index)
+    scheme, _, rest = index.partition("://")
+    name = shown_name(index)
+    asked = f"{scheme}://{rest.rpartition('@')[2]}"  # without a password: a hash of one could be guessed at
+    return name if name == asked else f"{name}?{xxhash.xxh3_64_hexdigest(asked.encode(errors='surrogateescape'))}"
 
 
 def encodable(path: str) -> str:

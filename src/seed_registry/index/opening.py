@@ -202,9 +202,10 @@ async def is_as_it_was(path: str, state: FileState) -> bool:
         return False
     digest, left = xxhash.xxh3_128(), state.consumed
     try:
-        async with aiofiles.open(path, "rb") as file:
+        # A pipe that lies there now would be waited for, in a thread that nothing wakes.
+        async with aiofiles.open(path, "rb", opener=_open_at_once) as file:
             now = os.fstat(file.fileno())
-            if (now.st_size, now.st_mtime_ns) != (state.size, state.modified):
+            if not stat.S_ISREG(now.st_mode) or (now.st_size, now.st_mtime_ns) != (state.size, state.modified):
                 return False
             while left and (chunk := await file.read(min(left, _HASHED_BYTES))):
                 digest.update(chunk)

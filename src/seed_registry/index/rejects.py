@@ -7,26 +7,36 @@ import contextlib
 import errno
 import os
 import stat
-import sys
 from pathlib import Path
 
 import msgspec
+import xxhash
 
 from seed_registry.errors import StorageFailed
 from seed_registry.escaping import printable
 from seed_registry.records import Reject
 
-# A run that ended told at most so much since its last checkpoint: some seconds of nothing but rejects, 30 MB of memory.
+# A run that ended told at most so much since its last checkpoint: some seconds of nothing but rejects, 20 MB of memory.
 _MOST_TOLD = 200_000
 _PIECE_BYTES = 4 << 20
 _BEGINNING = b'{"index":'
 
 
 class _Told(msgspec.Struct):
-    """What tells one reject from another."""
+    """What tells one reject from another: the same place may hold another record by now."""
 
     index: str
     offset: int
+    record: str
+
+    @property
+    def what(self) -> int:
+        """A hash of it all."""
+        return _what(self.index, self.offset, self.record)
+
+
+def _what(index: str, offset: int, record: str) -> int:
+    return xxhash.xxh3_64_intdigest(f"{offset} {index}\0{record}".encode(errors="surrogatepass"))
 
 
 _decode_told = msgspec.json.Decoder(_Told).decode
@@ -37,9 +47,9 @@ def _is_of(line: bytes, index: str) -> bool:
     return told is not None and told.index == index
 
 
-def _last_told(descriptor: int, size: int) -> tuple[int, set[tuple[str, int]]]:
+def _last_told(descriptor: int, size: int) -> tuple[int, set[int]]:
     """Where the last whole line of a rejects file ends, and what the last lines tell, from there backwards."""
-    end, told = 0, set[tuple[str, int]]()
+    end, told = 0, set[int]()
     start, rest = size, b""
     while start and len(told) < _MOST_TOLD:
         piece = min(start, _PIECE_BYTES)
@@ -50,9 +60,18 @@ def _last_told(descriptor: int, size: int) -> tuple[int, set[tuple[str, int]]]:
             end = start + len(rest) if rest else 0
         begin = rest.find(b"\n") + 1 if start else 0  # what comes before may be half a line
         if begin or not start:
-            told |= {(sys.intern(one.index), one.offset) for one in map(_parsed, rest[begin:].splitlines()) if one}
+            told |= {one.what for one in map(_parsed, rest[begin:].splitlines()) if one}
             rest = rest[:begin]
     return end, told
+
+
+def _lines(descriptor: int) -> int:
+    """How many lines a file has."""
+    count = start = 0
+    while piece := os.pread(descriptor, _PIECE_BYTES, start):
+        count += piece.count(b"\n")
+        start += len(piece)
+    return count
 
 
 def _parsed(line: bytes) -> _Told | None:
@@ -70,15 +89,17 @@ class RejectsFile:
         path: where it is, or would be.
         own_directory: whether its directory is made with it: a mistyped path is to be an error.
         created: whether there is one.
+        count: how many rejects are in it.
     """
 
     def __init__(self, path: Path, *, own_directory: bool = False) -> None:
         self.path = path
         self.own_directory = own_directory
         self.created = False
+        self.count = 0
         self._descriptor = -1
         self._unsynced = False
-        self._told: set[tuple[str, int]] = set()  # what the run that is resumed told last, by index and offset
+        self._told: set[int] = set()  # what the run that is resumed told last
 
     def resume(self) -> None:
         """Go on with the file of an earlier run, if it has one: a torn last line goes, and nothing is told twice.
@@ -101,7 +122,7 @@ class RejectsFile:
         end, self._told = _last_told(descriptor, there.st_size)
         os.ftruncate(descriptor, end)
         os.lseek(descriptor, end, os.SEEK_SET)
-        self._descriptor, self.created = descriptor, True
+        self._descriptor, self.created, self.count = descriptor, True, _lines(descriptor)
 
     def forget(self, index: str) -> None:
         """The index is another one now: what an earlier run told of it is true no longer.
@@ -110,15 +131,16 @@ class RejectsFile:
             StorageFailed: the file cannot be written anew.
         """
         name = printable(index, len(index))
-        self._told = {told for told in self._told if told[0] != name}
         if not self.created:
             return
         kept = self.path.with_name(f"{self.path.name}.{os.getpid()}")
         try:
-            descriptor = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(kept, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             with self.path.open("rb") as old, os.fdopen(os.dup(descriptor), "wb") as new:
                 new.writelines(line for line in old if not _is_of(line, name))
             kept.replace(self.path)
+            self.count = _lines(descriptor)
+            _, self._told = _last_told(descriptor, os.fstat(descriptor).st_size)
         except OSError as exc:
             raise self._failed(exc) from exc
         os.close(self._descriptor)
@@ -132,8 +154,6 @@ class RejectsFile:
         Raises:
             StorageFailed: the file cannot be made or written.
         """
-        if self._told and (printable(index, len(index)), reject.offset) in self._told:
-            return
         line: dict[str, object] = {"index": printable(index, len(index)), "line": reject.line, "offset": reject.offset}
         if reject.key is not None:
             line["key"] = reject.key
@@ -144,6 +164,8 @@ class RejectsFile:
             line["record"] = reject.data.decode()
         except UnicodeDecodeError:
             line |= {"record": base64.b64encode(reject.data).decode(), "encoding": "base64"}
+        if self._told and _what(str(line["index"]), reject.offset, str(line["record"])) in self._told:
+            return
         try:
             if not self.created:
                 self._create()
@@ -153,6 +175,7 @@ class RejectsFile:
         except OSError as exc:
             raise self._failed(exc) from exc
         self._unsynced = True
+        self.count += 1
 
     def sync(self) -> None:
         """Bring it to disk.
@@ -185,14 +208,17 @@ class RejectsFile:
     def _create(self) -> None:
         if self.own_directory:
             self.path.parent.mkdir(exist_ok=True, mode=0o700)
-        self._keep_older()
+        self.keep_older()
         # O_EXCL and O_NOFOLLOW: never into somebody else's file, nor through a link that was laid there.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(self.path, flags, 0o600)
         self.created = True
 
-    def _keep_older(self) -> None:
-        """The same command again is no reason to fail; what is not a rejects file of our own is."""
+    def keep_older(self) -> None:
+        """Put a file aside that another run left there.
+
+        The same command again is no reason to fail; what is not a rejects file of our own is.
+        """
         try:
             # Without O_NONBLOCK a pipe that lies there would be waited for.
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

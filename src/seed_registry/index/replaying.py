@@ -313,6 +313,7 @@ class OriginalRejects(RejectsFile):
         """
         del index
         self._told.clear()
+        self.count = 0
         if self.created:
             try:
                 os.ftruncate(self._descriptor, 0)

@@ -87,6 +87,16 @@ async def blockers(connection: asyncpg.Connection[Any]) -> str:
     return ", ".join(f"pid {pid} ({printable(name) or 'unnamed'}, {state})" for pid, name, state, _ in found)
 
 
+def locked(url: DatabaseUrl, holders: str) -> DatabaseRefused:
+    """Our error for a lock that was waited for in vain; `holders` are from `blockers`."""
+    who = f"; {holders} holds one" if holders else ""
+    return DatabaseRefused(
+        f"{url}: a lock was waited for too long{who}\n"
+        "let that end, or end it with select pg_terminate_backend(PID), then load again",
+        sqlstate=asyncpg.LockNotAvailableError.sqlstate,
+    )
+
+
 @asynccontextmanager
 async def session(
     url: DatabaseUrl, own: dict[str, str] | None = None, *, pooler: PoolerName = "auto"

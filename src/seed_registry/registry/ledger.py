@@ -17,7 +17,7 @@ import xxhash
 from msgspec import Struct
 
 from seed_registry.errors import DatabaseRefused
-from seed_registry.marks import UNPLACED, WHOLE, FileState, Mark
+from seed_registry.marks import UNPLACED, WHOLE, FileState, Mark, Whole
 from seed_registry.registry.pooling import is_pooled
 from seed_registry.registry.sql import statement
 from seed_registry.report import Report
@@ -26,6 +26,8 @@ from seed_registry.report import Report
 _SECONDS_BETWEEN_LAZY_CHECKPOINTS: Final = 1.0
 # The session of a load that was killed a moment ago is noticed by its server within this time.
 _SECONDS_FOR_THE_DEAD: Final = 2.0
+# Through a pooler a run at work is told by its checkpoints, of which there is one at least in this time.
+_SECONDS_OF_SILENCE: Final = 5.0
 
 
 _Lane = tuple[str, int, int]
@@ -80,6 +82,17 @@ class Ledger:
             for lane, lanes, line, offset, assets, *file in rows
         ]
 
+    async def whole(self, connection: asyncpg.Connection[Any], index: str) -> Whole:
+        """What is known of an index that is loaded."""
+        text = await connection.fetchval(
+            "select whole::pg_catalog.text from seed_registry.checkpoints "
+            "where run_id = $1 and index = $2 and lane = $3",
+            self.run_id,
+            index,
+            WHOLE,
+        )
+        return msgspec.json.decode(text, type=Whole)
+
     async def forget(self, connection: asyncpg.Connection[Any], index: str) -> None:
         """The index is another one now, or will be read from its beginning."""
         await connection.execute(
@@ -116,11 +129,18 @@ class Ledger:
         found = {(index, lanes, lane): offset for index, lanes, lane, offset in rows}
         return any(found.get(lane, -1) < offset for lane, offset in confirmed.items())
 
-    async def finished(self, connection: asyncpg.Connection[Any], mark: Mark) -> None:
+    async def finished(self, connection: asyncpg.Connection[Any], mark: Mark, whole: Whole) -> None:
         """Note that all of an index is loaded; `mark` is its last."""
         async with connection.transaction():
             await self.forget(connection, mark.index)
             await self.save(connection, msgspec.structs.replace(mark, lane=WHOLE))
+            await connection.execute(
+                "update seed_registry.checkpoints set whole = $3::pg_catalog.text::pg_catalog.jsonb "
+                "where run_id = $1 and index = $2",
+                self.run_id,
+                mark.index,
+                msgspec.json.encode(whole).decode(),
+            )
         self._confirmed = {lane: offset for lane, offset in self._confirmed.items() if lane[0] != mark.index}
 
     async def has(self, connection: asyncpg.Connection[Any], mark: Mark) -> bool:
@@ -187,12 +207,39 @@ async def begin(
     *,
     resume: bool,
 ) -> Ledger:
-    """Enter a run, or take up the last one with this key, if that did not end well."""
+    """Enter a run, or take up the last one with this key, if that did not end well.
+
+    Raises:
+        DatabaseRefused: a run that has one of these indexes is at work.
+    """
+    await _see_that_none_is_at_work(connection, run_id, indexes)
+    ledger = await _begun(connection, run_id, key, indexes, rejects, resume=resume)
+    await take_part(connection, ledger.run_id)
+    return ledger
+
+
+async def take_part(connection: asyncpg.Connection[Any], run_id: str) -> None:
+    """Have a session of a run tell others, as long as it lasts, that the run is at work."""
+    if not is_pooled(connection):
+        await connection.execute("select pg_catalog.pg_advisory_lock_shared($1)", _number(f"run {run_id}"))
+
+
+async def _begun(
+    connection: asyncpg.Connection[Any],
+    run_id: str,
+    key: str,
+    indexes: Sequence[str],
+    rejects: str | None,
+    *,
+    resume: bool,
+) -> Ledger:
     async with connection.transaction():
         last = await connection.fetchrow(
             f"select {_COLUMNS} from seed_registry.runs where key = $1 order by started_at desc limit 1",
             key,
         )
+        if last is not None and last["run_id"] == run_id:  # entered, but the answer was lost
+            return Ledger(run_id)
         if resume and last is not None and last["outcome"] in ("running", "failed", "interrupted"):
             unfinished = _run(last)
             await connection.execute(
@@ -242,15 +289,59 @@ async def hold(connection: asyncpg.Connection[Any], schema: str, indexes: Sequen
     if is_pooled(connection):
         return
     for index in sorted(set(indexes)):
-        number = xxhash.xxh3_64_intdigest(f"seed-registry {schema} {index}".encode()) - (1 << 63)
-        deadline = monotonic() + _SECONDS_FOR_THE_DEAD
-        while not await connection.fetchval("select pg_catalog.pg_try_advisory_lock($1)", number):
-            if monotonic() > deadline:
-                raise DatabaseRefused(
-                    f"{index} is being loaded into this database already{await _running(connection, index)}\n"
-                    "wait until that is done, or stop it"
-                )
-            await asyncio.sleep(_SECONDS_FOR_THE_DEAD / 20)
+        if not await _locked(connection, _number(f"{schema} {index}")):
+            raise _taken(index, await _running(connection, index))
+
+
+async def _see_that_none_is_at_work(connection: asyncpg.Connection[Any], run_id: str, indexes: Sequence[str]) -> None:
+    """A run may have lost the session that held its indexes, and through a pooler none holds any."""
+    rows = await connection.fetch(
+        "select run_id, indexes from seed_registry.runs "
+        "where outcome = 'running' and run_id <> $1 and indexes && $2::pg_catalog.text[]",
+        run_id,
+        [index for index in indexes if index != "-"],
+    )
+    for other, its_indexes in rows:
+        if is_pooled(connection):
+            is_alive = await _is_advancing(connection, other)
+        else:
+            is_alive = not await _locked(connection, number := _number(f"run {other}"))
+            if not is_alive:
+                await connection.execute("select pg_catalog.pg_advisory_unlock($1)", number)
+        if is_alive:
+            raise _taken(next(index for index in its_indexes if index in indexes), f" by run {other}")
+
+
+async def _is_advancing(connection: asyncpg.Connection[Any], run_id: str) -> bool:
+    """Whether a run saves checkpoints."""
+    query = "select pg_catalog.max(saved_at) from seed_registry.checkpoints where run_id = $1"
+    before, deadline = await connection.fetchval(query, run_id), monotonic() + _SECONDS_OF_SILENCE
+    while monotonic() < deadline:
+        await asyncio.sleep(_SECONDS_OF_SILENCE / 10)
+        if await connection.fetchval(query, run_id) != before:
+            return True
+    return False
+
+
+async def _locked(connection: asyncpg.Connection[Any], number: int) -> bool:
+    """Take a lock of this session's, unless somebody has it who is not about to go."""
+    deadline = monotonic() + _SECONDS_FOR_THE_DEAD
+    while not await connection.fetchval("select pg_catalog.pg_try_advisory_lock($1)", number):
+        if monotonic() > deadline:
+            return False
+        await asyncio.sleep(_SECONDS_FOR_THE_DEAD / 20)
+    return True
+
+
+def _number(text: str) -> int:
+    """The number of an advisory lock."""
+    return xxhash.xxh3_64_intdigest(f"seed-registry {text}".encode()) - (1 << 63)
+
+
+def _taken(index: str, by_whom: str) -> DatabaseRefused:
+    return DatabaseRefused(
+        f"{index} is being loaded into this database already{by_whom}\nwait until that is done, or stop it"
+    )
 
 
 async def _running(connection: asyncpg.Connection[Any], index: str) -> str:

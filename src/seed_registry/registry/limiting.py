@@ -17,12 +17,18 @@ async def limited(connection: asyncpg.Connection[Any], seconds: float | None) ->
     Raises:
         TimeoutError: it took longer.
     """
+    if seconds is None:
+        yield
+        return
+    # First the connection, then the waiting: what is cancelled may roll back, and would wait for that answer as well.
+    cut = asyncio.get_running_loop().call_later(seconds, connection.terminate)
     limit = asyncio.timeout(seconds)
     try:
         async with limit:
             yield
-    except TimeoutError:
-        if not limit.expired():
+    except Exception:
+        if not limit.expired() and not (cut.when() <= asyncio.get_running_loop().time()):
             raise
-        connection.terminate()  # a rollback would have to wait for an answer as well
         raise TimeoutError(f"no answer within {seconds:g} s") from None
+    finally:
+        cut.cancel()

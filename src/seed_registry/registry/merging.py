@@ -6,7 +6,8 @@ the same `Merger` that stands behind them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -16,9 +17,10 @@ import msgspec
 from seed_registry.marks import Mark
 from seed_registry.records import Asset, Source
 from seed_registry.registry.ledger import Ledger
+from seed_registry.registry.limiting import limited
 from seed_registry.registry.schema import Table, Tables, introspect, quoted
 from seed_registry.registry.sql import statement
-from seed_registry.registry.tabling import TableMerger, Values, plain_values
+from seed_registry.registry.tabling import Save, TableMerger, Values, plain_values
 from seed_registry.report import MergeCounts, Stages
 
 # What is probed with where nothing was taken yet; a larger record is not kept for it.
@@ -108,6 +110,7 @@ class Merger:
         options: dict[str, Any] = {"full": full, "stages": stages or Stages(), "seconds": seconds}
         self._taken: Asset | None = None  # one that the database took
         self._ledger = ledger
+        self._seconds = seconds
         self._connection = connection
         self._tables = tables
         self._sources = TableMerger(connection, tables.sources, "seed_registry_sources", **options)
@@ -118,9 +121,20 @@ class Merger:
         await self._sources.prepare()
         await self._assets.prepare(is_empty=is_empty)
 
-    async def merge_sources(self, sources: Sequence[Source]) -> tuple[MergeCounts, dict[str, SourceId]]:
-        """Merge sources of one provider; their counts, and the id of each by its key."""
-        counts = await self._sources.merge(sources, plain_values)
+    def use(self, ledger: Ledger) -> None:
+        """Have marks written from now on."""
+        self._ledger = ledger
+
+    async def merge_sources(
+        self, sources: Sequence[Source], mark: Mark | None = None
+    ) -> tuple[MergeCounts, dict[str, SourceId]]:
+        """Merge sources of one provider; their counts, and the id of each by its key.
+
+        Raises:
+            CommitUnknown: the connection was lost before the answer to the COMMIT came.
+        """
+        async with self._saving(mark) as save:
+            counts = await self._sources.merge(sources, plain_values, save)
         provider = sources[0].provider if sources else ""
         return counts, await self.find_sources(provider, [source.key for source in sources])
 
@@ -136,18 +150,26 @@ class Merger:
         Raises:
             CommitUnknown: the connection was lost before the answer to the COMMIT came.
         """
+        async with self._saving(mark) as save:
+            counts = await self._assets.merge(assets, asset_values(source_ids, provider), save)
+        self._taken = next((asset for asset in assets[-1:] if len(asset.raw) <= _KEPT_RECORD_BYTES), self._taken)
+        return counts
+
+    @asynccontextmanager
+    async def _saving(self, mark: Mark | None) -> AsyncIterator[Save | None]:
+        """What saves a mark in the transaction of its batch; it is confirmed when that is over."""
         ledger, is_saved = self._ledger, False
+        if mark is None or ledger is None:
+            yield None
+            return
 
         async def save(*, lazily: bool) -> None:
             nonlocal is_saved
-            if mark is not None and ledger is not None:
-                is_saved = await ledger.save(self._connection, mark, lazily=lazily)
+            is_saved = await ledger.save(self._connection, mark, lazily=lazily)
 
-        counts = await self._assets.merge(assets, asset_values(source_ids, provider), save if mark and ledger else None)
-        if mark is not None and ledger is not None and is_saved:
+        yield save
+        if is_saved:
             ledger.confirm(mark)
-        self._taken = next((asset for asset in assets[-1:] if len(asset.raw) <= _KEPT_RECORD_BYTES), self._taken)
-        return counts
 
     async def probe_sources(self, refused: Source) -> None:
         """Write a source that nobody could refuse, and take it back.
@@ -163,9 +185,8 @@ class Merger:
         Raises:
             asyncpg.PostgresError, ValueError, TypeError: it is refused all the same.
         """
-        asset = self._taken
-        if asset is None or asset.source_key not in source_ids:
-            asset = msgspec.structs.replace(_PROBED_ASSET, source_key=refused.source_key)
+        # Of the same source: that may be what is refused, for it is gone.
+        asset = msgspec.structs.replace(self._taken or _PROBED_ASSET, source_key=refused.source_key)
         await self._assets.probe(asset, asset_values(source_ids, provider))
 
     async def compare_assets(
@@ -179,7 +200,8 @@ class Merger:
 
     async def find_sources(self, provider: str, keys: Sequence[str]) -> dict[str, SourceId]:
         """The ids of those sources that exist, by key."""
-        return await find_source_ids(self._connection, self._tables.sources, provider, keys)
+        async with limited(self._connection, self._seconds):
+            return await find_source_ids(self._connection, self._tables.sources, provider, keys)
 
 
 def asset_values(source_ids: Mapping[str, SourceId], provider: str) -> Values[Asset]:

@@ -168,8 +168,11 @@ class Planner:
     async def prepare(self, *, is_empty: bool = False) -> None:
         """Nothing: a session that only reads needs no staging."""
 
-    async def merge_sources(self, sources: Sequence[Source]) -> tuple[MergeCounts, dict[str, SourceId]]:
+    async def merge_sources(
+        self, sources: Sequence[Source], mark: Mark | None = None
+    ) -> tuple[MergeCounts, dict[str, SourceId]]:
         """What merging these sources would count; a source that does not exist has the id None."""
+        del mark  # nothing is committed
         keys = list(dict.fromkeys(source.key for source in sources))
         ids = dict.fromkeys(keys) | await self.find_sources(sources[0].provider if sources else "", keys)
         if self._sources is None:

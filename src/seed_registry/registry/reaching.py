@@ -10,6 +10,7 @@ from typing import Any, Final
 import asyncpg
 
 from seed_registry.errors import DatabaseRefused
+from seed_registry.registry.limiting import limited
 from seed_registry.registry.pooling import PooledConnection, set_up
 from seed_registry.registry.urls import Target
 from seed_registry.settings import DatabaseUrl, PoolerName
@@ -52,7 +53,8 @@ async def open_session(
     connection._server_caps = connection._server_caps._replace(jit=False)  # noqa: SLF001
     try:
         await connection.execute("select", timeout=seconds)  # is there a server behind the pooler?
-        await _begin(connection, url)
+        async with limited(connection, seconds):
+            await _begin(connection, url)
     except BaseException:
         connection.terminate()
         raise

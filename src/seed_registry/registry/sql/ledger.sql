@@ -39,5 +39,7 @@ create table if not exists seed_registry.checkpoints (
   consumed bigint not null,
   digest   bytea not null,
   saved_at timestamptz not null default now(),
+  -- of lane -1: what the verification of a run that is resumed must know of the index
+  whole    jsonb,
   primary key (run_id, index, lanes, lane)
 );
