@@ -34,6 +34,7 @@ _RESET: Final = struct.pack("ii", 1, 0)  # of SO_LINGER: closing drops what is u
 class Fault:
     """A harm and its place: the first message of a phase once so many batches, and one of each worker, are `committed`.
 
+    A phase that is none of `PHASES` is a text: what is harmed is the first message to the server that holds it.
     To harm a connect, a session is cut off there, in the middle of a batch; the next one to come is harmed.
     """
 
@@ -215,6 +216,8 @@ class Proxy:
 
     def _is_due(self, link: _Link, phase: str, direction: str, message: bytes) -> bool:
         fault = self._fault
+        if fault is not None and not self.struck and fault.phase not in PHASES:
+            return direction == "up" and fault.phase.encode() in message
         if fault is None or self.struck or self.committed < fault.committed or len(self._committers) < fault.workers:
             return False
         if fault.phase != "connect":

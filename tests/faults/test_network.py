@@ -13,6 +13,19 @@ from seed_registry.settings import DatabaseUrl
 _IO_SECONDS = 2
 # Where nothing is to time out, however busy the machine is.
 _LONG_SECONDS = 40
+# What each kind of session asks in its turn, and whether that is asked again: before the first write nothing is lost.
+STATEMENTS = {
+    "has_any_column_privilege": False,
+    "pg_try_advisory_lock": True,
+    "insert into seed_registry.runs": True,
+    "pg_advisory_lock_shared": True,
+    "seed_registry_sources": True,
+    "seed_registry_assets": True,
+    "insert into seed_registry.checkpoints": True,
+    "pg_logical_emit_message": True,
+    "update seed_registry.checkpoints": True,
+    "update seed_registry.runs set outcome": True,
+}
 # What a session may take beyond its timeout to be given up.
 _GRACE_SECONDS = 5
 
@@ -60,6 +73,23 @@ def test_what_a_lost_connection_was_doing_is_done_again(
     assert proxy.ended_seconds < _IO_SECONDS + _GRACE_SECONDS
     check(scene, ended)
     assert ended.report["retries"] > (phase == "connect")
+
+
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_no_statement_of_a_load_waits_for_ever_on_a_network_gone_silent(
+    database_url: DatabaseUrl, home: Path, tmp_path: Path, statement: str
+) -> None:
+    scene = Scene(database_url, home, tmp_path, list(STATEMENTS).index(statement))
+    with Proxy(database_url, Fault("timeout", statement, "up")) as proxy:
+        ended = load(scene, proxy)
+    assert proxy.struck == 1
+    if STATEMENTS[statement]:
+        check(scene, ended)
+        assert ended.report["retries"] > 0
+    else:
+        assert ended.code == 1
+        assert "no answer within 2 s" in ended.stderr
+        scene.check_resumes()
 
 
 @pytest.mark.parametrize("seed", range(25))
