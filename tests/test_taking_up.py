@@ -338,6 +338,14 @@ async def test_who_holds_a_lock_at_the_beginning_is_named_and_waited_for(
     assert (await load(database_url, str(path), io_timeout_seconds=1)).assets.inserted == 1
 
 
+async def test_a_ledger_of_an_earlier_version_is_told_with_its_mend(database_url: DatabaseUrl, tmp_path: Path) -> None:
+    ask(database_url, "alter table seed_registry.checkpoints drop column whole")
+    with pytest.raises(DatabaseRefused, match=r"earlier version\n.*drop schema seed_registry cascade"):
+        await load(database_url, directory(tmp_path / "first.json", range(9)))
+    ask(database_url, "drop schema seed_registry cascade")
+    assert (await load(database_url, directory(tmp_path / "first.json", range(9)))).assets.inserted == 9
+
+
 # Bounds
 
 

@@ -128,7 +128,8 @@ def errors(stderr: str) -> list[str]:
 def unmarked(scene: Scene) -> int:
     """How many rows no checkpoint speaks of."""
     keys = {key for (key,) in scene.fetch("select asset_key from registry.assets")}
-    for lane, lanes, offset in scene.fetch('select lane, lanes, "offset" from seed_registry.checkpoints where lane >= 0'):
+    marks = scene.fetch('select lane, lanes, "offset" from seed_registry.checkpoints where lane >= 0')
+    for lane, lanes, offset in marks:
         for at, key in scene.model.places:
             if at <= offset and xxhash.xxh3_64_intdigest(key.encode()) % lanes == lane:
                 keys.discard(key)

@@ -183,9 +183,18 @@ async def is_usable(connection: asyncpg.Connection[Any]) -> bool:
 
 
 async def create(connection: asyncpg.Connection[Any]) -> bool:
-    """Create the ledger where it is missing; False if this role may not, or may not write to it."""
+    """Create the ledger where it is missing; False if this role may not, or may not write to it.
+
+    Raises:
+        DatabaseRefused: there is one of an earlier version.
+    """
     row = await connection.fetchrow(statement("ledger_usable"))
     if row is not None and row["is_there"]:
+        if not row["is_current"]:
+            raise DatabaseRefused(
+                "the schema seed_registry was made by an earlier version\n"
+                "as its owner: drop schema seed_registry cascade; then `seed-registry schema apply`, and its grants"
+            )
         return bool(row["is_usable"])
     try:
         async with connection.transaction():
