@@ -387,6 +387,57 @@ async def test_a_row_edited_by_hand_is_found_where_fields_are_compared(
         assert report.assets.by_value == 5
 
 
+async def test_rows_that_are_not_what_their_content_hash_says_are_called_edited(
+    database_url: DatabaseUrl, connection: Connection, index: Index, cli: Cli
+) -> None:
+    path = index(*RECORDS)
+    await load(database_url, path)
+    hint = "rows were edited in the database: verify --full finds all of them, load --full mends them"
+    assert not (await audited(database_url, path, verify_sample=5)).has_edits, "all is as it was loaded"
+    changed = index(*RECORDS[:2], asset("aaaa-0001", name="new"), *RECORDS[3:], asset("new"), name="changed.ndjson")
+    report = await audited(database_url, changed, verify_sample=5)
+    assert (len(report.differences), report.has_edits) == (2, False), "the index changed, the rows did not"
+    assert hint not in cli("verify", changed, "-q", url=database_url).stdout.decode().splitlines()
+    await connection.execute("update registry.assets set name = 'x' where asset_key = 'aaaa-0002'")
+    assert not (await audited(database_url, path)).has_edits, "it was not looked at"
+    assert (await audited(database_url, path, verify_sample=5)).has_edits
+    done = cli("verify", path, "-q", url=database_url)
+    assert hint in done.stdout.decode().splitlines()
+    assert json.loads(cli("verify", path, "-q", "--json", url=database_url).stdout)["has_edits"] is True
+    await load(database_url, path, full=True)
+    assert not (await audited(database_url, path, verify_sample=5)).has_edits, "they are mended"
+
+
+@pytest.mark.parametrize("first", ["missing", "different"])
+async def test_what_is_missing_and_what_differs_are_listed_alike_whatever_comes_first(
+    database_url: DatabaseUrl, index: Index, cli: Cli, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    await load(database_url, index(source(A), *(asset(f"old-{n:02}") for n in range(30))))
+    changed = [asset(f"old-{n:02}", name="new") for n in range(30)]
+    new = [asset(f"new-{n:02}") for n in range(30)]
+    path = index(source(A), *(new + changed if first == "missing" else changed + new))
+    lines = cli("verify", path, "-q", url=database_url).stdout.decode().splitlines()
+    listed = [line.split()[:2] for line in lines if line.startswith(("missing ", "different "))]
+    assert listed == [
+        *(["missing", f"new-{n:02}"] for n in range(10)), *(["different", f"old-{n:02}"] for n in range(10))
+    ]  # fmt: skip
+    assert lines[-1] == "and 40 more: --limit 60 lists them, --json as well"
+    monkeypatch.setattr("seed_registry.auditing.MOST_LISTED", 8)
+    differences = (await audited(database_url, path)).differences
+    assert sorted(one.key for one in differences) == [f"{word}-{n:02}" for word in ("new", "old") for n in range(4)]
+    assert [one.is_missing for one in differences] == [first == "missing", first != "missing"] * 4
+
+
+async def test_where_there_is_more_of_one_kind_it_fills_the_list(
+    database_url: DatabaseUrl, index: Index, cli: Cli
+) -> None:
+    await load(database_url, index(source(A), *(asset(f"old-{n:02}") for n in range(3))))
+    changed = [asset(f"old-{n:02}", name="new") for n in range(3)]
+    path = index(source(A), *(asset(f"new-{n:02}") for n in range(30)), *changed)
+    lines = cli("verify", path, "-q", url=database_url).stdout.decode().splitlines()
+    assert [sum(line.startswith(word) for line in lines) for word in ("missing ", "different ")] == [17, 3]
+
+
 async def test_a_later_moment_than_the_index_has_is_right_and_an_earlier_one_is_not(
     database_url: DatabaseUrl, connection: Connection, index: Index
 ) -> None:
@@ -431,6 +482,30 @@ async def test_assets_without_a_source_fail(database_url: DatabaseUrl, connectio
     report = await audited(database_url, path)
     assert failures(report) == ["sources_present", "assets_equal", "assets_without_source"]
     assert (report.assets.orphans, report.sources.missing) == (1, 1)
+    assert report.orphans == ["bbbb-0001"]
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, "1 asset"), (5, "5 assets"), (7, "7 assets")])
+async def test_assets_without_a_source_are_told_by_their_keys(
+    database_url: DatabaseUrl, connection: Connection, index: Index, cli: Cli, count: int, told: str
+) -> None:
+    path = index(*RECORDS[:1], *RECORDS[2:6])
+    orphans = [asset(f"orphan-{n}\x1b[31m", B) for n in range(count)]
+    await load(database_url, index(*RECORDS[:6], *orphans, name="older.ndjson"))
+    await connection.execute("alter table registry.assets drop constraint assets_source_id_fkey")
+    await connection.execute(f"delete from registry.sources where source_key = '{B}'")
+    report = await audited(database_url, path)
+    assert failures(report) == ["assets_without_source"]
+    assert sorted(report.orphans) == [one["asset_key"] for one in orphans]
+    done = cli("verify", path, "-q", url=database_url)
+    assert done.returncode == 4
+    (line,) = [line for line in done.stdout.decode().splitlines() if "without a source" in line]
+    beginning, _, keys = line.partition(": ")
+    assert beginning == f"{told} of the database without a source"
+    shown, _, more = keys.partition(" and ")
+    assert set(shown.split(", ")) <= {f"orphan-{n}\\x1b[31m" for n in range(count)}
+    assert (len(shown.split(", ")), more) == (min(count, 5), f"{count - 5} more" if count > 5 else "")
+    assert "orphan" not in done.stderr.decode()
 
 
 async def test_a_declared_count_that_differs_fails(database_url: DatabaseUrl, tmp_path: Path) -> None:

@@ -113,6 +113,11 @@ def failed(done: Done, code: int = 1) -> list[str]:
     return lines
 
 
+def errors(done: Done) -> list[str]:
+    """The lines on stderr that are no logs."""
+    return [line for line in done.err.splitlines() if not line.startswith("{")]
+
+
 # The report
 
 
@@ -172,6 +177,20 @@ def test_a_log_for_people_is_no_json(command: Command, database_url: DatabaseUrl
     assert done.code == 0
     assert "index_opened" in done.err
     assert not [line for line in done.err.splitlines() if line.startswith("{")]
+
+
+def test_a_log_for_people_does_not_tell_again_what_the_report_says(
+    command: Command, database_url: DatabaseUrl, index: str
+) -> None:
+    endings = {"load": ["sources_loaded", "assets_loaded", "run_finished"], "verify": ["verify_finished"]}
+    for name, events in endings.items():
+        for form in ([], ["--verbose"]):
+            done = command(name, index, "--log-format", "console", *form, url=database_url)
+            assert done.code == 0
+            assert "verifying" in done.err
+            assert not [event for event in events if event in done.err]
+        logs = command(name, index, "--log-format", "json", url=database_url).err
+        assert [json.loads(line)["event"] for line in logs.splitlines()][-len(events) :] == events
 
 
 @pytest.mark.parametrize("form", [["--json"], [], ["--log-format", "console"], ["--verbose"]])
@@ -339,7 +358,7 @@ def test_a_file_that_is_no_index_is_named_with_the_reason_and_nothing_is_written
         (b" \n\n", "is empty"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "is not an index but a PNG image"),
         (b"PK\x03\x04....", "a zip archive: unpack it first"),
-        (b"<html><body>404</body></html>", "is not JSON at all: it begins with b'<html"),
+        (b"<html><body>404</body></html>", 'is not JSON at all: it begins with "<html><body>404</bod"'),
         (b'{"features": [{"geometry": 1}]}', "a shape that no dialect knows; it has features"),
         (b'"text"', "is not JSON at all"),
         (b"\x1f\x8b\x08\x00 no gzip", "the compressed data is damaged or cut off"),
@@ -423,6 +442,7 @@ def test_a_mistake_in_the_arguments_is_exit_code_2(
     done = command(arguments[0], *index, *arguments[1:])
     assert (done.code, done.out) == (2, "")
     assert done.err
+    assert "Value error" not in done.err, "a word of a library, not of ours"
     assert CANARY not in done.err
     assert not list(home.glob("postgres*"))
 
@@ -469,11 +489,109 @@ def test_missing_tables_on_a_named_server_are_an_error_that_names_the_command(
     assert counts(bare_database_url) == (1, 2)
 
 
-def test_too_many_rejects_are_exit_code_3(command: Command, database_url: DatabaseUrl, tmp_path: Path) -> None:
+def test_too_many_rejects_are_exit_code_3_with_the_report_all_the_same(
+    command: Command, database_url: DatabaseUrl, tmp_path: Path, home: Path
+) -> None:
     path = written(tmp_path / "index.json", {"sources": [], "assets": [{}] * 4})
-    (line,) = failed(command("load", path, "--max-rejects", "3", url=database_url), 3)
-    assert line == ("error: 4 of 4 records rejected, more than --max-rejects 3 allows; most often: no_key")
+    done = command("load", path, "--max-rejects", "3", url=database_url)
+    assert done.code == 3
+    (rejects,) = home.glob("rejects/*.ndjson")
+    assert errors(done) == [
+        "error: 4 of 4 records rejected, more than --max-rejects 3 allows; most often: no_key",
+        f"       look at them with `seed-registry rejects show {rejects}`",
+    ]
+    title, *lines = done.out.splitlines()
+    assert title.startswith(f"stopped loading {path} (seed, run ")
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line.split()}
+    assert rows["assets"] == ["4", "0", "0", "0", "0", "4"]
+    assert "rejected: 4 no_key" in lines
+    assert f"rejects file: {rejects}" in lines
+    assert "verified" not in done.out
+    assert command("rejects", "show", rejects).out.count("no_key") >= 1
     assert command("load", path, "--max-rejects", "4", url=database_url).code == 0
+
+
+def test_too_many_rejects_are_an_object_in_json_all_the_same(
+    command: Command, database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    path = written(tmp_path / "index.json", {"sources": [], "assets": [{}] * 4})
+    done = command("load", path, "--max-rejects", "3", "--json", url=database_url)
+    assert done.code == 3
+    report = json.loads(done.out)
+    assert list(report) == REPORT[""].split()
+    assert (report["assets"]["rejected"], report["verification"], report["dialect"]) == (4, None, "seed")
+    assert len(Path(report["rejects_file"]).read_bytes().splitlines()) == 4
+
+
+def test_the_report_of_a_load_that_stopped_stands_above_its_error(
+    database_url: DatabaseUrl, home: Path, tmp_path: Path
+) -> None:
+    path = written(tmp_path / "index.json", {"sources": [], "assets": [{}] * 4})
+    done = subprocess.run(
+        [sys.executable, "-m", "seed_registry", "load", path, "--max-rejects", "3", "--quiet"],
+        env={"PATH": os.environ["PATH"], "SEED_REGISTRY_HOME": str(home), "DATABASE_URL": database_url.reveal},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        text=True,
+    )
+    assert done.returncode == 3
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("stopped loading ")
+    assert lines[-2].startswith("error: 4 of 4 records rejected")
+    assert lines[-1].startswith("       look at them with")
+
+
+@pytest.mark.parametrize("arguments", [["plan"], ["plan", "--detailed-exitcode"], ["load", "--dry-run"]])
+def test_a_plan_of_too_many_rejects_reads_to_the_end_and_is_exit_code_3_all_the_same(
+    command: Command, database_url: DatabaseUrl, tmp_path: Path, home: Path, arguments: list[str]
+) -> None:
+    content = document(*(f"aaaa-{number:04}" for number in range(40)))
+    content["assets"][5:5] = [{}] * 30
+    path = written(tmp_path / "index.json", content)
+    done = command(*arguments, path, "--max-rejects", "3", "--batch-size", "1", url=database_url)
+    assert done.code == 3
+    (line,) = errors(done)
+    assert line.startswith("error: 4 of ")
+    assert line.endswith(" records rejected, more than --max-rejects 3 allows; most often: no_key")
+    assert done.out.startswith(f"would load {path} (seed)")
+    rows = {line.split()[0]: line.split()[1:] for line in reversed(done.out.splitlines()) if line.split()}
+    assert (rows["rejected"], rows["no_key"][0]) == (["30"], "30")
+    first = Path(path).read_bytes().index(b"{}")
+    assert " ".join(rows["no_key"][1:]).startswith(f"line 1 (byte {first}), line 1 (byte ")
+    assert "A load would create 1 source and insert 40 assets." in done.out
+    assert "Nothing was written. Read: 71 records, " in done.out
+    report = json.loads(command(*arguments, path, "--max-rejects", "3", "--json", url=database_url).out)
+    assert (report["plan"]["assets"]["new"], report["plan"]["assets"]["rejected"]) == (40, 30)
+    assert (counts(database_url), list(home.iterdir())) == ((0, 0), [])
+    assert command(*arguments, path, "--max-rejects", "30", url=database_url).code in (0, 2)
+
+
+def test_a_plan_of_several_indexes_with_too_many_rejects_reads_all_of_them(
+    command: Command, database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    content = document("aaaa-0001")
+    content["assets"] += [{}] * 4
+    paths = [written(tmp_path / "bad.json", content), written(tmp_path / "good.json", document("aaaa-0002"))]
+    done = command("plan", *paths, "--max-rejects", "3", url=database_url)
+    assert done.code == 3
+    assert "insert 2 assets" in done.out
+
+
+def test_a_rejects_file_in_a_directory_that_is_not_there_is_an_error_and_makes_none(
+    command: Command, database_url: DatabaseUrl, tmp_path: Path, home: Path
+) -> None:
+    path = written(tmp_path / "index.json", {"sources": [], "assets": [{}]})
+    rejects = tmp_path / "mistyped" / "rejects.ndjson"
+    (line,) = failed(command("load", path, "--rejects", rejects, url=database_url))
+    assert line == (
+        f"error: the rejects file {rejects} cannot be written: No such file or directory; name another with --rejects"
+    )
+    assert not rejects.parent.exists()
+    assert list(home.glob("rejects/*")) == []
+    rejects.parent.mkdir()
+    assert command("load", path, "--rejects", rejects, url=database_url).code == 0
+    assert len(rejects.read_bytes().splitlines()) == 1
 
 
 @pytest.mark.parametrize("form", [["--json"], []])
@@ -508,6 +626,18 @@ def test_a_document_that_is_cut_off_is_exit_code_1_with_the_byte(
     assert counts(database_url) == (1, 1)
 
 
+@pytest.mark.parametrize("arguments", [["plan"], ["load", "--dry-run"]])
+def test_a_plan_of_a_document_that_is_cut_off_does_not_claim_that_anything_is_committed(
+    command: Command, database_url: DatabaseUrl, index: str, arguments: list[str]
+) -> None:
+    whole = Path(index).read_bytes()
+    Path(index).write_bytes(whole[:-20])
+    lines = failed(command(*arguments, index, url=database_url))
+    assert f"{index} is broken at byte {len(whole) - 20}: " in lines[0]
+    assert lines[1] == "       mend or fetch the file and load it again; nothing was written"
+    assert counts(database_url) == (0, 0)
+
+
 # Several indexes, dry runs
 
 
@@ -532,16 +662,81 @@ def test_a_dry_run_writes_nothing_and_says_what_it_would_do(
     assert (report["dry_run"], report["assets"]["inserted"]) == (True, 2)
 
 
-@pytest.mark.parametrize("url", [None, UNREACHABLE])
-def test_a_dry_run_works_without_a_database_and_makes_none(
-    command: Command, index: str, home: Path, url: DatabaseUrl | None
+@pytest.mark.parametrize(
+    ("database", "because"),
+    [
+        ("embedded", "there is no embedded database yet"),
+        ("bare", "the database has no registry tables yet, see `seed-registry schema apply`"),
+    ],
+)
+def test_a_dry_run_works_without_a_database_or_tables_makes_none_and_says_so(
+    command: Command, index: str, home: Path, bare_database_url: DatabaseUrl, database: str, because: str
 ) -> None:
-    done = command("plan", index, "--json", url=url)
+    url = bare_database_url if database == "bare" else None
+    done = command("plan", index, url=url)
     assert done.code == 0
-    assert json.loads(done.out)["assets"]["inserted"] == 2
+    assert done.out.splitlines()[1] == f"compared with an empty registry: {because}"
     assert "compared with an empty registry" in done.err
-    assert CANARY not in done.err
+    assert because in done.err
+    report = json.loads(command("plan", index, "--json", url=url).out)
+    assert (report["assets"]["inserted"], report["plan"]["empty_because"]) == (2, because)
+    assert report["plan"]["missing_upstream"] is None
     assert list(home.iterdir()) == []
+    if url is not None:
+        assert ask(url, "select to_regnamespace('registry'), to_regnamespace('seed_registry')") == [(None, None)]
+
+
+@pytest.mark.parametrize("form", [["--json"], []])
+def test_a_dry_run_against_a_database_that_cannot_be_reached_is_an_error(
+    command: Command, index: str, home: Path, form: list[str]
+) -> None:
+    for arguments in (["plan"], ["load", "--dry-run"]):
+        done = command(*arguments, index, "--retry-for", "0", *form, url=UNREACHABLE)
+        assert failed(done)[0].startswith("error: cannot connect to postgresql://loader@127.0.0.1:1/registry: ")
+        assert "empty registry" not in done.err
+        assert CANARY not in done.err
+    assert list(home.iterdir()) == []
+
+
+# What is odd, though nothing failed
+
+
+@pytest.mark.parametrize("arguments", [["load"], ["plan"], ["verify"]])
+def test_an_index_of_which_every_asset_is_rejected_is_pointed_out_with_the_reason(
+    command: Command, database_url: DatabaseUrl, tmp_path: Path, arguments: list[str]
+) -> None:
+    content = document("k" * 2_000)
+    content["assets"] += [{"name": "no key"}] * 2
+    done = command(*arguments, written(tmp_path / "index.json", content), url=database_url)
+    hint = "every asset was rejected, most often since it has no key"
+    assert hints(done, hint) == 1
+    content["assets"] += [{"asset_key": "aaaa-0001", "source_key": A}]
+    some = command(*arguments, written(tmp_path / "index.json", content), url=database_url)
+    assert hints(some, "every asset") == 0, "one was not"
+    none = command(*arguments, written(tmp_path / "index.json", {"sources": [], "assets": []}), url=database_url)
+    assert none.code == 0
+    assert hints(none, "every asset") == 0, "there is none"
+
+
+@pytest.mark.parametrize("arguments", [["load"], ["plan"], ["verify"]])
+def test_assets_of_sources_that_are_not_listed_are_pointed_out_with_the_flag_that_takes_them(
+    command: Command, database_url: DatabaseUrl, tmp_path: Path, arguments: list[str]
+) -> None:
+    content = document("aaaa-0001")
+    command("load", written(tmp_path / "index.json", content), url=database_url)
+    for number, told in ((1, "1 asset"), (2, "2 assets")):
+        content["assets"] += [{"asset_key": f"bbbb-000{number}", "source_key": B}]
+        done = command(*arguments, written(tmp_path / "index.json", content), url=database_url)
+        assert done.code == 0
+        assert hints(done, f"{told} of sources that are not listed: --derive-sources creates them") == 1
+    derived = command(*arguments, "--derive-sources", tmp_path / "index.json", url=database_url)
+    assert hints(derived, "not listed") == 0
+
+
+def hints(done: Done, text: str) -> int:
+    """How many lines of the result say that, be it as a sentence of a plan."""
+    lines = [line.removesuffix(".") for line in done.out.splitlines()]
+    return sum(text in line[:1].lower() + line[1:] for line in lines)
 
 
 # The other commands

@@ -479,6 +479,26 @@ def test_config_show_points_out_variables_that_nothing_reads(command: Command) -
     assert "SEED_REGISTRY_BATCHSIZE is set, but is no setting of any command" in done.out
 
 
+@pytest.mark.parametrize("arguments", [("load", "none.json"), ("plan", "none.json"), ("db", "status")])
+def test_a_variable_that_nothing_reads_is_warned_of_but_not_in_a_quiet_load(
+    command: Command, arguments: tuple[str, ...]
+) -> None:
+    environment = {"SEED_REGISTRY_BATCHSIZE": "8", "SEED_REGISTRY_BATCH_SIZE": "8", "SEED_REGISTRY_BENCH_REPEAT": "3"}
+    warning = "warning: SEED_REGISTRY_BATCHSIZE is set, but is no setting of any command"
+    told = command(*arguments, env=environment).err.splitlines()
+    assert [line for line in told if line.startswith("warning: ")] == [warning]
+    assert told[0] == warning
+    if arguments[0] != "db":
+        for flag in ("-q", "--quiet"):
+            assert "warning" not in command(*arguments, flag, env=environment).err
+    assert "warning" not in command(*arguments, env={"SEED_REGISTRY_BATCH_SIZE": "8"}).err
+
+
+def test_a_variable_that_nothing_reads_cannot_write_on_the_terminal(command: Command) -> None:
+    told = command("load", "none.json", env={"SEED_REGISTRY_\x1b[31m": "8"}).err.splitlines()[0]
+    assert told == "warning: SEED_REGISTRY_\\x1b[31m is set, but is no setting of any command"
+
+
 def test_config_show_without_a_file_says_what_it_looked_for(command: Command) -> None:
     assert command("config", "show").out.startswith("file: none found (seed-registry.toml, or pyproject.toml with [")
 

@@ -128,12 +128,26 @@ def test_what_begins_like_a_document_is_one_however_broken(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "data",
-    [b"1", b"null", b'"text"', b"true", b"-", b"hello", b"<html>", b"id,name\n1,x\n", b"\0\0\0", b"\xef\xbb\xbf{}"],
+    ("data", "beginning"),
+    [
+        (b"1", "1"),
+        (b"null", "null"),
+        (b'"text"', '"text"'),
+        (b"true", "true"),
+        (b"-", "-"),
+        (b"hello", "hello"),
+        (b"<html>", "<html>"),
+        (b"id,name\n1,x\n", "id,name\\n1,x"),
+        (b"\0\0\0", "\\x00\\x00\\x00"),
+        (b"\xef\xbb\xbf{}", "\\ufeff{}"),
+        ("données: pas de JSON".encode(), "données: pas de JSO"),  # 20 bytes
+        (b"\xff\xfe\x1b[2J", "��\\x1b[2J"),
+    ],
 )
-def test_neither_a_document_nor_lines_is_not_json_at_all(data: bytes) -> None:
-    with pytest.raises(IndexNotUnderstood, match=r"^x.json is not JSON at all: it begins with b"):
+def test_neither_a_document_nor_lines_is_not_json_at_all(data: bytes, beginning: str) -> None:
+    with pytest.raises(IndexNotUnderstood) as refused:
         looked(data)
+    assert str(refused.value) == f'x.json is not JSON at all: it begins with "{beginning}"'
 
 
 @pytest.mark.parametrize("number", [b"9" * 400, b"9" * 5000, b"9" * 100_000, b"-" + b"1" * 5000, b"1." + b"3" * 5000])

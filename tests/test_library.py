@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,17 @@ from typing import Any
 import pytest
 
 import seed_registry
-from seed_registry import Progress, Report, SeedRegistryError, Settings, ingest, ingest_sync
+from seed_registry import (
+    IndexUnreadable,
+    MaxRejects,
+    Progress,
+    Report,
+    SeedRegistryError,
+    Settings,
+    TooManyRejects,
+    ingest,
+    ingest_sync,
+)
 from seed_registry.bench.workloads import Workload, generate
 from seed_registry.report import Tally
 from seed_registry.settings import DatabaseUrl
@@ -72,6 +83,37 @@ def test_a_load_without_an_event_loop_is_the_same_load(database_url: DatabaseUrl
     assert isinstance(progress, Counting)
     assert {"run_started", "index_opened", "run_finished"} <= set(progress.events)
     assert progress.tally.assets.inserted == 300
+
+
+@pytest.mark.parametrize(
+    "form", [str, Path, lambda path: [Path(path)], lambda path: [path], lambda path: (Path(path), path)]
+)
+def test_an_index_may_be_named_alone_and_by_a_path(
+    database_url: DatabaseUrl, index: str, form: Callable[[str], Any]
+) -> None:
+    report = ingest_sync(form(index), Settings(database_url=database_url))
+    assert set(report.indexes) == {index}
+    assert report.assets.inserted == 300
+
+
+def test_a_text_is_one_index_and_not_one_of_each_letter(database_url: DatabaseUrl, tmp_path: Path) -> None:
+    with pytest.raises(IndexUnreadable, match=r"^none\.json: no such file"):
+        ingest_sync("none.json", Settings(database_url=database_url))
+    with pytest.raises(IndexUnreadable, match=r"/none\.json: no such file"):
+        ingest_sync(tmp_path / "none.json", Settings(database_url=database_url))
+
+
+def test_too_many_rejects_come_with_the_report_of_what_was_before_them(
+    database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    path = tmp_path / "index.json"
+    path.write_bytes(b"".join(generate(Workload(records=300, invalid=10))))
+    settings = Settings(database_url=database_url, max_rejects=MaxRejects.parse("2"), rejects=str(tmp_path / "rejects"))
+    with pytest.raises(TooManyRejects) as stopped:
+        ingest_sync(path, settings)
+    report = stopped.value.report
+    assert report is not None
+    assert (report.assets.rejected, report.rejects_file, report.verification) == (3, settings.rejects, None)
 
 
 def test_what_fails_without_an_event_loop_raises_our_own_errors(database_url: DatabaseUrl, tmp_path: Path) -> None:

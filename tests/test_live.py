@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from conftest import Cli
@@ -29,7 +30,7 @@ def drawn(progress: LiveProgress, on: Console) -> list[str]:
     return [line.rstrip() for line in capture.get().splitlines()]
 
 
-def loading(monkeypatch: pytest.MonkeyPatch, indexes: int = 1, **counts: int) -> LiveProgress:
+def loading(monkeypatch: pytest.MonkeyPatch, indexes: int = 1, index: str = "city.json", **counts: int) -> LiveProgress:
     """A load of which a hundred seconds are over, and a quarter of the index is read."""
     now = 1_000.0
     monkeypatch.setattr(live, "monotonic", lambda: now)
@@ -37,7 +38,7 @@ def loading(monkeypatch: pytest.MonkeyPatch, indexes: int = 1, **counts: int) ->
     tally = Tally(index_bytes=4_000_000, workers=2)
     progress.began(tally)
     progress.tell("info", "run_started", run_id="x", indexes=["a"] * indexes, dry_run=False)
-    progress.tell("info", "index_opened", index="/data/city.json", dialect="seed", bytes=4_000_000)
+    progress.tell("info", "index_opened", index=f"/data/{index}", dialect="seed", bytes=4_000_000)
     drawn(progress, console())
     now += 100
     tally.index_position = 1_000_000
@@ -54,13 +55,67 @@ def test_a_load_shows_how_far_it_is_how_fast_and_what_became_of_the_records(monk
     assert lines[2] == "inserted 49,000  updated 0  unchanged 0  rejected 7"
 
 
-@pytest.mark.parametrize("width", [20, 40, 59, 60, 80, 200])
-def test_no_line_is_wider_than_the_terminal_and_none_wraps(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+COUNTS = [f"{name} 100,000,000" for name in ("inserted", "updated", "unchanged", "duplicate")]
+
+
+@pytest.mark.parametrize(
+    ("width", "outcomes"),
+    [
+        (21, COUNTS),
+        (40, COUNTS),
+        (42, ["  ".join(COUNTS[:2]), *COUNTS[2:]]),
+        (59, ["  ".join(COUNTS[:2]), "  ".join(COUNTS[2:])]),
+        (60, ["  ".join(COUNTS[:2]), "  ".join(COUNTS[2:])]),
+        (80, ["  ".join(COUNTS[:3]), COUNTS[3]]),
+        (200, ["  ".join(COUNTS)]),
+    ],
+)
+def test_no_line_is_wider_than_the_terminal_and_the_outcomes_go_on_in_another(
+    monkeypatch: pytest.MonkeyPatch, width: int, outcomes: list[str]
+) -> None:
     progress = loading(monkeypatch, indexes=9, inserted=10**8, updated=10**8, unchanged=10**8, duplicate=10**8)
     progress._tally.stages = Stages(merging=5)
     lines = drawn(progress, console(width))
-    assert len(lines) <= 4
     assert all(len(line) <= width for line in lines)
+    assert lines[2:] == outcomes
+
+
+@pytest.mark.parametrize("width", [1, 5, 10, 20])
+def test_on_a_very_narrow_terminal_lines_are_broken_but_never_wider(
+    monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    progress = loading(monkeypatch, indexes=9, inserted=10**8, updated=10**8, unchanged=10**8, duplicate=10**8)
+    lines = drawn(progress, console(width))
+    assert all(len(line) <= width for line in lines)
+    assert "".join(lines).count("100,000,000") == 4, "a count that is cut off tells nothing"
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "head"),
+    [
+        ("city.json", 40, "1/9  city.json   25%  5:00 left"),
+        ("city.json", 45, "1/9  city.json  ━━━            25%  5:00 left"),
+        ("city.json", 80, "1/9  city.json  ━━━━━                  25%  1.0 MB of 4.0 MB  5:00 left"),
+        ("a-city-of-a-longer-name.json", 40, "1/9  a-city-of-a-longe…   25%  5:00 left"),
+        ("a-city-of-a-longer-name.json", 60, "1/9  a-city-of-a-longer-name.…  ━━╸           25%  5:00 left"),
+    ],
+)
+def test_the_head_shows_what_there_is_room_for_the_name_last(
+    monkeypatch: pytest.MonkeyPatch, name: str, width: int, head: str
+) -> None:
+    assert drawn(loading(monkeypatch, indexes=9, index=name), console(width))[0] == head
+
+
+@pytest.mark.parametrize("name", ["a.json", "a-city-of-a-longer-name.json", "市" * 30])
+def test_the_head_never_exceeds_the_width_nor_loses_how_far_and_how_long(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for width in range(31, 201):
+        line = drawn(loading(monkeypatch, indexes=9, index=name), console(width))[0]
+        assert cell_len(line) <= width
+        assert line.startswith("1/9  ")
+        assert " 25%" in line
+        assert line.endswith("  5:00 left")
 
 
 @pytest.mark.parametrize(
@@ -102,6 +157,14 @@ def test_a_warning_is_printed_above_in_one_line_of_its_own_and_escaped() -> None
     progress.tell("debug", "batch_merged", index="x", records=1, seconds=0.1)
     output = on.file.getvalue()  # type: ignore[attr-defined]
     assert output == "b\\x1b[2J.json: line 3 (byte 9): asset has no key  key=[red]\\u202e\n"
+
+
+def test_the_note_of_an_event_follows_its_name_and_is_escaped() -> None:
+    on = console(200)
+    progress = LiveProgress(on, verbose=False)
+    progress.tell("info", "no_database", reason="none yet", note="compared with\x1b[2J an empty registry")
+    output = on.file.getvalue()  # type: ignore[attr-defined]
+    assert output == "no database: compared with\\x1b[2J an empty registry  reason=none yet\n"
 
 
 def test_colours_are_left_out_where_nobody_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:

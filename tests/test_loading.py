@@ -1233,17 +1233,13 @@ async def test_a_dry_run_says_what_a_load_would_do_and_writes_nothing(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("database", ["embedded", "unreachable", "bare"])
-async def test_a_dry_run_needs_no_database_and_counts_repeats_across_batches(
+@pytest.mark.parametrize("database", ["embedded", "bare"])
+async def test_a_dry_run_needs_no_tables_and_counts_repeats_across_batches(
     index: Index, home: Path, bare_database_url: DatabaseUrl, database: str
 ) -> None:
     workload = Workload(records=400, duplicates=30, invalid=5, sources=6)
     path = index(b"".join(generate(workload)))
-    urls = {
-        "embedded": None,
-        "unreachable": DatabaseUrl("postgresql://nobody:canary@127.0.0.1:1/nowhere"),
-        "bare": bare_database_url,
-    }
+    urls = {"embedded": None, "bare": bare_database_url}
     told = Told()
     plan = await load(urls[database], path, dry_run=True, batch_size=7, progress=told)
     wanted = expected(workload)
@@ -1251,7 +1247,22 @@ async def test_a_dry_run_needs_no_database_and_counts_repeats_across_batches(
     assert plan.assets == AssetCounts(
         read=400, inserted=wanted.distinct_keys, duplicate=wanted.duplicates, rejected=wanted.invalid
     )
-    assert len(told.of("no_database")) == 1
+    (fields,) = told.of("no_database")
+    assert fields["note"] == "compared with an empty registry"
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.anyio
+async def test_a_dry_run_against_a_database_that_cannot_be_reached_fails_as_the_load_would(
+    index: Index, home: Path
+) -> None:
+    path = index(b"".join(generate(Workload(records=40))))
+    url = DatabaseUrl("postgresql://nobody:canary@127.0.0.1:1/nowhere")
+    told = Told()
+    with pytest.raises(DatabaseUnavailable, match=r"^cannot connect to postgresql://nobody@127\.0\.0\.1:1/nowhere: "):
+        await load(url, path, dry_run=True, progress=told)
+    assert told.of("no_database") == []
+    assert told.of("index_opened") == []
     assert "canary" not in str(told.events)
     assert list(home.iterdir()) == []
 

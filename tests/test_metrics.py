@@ -60,6 +60,24 @@ def test_the_metrics_file_of_a_failed_load_says_so(cli: Cli, database_url: Datab
     assert samples(path)["seed_registry_run_exit_code",] == 1
 
 
+def test_a_dry_run_leaves_the_metrics_of_the_last_load_alone_and_a_plan_has_none(
+    cli: Cli, database_url: DatabaseUrl, index: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "load.prom"
+    variable = {"SEED_REGISTRY_METRICS_FILE": str(path)}
+    assert cli("load", index, "--dry-run", "--metrics-file", path, url=database_url).returncode == 0
+    assert cli("load", index, "--dry-run", url=database_url, env=variable).returncode == 0
+    planned = cli("plan", index, url=database_url, env=variable)
+    assert planned.returncode == 0
+    assert b"is no setting of any command" not in planned.stderr
+    refused = cli("plan", index, "--metrics-file", path, url=database_url)
+    assert refused.returncode == 2
+    assert b"--metrics-file" in refused.stderr
+    assert list(tmp_path.glob("load.prom*")) == []
+    assert cli("load", index, url=database_url, env=variable).returncode == 0
+    assert samples(path)["seed_registry_run_exit_code",] == 0
+
+
 def test_a_metrics_file_that_cannot_be_written_is_told_before_anything_is_loaded(
     cli: Cli, database_url: DatabaseUrl, index: str, tmp_path: Path
 ) -> None:

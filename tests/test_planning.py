@@ -20,7 +20,8 @@ from conftest import Cli
 from seed_registry import DatabaseUrl, Report, Settings, ingest, spooling
 from seed_registry.bench.workloads import Workload, generate
 from seed_registry.cli.planned import detailed_exit_code, print_result
-from seed_registry.plan import Change, Plan, RejectExample
+from seed_registry.errors import DatabaseUnavailable, IndexesFailed
+from seed_registry.plan import Change, Misdeclared, Plan, RejectExample
 from seed_registry.registry.estimating import estimate
 from seed_registry.report import AssetCounts, SourceCounts, Tally
 from seed_registry.spooling import MarkedHashes
@@ -301,15 +302,37 @@ async def test_where_an_index_is_broken_nothing_is_called_missing(database_url: 
 # Without a database
 
 
-@pytest.mark.parametrize("url", [None, DatabaseUrl("postgresql://nobody@127.0.0.1:1/nowhere")])
-async def test_without_a_database_everything_is_new(index: Index, url: DatabaseUrl | None) -> None:
+@pytest.mark.parametrize("database", ["embedded", "bare"])
+async def test_without_a_database_or_its_tables_everything_is_new(
+    index: Index, bare_database_url: DatabaseUrl, database: str
+) -> None:
+    url = bare_database_url if database == "bare" else None
     path = index(source(), asset("b"), asset("a"), asset("b"), b"{")
     report, plan = await planned(url, path, batch_size=1)
-    assert (plan.database, plan.missing_upstream) == (None, None)
+    if url is None:
+        assert (plan.database, plan.empty_because) == (None, "there is no embedded database yet")
+    else:
+        assert plan.database == str(url)
+        assert plan.empty_because is not None
+        assert "no registry tables yet, see `seed-registry schema apply`" in plan.empty_because
+    assert plan.missing_upstream is None
     assert (plan.assets.new, plan.assets.duplicate, plan.sources.new) == (2, 1, 1)
     assert (plan.assets.examples.new, plan.assets.examples.duplicate) == (["a", "b"], ["b"])
     assert (plan.estimate.seconds, plan.estimate.wal_bytes > 0) == (None, True)
     assert detailed_exit_code(report) == 2
+
+
+async def test_a_named_database_that_cannot_be_reached_is_no_empty_registry(index: Index) -> None:
+    url = DatabaseUrl("postgresql://nobody@127.0.0.1:1/nowhere")
+    with pytest.raises(DatabaseUnavailable, match=r"^cannot connect to postgresql://nobody@127\.0\.0\.1:1/nowhere: "):
+        await planned(url, index(source(), asset("a")))
+
+
+async def test_a_plan_against_a_registry_has_no_reason_to_call_it_empty(
+    database_url: DatabaseUrl, index: Index
+) -> None:
+    _, plan = await planned(database_url, index(source(), asset("a")))
+    assert (plan.database, plan.empty_because) == (str(database_url), None)
 
 
 async def test_a_load_has_no_plan(database_url: DatabaseUrl, index: Index) -> None:
@@ -353,6 +376,22 @@ async def test_the_time_is_guessed_from_earlier_loads_like_this_one(
     assert (like.seconds, like.records_per_second, like.runs) == (20.0, 5_000, 2)
     assert (await estimate(connection, 100_000, 100, 7)).seconds == 5.0
     assert (await estimate(connection, 20, 20, 7)).runs == 3, "a small load is like a small one, too"
+
+
+async def test_a_load_that_rejected_what_it_read_tells_nothing_of_how_fast_loading_is(
+    connection: asyncpg.Connection[Any], index: Index, database_url: DatabaseUrl
+) -> None:
+    report = await load(database_url, index(source(), asset("a")))
+    for rejected, wanted in ((20_000, None), (5_000, 5_000.0)):
+        counts = AssetCounts(read=20_000, inserted=20_000 - rejected, rejected=rejected)
+        run = msgspec.structs.replace(report, assets=counts, sources=SourceCounts(), seconds=4.0)
+        await connection.execute("truncate seed_registry.runs cascade")
+        await connection.execute(
+            "insert into seed_registry.runs (run_id, key, indexes, outcome, report) "
+            "values (gen_random_uuid()::text, '', '{}', 'done', $1::text::jsonb)",
+            msgspec.json.encode(run).decode(),
+        )
+        assert (await estimate(connection, 100_000, 100_000, 7)).records_per_second == wanted
 
 
 async def test_a_role_that_may_only_read_the_registry_can_plan(
@@ -431,6 +470,45 @@ async def test_a_plan_without_changes_says_so(
     report, _ = await planned(database_url, path)
     assert "Nothing to do: a load would change nothing." in printed(report)
     assert not [line for line in printed(report) if "WAL" in line]
+
+
+async def test_a_plan_says_which_declared_count_is_wrong(
+    database_url: DatabaseUrl, tmp_path: Path, printed: Callable[[Report], list[str]], cli: Cli
+) -> None:
+    path = tmp_path / "directory.json"
+
+    def write(**declared: int) -> str:
+        datasets = [{"id": "aaaa-0001"}, {"id": "aaaa-0002"}]
+        path.write_text(json.dumps({"source": "socrata", "domain": A, **declared, "datasets": datasets}))
+        return str(path)
+
+    report, plan = await planned(database_url, write(totalCount=1_234))
+    assert plan.misdeclared == [Misdeclared("totalCount", 1_234, 2)]
+    sentence = "The index declares totalCount 1,234, and has 2: a load's verification would fail."
+    assert sentence in " ".join(printed(report))
+    done = cli("plan", str(path), "--json", url=database_url)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["plan"]["misdeclared"] == [{"name": "totalCount", "declared": 1_234, "read": 2}]
+    report, plan = await planned(database_url, write(totalCount=2))
+    assert plan.misdeclared == []
+    assert "declares" not in " ".join(printed(report))
+
+
+async def test_an_index_that_is_broken_and_a_plan_that_knows_what_is_missing_are_told_apart(
+    database_url: DatabaseUrl, index: Index, printed: Callable[[Report], list[str]]
+) -> None:
+    good = index(source(), asset("a"), name="good.ndjson")
+    await load(database_url, index(source(), asset("a"), asset("gone"), name="before.ndjson"))
+    report, _ = await planned(database_url, good)
+    assert "Missing upstream: in the registry, but not in what was read. A load leaves it." in printed(report)
+    bad = index(b'{"sources":[{"source_key":"x.example"}],"assets":[{"asset_key"', name="bad.json")
+    with pytest.raises(IndexesFailed) as failed:
+        await load(database_url, good, bad, dry_run=True, keep_going=True)
+    text = " ".join(printed(failed.value.report))
+    assert "What is missing upstream was not counted: an index could not be read to its end." in text
+    assert "nothing was written" in text
+    empty, _ = await planned(None, good)
+    assert "not counted" not in " ".join(printed(empty)), "there is nothing to be missing"
 
 
 async def test_a_plan_of_an_empty_index_is_nothing_to_do(

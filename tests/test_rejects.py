@@ -74,16 +74,24 @@ def test_the_name_of_an_index_need_not_be_utf8(tmp_path: Path) -> None:
     assert [line["index"] for line in written(rejects.path)] == [r"caf\udce9.json", "long" * 200]
 
 
-def test_the_file_is_its_owners_alone_and_so_is_its_directory(tmp_path: Path) -> None:
+def test_the_file_is_its_owners_alone_and_so_is_its_own_directory(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        rejects = RejectsFile(tmp_path / "private" / "rejects")
+        rejects = RejectsFile(tmp_path / "private" / "rejects", own_directory=True)
         rejects.write("x", REJECT)
     finally:
         os.umask(before)
     rejects.close()
     assert stat.S_IMODE(rejects.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(rejects.path.parent.stat().st_mode) == 0o700
+
+
+def test_a_directory_that_is_not_its_own_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(
+        StorageFailed, match=r"/mistyped/rejects cannot be written: No such file or directory; name ano"
+    ):
+        RejectsFile(tmp_path / "mistyped" / "rejects").write("x", REJECT)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_file_or_link_is_not_written_into(tmp_path: Path) -> None:

@@ -155,18 +155,33 @@ def test_the_page_says_what_the_report_and_the_database_say(
     assert f"{report.assets.read + report.sources.read:,}records read" in words
     assert f"{report.assets.inserted + report.assets.updated:,}inserted or updated" in words
     assert f"{report.assets.rejected}rejected" in words
+    assert f"{report.bytes_read / 1e6:,.1f} MB in {duration(report.seconds)}" in words
+    assert f"{report.records_per_second:,.0f}/srecords a second" in words
+    assert "Not taken as they are" in words
     assert report.verification is not None
     assert f"{len(report.verification.checks)} of {len(report.verification.checks)} checks passed" in words
     assert recording.latencies.count == report.batches
     assert f"{report.batches} batches: half took at most" in words
     assert "The limit was" in words
     assert report.rejects_file is not None
-    assert f"All of them: {report.rejects_file}" in words
+    assert f"The rejected ones: {report.rejects_file}" in words
     rejects = [json.loads(line) for line in Path(report.rejects_file).read_text().splitlines()]
     for reason, count in Counter(reject["reason"] for reject in rejects).items():
         assert f"{reason}: {count}" in words
         first = next(reject for reject in rejects if reject["reason"] == reason)
         assert f"index.json: line {first['line']} (byte {first['offset']})" in words
+
+
+def test_the_cards_have_the_time_and_the_rate_of_the_report_which_everybody_else_prints() -> None:
+    recording = hostile_recording()
+    assert recording.report is not None
+    report = msgspec.structs.replace(recording.report, seconds=7.0, records_per_second=1234.5)
+    words = Elements(page(msgspec.structs.replace(recording, report=report))).words
+    assert "0.0 MB in 7.00 s" in words
+    assert "1,234/srecords a second" in words
+    unfinished = Elements(page(msgspec.structs.replace(recording, report=None))).words
+    assert f"0.0 MB in {duration(recording.seconds)}" in unfinished
+    assert f"{recording.tally.read / recording.seconds:,.0f}/srecords a second" in unfinished
 
 
 def test_the_sources_by_size_are_those_of_the_database(database_url: DatabaseUrl, tmp_path: Path) -> None:
@@ -208,7 +223,7 @@ def test_a_load_of_an_absent_index_has_a_short_page(database_url: DatabaseUrl, t
     _, elements, _ = loaded([tmp_path / "absent.json"], database_url, tmp_path)
     assert "absent.json: no such file" in elements.words
     assert "No record was read." in elements.words
-    assert "Rejects" not in elements.words
+    assert "Not taken as they are" not in elements.words
     assert "Verification" not in elements.words
 
 

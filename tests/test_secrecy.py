@@ -69,6 +69,14 @@ def test_a_password_on_the_command_line_is_warned_of_once_and_never_shown(cli: C
     assert b"warning" not in cli("schema", "apply", env={"DATABASE_URL": url}).stderr
 
 
+@pytest.mark.parametrize("flag", ["-q", "--quiet"])
+def test_whoever_wants_quiet_is_not_warned_of_a_password(cli: Cli, flag: str) -> None:
+    done = cli("load", "none.json", flag, "--database-url", f"postgresql://u:{CANARY}@no.such.host.invalid/d")
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("error: none.json: no such file")
+    assert CANARY not in line
+
+
 class Recorder:
     """A progress that remembers warnings."""
 

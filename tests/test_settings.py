@@ -74,6 +74,24 @@ def test_the_message_says_what_would_do() -> None:
         Settings(domain="a b")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_rejects": "1%"}, "max_rejects takes MaxRejects.parse('1%')"),
+        ({"max_rejects": 100}, "max_rejects takes MaxRejects.parse('100')"),
+        ({"database_url": "postgresql://u:s3cr3t@h/d"}, "database_url takes a DatabaseUrl, which does not print "),
+        ({"concurrency": "a"}, "--concurrency takes a number, got 'a'"),
+        ({"batch_size": "500"}, "--batch-size takes a number, got '500'"),
+        ({"io_timeout_seconds": None}, "--io-timeout takes a number, got None"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_what_would_do(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        Settings(**options)
+    assert str(caught.value).startswith(message)
+    assert "s3cr3t" not in str(caught.value)
+
+
 # sizes
 
 

@@ -147,6 +147,20 @@ def test_a_signal_in_the_middle_ends_the_load_with_its_code_and_the_same_command
     assert ask(url, COUNT) == (3_000,)
 
 
+def test_a_run_that_a_signal_ended_is_interrupted_in_the_history_and_has_no_error(
+    database_url: DatabaseUrl, home: Path
+) -> None:
+    with loading(home, database_url) as load:
+        load.feed(b"".join(generate(SAMPLE))[: 1 << 20])
+        eventually(lambda: ask(database_url.reveal, COUNT) >= (500,))
+        load.process.send_signal(signal.SIGTERM)
+        assert load.ended()[0] == 143
+    (outcome, error, has_ended) = ask(
+        database_url.reveal, "select outcome, error, finished_at is not null from seed_registry.runs"
+    )
+    assert (outcome, error, has_ended) == ("interrupted", None, True)
+
+
 def test_a_signal_while_nothing_has_come_through_the_pipe_ends_the_load(database_url: DatabaseUrl, home: Path) -> None:
     with loading(home, database_url) as load:
         eventually(lambda: load.told("run_started"))

@@ -113,8 +113,10 @@ async def test_a_load_as_it_should_be_passes_every_check(load: Load) -> None:
 async def test_counts_that_break_the_law_fail(table: str, field: str, by: int, load: Load) -> None:
     counts = getattr(load.tally, table)
     setattr(counts, field, getattr(counts, field) + by)
-    (failed,) = await load.failures()
+    failed, *others = await load.failures()
     assert failed == Check(f"{table}_conserved", passed=False, expected=counts.read, actual=counts.outcomes)
+    is_one_row_short = (table, field, by) == ("assets", "inserted", 1)  # what was inserted is to be there
+    assert others == ([Check("assets_present", passed=False, expected=6, actual=5)] if is_one_row_short else [])
 
 
 async def test_every_outcome_counts_for_the_law(load: Load) -> None:
@@ -153,7 +155,7 @@ async def test_a_source_that_is_gone_fails(load: Load) -> None:
     await load.connection.execute(
         "delete from registry.assets; delete from registry.sources where source_key = 'b.org'"
     )
-    load.loaded = Loaded()
+    load.loaded, load.tally.assets = Loaded(), Counts()
     assert await load.failures() == [Check("sources_present", passed=False, expected=2, actual=1)]
 
 
@@ -281,3 +283,8 @@ async def test_tables_of_another_shape_are_verified_too(ddl: str, connection: Co
     assert await load.failures() == []
     await connection.execute("delete from registry.assets where asset_key = 'aaaa-0001'")
     assert [check.name for check in await load.failures()] == ["assets_present", "sample_equal"]
+
+
+def test_a_check_that_rows_of_earlier_loads_cannot_fail_says_at_least() -> None:
+    assert str(Check("assets_present", False, 5, 4)) == "assets_present: expected at least 5, found 4"
+    assert str(Check("assets_equal", False, 0, 3)) == "assets_equal: expected 0, found 3"

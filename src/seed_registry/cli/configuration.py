@@ -63,21 +63,22 @@ class Command(TyperCommand):
             ctx.exit()
         if not ctx.resilient_parsing and {"-h", "--help"}.isdisjoint(own):
             configuration = _configuration(ctx)
-            if {"-q", "--quiet"}.isdisjoint(own) and path_of(ctx)[:1] != ("config",):  # `config show` tells them itself
-                for name in _unknown_variables(ctx.find_root().command):
-                    print_warning(f"{printable(name, 80)} is set, but is no setting of any command")
             ctx.default_map = {
                 option.name: configuration[key].value
                 for key, option in options_of(self).items()
                 if key in configuration
             }
         try:
-            return super().parse_args(ctx, args)
+            rest: list[str] = super().parse_args(ctx, args)
         except Exception as exc:
             option, usage = getattr(exc, "param", None), getattr(exc, "message", None)
             if option is not None and usage and (origin := _origin(ctx, option)) is not None:
                 raise SettingsInvalid(f"{origin}: {one_line(usage).removeprefix('Value error, ')}") from exc
             raise
+        if not (ctx.resilient_parsing or ctx.params.get("quiet") or path_of(ctx)[:1] == ("config",)):
+            for name in _unknown_variables(ctx.find_root().command):  # `config show` tells them itself
+                print_warning(f"{printable(name, 80)} is set, but is no setting of any command")
+        return rest
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; a setting that cannot be is told with the place where it was set."""

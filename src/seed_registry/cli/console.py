@@ -68,7 +68,7 @@ def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None
 
 def notes(assets: Counts | AssetsAudited, rejects: Mapping[str, int]) -> Iterator[str]:
     """What an operator should look at, though nothing failed; `rejects` by reason."""
-    if assets.read and assets.rejected == assets.read:
+    if rejects and assets.rejected == assets.read:
         reason = max(rejects, key=rejects.__getitem__)
         yield f"every asset was rejected, most often since it {REASONS.get(reason, reason)}"
     if assets.missing_source:
@@ -91,7 +91,7 @@ def print_rows(
         overflow: OverflowMethod = "ellipsis" if position == 0 else "fold"
         table.add_column(Text(name, "dim"), justify=justify, no_wrap=is_number or position == 0, overflow=overflow)
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*(Text(printable(cell, 2_000)) for cell in row))
     console = unbroken()
     console.print(Text(title, "italic"), soft_wrap=True)
     console.print(table)

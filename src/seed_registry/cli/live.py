@@ -131,12 +131,13 @@ class LiveProgress:
                 facts.insert(1, size)
             bar_width = min(width - _width(*number, name, *facts) - _GAP, _WIDEST_BAR)
             bar = ProgressBar(total, done, bar_width) if bar_width >= _NARROWEST_BAR else None
-        room = width - _width(*number, *facts) - _GAP
-        name = name if cell_len(name) <= room or bar else printable(name, max(room - 1, _SHORTEST_NAME))
+        shown = Text(name, "bold")
+        if not bar:
+            shown.truncate(max(width - _width(*number, *facts) - _GAP, _SHORTEST_NAME), overflow="ellipsis")
         grid = Table.grid(padding=(0, _GAP, 0, 0))
         row: list[Text | ProgressBar] = [
             *(Text(part, "dim") for part in number),
-            Text(name, "bold"),
+            shown,
             *filter(None, [bar]),
             *map(Text, facts),
         ]

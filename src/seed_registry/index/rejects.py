@@ -224,8 +224,14 @@ class RejectsFile:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:  # none, or a link; creating the new one says what is wrong
             return
-        with os.fdopen(descriptor, "rb") as file, contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
-            there = os.fstat(file.fileno())
-            if stat.S_ISREG(there.st_mode) and there.st_uid == os.geteuid():
-                _decode_told(file.readline(_PIECE_BYTES))
+        try:
+            there = os.fstat(descriptor)
+            is_ours = stat.S_ISREG(there.st_mode) and there.st_uid == os.geteuid()
+            first = os.pread(descriptor, _PIECE_BYTES, 0).partition(b"\n")[0] if is_ours else b""
+            is_longer = len(first) == _PIECE_BYTES and first.startswith(_BEGINNING)
+            if is_longer or _parsed(first):
                 self.path.replace(self.path.with_name(f"{self.path.name}.old"))
+        except OSError as exc:
+            raise self._failed(exc) from exc
+        finally:
+            os.close(descriptor)
