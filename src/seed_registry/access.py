@@ -180,8 +180,8 @@ class Registry:
         async with self._open_session(_DURABLE) as opened:
             if not self._settings.dry_run:
                 try:
-                    async with limited(opened.connection, self._settings.io_timeout_seconds):
-                        await hold(opened.connection, self._settings.schema, self._indexes)
+                    seconds = self._settings.io_timeout_seconds
+                    await hold(opened.connection, self._settings.schema, self._indexes, seconds)
                 except DatabaseRefused as exc:
                     if not self._is_held:
                         raise

@@ -146,7 +146,11 @@ class Run:
         rejects = encodable(str(self._rejects.path)) if self._rejects else ""
         # What may have been edited is looked at again, and what comes through a pipe cannot be.
         resume = self.settings.resume and not self.settings.full and "-" not in self._indexes
-        ledger = await main.do(lambda session: begin(session.connection, self.id, key, indexes, rejects, resume=resume))
+        seconds = self.settings.io_timeout_seconds
+        ledger = await main.do(
+            lambda session: begin(session.connection, self.id, key, indexes, rejects, resume=resume, seconds=seconds),
+            is_limited=False,
+        )
         if unfinished := ledger.unfinished:
             self.id = unfinished.run_id
             if unfinished.rejects and self.settings.rejects is None:

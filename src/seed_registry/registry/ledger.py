@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from seed_registry.errors import DatabaseRefused
 from seed_registry.marks import UNPLACED, WHOLE, FileState, Mark, Whole
+from seed_registry.registry.limiting import limited
 from seed_registry.registry.pooling import is_pooled
 from seed_registry.registry.sql import statement
 from seed_registry.report import Report
@@ -215,15 +216,17 @@ async def begin(
     rejects: str | None,
     *,
     resume: bool,
+    seconds: float | None = None,
 ) -> Ledger:
-    """Enter a run, or take up the last one with this key, if that did not end well.
+    """Enter a run, or take up the last one with this key, if that did not end well; each step in so many `seconds`.
 
     Raises:
         DatabaseRefused: a run that has one of these indexes is at work.
     """
-    await _see_that_none_is_at_work(connection, run_id, indexes)
-    ledger = await _begun(connection, run_id, key, indexes, rejects, resume=resume)
-    await take_part(connection, ledger.run_id)
+    await _see_that_none_is_at_work(connection, run_id, indexes, seconds)
+    async with limited(connection, seconds):
+        ledger = await _begun(connection, run_id, key, indexes, rejects, resume=resume)
+        await take_part(connection, ledger.run_id)
     return ledger
 
 
@@ -287,8 +290,10 @@ async def runs(connection: asyncpg.Connection[Any], run_id: str | None = None, l
     return [_run(row) for row in rows]
 
 
-async def hold(connection: asyncpg.Connection[Any], schema: str, indexes: Sequence[str]) -> None:
-    """Keep other loads of these indexes away until this session ends, however it ends.
+async def hold(
+    connection: asyncpg.Connection[Any], schema: str, indexes: Sequence[str], seconds: float | None = None
+) -> None:
+    """Keep other loads of these indexes away until this session ends, however it ends; each step in so many `seconds`.
 
     A pooler hands sessions around: through one nothing is held.
 
@@ -298,48 +303,55 @@ async def hold(connection: asyncpg.Connection[Any], schema: str, indexes: Sequen
     if is_pooled(connection):
         return
     for index in sorted(set(indexes)):
-        if not await _locked(connection, _number(f"{schema} {index}")):
-            raise _taken(index, await _running(connection, index))
+        if not await _locked(connection, _number(f"{schema} {index}"), seconds):
+            async with limited(connection, seconds):
+                raise _taken(index, await _running(connection, index))
 
 
-async def _see_that_none_is_at_work(connection: asyncpg.Connection[Any], run_id: str, indexes: Sequence[str]) -> None:
+async def _see_that_none_is_at_work(
+    connection: asyncpg.Connection[Any], run_id: str, indexes: Sequence[str], seconds: float | None
+) -> None:
     """A run may have lost the session that held its indexes, and through a pooler none holds any."""
-    rows = await connection.fetch(
-        "select run_id, indexes from seed_registry.runs "
-        "where outcome = 'running' and run_id <> $1 and indexes && $2::pg_catalog.text[]",
-        run_id,
-        [index for index in indexes if index != "-"],
-    )
+    async with limited(connection, seconds):
+        rows = await connection.fetch(
+            "select run_id, indexes from seed_registry.runs "
+            "where outcome = 'running' and run_id <> $1 and indexes && $2::pg_catalog.text[]",
+            run_id,
+            [index for index in indexes if index != "-"],
+        )
     for other, its_indexes in rows:
         if is_pooled(connection):
-            is_alive = await _is_advancing(connection, other)
+            is_alive = await _is_advancing(connection, other, seconds)
         else:
-            is_alive = not await _locked(connection, number := _number(f"run {other}"))
+            is_alive = not await _locked(connection, number := _number(f"run {other}"), seconds)
             if not is_alive:
-                await connection.execute("select pg_catalog.pg_advisory_unlock($1)", number)
+                async with limited(connection, seconds):
+                    await connection.execute("select pg_catalog.pg_advisory_unlock($1)", number)
         if is_alive:
             raise _taken(next(index for index in its_indexes if index in indexes), f" by run {other}")
 
 
-async def _is_advancing(connection: asyncpg.Connection[Any], run_id: str) -> bool:
+async def _is_advancing(connection: asyncpg.Connection[Any], run_id: str, seconds: float | None) -> bool:
     """Whether a run saves checkpoints."""
-    query = "select pg_catalog.max(saved_at) from seed_registry.checkpoints where run_id = $1"
-    before, deadline = await connection.fetchval(query, run_id), monotonic() + _SECONDS_OF_SILENCE
-    while monotonic() < deadline:
+    deadline, seen = monotonic() + _SECONDS_OF_SILENCE, set[datetime | None]()
+    while len(seen) <= 1 and monotonic() < deadline:
+        async with limited(connection, seconds):
+            query = "select pg_catalog.max(saved_at) from seed_registry.checkpoints where run_id = $1"
+            seen.add(await connection.fetchval(query, run_id))
         await asyncio.sleep(_SECONDS_OF_SILENCE / 10)
-        if await connection.fetchval(query, run_id) != before:
-            return True
-    return False
+    return len(seen) > 1
 
 
-async def _locked(connection: asyncpg.Connection[Any], number: int) -> bool:
+async def _locked(connection: asyncpg.Connection[Any], number: int, seconds: float | None) -> bool:
     """Take a lock of this session's, unless somebody has it who is not about to go."""
     deadline = monotonic() + _SECONDS_FOR_THE_DEAD
-    while not await connection.fetchval("select pg_catalog.pg_try_advisory_lock($1)", number):
+    while True:
+        async with limited(connection, seconds):
+            if await connection.fetchval("select pg_catalog.pg_try_advisory_lock($1)", number):
+                return True
         if monotonic() > deadline:
             return False
         await asyncio.sleep(_SECONDS_FOR_THE_DEAD / 20)
-    return True
 
 
 def _number(text: str) -> int:
