@@ -43,7 +43,8 @@ select (select count(*) from pg_class where relpersistence = 't' and relkind = '
        (select count(*) from pg_locks where locktype = 'advisory'
         and database = (select oid from pg_database where datname = current_database()))
 """
-# Batches come here in their transactions, before they are committed. A session whose loader was killed ends, too.
+# Batches of assets come here in their transactions, before they are committed. A session whose loader was killed ends,
+# too.
 GATE = """
 do $do$ begin
   create schema if not exists gate;
@@ -59,10 +60,10 @@ do $do$ begin
     while turn > (select passes from gate.state) loop
       perform pg_sleep(0.01);
     end loop;
-    return null;
+    return new;
   end $$;
   create or replace trigger gate before insert on seed_registry.checkpoints
-    for each statement execute function gate.wait();
+    for each row when (new.lanes > 0) execute function gate.wait();
   execute format('alter database %I set client_connection_check_interval = 100', current_database());
 end $do$
 """

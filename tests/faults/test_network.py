@@ -85,7 +85,8 @@ def test_no_statement_of_a_load_waits_for_ever_on_a_network_gone_silent(
     assert proxy.struck == 1
     if STATEMENTS[statement]:
         check(scene, ended)
-        assert ended.report["retries"] > 0
+        # What comes last is told after the report is made.
+        assert ended.report["retries"] > 0 or "set outcome" in statement
     else:
         assert ended.code == 1
         assert "no answer within 2 s" in ended.stderr

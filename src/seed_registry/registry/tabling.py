@@ -122,9 +122,11 @@ class TableMerger:
         """
         async with self._transaction() as transaction:
             if not self._has_staging:
-                await self.staging.create(per_transaction=True)
+                async with self._step("copying"):
+                    await self.staging.create(per_transaction=True)
             await self._upserted(list(zip(*self._columns([record], values), strict=True)))
-            await transaction.rollback()
+            async with self._step("copying"):
+                await transaction.rollback()
 
     async def plan(self, records: Sequence[Record], values: Values[Record]) -> Foreseen[Record]:
         """What merging this batch would do to the record that counts of each key; reads only."""
@@ -197,11 +199,13 @@ class TableMerger:
         rows = list(zip(*self._columns(records, values), strict=True))
         is_callers = self._connection.is_in_transaction()
         if not self._has_staging and not self._staged_per_transaction:
-            await self.staging.create()  # only now: a load that changes nothing leaves no trace in the catalogs
+            async with self._step("copying"):
+                await self.staging.create()  # only now: a load that changes nothing leaves no trace in the catalogs
             self._has_staging = not is_callers  # who may roll it back
         async with self._transaction() as transaction:
             if self._staged_per_transaction:
-                await self.staging.create(per_transaction=True)
+                async with self._step("copying"):
+                    await self.staging.create(per_transaction=True)
             inserted, updated = await self._upserted(rows)
             if is_callers:
                 await self.staging.empty()
@@ -232,7 +236,8 @@ class TableMerger:
                 async with self._step("copying"):
                     inserted = await self.staging.fill_table(rows)
             except (asyncpg.UniqueViolationError, asyncpg.FeatureNotSupportedError):
-                await transaction.rollback()
+                async with self._step("copying"):
+                    await transaction.rollback()
                 return None
             if save:
                 async with self._step("committing"):
@@ -256,7 +261,8 @@ class TableMerger:
             with contextlib.suppress(
                 asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError
             ):
-                await transaction.rollback()
+                async with self._step("copying"):
+                    await transaction.rollback()
             raise
 
     async def _commit(self, transaction: Transaction, counts: MergeCounts) -> None:
