@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -338,12 +339,31 @@ async def test_who_holds_a_lock_at_the_beginning_is_named_and_waited_for(
     assert (await load(database_url, str(path), io_timeout_seconds=1)).assets.inserted == 1
 
 
-async def test_a_ledger_of_an_earlier_version_is_told_with_its_mend(database_url: DatabaseUrl, tmp_path: Path) -> None:
-    ask(database_url, "alter table seed_registry.checkpoints drop column whole")
-    with pytest.raises(DatabaseRefused, match=r"earlier version\n.*drop schema seed_registry cascade"):
-        await load(database_url, directory(tmp_path / "first.json", range(9)))
-    ask(database_url, "drop schema seed_registry cascade")
-    assert (await load(database_url, directory(tmp_path / "first.json", range(9)))).assets.inserted == 9
+EARLIER = """
+alter table seed_registry.checkpoints drop column whole, drop constraint checkpoints_pkey,
+  add primary key (run_id, index, lane)
+"""
+
+
+async def test_a_ledger_of_an_earlier_version_is_brought_up_to_date_by_its_owner_only(
+    database_url: DatabaseUrl, plain_connection: asyncpg.Connection[Any], tmp_path: Path
+) -> None:
+    path, role = directory(tmp_path / "first.json", range(9)), f"limited_{os.urandom(4).hex()}"
+    limited = DatabaseUrl(re.sub(r"//[^/]*@", f"//{role}@", database_url.reveal))
+    await load(database_url, path)
+    await plain_connection.execute(EARLIER)
+    await plain_connection.execute(
+        f"create role {role} login; grant usage on schema registry, seed_registry to {role}; "
+        f"grant all on all tables in schema registry, seed_registry to {role}"
+    )
+    try:
+        with pytest.raises(DatabaseRefused, match=r"earlier version\nlet its owner run `seed-registry schema apply`"):
+            await load(limited, path)
+        await load(database_url, path)
+        assert (await load(limited, path)).assets.unchanged == 9
+    finally:
+        await plain_connection.execute(f"drop owned by {role}; drop role {role}")
+    assert ask(database_url, "select count(*) from seed_registry.runs") == "3"
 
 
 # Bounds

@@ -187,15 +187,11 @@ async def create(connection: asyncpg.Connection[Any]) -> bool:
     """Create the ledger where it is missing; False if this role may not, or may not write to it.
 
     Raises:
-        DatabaseRefused: there is one of an earlier version.
+        DatabaseRefused: there is one of an earlier version, which is another role's to change.
     """
     row = await connection.fetchrow(statement("ledger_usable"))
-    if row is not None and row["is_there"]:
-        if not row["is_current"]:
-            raise DatabaseRefused(
-                "the schema seed_registry was made by an earlier version\n"
-                "as its owner: drop schema seed_registry cascade; then `seed-registry schema apply`, and its grants"
-            )
+    is_old = row is not None and row["is_there"] and not row["is_current"]
+    if row is not None and row["is_there"] and not is_old:
         return bool(row["is_usable"])
     try:
         async with connection.transaction():
@@ -203,7 +199,12 @@ async def create(connection: asyncpg.Connection[Any]) -> bool:
                 "select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('seed_registry.schema'))"
             )
             await connection.execute(statement("ledger"))
-    except asyncpg.InsufficientPrivilegeError:
+    except asyncpg.InsufficientPrivilegeError as exc:
+        if is_old:
+            raise DatabaseRefused(
+                "the schema seed_registry was made by an earlier version\n"
+                "let its owner run `seed-registry schema apply`"
+            ) from exc
         return False
     return True
 

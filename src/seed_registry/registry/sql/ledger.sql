@@ -43,3 +43,14 @@ create table if not exists seed_registry.checkpoints (
   whole    jsonb,
   primary key (run_id, index, lanes, lane)
 );
+-- Checkpoints of an earlier version: no run of this one would go on from them.
+do $$ begin
+  if not exists (
+    select from pg_catalog.pg_attribute
+    where attrelid = 'seed_registry.checkpoints'::pg_catalog.regclass and attname = 'whole' and not attisdropped
+  ) then
+    delete from seed_registry.checkpoints;
+    alter table seed_registry.checkpoints
+      add column whole jsonb, drop constraint checkpoints_pkey, add primary key (run_id, index, lanes, lane);
+  end if;
+end $$;
