@@ -314,6 +314,7 @@ def test_an_index_that_breaks_off_fails_at_once_and_leaves_no_schema(
     assert ask(database_url, SCHEMAS) == 0
 
 
+@pytest.mark.slow
 def test_what_a_killed_bench_left_is_told_and_not_touched(cli: Cli, database_url: DatabaseUrl) -> None:
     ask(database_url, f"create schema {PREFIX}dead")
     done = cli("bench", "--records", "50", *SMALL, url=database_url)
@@ -358,6 +359,7 @@ def command_lines() -> list[bytes]:
     return lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=str)
 def test_a_signal_in_the_middle_of_a_load_drops_the_scratch_schema(
     number: signal.Signals, code: int, home: Path, database_url: DatabaseUrl

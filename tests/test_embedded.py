@@ -24,6 +24,9 @@ from seed_registry.errors import EmbeddedServerFailed
 from seed_registry.registry import bundled, embedded
 from seed_registry.registry.server import Server
 
+# Servers are made, started and stopped: that takes its time.
+pytestmark = pytest.mark.slow
+
 USER = """
 import sys
 from pathlib import Path

@@ -138,6 +138,7 @@ def test_a_collector_gets_a_span_of_the_run_one_of_each_index_and_the_counts(
     assert {"seed_registry.records", "seed_registry.read", "seed_registry.batch.duration"} <= names
 
 
+@pytest.mark.slow
 def test_a_collector_that_is_down_delays_nothing_and_says_nothing(
     cli: Cli, database_url: DatabaseUrl, index: str
 ) -> None:

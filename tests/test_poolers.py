@@ -32,6 +32,7 @@ OPENSSL = shutil.which("openssl")
 CANARY = "cAnArY"
 
 pytestmark = [
+    pytest.mark.slow,  # each has a pooler of its own
     pytest.mark.anyio,
     pytest.mark.skipif(PGBOUNCER is None, reason="there is no pgbouncer"),
 ]

@@ -76,6 +76,7 @@ def environment(home: Path) -> dict[str, str]:
     return {"PATH": path, "SEED_REGISTRY_HOME": str(home), "LANG": "C.UTF-8", "HOME": str(home)}
 
 
+@pytest.mark.slow
 def test_every_command_of_the_readme_runs(
     directory: Path, portal: str, home: Path, cli: Cli, bare_database_url: DatabaseUrl
 ) -> None:

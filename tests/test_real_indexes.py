@@ -142,6 +142,7 @@ async def test_every_record_of_a_real_index_is_loaded(database_url: DatabaseUrl,
     assert again.assets.duplicate <= repeats
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_all_real_indexes_are_loaded_at_once_and_their_counts_add_up(
     database_url: DatabaseUrl, shared_data: Path

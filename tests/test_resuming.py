@@ -258,6 +258,7 @@ def killed(url: DatabaseUrl, home: Path, path: str, number: signal.Signals) -> i
     return int(ask(url, "select count(*) from registry.assets"))
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("form", ["ndjson", "json"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "terminated"])
@@ -284,6 +285,7 @@ async def test_the_same_command_resumes_what_ended_early_and_redoes_nothing(
     assert not again.of("run_resumed")
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("change", ["appended", "edited, its time put back"])
 async def test_a_file_that_changed_is_read_from_its_beginning(
@@ -305,6 +307,7 @@ async def test_a_file_that_changed_is_read_from_its_beginning(
     assert report.assets.unchanged >= committed - 1
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_with_no_resume_and_with_other_flags_it_is_another_run(
     database_url: DatabaseUrl, home: Path, tmp_path: Path
@@ -341,6 +344,7 @@ async def test_a_file_that_changes_while_it_is_read_fails_the_load(database_url:
     assert (await load(database_url, path)).assets.resumed == 0
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_second_load_of_the_same_index_is_refused_with_the_first_ones_run(
     database_url: DatabaseUrl, home: Path, tmp_path: Path, cli: Cli

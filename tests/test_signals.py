@@ -23,6 +23,9 @@ from seed_registry import DatabaseUrl
 from seed_registry.bench.workloads import Workload, generate
 from seed_registry.registry import embedded
 
+# Each is a process that is waited for.
+pytestmark = pytest.mark.slow
+
 COUNT = "select count(*) from registry.assets"
 SESSIONS = """
     select count(*) from pg_stat_activity

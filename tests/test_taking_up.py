@@ -108,6 +108,7 @@ def test_two_loads_of_standard_input_at_once_are_two_runs_with_a_rejects_file_ea
     assert ask(database_url, "select string_agg(outcome, ' ') from seed_registry.runs") == "done done"
 
 
+@pytest.mark.slow
 async def test_a_run_whose_own_session_was_lost_is_still_its_own(
     database_url: DatabaseUrl, tmp_path: Path, cli: Cli
 ) -> None:
@@ -251,6 +252,7 @@ async def test_a_verification_and_an_index_that_failed_are_both_told(database_ur
 # What is committed, parked, looked up
 
 
+@pytest.mark.slow
 async def test_an_asset_whose_source_is_missing_costs_the_others_no_resuming(
     database_url: DatabaseUrl, home: Path, tmp_path: Path
 ) -> None:
@@ -324,6 +326,7 @@ async def test_a_source_cache_does_not_outlive_a_verification_that_failed(
     assert not cache.exists()
 
 
+@pytest.mark.slow
 async def test_who_holds_a_lock_at_the_beginning_is_named_and_waited_for(
     database_url: DatabaseUrl, plain_connection: asyncpg.Connection[Any], tmp_path: Path
 ) -> None:
