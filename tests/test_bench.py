@@ -52,6 +52,9 @@ from seed_registry.settings import DatabaseUrl, Settings
 Cli = Callable[..., "subprocess.CompletedProcess[bytes]"]
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 
+# Benchmarks are run: small ones, but each cell is a process.
+pytestmark = pytest.mark.slow
+
 PASSWORD = "correct-horse"
 SCHEMAS = f"select count(*) from pg_namespace where nspname like '{PREFIX}%'"
 SMALL = ("--batch-size", "50", "--concurrency", "2", "--repeat", "1")

@@ -18,7 +18,7 @@ from seed_registry.registry.examining import examine
 from seed_registry.registry.schema import quoted
 from seed_registry.settings import DatabaseUrl
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 CANARY = "cAnArY"
 

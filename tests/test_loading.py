@@ -633,6 +633,7 @@ def containers(dialect: str, records: list[Json]) -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("dialect", SETS)
 async def test_the_same_records_in_every_container_give_the_same_table(

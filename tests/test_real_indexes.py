@@ -200,6 +200,7 @@ async def test_the_rows_of_real_records_are_as_their_portals_wrote_them(
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", ["directory_sf.json", "views_array.json", "dcat_us_portal.json"])
 async def test_real_records_in_every_container_give_the_same_table(
