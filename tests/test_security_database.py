@@ -23,7 +23,7 @@ from seed_registry.registry.schema import introspect, quoted
 from seed_registry.report import MergeCounts
 from seed_registry.settings import DatabaseUrl, Settings
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 Property: TypeAlias = Callable[[str, object], None]
