@@ -385,7 +385,9 @@ def _from(shown: _Shown) -> str:
 
 
 def _unknown_variables(root: Any) -> list[str]:
-    known = {"SEED_REGISTRY_HOME", "SEED_REGISTRY_CONFIG"}
-    for path, command in commands_of(root):
-        known |= {variable(path[-1], key) for key in options_of(command)}
-    return sorted(name for name in os.environ if name.startswith("SEED_REGISTRY_") and name not in known)
+    unknown = {name for name in os.environ if name.startswith("SEED_REGISTRY_")}
+    unknown -= {"SEED_REGISTRY_HOME", "SEED_REGISTRY_CONFIG"}
+    if unknown:  # most commands are run without any
+        for path, command in commands_of(root):
+            unknown -= {variable(path[-1], key) for key in options_of(command)}
+    return sorted(unknown)

@@ -190,8 +190,8 @@ async def create(connection: asyncpg.Connection[Any]) -> bool:
         DatabaseRefused: there is one of an earlier version, which is another role's to change.
     """
     row = await connection.fetchrow(statement("ledger_usable"))
-    is_old = row is not None and row["is_there"] and not row["is_current"]
-    if row is not None and row["is_there"] and not is_old:
+    assert row is not None  # an aggregate
+    if row["is_there"] and row["is_current"]:
         return bool(row["is_usable"])
     try:
         async with connection.transaction():
@@ -200,7 +200,7 @@ async def create(connection: asyncpg.Connection[Any]) -> bool:
             )
             await connection.execute(statement("ledger"))
     except asyncpg.InsufficientPrivilegeError as exc:
-        if is_old:
+        if row["is_there"]:
             raise DatabaseRefused(
                 "the schema seed_registry was made by an earlier version\n"
                 "let its owner run `seed-registry schema apply`"

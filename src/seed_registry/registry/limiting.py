@@ -21,13 +21,13 @@ async def limited(connection: asyncpg.Connection[Any], seconds: float | None) ->
         yield
         return
     # First the connection, then the waiting: what is cancelled may roll back, and would wait for that answer as well.
-    cut = asyncio.get_running_loop().call_later(seconds, connection.terminate)
-    limit = asyncio.timeout(seconds)
+    loop = asyncio.get_running_loop()
+    cut = loop.call_later(seconds, connection.terminate)
     try:
-        async with limit:
+        async with asyncio.timeout(seconds):
             yield
     except Exception:
-        if not limit.expired() and not (cut.when() <= asyncio.get_running_loop().time()):
+        if loop.time() < cut.when():
             raise
         raise TimeoutError(f"no answer within {seconds:g} s") from None
     finally:
