@@ -132,8 +132,9 @@ def hostile_recording(*, exit_code: int = 4) -> Recording:
     tally.assets_by_source = Counter({HOSTILE: 5, "<b>": 2, "": 1})
     report = Report(
         run_id=HOSTILE, indexes=[HOSTILE], dialect=HOSTILE, provider=HOSTILE, dry_run=False, seconds=1, bytes_read=1,
-        records_per_second=1, batches=1, retries=1, repaired=1, sources=SourceCounts(), assets=AssetCounts(),
-        rejects_file=HOSTILE, verification=Verification(False, [Check(HOSTILE, False, HOSTILE, HOSTILE)]),
+        records_per_second=1, batches=1, retries=1, repaired=1, dates_ignored=1, texts_ignored=1,
+        sources=SourceCounts(), assets=AssetCounts(), rejects_file=HOSTILE,
+        verification=Verification(False, [Check(HOSTILE, False, HOSTILE, HOSTILE)]),
     )  # fmt: skip
     told.tell("info", "run_finished", **msgspec.to_builtins(report))
     told.ended(exit_code, HOSTILE + "\n" + HOSTILE)

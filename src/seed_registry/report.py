@@ -25,6 +25,8 @@ class Counts(Struct):
     rejected: int = 0
     missing_source: int = 0
     resumed: int = 0
+    older: int = 0
+    not_written: int = 0
 
     @property
     def outcomes(self) -> int:
@@ -37,6 +39,8 @@ class Counts(Struct):
             + self.rejected
             + self.missing_source
             + self.resumed
+            + self.older
+            + self.not_written
         )
 
     def since(self, before: Counts) -> Counts:
@@ -118,6 +122,7 @@ class Tally(Struct):
     retries: int = 0
     repaired: int = 0
     dates_ignored: int = 0
+    texts_ignored: int = 0
     rejects: Counter[str] = field(default_factory=Counter)  # by reason
     assets_by_source: Counter[str] = field(default_factory=Counter)  # sent to the database, by source key
     stages: Stages = field(default_factory=Stages)
@@ -146,10 +151,12 @@ class SourceCounts(Struct, frozen=True):
 
 
 class AssetCounts(SourceCounts, frozen=True):
-    """The `assets` of a report."""
+    """The `assets` of a report; `not_written` were read, but the run stopped before they were written."""
 
     missing_source: int = 0
     resumed: int = 0
+    older: int = 0
+    not_written: int = 0
 
 
 class Check(Struct, frozen=True):
@@ -170,6 +177,33 @@ class Verification(Struct, frozen=True):
 
     passed: bool
     checks: list[Check]
+
+
+class Database(Struct, frozen=True):
+    """The database that a load wrote to, without any secret; `server` is its version."""
+
+    host: str | None
+    port: int | None
+    name: str
+    user: str
+    server: str
+    embedded: bool
+
+
+class Incomplete(Struct, frozen=True):
+    """An index whose portal declares more records than were read; `index` names the first of its pages."""
+
+    index: str
+    declared: int
+    read: int
+
+
+class UnreadRecords(Struct, frozen=True):
+    """An array of objects in a document that looks like records and was not read."""
+
+    index: str
+    path: str
+    count: int
 
 
 class IndexReport(Struct, frozen=True):
@@ -198,12 +232,17 @@ class Report(Struct, frozen=True, omit_defaults=True):
     batches: int
     retries: int
     repaired: int
+    dates_ignored: int
+    texts_ignored: int
     sources: SourceCounts
     assets: AssetCounts
     rejects_file: str | None
     verification: Verification | None
     per_index: list[IndexReport] = []
     plan: Plan | None = None
+    database: Database | None = None
+    incomplete: list[Incomplete] = []
+    unread_records: list[UnreadRecords] = []
 
 
 class Progress(Protocol):

@@ -332,6 +332,8 @@ class Run:
             batches=tally.batches,
             retries=tally.retries,
             repaired=tally.repaired,
+            dates_ignored=tally.dates_ignored,
+            texts_ignored=tally.texts_ignored,
             sources=msgspec.convert(tally.sources, SourceCounts, from_attributes=True),
             assets=msgspec.convert(tally.assets, AssetCounts, from_attributes=True),
             rejects_file=encodable(str(self._rejects.path)) if self._rejects and self._rejects.created else None,

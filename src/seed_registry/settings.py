@@ -121,6 +121,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     dry_run: bool = False
     dialect: DialectName | None = None  # None: detected
     domain: str | None = None  # the portal of records that name none
+    language: str | None = None  # of texts that come in several, e.g. "en"; None: English, then the portal's first
+    provider: str | None = None  # the portal software of sources that are created; None: what the dialect says
     records_at: str | None = None  # dotted path of the records' array, e.g. "result.results"
     derive_sources: bool = False
     schema: str = "registry"  # of the tables
@@ -134,6 +136,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     resume: bool = True  # go on where a run of the same command ended early
     retry_for_seconds: float = 300.0  # how long what may pass is tried again, e.g. a lost connection
     io_timeout_seconds: float = 300.0  # the longest that the database may take for one statement of a batch
+    complete: bool = False  # fail where a portal declares more records than the indexes hold
+    headers: tuple[str, ...] = ()  # "Name: value", for URLs
+    digest: bool = False  # of the registry, after the load
     verify: bool = True
     verify_sample: int = 5  # assets compared field by field after a load
     source_cache: str | None = None  # path

@@ -117,7 +117,7 @@ def print_warning(message: str) -> None:
 
 def _counts_table(report: Report) -> Table:
     names = ["read", "inserted", "updated", "unchanged", "duplicate", "rejected"]
-    names += [name for name in ("missing_source", "resumed") if getattr(report.assets, name)]
+    names += [name for name in ("missing_source", "resumed", "older", "not_written") if getattr(report.assets, name)]
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for name in names:

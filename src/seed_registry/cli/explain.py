@@ -11,7 +11,15 @@ import msgspec
 import typer
 
 from seed_registry.cli.console import print_rows
-from seed_registry.cli.options import DialectOption, DomainOption, RecordsAtOption, dialect_of
+from seed_registry.cli.options import (
+    DialectOption,
+    DomainOption,
+    Headers,
+    LanguageOption,
+    ProviderOption,
+    RecordsAtOption,
+    dialect_of,
+)
 from seed_registry.escaping import printable
 from seed_registry.index.detecting import Shape
 from seed_registry.index.reading import read_index
@@ -38,11 +46,21 @@ class _Explained(msgspec.Struct):
 def explain(
     index: Annotated[str, typer.Argument(metavar="INDEX", help="A file or URL; - is stdin.")],
     dialect: DialectOption = None,
+    header: Headers = None,
     domain: DomainOption = None,
+    language: LanguageOption = None,
+    provider: ProviderOption = None,
     records_at: RecordsAtOption = None,
 ) -> None:
     """Say what dialect an index was taken for and why, and show the first records as they would be stored."""
-    settings = Settings(dialect=dialect_of(dialect), domain=domain, records_at=records_at)
+    settings = Settings(
+        dialect=dialect_of(dialect),
+        domain=domain,
+        language=language,
+        provider=provider,
+        headers=tuple(header or ()),
+        records_at=records_at,
+    )
     found = anyio.run(_look, index, settings)
     print_rows(
         found.index,

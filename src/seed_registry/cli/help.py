@@ -19,16 +19,18 @@ _WIDEST, _NARROWEST = 96, 40
 _MANY = 18
 
 _GROUPS: Mapping[str, str] = {
-    "What to load": "index indexes-from dialect domain records-at derive-sources full keep-going",
+    "What to load": "index indexes-from header dialect domain language provider records-at derive-sources full "
+    "keep-going",
     "Where to": "database-url pooler column",
     "How fast": "batch-size batch-bytes concurrency strategy changed repeat",
     "A synthetic index": "records sources size seed",
     "Bad records and limits": "rejects max-rejects max-record-bytes max-unpacked-bytes max-sources",
-    "Safety": "dry-run resume retry-for io-timeout verify sample source-cache",
-    "What is told": "json html report metrics-file log-format log-file quiet verbose compare detailed-exitcode",
+    "Safety": "dry-run complete resume retry-for io-timeout verify sample source-cache",
+    "What is told": "json digest html report metrics-file log-format log-file quiet verbose compare detailed-exitcode",
 }
 _RARE = {
-    "full", "indexes-from", "records-at", "column", "pooler", "batch-bytes", "max-record-bytes", "max-unpacked-bytes",
+    "complete", "digest", "full", "header", "indexes-from", "language", "provider", "records-at", "column", "pooler",
+    "batch-bytes", "max-record-bytes", "max-unpacked-bytes",
     "max-sources", "retry-for", "io-timeout", "sample", "source-cache", "log-format", "log-file", "metrics-file",
 }  # fmt: skip
 _METAVARS: Mapping[str, str] = {

@@ -19,10 +19,12 @@ from seed_registry.cli.options import (
     DatabaseOption,
     DialectOption,
     DomainOption,
+    Headers,
     Indexes,
     IndexesFrom,
     IndexOption,
     IoTimeout,
+    LanguageOption,
     LogFile,
     LogFormat,
     LogFormatOption,
@@ -31,6 +33,7 @@ from seed_registry.cli.options import (
     MaxSources,
     MaxUnpackedBytes,
     PoolerOption,
+    ProviderOption,
     Quiet,
     RecordsAtOption,
     ReportAsJson,
@@ -61,7 +64,10 @@ def load(  # a flag each
     concurrency: Concurrency = DEFAULTS.concurrency,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; tell what a load would do.")] = False,
     dialect: DialectOption = None,
+    header: Headers = None,
     domain: DomainOption = None,
+    language: LanguageOption = None,
+    provider: ProviderOption = None,
     records_at: RecordsAtOption = None,
     derive_sources: Annotated[
         bool, typer.Option("--derive-sources", help="Create sources that the index does not list.")
@@ -71,6 +77,9 @@ def load(  # a flag each
     rejects: Annotated[
         str | None, typer.Option(help="The file for rejected records [default: one a run, see the report]")
     ] = None,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Exit with 4 where a portal has more records than were read.")
+    ] = False,
     max_rejects: MaxRejectsOption = "10%",
     max_record_bytes: MaxRecordBytes = "16MiB",
     max_unpacked_bytes: MaxUnpackedBytes = None,
@@ -85,6 +94,7 @@ def load(  # a flag each
     source_cache: Annotated[str | None, typer.Option(help="File that keeps the sources' ids between runs.")] = None,
     indexes_from: IndexesFrom = None,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="Load the others when an index is bad.")] = False,
+    digest: Annotated[bool, typer.Option("--digest", help="Tell the digest of the registry afterwards.")] = False,
     as_json: ReportAsJson = False,
     log_format: LogFormatOption = LogFormat.auto,
     log_file: LogFile = None,
@@ -108,11 +118,15 @@ def load(  # a flag each
         dry_run=dry_run,
         dialect=dialect_of(dialect),
         domain=domain,
+        language=language,
+        provider=provider,
+        headers=tuple(header or ()),
         records_at=records_at,
         derive_sources=derive_sources,
         columns=columns_of(column),
         full=full,
         rejects=rejects,
+        complete=complete,
         max_rejects=MaxRejects.parse(max_rejects),
         max_record_bytes=parse_bytes(max_record_bytes),
         max_unpacked_bytes=parse_bytes(max_unpacked_bytes) if max_unpacked_bytes else None,
@@ -120,6 +134,7 @@ def load(  # a flag each
         resume=resume,
         retry_for_seconds=retry_for,
         io_timeout_seconds=io_timeout,
+        digest=digest,
         verify=verify,
         verify_sample=sample,
         source_cache=source_cache,
@@ -163,4 +178,4 @@ def _without(command: Any, signature: inspect.Signature, *flags: str) -> None:
 
 _signature = inspect.signature(load, eval_str=True)
 _without(load, _signature, "detailed_exitcode")
-_without(plan, _signature, "dry_run", "metrics_file")
+_without(plan, _signature, "digest", "dry_run", "metrics_file")

@@ -50,6 +50,16 @@ PoolerOption = Annotated[
 ]
 DialectOption = Annotated[Dialect | None, typer.Option("--dialect", help="Its shape, where it is not detected.")]
 DomainOption = Annotated[str | None, typer.Option("--domain", help="The portal of records that do not name theirs.")]
+LanguageOption = Annotated[
+    str | None, typer.Option("--language", metavar="CODE", help="Of texts in several languages, like en or de-CH.")
+]
+ProviderOption = Annotated[
+    str | None, typer.Option("--provider", metavar="NAME", help="The portal software, where the dialect is not enough.")
+]
+Headers = Annotated[
+    list[str] | None,
+    typer.Option("--header", metavar="'NAME: VALUE'", help="Sent with requests for URLs; repeat it for more."),
+]
 RecordsAtOption = Annotated[
     str | None, typer.Option("--records-at", help="Path of the array of records, like result.results.")
 ]

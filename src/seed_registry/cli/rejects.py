@@ -27,6 +27,7 @@ from seed_registry.cli.options import (
     DialectOption,
     DomainOption,
     IoTimeout,
+    LanguageOption,
     LogFile,
     LogFormat,
     LogFormatOption,
@@ -34,6 +35,7 @@ from seed_registry.cli.options import (
     MaxRejectsOption,
     MaxSources,
     PoolerOption,
+    ProviderOption,
     Quiet,
     ReportAsJson,
     RetryFor,
@@ -130,6 +132,8 @@ def replay_file(  # a flag each
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; tell what a replay would do.")] = False,
     dialect: DialectOption = None,
     domain: DomainOption = None,
+    language: LanguageOption = None,
+    provider: ProviderOption = None,
     column: Columns = None,
     rejects: Annotated[
         str | None, typer.Option(help="The file for what is rejected again [default: a new one, see the report]")
@@ -158,6 +162,8 @@ def replay_file(  # a flag each
         dry_run=dry_run,
         dialect=dialect_of(dialect),
         domain=domain,
+        language=language,
+        provider=provider,
         columns=columns_of(column),
         rejects=rejects,
         max_rejects=MaxRejects.parse(max_rejects),

@@ -141,7 +141,18 @@ def indexes(recording: Recording) -> Iterable[str]:
     if len(recording.names) <= 1 or not parts:
         return
     yield "<section><h2>Indexes</h2>"
-    columns = ["read", "inserted", "updated", "unchanged", "duplicate", "rejected", "missing_source", "resumed"]
+    columns = [
+        "read",
+        "inserted",
+        "updated",
+        "unchanged",
+        "duplicate",
+        "rejected",
+        "missing_source",
+        "resumed",
+        "older",
+        "not_written",
+    ]
     columns = [name for name in columns if name == "read" or any(part.assets.get(name) for part in parts)]
     rows = [
         [_index_name(part), html_text(part.dialect), *(f"{part.assets.get(name, 0):,}" for name in columns)]
