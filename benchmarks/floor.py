@@ -82,7 +82,7 @@ class _Files:
             self._add(record)
         elif isinstance(record, Asset):
             if record.source_key not in self._ids:  # of a dialect that lists no sources
-                self._add(Source(record.source_key, url=f"https://{record.source_key}"))
+                self._add(Source(record.source_key, "socrata", url=f"https://{record.source_key}"))
             file = self._files[zlib.crc32(record.key.encode()) % len(self._files)]
             file.write(_binary_row(record, self._ids[record.source_key]))
 

@@ -23,7 +23,7 @@ import msgspec
 import pytest
 import xxhash
 
-from seed_registry.records import Asset, Source
+from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry import embedded, schema
 from seed_registry.registry.connecting import session
 from seed_registry.settings import DatabaseUrl
@@ -240,7 +240,7 @@ def cli(home: Path, tmp_path: Path) -> Cli:
 def make_source(key: str = "data.example.org", name: str | None = None, **fields: Any) -> Source:
     """A source as an index gives it: its content hash is that of its values, its `raw` holds them."""
     raw = fields.pop("raw", None) or msgspec.json.encode({"domain": key, "name": name})
-    source = Source(key=key, name=name, raw=raw, **{"url": f"https://{key}", **fields})
+    source = Source(key=key, name=name, raw=raw, **{"provider": "socrata", "url": f"https://{key}", **fields})
     return msgspec.structs.replace(source, content_hash=_hash(source))
 
 
@@ -249,6 +249,11 @@ def make_asset(key: str, source_key: str = "data.example.org", **fields: Any) ->
     raw = fields.pop("raw", None) or msgspec.json.encode({"id": key, **fields})
     asset = Asset(key=key, source_key=source_key, raw=raw, **fields)
     return msgspec.structs.replace(asset, content_hash=_hash(asset))
+
+
+def source_rows(ids: Mapping[str, Any], provider: str | None = "socrata") -> dict[str, SourceRow]:
+    """The rows of sources that have these ids, all of one provider."""
+    return {key: SourceRow(id_, provider) for key, id_ in ids.items()}
 
 
 def _hash(record: Source | Asset) -> bytes:

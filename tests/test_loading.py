@@ -415,18 +415,18 @@ async def test_the_report_of_one_index_has_no_parts(database_url: DatabaseUrl, i
 
 
 @pytest.mark.anyio
-async def test_a_portal_of_two_providers_is_a_source_of_each(database_url: DatabaseUrl, index: Index) -> None:
+async def test_a_portal_of_two_dialects_is_one_source(database_url: DatabaseUrl, index: Index) -> None:
     views = index([{"id": "abcd-2345", "name": "View", "columns": []}], "views.json")
     packages = index([{"id": "k-1", "name": "package", "metadata_modified": "2024-01-01"}], "packages.json")
     report = summed(await load(database_url, views, packages, domain=A))
-    assert report.sources == SourceCounts(read=2, inserted=2)
+    assert report.sources == SourceCounts(read=2, inserted=1, unchanged=1)
     query = """
         select asset_key, provider, source_key, asset.url from registry.assets as asset
         join registry.sources as source on source.id = asset.source_id order by 1
     """
     assert await ask(database_url, query) == [
         ("abcd-2345", "socrata", A, f"https://{A}/d/abcd-2345"),
-        ("k-1", "ckan", A, f"https://{A}/dataset/package"),
+        ("k-1", "socrata", A, f"https://{A}/dataset/package"),
     ]
 
 

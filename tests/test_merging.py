@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import _clone, make_asset, make_source
-from seed_registry.errors import SchemaMissing
-from seed_registry.records import Asset
+from conftest import _clone, make_asset, make_source, source_rows
+from seed_registry.errors import SchemaMissing, SettingsInvalid
+from seed_registry.records import Asset, SourceRow
 from seed_registry.registry.connecting import session
 from seed_registry.registry.merging import Merger, upsert_assets, upsert_sources
 from seed_registry.registry.planning import Planner
@@ -54,6 +54,12 @@ async def ids(connection: Connection) -> dict[str, Any]:
 
 
 @pytest.fixture
+def rows(ids: dict[str, Any]) -> dict[str, SourceRow]:
+    """The rows of two sources that exist."""
+    return source_rows(ids)
+
+
+@pytest.fixture
 async def merger(connection: Connection) -> Merger:
     return await prepared(connection)
 
@@ -83,9 +89,9 @@ async def written(connection: Connection) -> tuple[int, int, int]:
 # --- counts -------------------------------------------------------------------------------------------------------
 
 
-async def test_every_record_of_a_batch_is_counted_once(merger: Merger, ids: dict[str, Any]) -> None:
+async def test_every_record_of_a_batch_is_counted_once(merger: Merger, rows: dict[str, SourceRow]) -> None:
     first = [make_asset("a"), make_asset("b"), make_asset("c")]
-    assert await merger.merge_assets(first, ids) == MergeCounts(inserted=3)
+    assert await merger.merge_assets(first, rows) == MergeCounts(inserted=3)
     second = [
         make_asset("b", name="new"),
         make_asset("c"),
@@ -93,7 +99,7 @@ async def test_every_record_of_a_batch_is_counted_once(merger: Merger, ids: dict
         make_asset("d", name="last"),
         make_asset("c"),
     ]
-    assert await merger.merge_assets(second, ids) == MergeCounts(inserted=1, updated=1, unchanged=1, duplicate=2)
+    assert await merger.merge_assets(second, rows) == MergeCounts(inserted=1, updated=1, unchanged=1, duplicate=2)
 
 
 async def test_an_empty_batch_is_nothing(merger: Merger) -> None:
@@ -101,28 +107,33 @@ async def test_an_empty_batch_is_nothing(merger: Merger) -> None:
     assert await merger.merge_sources([]) == (MergeCounts(), {})
 
 
-async def test_the_last_of_a_key_wins(merger: Merger, connection: Connection, ids: dict[str, Any]) -> None:
-    await merger.merge_assets([make_asset("a", name=name) for name in ("one", "two", "three")], ids)
+async def test_the_last_of_a_key_wins(merger: Merger, connection: Connection, rows: dict[str, SourceRow]) -> None:
+    await merger.merge_assets([make_asset("a", name=name) for name in ("one", "two", "three")], rows)
     assert (await row(connection, "a"))["name"] == "three"
 
 
 async def test_a_batch_larger_than_any_is_merged_whole(
-    merger: Merger, connection: Connection, ids: dict[str, Any]
+    merger: Merger, connection: Connection, rows: dict[str, SourceRow]
 ) -> None:
     many = [make_asset(f"{number:05}", description="x" * 500) for number in range(5000)]
     random.Random(1).shuffle(many)
-    assert await merger.merge_assets(many, ids) == MergeCounts(inserted=5000)
-    assert await merger.merge_assets(many, ids) == MergeCounts(unchanged=5000)
+    assert await merger.merge_assets(many, rows) == MergeCounts(inserted=5000)
+    assert await merger.merge_assets(many, rows) == MergeCounts(unchanged=5000)
 
 
 async def test_fields_follow_the_record_and_so_does_its_source(
-    merger: Merger, connection: Connection, ids: dict[str, Any]
+    merger: Merger, connection: Connection, rows: dict[str, SourceRow]
 ) -> None:
-    await merger.merge_assets([make_asset("a", name="n", description="d", url="u")], ids)
+    await merger.merge_assets([make_asset("a", name="n", description="d", url="u")], rows)
     before = await row(connection, "a")
-    assert await merger.merge_assets([make_asset("a", "b.org", description="new")], ids) == MergeCounts(updated=1)
+    assert await merger.merge_assets([make_asset("a", "b.org", description="new")], rows) == MergeCounts(updated=1)
     after = await row(connection, "a")
-    assert (after["name"], after["description"], after["url"], after["source_id"]) == (None, "new", None, ids["b.org"])
+    assert (after["name"], after["description"], after["url"], after["source_id"]) == (
+        None,
+        "new",
+        None,
+        rows["b.org"].id,
+    )
     assert (after["id"], after["created_at"]) == (before["id"], before["created_at"])
     assert after["content_hash"] != before["content_hash"]
 
@@ -132,49 +143,51 @@ async def test_fields_follow_the_record_and_so_does_its_source(
 )
 @pytest.mark.parametrize("full", [False, True])
 async def test_one_field_that_differs_is_an_update(
-    change: dict[str, Any], full: bool, connection: Connection, ids: dict[str, Any]
+    change: dict[str, Any], full: bool, connection: Connection, rows: dict[str, SourceRow]
 ) -> None:
     merger = await prepared(connection, full=full)
     changed = make_asset("a", **{"raw": b"{}"} | change)
-    await merger.merge_assets([make_asset("a", raw=b"{}")], ids)
-    assert await merger.merge_assets([changed], ids) == MergeCounts(updated=1)
-    assert await merger.merge_assets([changed], ids) == MergeCounts(unchanged=1)
+    await merger.merge_assets([make_asset("a", raw=b"{}")], rows)
+    assert await merger.merge_assets([changed], rows) == MergeCounts(updated=1)
+    assert await merger.merge_assets([changed], rows) == MergeCounts(unchanged=1)
 
 
 # --- moments ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_moment_never_goes_backwards(merger: Merger, connection: Connection, ids: dict[str, Any]) -> None:
+async def test_a_moment_never_goes_backwards(
+    merger: Merger, connection: Connection, rows: dict[str, SourceRow]
+) -> None:
     for moment, wanted in [(DAY[3], DAY[3]), (DAY[1], DAY[3]), (None, DAY[3]), (DAY[5], DAY[5])]:
-        await merger.merge_assets([make_asset("a", name=str(moment), updated_at=moment)], ids)
+        await merger.merge_assets([make_asset("a", name=str(moment), updated_at=moment)], rows)
         found = await row(connection, "a")
         assert (found["updated_at"], found["name"]) == (wanted, str(moment))
 
 
 async def test_an_earlier_moment_alone_is_no_change(
-    merger: Merger, connection: Connection, ids: dict[str, Any]
+    merger: Merger, connection: Connection, rows: dict[str, SourceRow]
 ) -> None:
-    await merger.merge_assets([make_asset("a", updated_at=DAY[3], raw=b"{}")], ids)
+    await merger.merge_assets([make_asset("a", updated_at=DAY[3], raw=b"{}")], rows)
     before = await versions(connection)
     earlier = [make_asset("a", updated_at=DAY[1], raw=b"{}")]
-    assert await merger.merge_assets(earlier, ids) == MergeCounts(unchanged=1)
+    assert await merger.merge_assets(earlier, rows) == MergeCounts(unchanged=1)
     full = await prepared(connection, full=True)
-    assert await full.merge_assets(earlier, ids) == MergeCounts(unchanged=1)
+    assert await full.merge_assets(earlier, rows) == MergeCounts(unchanged=1)
     # an upsert that found nothing to write may have locked the row, but wrote no other version of it
     assert [version[::2] for version in await versions(connection)] == [version[::2] for version in before]
 
 
 @pytest.mark.parametrize("held", [[], [make_asset("a", updated_at=DAY[1])]])
 async def test_the_greatest_moment_of_a_key_is_kept_whatever_the_batches(
-    held: list[Asset], connection: Connection, ids: dict[str, Any], merger: Merger
+    held: list[Asset], connection: Connection, rows: dict[str, SourceRow], merger: Merger
 ) -> None:
     records = [make_asset("a", updated_at=moment) for moment in (DAY[2], DAY[5], None, DAY[1])]
     stored = []
     for size in (1, 2, 4):
         await connection.execute("truncate registry.assets")
-        await merger.merge_assets(held, ids)
+        await merger.merge_assets(held, rows)
         for start in range(0, len(records), size):
-            await merger.merge_assets(records[start : start + size], ids)
+            await merger.merge_assets(records[start : start + size], rows)
         found = await row(connection, "a")
         stored.append((found["updated_at"], found["raw"]))
     assert stored == [(DAY[5], stored[0][1])] * 3
@@ -186,43 +199,45 @@ async def test_moments_without_a_zone_are_kept_in_utc_whatever_the_session(
     await plain_connection.execute("alter table registry.assets alter updated_at type timestamp")
     await plain_connection.execute("set timezone to 'Asia/Tokyo'")
     ids = await upsert_sources(plain_connection, [make_source()])
-    await upsert_assets(plain_connection, [make_asset("a", updated_at=DAY[1])], ids)
+    await upsert_assets(plain_connection, [make_asset("a", updated_at=DAY[1])], ids, provider="socrata")
     assert (await row(plain_connection, "a"))["updated_at"] == DAY[1].replace(tzinfo=None)
     await plain_connection.execute("set timezone to 'America/New_York'")
     merger = await prepared(plain_connection, full=True)
-    assert await merger.merge_assets([make_asset("a", updated_at=DAY[1])], ids) == MergeCounts(unchanged=1)
-    assert await merger.compare_assets([make_asset("a", updated_at=DAY[1])], ids) == {}
+    assert await merger.merge_assets([make_asset("a", updated_at=DAY[1])], source_rows(ids)) == MergeCounts(unchanged=1)
+    assert await merger.compare_assets([make_asset("a", updated_at=DAY[1])], source_rows(ids)) == {}
 
 
 # --- unchanged ----------------------------------------------------------------------------------------------------
 
 
 async def test_other_bytes_of_the_same_values_are_unchanged_and_nothing_is_written(
-    merger: Merger, connection: Connection, ids: dict[str, Any]
+    merger: Merger, connection: Connection, rows: dict[str, SourceRow]
 ) -> None:
-    await merger.merge_assets([make_asset("a", raw=b'{"x":1,"y":[1,2]}'), make_asset("b")], ids)
+    await merger.merge_assets([make_asset("a", raw=b'{"x":1,"y":[1,2]}'), make_asset("b")], rows)
     counted, before = await written(connection), await versions(connection)
     respelled = [make_asset("a", raw=b'{ "y" : [1, 2],\n"x": 1 }'), make_asset("b")]
-    assert await merger.merge_assets(respelled, ids) == MergeCounts(unchanged=2)
+    assert await merger.merge_assets(respelled, rows) == MergeCounts(unchanged=2)
     assert await written(connection) == counted
     assert [version[::2] for version in await versions(connection)] == [version[::2] for version in before]
 
 
-async def test_unchanged_records_write_nothing(merger: Merger, connection: Connection, ids: dict[str, Any]) -> None:
+async def test_unchanged_records_write_nothing(
+    merger: Merger, connection: Connection, rows: dict[str, SourceRow]
+) -> None:
     records = [make_asset(str(number)) for number in range(100)]
-    await merger.merge_assets(records, ids)
+    await merger.merge_assets(records, rows)
     counted, before = await written(connection), await versions(connection)
     assert counted == (100, 0, 0)
-    assert await merger.merge_assets(records, ids) == MergeCounts(unchanged=100)
+    assert await merger.merge_assets(records, rows) == MergeCounts(unchanged=100)
     assert await written(connection) == counted
     assert await versions(connection) == before
 
 
-async def test_only_what_changed_is_written(merger: Merger, connection: Connection, ids: dict[str, Any]) -> None:
-    await merger.merge_assets([make_asset(str(number)) for number in range(100)], ids)
+async def test_only_what_changed_is_written(merger: Merger, connection: Connection, rows: dict[str, SourceRow]) -> None:
+    await merger.merge_assets([make_asset(str(number)) for number in range(100)], rows)
     before = set(await versions(connection))
     records = [make_asset(str(number), **({"name": "new"} if number == 42 else {})) for number in range(100)]
-    assert await merger.merge_assets(records, ids) == MergeCounts(updated=1, unchanged=99)
+    assert await merger.merge_assets(records, rows) == MergeCounts(updated=1, unchanged=99)
     assert len(before & set(await versions(connection))) == 99
     assert await written(connection) == (100, 1, 0)
 
@@ -230,7 +245,7 @@ async def test_only_what_changed_is_written(merger: Merger, connection: Connecti
 @pytest.mark.parametrize("hashed", [True, False])
 @pytest.mark.parametrize("full", [False, True])
 async def test_unchanged_rows_are_not_locked(
-    hashed: bool, full: bool, connection: Connection, plain_connection: Connection, ids: dict[str, Any]
+    hashed: bool, full: bool, connection: Connection, plain_connection: Connection, rows: dict[str, SourceRow]
 ) -> None:
     records = [make_asset("a"), make_asset("b")]
     sources = [make_source(), make_source("b.org")]
@@ -238,43 +253,43 @@ async def test_unchanged_rows_are_not_locked(
         records = [msgspec.structs.replace(asset, content_hash=None) for asset in records]
         sources = [msgspec.structs.replace(source, content_hash=None) for source in sources]
     merger = await prepared(connection, full=full)
-    await merger.merge_assets(records, ids)
+    await merger.merge_assets(records, rows)
     async with plain_connection.transaction():
         await plain_connection.execute("select from registry.assets for update")
         await plain_connection.execute("select from registry.sources for update")
         await connection.execute("set lock_timeout to '100ms'")
-        assert await merger.merge_assets(records, ids) == MergeCounts(unchanged=2)
-        assert await merger.merge_sources(sources) == (MergeCounts(unchanged=2), ids)
+        assert await merger.merge_assets(records, rows) == MergeCounts(unchanged=2)
+        assert await merger.merge_sources(sources) == (MergeCounts(unchanged=2), rows)
         with pytest.raises(asyncpg.LockNotAvailableError):
-            await merger.merge_assets([make_asset("a", name="changed")], ids)
-    assert await merger.merge_assets([make_asset("a", name="changed")], ids) == MergeCounts(updated=1)
+            await merger.merge_assets([make_asset("a", name="changed")], rows)
+    assert await merger.merge_assets([make_asset("a", name="changed")], rows) == MergeCounts(updated=1)
 
 
 async def test_a_row_edited_by_hand_is_repaired_by_a_full_merge(
-    merger: Merger, connection: Connection, ids: dict[str, Any]
+    merger: Merger, connection: Connection, rows: dict[str, SourceRow]
 ) -> None:
     records = [make_asset("a", name="right"), make_asset("b", name="right")]
-    await merger.merge_assets(records, ids)
+    await merger.merge_assets(records, rows)
     await connection.execute("update registry.assets set name = 'wrong' where asset_key = 'a'")
-    assert await merger.merge_assets(records, ids) == MergeCounts(unchanged=2)
+    assert await merger.merge_assets(records, rows) == MergeCounts(unchanged=2)
     assert (await row(connection, "a"))["name"] == "wrong"
-    assert await merger.compare_assets(records, ids) == {"a": ["name"]}
+    assert await merger.compare_assets(records, rows) == {"a": ["name"]}
     full = await prepared(connection, full=True)
-    assert await full.merge_assets(records, ids) == MergeCounts(updated=1, unchanged=1)
+    assert await full.merge_assets(records, rows) == MergeCounts(updated=1, unchanged=1)
     assert (await row(connection, "a"))["name"] == "right"
-    assert await full.compare_assets(records, ids) == {}
+    assert await full.compare_assets(records, rows) == {}
 
 
 async def test_a_row_deleted_by_hand_is_inserted_again(
-    merger: Merger, connection: Connection, ids: dict[str, Any]
+    merger: Merger, connection: Connection, rows: dict[str, SourceRow]
 ) -> None:
     records = [make_asset("a"), make_asset("b")]
-    await merger.merge_assets(records, ids)
+    await merger.merge_assets(records, rows)
     await connection.execute("delete from registry.assets where asset_key = 'a'")
-    assert await merger.compare_assets(records, ids) == {
+    assert await merger.compare_assets(records, rows) == {
         "a": ["source_id", "name", "description", "url", "updated_at", "raw"]
     }
-    assert await merger.merge_assets(records, ids) == MergeCounts(inserted=1, unchanged=1)
+    assert await merger.merge_assets(records, rows) == MergeCounts(inserted=1, unchanged=1)
 
 
 # --- raw ----------------------------------------------------------------------------------------------------------
@@ -295,14 +310,16 @@ RAWS = {
 
 
 @pytest.mark.parametrize("name", RAWS)
-async def test_raw_is_stored_exactly(name: str, merger: Merger, connection: Connection, ids: dict[str, Any]) -> None:
+async def test_raw_is_stored_exactly(
+    name: str, merger: Merger, connection: Connection, rows: dict[str, SourceRow]
+) -> None:
     raw = RAWS[name]
-    await merger.merge_assets([make_asset("a", raw=raw)], ids)
+    await merger.merge_assets([make_asset("a", raw=raw)], rows)
     stored = (await row(connection, "a"))["raw"]
     # a Decimal knows its digits: 1.10 is not 1.1
     assert _exactly(json.loads(stored, parse_float=Decimal)) == _exactly(json.loads(raw, parse_float=Decimal))
     again = await prepared(connection, full=True)
-    assert await again.merge_assets([make_asset("a", raw=raw)], ids) == MergeCounts(unchanged=1)
+    assert await again.merge_assets([make_asset("a", raw=raw)], rows) == MergeCounts(unchanged=1)
 
 
 def _exactly(value: Any) -> Any:
@@ -327,13 +344,13 @@ TEXTS = [
 ]
 
 
-async def test_texts_are_stored_exactly(merger: Merger, connection: Connection, ids: dict[str, Any]) -> None:
+async def test_texts_are_stored_exactly(merger: Merger, connection: Connection, rows: dict[str, SourceRow]) -> None:
     records = [make_asset(f"key {text}", name=text, description=text, url=text) for text in TEXTS]
-    await merger.merge_assets(records, ids)
+    await merger.merge_assets(records, rows)
     for text in TEXTS:
         found = await row(connection, f"key {text}")
         assert (found["name"], found["description"], found["url"]) == (text, text, text)
-    assert await merger.merge_assets(records, ids) == MergeCounts(unchanged=len(TEXTS))
+    assert await merger.merge_assets(records, rows) == MergeCounts(unchanged=len(TEXTS))
 
 
 # --- sources ------------------------------------------------------------------------------------------------------
@@ -361,13 +378,82 @@ async def test_ids_are_returned_for_new_changed_and_unchanged_sources(merger: Me
     assert {key: second[key] for key in ("a", "b")} == first
 
 
-async def test_sources_of_another_provider_are_others(merger: Merger) -> None:
+async def test_a_source_is_found_by_its_key_whatever_its_provider(merger: Merger, connection: Connection) -> None:
     _, ours = await merger.merge_sources([make_source("a")])
-    counts, theirs = await merger.merge_sources([make_source("a", provider="ckan")])
-    assert counts == MergeCounts(inserted=1)
-    assert ours["a"] != theirs["a"]
-    assert await merger.find_sources("socrata", ["a", "b"]) == ours
-    assert await merger.find_sources("ckan", ["a"]) == theirs
+    counts, theirs = await merger.merge_sources([make_source("a", "renamed", provider="ckan"), make_source("b")])
+    assert counts == MergeCounts(inserted=1, updated=1)
+    assert theirs["a"] == ours["a"]
+    assert await merger.find_sources(["a", "c"]) == ours
+    assert await connection.fetchval("select name from registry.sources where source_key = 'a'") == "renamed"
+
+
+async def test_where_keys_alone_are_unique_a_source_keeps_its_provider(connection: Connection) -> None:
+    await connection.execute(
+        "alter table registry.sources drop constraint sources_provider_source_key_key, add unique (source_key)"
+    )
+    merger = await prepared(connection)
+    _, ours = await merger.merge_sources([make_source("a")])
+    counts, theirs = await merger.merge_sources([make_source("a", "renamed", provider="ckan")])
+    assert (counts, theirs) == (MergeCounts(updated=1), ours)
+    counts, theirs = await merger.merge_sources([make_source("a", "renamed", provider="ckan", raw=b"{}")])
+    assert (counts, theirs) == (MergeCounts(updated=1), ours)
+    assert theirs["a"].provider == "socrata"
+
+
+async def test_a_loser_of_a_race_for_a_source_does_not_change_its_provider(
+    connection: Connection, database_url: DatabaseUrl
+) -> None:
+    """Both found no such source; the second waits for the first, and then meets its row."""
+    await connection.execute(
+        "alter table registry.sources drop constraint sources_provider_source_key_key, add unique (source_key)"
+    )
+    async with session(database_url) as other:
+        await connection.execute("begin")
+        await connection.execute("insert into registry.sources (provider, source_key) values ('socrata', 'a')")
+        loser = asyncio.create_task(upsert_sources(other, [make_source("a", "renamed", provider="ckan")]))
+        await asyncio.sleep(0.3)
+        await connection.execute("commit")
+        await loser
+    row = await connection.fetchrow("select provider, name from registry.sources where source_key = 'a'")
+    assert tuple(row or ()) == ("socrata", "renamed")
+
+
+@pytest.mark.parametrize("read_only", [False, True], ids=["load", "dry run"])
+async def test_of_two_sources_of_a_key_the_operator_names_one(connection: Connection, *, read_only: bool) -> None:
+    await connection.execute(
+        "insert into registry.sources (provider, source_key) values ('socrata', 'a'), ('ckan', 'a'), ('ckan', 'b')"
+    )
+    tables = await introspect(connection)
+
+    def writer(provider: str | None) -> Merger | Planner:
+        if read_only:
+            return Planner(connection, tables, DistinctHashes(), provider=provider)
+        return Merger(connection, tables, provider=provider)
+
+    for provider in (None, "junar"):
+        with pytest.raises(SettingsInvalid, match=r"2 sources a, of the providers ckan, socrata\n.*--provider ckan"):
+            await writer(provider).find_sources(["b", "a"])
+        with pytest.raises(SettingsInvalid, match="--provider"):
+            await writer(provider).merge_sources([make_source("a")])
+        assert (await writer(provider).find_sources(["b"]))["b"].provider == "ckan"
+    for provider in ("ckan", "socrata"):
+        counts, rows = await writer(provider).merge_sources([make_source("a", provider, provider="ckan")])
+        assert counts == MergeCounts(updated=1)
+        assert rows["a"].provider == provider
+    stored = await connection.fetch("select provider, name from registry.sources where source_key = 'a'")
+    assert {tuple(row) for row in stored} == {(name, None if read_only else name) for name in ("ckan", "socrata")}
+
+
+async def test_assets_have_the_provider_of_their_source(connection: Connection) -> None:
+    await connection.execute(
+        "alter table registry.assets drop constraint assets_asset_key_key, add column provider text not null,"
+        "  add unique (provider, asset_key)"
+    )
+    merger = await prepared(connection)
+    _, rows = await merger.merge_sources([make_source("a"), make_source("b", provider="ckan")])
+    assert await merger.merge_assets([make_asset("x", "a"), make_asset("x", "b")], rows) == MergeCounts(inserted=2)
+    held = await connection.fetch("select provider, source_id from registry.assets")
+    assert {tuple(row) for row in held} == {("socrata", rows["a"].id), ("ckan", rows["b"].id)}
 
 
 async def test_concurrent_loads_of_the_same_new_sources_agree_on_their_ids(database_url: DatabaseUrl) -> None:
@@ -407,12 +493,14 @@ async def test_nothing_in_the_callers_search_path_is_taken_for_ours(plain_connec
     await plain_connection.execute(HOSTILE)
     ids = await upsert_sources(plain_connection, [make_source("data.example.org", "Name")])
     records = [make_asset("aaaa-0001", name="name", updated_at=DAY[1]), make_asset("aaaa-0002")]
-    assert await upsert_assets(plain_connection, records, ids) == MergeCounts(inserted=2)
+    assert await upsert_assets(plain_connection, records, ids, provider="socrata") == MergeCounts(inserted=2)
     changed = [make_asset("aaaa-0001", name="other", updated_at=DAY[2]), make_asset("aaaa-0002")]
-    assert await upsert_assets(plain_connection, changed, ids) == MergeCounts(updated=1, unchanged=1)
+    assert await upsert_assets(plain_connection, changed, ids, provider="socrata") == MergeCounts(
+        updated=1, unchanged=1
+    )
     merger = await prepared(plain_connection, full=True)
-    assert await merger.merge_assets(changed, ids) == MergeCounts(unchanged=2)
-    assert await merger.compare_assets(changed, ids) == {}
+    assert await merger.merge_assets(changed, source_rows(ids)) == MergeCounts(unchanged=2)
+    assert await merger.compare_assets(changed, source_rows(ids)) == {}
     found = await row(plain_connection, "aaaa-0001")
     assert (found["name"], found["updated_at"], found["raw"]) == ("other", DAY[2], found["raw"])
     assert json.loads(found["raw"])["name"] == "other"
@@ -431,7 +519,7 @@ async def test_the_callers_session_is_left_as_it_was(plain_connection: Connectio
     await plain_connection.execute("set search_path to public; set timezone to 'Asia/Tokyo'")
     before = await settings_()
     ids = await upsert_sources(plain_connection, [make_source()])
-    await upsert_assets(plain_connection, [make_asset("a")], ids)
+    await upsert_assets(plain_connection, [make_asset("a")], ids, provider="socrata")
     assert await settings_() == before
     assert not plain_connection.is_in_transaction()
 
@@ -441,13 +529,19 @@ async def test_upserts_take_part_in_the_callers_transaction(
 ) -> None:
     async with plain_connection.transaction():
         ids = await upsert_sources(plain_connection, [make_source()])
-        assert await upsert_assets(plain_connection, [make_asset("a")], ids) == MergeCounts(inserted=1)
+        assert await upsert_assets(plain_connection, [make_asset("a")], ids, provider="socrata") == MergeCounts(
+            inserted=1
+        )
         # the second finds an empty staging table, though nothing was committed
-        assert await upsert_assets(plain_connection, [make_asset("b")], ids) == MergeCounts(inserted=1)
+        assert await upsert_assets(plain_connection, [make_asset("b")], ids, provider="socrata") == MergeCounts(
+            inserted=1
+        )
         changed = [make_asset("a", name="changed"), make_asset("b"), make_asset("c")]
-        assert await upsert_assets(plain_connection, changed, ids) == MergeCounts(inserted=1, updated=1, unchanged=1)
+        assert await upsert_assets(plain_connection, changed, ids, provider="socrata") == MergeCounts(
+            inserted=1, updated=1, unchanged=1
+        )
         again = [make_asset("a", name="changed again")]
-        assert await upsert_assets(plain_connection, again, ids) == MergeCounts(updated=1)
+        assert await upsert_assets(plain_connection, again, ids, provider="socrata") == MergeCounts(updated=1)
         assert await upsert_sources(plain_connection, [make_source("b.org")]) == {"b.org": ids["data.example.org"] + 1}
         assert not await connection.fetch("select from registry.assets")
     assert len(await connection.fetch("select from registry.assets")) == 3
@@ -457,21 +551,25 @@ async def test_the_callers_rollback_undoes_upserts(plain_connection: Connection)
     transaction = plain_connection.transaction()
     await transaction.start()
     ids = await upsert_sources(plain_connection, [make_source()])
-    await upsert_assets(plain_connection, [make_asset("a")], ids)
+    await upsert_assets(plain_connection, [make_asset("a")], ids, provider="socrata")
     await transaction.rollback()
     assert not await plain_connection.fetch("select from registry.assets")
     assert not await plain_connection.fetch("select from registry.sources")
     ids = await upsert_sources(plain_connection, [make_source()])
-    assert await upsert_assets(plain_connection, [make_asset("a")], ids) == MergeCounts(inserted=1)
+    assert await upsert_assets(plain_connection, [make_asset("a")], ids, provider="socrata") == MergeCounts(inserted=1)
 
 
 async def test_a_refusal_inside_the_callers_transaction_undoes_only_itself(plain_connection: Connection) -> None:
     async with plain_connection.transaction():
         ids = await upsert_sources(plain_connection, [make_source()])
-        await upsert_assets(plain_connection, [make_asset("a")], ids)
+        await upsert_assets(plain_connection, [make_asset("a")], ids, provider="socrata")
         with pytest.raises(asyncpg.PostgresError):
-            await upsert_assets(plain_connection, [make_asset("b"), make_asset("c", raw=b"no JSON")], ids)
-        assert await upsert_assets(plain_connection, [make_asset("d")], ids) == MergeCounts(inserted=1)
+            await upsert_assets(
+                plain_connection, [make_asset("b"), make_asset("c", raw=b"no JSON")], ids, provider="socrata"
+            )
+        assert await upsert_assets(plain_connection, [make_asset("d")], ids, provider="socrata") == MergeCounts(
+            inserted=1
+        )
     keys = await plain_connection.fetch("select asset_key from registry.assets order by 1")
     assert [key for (key,) in keys] == ["a", "d"]
 
@@ -479,7 +577,9 @@ async def test_a_refusal_inside_the_callers_transaction_undoes_only_itself(plain
 async def test_an_asset_of_an_unknown_source_is_a_key_error(plain_connection: Connection) -> None:
     ids = await upsert_sources(plain_connection, [make_source()])
     with pytest.raises(KeyError, match=r"unknown\.org"):
-        await upsert_assets(plain_connection, [make_asset("a"), make_asset("b", "unknown.org")], ids)
+        await upsert_assets(
+            plain_connection, [make_asset("a"), make_asset("b", "unknown.org")], ids, provider="socrata"
+        )
     assert not await plain_connection.fetch("select from registry.assets")
 
 
@@ -504,30 +604,30 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 async def test_a_record_that_the_database_refuses_leaves_nothing_and_a_usable_session(
-    case: str, merger: Merger, connection: Connection, ids: dict[str, Any]
+    case: str, merger: Merger, connection: Connection, rows: dict[str, SourceRow]
 ) -> None:
     await connection.execute(
         "create unique index on registry.assets (name); alter table registry.assets add check (name <> 'forbidden')"
     )
     asset, error = REFUSED[case]
-    await merger.merge_assets([make_asset("held", name="taken")], ids)
+    await merger.merge_assets([make_asset("held", name="taken")], rows)
     with pytest.raises(error) as raised:
-        await merger.merge_assets([make_asset("a"), asset, make_asset("c")], ids)
+        await merger.merge_assets([make_asset("a"), asset, make_asset("c")], rows)
     assert raised.value.sqlstate == case[:5]
     assert len(await connection.fetch("select from registry.assets")) == 1
-    assert await merger.merge_assets([make_asset("a"), make_asset("c")], ids) == MergeCounts(inserted=2)
+    assert await merger.merge_assets([make_asset("a"), make_asset("c")], rows) == MergeCounts(inserted=2)
 
 
-async def test_a_source_that_is_gone_is_refused_by_the_foreign_key(merger: Merger, ids: dict[str, Any]) -> None:
+async def test_a_source_that_is_gone_is_refused_by_the_foreign_key(merger: Merger) -> None:
     with pytest.raises(asyncpg.ForeignKeyViolationError):
-        await merger.merge_assets([make_asset("a")], {"data.example.org": 12345})
+        await merger.merge_assets([make_asset("a")], source_rows({"data.example.org": 12345}))
 
 
 # --- concurrency --------------------------------------------------------------------------------------------------
 
 
 async def test_concurrent_merges_of_the_same_keys_do_not_deadlock(
-    database_url: DatabaseUrl, ids: dict[str, Any]
+    database_url: DatabaseUrl, rows: dict[str, SourceRow]
 ) -> None:
     keys = [f"{number:03}" for number in range(120)]
 
@@ -538,7 +638,7 @@ async def test_concurrent_merges_of_the_same_keys_do_not_deadlock(
             merger = await prepared(connection)
             for batch in range(30):
                 records = [make_asset(key, name=f"{seed} {batch}") for key in chance.sample(keys, 60)]
-                counts = await merger.merge_assets(records, ids)
+                counts = await merger.merge_assets(records, rows)
                 assert counts.inserted + counts.updated == 60
                 for record in records:
                     wrote[record.key].add(record.name)
@@ -617,13 +717,13 @@ async def test_any_batches_leave_what_the_model_says(
     await connection.execute("truncate registry.assets")
     tables = await introspect(connection)
     assert tables.assets.key == key
-    ids = await upsert_sources(connection, [make_source(source) for source in SOURCES])
+    sources = source_rows(await upsert_sources(connection, [make_source(source) for source in SOURCES]))
     held: dict[Any, Any] = {}
     for number, (batch, full) in enumerate(batches, 1):
         merger = Merger(connection, tables, full=full)
         await merger.prepare()
-        planned = await Planner(connection, tables, DistinctHashes(), full=full).merge_assets(batch, ids)
-        counts = await merger.merge_assets(batch, ids)
+        planned = await Planner(connection, tables, DistinctHashes(), full=full).merge_assets(batch, sources)
+        counts = await merger.merge_assets(batch, sources)
         assert counts == planned
         assert counts == expected_counts(batch, held, key)
         held = model([batch for batch, _ in batches[:number]], key)
@@ -659,13 +759,13 @@ async def test_a_plan_of_sources_counts_what_a_merge_would(connection: Connectio
     planner = Planner(connection, await introspect(connection), DistinctHashes())
     counts, planned = await planner.merge_sources(records)
     assert counts == MergeCounts(inserted=1, updated=1, unchanged=1, duplicate=1)
-    assert planned == {**ids, "c": None}
+    assert planned == {**ids, "c": SourceRow(None, "socrata")}
     assert (await (await prepared(connection)).merge_sources(records))[0] == counts
 
 
 async def test_a_plan_writes_nothing_and_needs_no_right_to(database_url: DatabaseUrl, connection: Connection) -> None:
     ids = await upsert_sources(connection, [make_source()])
-    await upsert_assets(connection, [make_asset("a")], ids)
+    await upsert_assets(connection, [make_asset("a")], ids, provider="socrata")
     before = await versions(connection), await versions(connection, "sources")
     async with session(database_url, READ_ONLY) as reader:
         with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
@@ -681,24 +781,30 @@ async def test_a_plan_writes_nothing_and_needs_no_right_to(database_url: Databas
 
 
 async def test_a_plan_of_an_asset_that_moves_to_a_new_source_is_an_update(
-    connection: Connection, ids: dict[str, Any]
+    connection: Connection, ids: dict[str, Any], rows: dict[str, SourceRow]
 ) -> None:
-    await upsert_assets(connection, [make_asset("a"), make_asset("b")], ids)
+    await upsert_assets(connection, [make_asset("a"), make_asset("b")], ids, provider="socrata")
     planner = Planner(connection, await introspect(connection), DistinctHashes())
-    counts = await planner.merge_assets([make_asset("a", "new.org"), make_asset("b")], {**ids, "new.org": None})
+    counts = await planner.merge_assets(
+        [make_asset("a", "new.org"), make_asset("b")], {**rows, "new.org": SourceRow(None, "socrata")}
+    )
     assert counts == MergeCounts(updated=1, unchanged=1)
 
 
-async def test_a_plan_tells_assets_of_different_new_sources_apart(connection: Connection, ids: dict[str, Any]) -> None:
+async def test_a_plan_tells_assets_of_different_new_sources_apart(
+    connection: Connection, ids: dict[str, Any], rows: dict[str, SourceRow]
+) -> None:
     """Where the same key under two sources is two assets, also if neither source exists yet."""
     await connection.execute(
         "alter table registry.assets drop constraint assets_asset_key_key, add unique (source_id, asset_key)"
     )
-    await upsert_assets(connection, [make_asset("a")], ids)
+    await upsert_assets(connection, [make_asset("a")], ids, provider="socrata")
     new = DistinctHashes()
     planner = Planner(connection, await introspect(connection), new)
     records = [make_asset("a", source) for source in ("c.org", "d.org", "data.example.org", "b.org", "c.org")]
-    counts = await planner.merge_assets(records, {**ids, "c.org": None, "d.org": None})
+    counts = await planner.merge_assets(
+        records, {**rows, "c.org": SourceRow(None, "socrata"), "d.org": SourceRow(None, "socrata")}
+    )
     assert counts == MergeCounts(inserted=3, unchanged=1, duplicate=1)
     assert new.count() == 3
 
@@ -707,10 +813,10 @@ async def test_a_plan_without_a_database_compares_with_an_empty_registry() -> No
     new = DistinctHashes()
     planner = Planner(None, None, new)
     await planner.prepare()
-    counts, ids = await planner.merge_sources([make_source("a"), make_source("b"), make_source("a")])
-    assert (counts, ids) == (MergeCounts(inserted=2, duplicate=1), {"a": None, "b": None})
-    assert await planner.find_sources("socrata", ["a"]) == {}
+    counts, rows = await planner.merge_sources([make_source("a"), make_source("b"), make_source("a")])
+    assert (counts, rows) == (MergeCounts(inserted=2, duplicate=1), source_rows({"a": None, "b": None}))
+    assert await planner.find_sources(["a"]) == {}
     records = [make_asset("x", "a"), make_asset("y", "b"), make_asset("x", "a")]
-    assert await planner.merge_assets(records, ids) == MergeCounts(inserted=2, duplicate=1)
-    assert await planner.merge_assets([make_asset("y", "a")], ids) == MergeCounts(inserted=1)
+    assert await planner.merge_assets(records, rows) == MergeCounts(inserted=2, duplicate=1)
+    assert await planner.merge_assets([make_asset("y", "a")], rows) == MergeCounts(inserted=1)
     assert new.count() == 2

@@ -21,7 +21,7 @@ from msgspec import Struct, field
 
 from conftest import make_asset, make_source
 from seed_registry.errors import SchemaMismatch, SchemaMissing, SettingsInvalid
-from seed_registry.records import Asset, Source
+from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry import embedded, schema
 from seed_registry.registry.connecting import connect, session
 from seed_registry.registry.merging import Merger, asset_values, upsert_assets, upsert_sources
@@ -130,7 +130,7 @@ async def everything(connection: Connection) -> list[Any]:
 
 async def test_apply_a_second_time_changes_nothing(connection: Connection) -> None:
     ids = await upsert_sources(connection, [make_source()])
-    await upsert_assets(connection, [make_asset("a"), make_asset("b")], ids)
+    await upsert_assets(connection, [make_asset("a"), make_asset("b")], ids, provider="socrata")
     before = await everything(connection)
     await schema.apply(connection)
     assert await everything(connection) == before
@@ -532,9 +532,11 @@ async def versions(connection: Connection, tables: Tables) -> list[Any]:
 
 async def merged(
     merger: Merger, portals: list[Source], items: list[Asset]
-) -> tuple[MergeCounts, MergeCounts, dict[str, Any]]:
-    counts, ids = await merger.merge_sources(portals)
-    return counts, await merger.merge_assets(items, ids), ids
+) -> tuple[MergeCounts, MergeCounts, dict[str, SourceRow]]:
+    counts, stored = await merger.merge_sources(portals)
+    # A load does so where the table does not tell the provider of a source.
+    rows = {key: SourceRow(row.id, row.provider or "socrata") for key, row in stored.items()}
+    return counts, await merger.merge_assets(items, rows), rows
 
 
 @pytest.mark.parametrize("is_empty", [False, True], ids=["staged", "straight where that is possible"])
@@ -544,15 +546,15 @@ async def test_records_are_merged_into_tables_of_any_accepted_shape(
     tables = await introspect(empty, variant.columns)
     merger = Merger(empty, tables)
     await merger.prepare(is_empty=is_empty)
-    *counts, ids = await merged(merger, PORTALS, ITEMS)
+    *counts, rows = await merged(merger, PORTALS, ITEMS)
     assert counts == [MergeCounts(inserted=2), MergeCounts(inserted=3)]
     assert await held(empty, tables.sources) == wanted(tables.sources, plain_values, PORTALS)
-    assert await held(empty, tables.assets) == wanted(tables.assets, asset_values(ids, "socrata"), ITEMS)
+    assert await held(empty, tables.assets) == wanted(tables.assets, asset_values(rows), ITEMS)
     before = await versions(empty, tables)
     *counts, again = await merged(merger, PORTALS, ITEMS)
     assert counts == [MergeCounts(unchanged=2), MergeCounts(unchanged=3)]
-    assert again == ids
-    assert await merger.compare_assets(ITEMS, ids) == {}
+    assert again == rows
+    assert await merger.compare_assets(ITEMS, rows) == {}
     *counts, _ = await merged(Merger(empty, tables, full=True), PORTALS, ITEMS)
     assert counts == [MergeCounts(unchanged=2), MergeCounts(unchanged=3)]
     assert await versions(empty, tables) == before
@@ -564,12 +566,12 @@ async def test_a_record_that_changed_is_updated_in_tables_of_any_accepted_shape(
     tables = await introspect(empty, variant.columns)
     merger = Merger(empty, tables)
     await merger.prepare()
-    *_, ids = await merged(merger, PORTALS, ITEMS)
+    *_, rows = await merged(merger, PORTALS, ITEMS)
     items = [ITEMS[0], make_asset("aaaa-0002", "b.org", name="now it has one", updated_at=MOMENT), ITEMS[2]]
     *counts, _ = await merged(merger, PORTALS, items)
     mutable = {"name", "raw", "updated_at"} & tables.assets.columns.keys()
     assert counts[1] == (MergeCounts(updated=1, unchanged=2) if mutable else MergeCounts(unchanged=3))
-    assert await held(empty, tables.assets) == wanted(tables.assets, asset_values(ids, "socrata"), items)
+    assert await held(empty, tables.assets) == wanted(tables.assets, asset_values(rows), items)
 
 
 async def test_ids_are_of_the_type_that_the_table_gives_them(empty: Connection) -> None:
@@ -583,8 +585,8 @@ async def test_a_portal_of_another_provider_is_the_same_where_keys_alone_are_uni
     variant = next(variant for variant in VARIANTS if variant.name == "sources unique on (source_key) only")
     await empty.execute(f"create schema registry; {variant.sources} {variant.assets}")
     await empty.execute("insert into registry.sources (provider, source_key) values ('ckan', 'a.org')")
-    found = await Merger(empty, await introspect(empty)).find_sources("socrata", ["a.org"])
-    assert found == {"a.org": 1}
+    found = await Merger(empty, await introspect(empty)).find_sources(["a.org"])
+    assert found == {"a.org": SourceRow(1, "ckan")}
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------
@@ -792,10 +794,10 @@ async def test_a_role_with_the_printed_grants_can_merge(role: str, database_url:
     run_by_psql(database_url.reveal, schema.grants(role))
     async with acting_as(role, database_url) as loader:
         ids = await upsert_sources(loader, PORTALS)
-        assert await upsert_assets(loader, ITEMS, ids) == MergeCounts(inserted=3)
+        assert await upsert_assets(loader, ITEMS, ids, provider="socrata") == MergeCounts(inserted=3)
         assert await upsert_sources(loader, [make_source("a.org", "renamed")]) == {"a.org": ids["a.org"]}
         moved = [ITEMS[0], make_asset("aaaa-0002", "a.org")]
-        assert await upsert_assets(loader, moved, ids) == MergeCounts(updated=1, unchanged=1)
+        assert await upsert_assets(loader, moved, ids, provider="socrata") == MergeCounts(updated=1, unchanged=1)
 
 
 async def test_a_role_with_the_printed_grants_can_merge_where_ids_come_from_sequences(
@@ -808,7 +810,7 @@ async def test_a_role_with_the_printed_grants_can_merge_where_ids_come_from_sequ
     run_by_psql(database_url.reveal, schema.grants(role))
     async with acting_as(role, database_url) as loader:
         ids = await upsert_sources(loader, PORTALS)
-        assert await upsert_assets(loader, ITEMS, ids) == MergeCounts(inserted=3)
+        assert await upsert_assets(loader, ITEMS, ids, provider="socrata") == MergeCounts(inserted=3)
 
 
 @pytest.mark.parametrize(

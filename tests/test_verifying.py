@@ -8,8 +8,9 @@ from typing import Any, TypeAlias
 import asyncpg
 import pytest
 
-from conftest import make_asset, make_source
+from conftest import make_asset, make_source, source_rows
 from seed_registry.accounting import Loaded
+from seed_registry.records import SourceRow
 from seed_registry.registry.merging import upsert_assets, upsert_sources
 from seed_registry.registry.schema import introspect
 from seed_registry.report import Check, Counts, Tally, Verification
@@ -61,13 +62,14 @@ class Load:
         self.source_ids = source_ids
         self.told = Told()
         self.tally = Tally(sources=Counts(read=2, inserted=2), assets=Counts(read=5, inserted=5))
-        self.loaded = Loaded(distinct_assets=5, sample={asset.key: ("socrata", asset) for asset in ASSETS[:4]})
+        sample = {asset.key: (SourceRow(source_ids.get(asset.source_key), "socrata"), asset) for asset in ASSETS[:4]}
+        self.loaded = Loaded(distinct_assets=5, sample=sample)
 
     async def verified(self) -> Verification:
         """What the verification says; whether it passed is always that every check did."""
         tables = await introspect(self.connection)
         verification = await verify(
-            self.connection, tables, {"socrata": self.source_ids}, self.tally, self.loaded, self.told
+            self.connection, tables, source_rows(self.source_ids), self.tally, self.loaded, self.told
         )
         assert verification.passed is all(check.passed for check in verification.checks)
         assert all(check.name.isidentifier() for check in verification.checks)
@@ -81,7 +83,7 @@ class Load:
 @pytest.fixture
 async def load(connection: Connection) -> Load:
     ids = await upsert_sources(connection, [make_source("a.org"), make_source("b.org")])
-    await upsert_assets(connection, ASSETS, ids)
+    await upsert_assets(connection, ASSETS, ids, provider="socrata")
     return Load(connection, ids)
 
 
@@ -229,9 +231,11 @@ async def test_a_content_hash_of_another_mapping_is_no_difference(load: Load) ->
 
 
 async def test_rows_of_earlier_loads_are_told_and_no_failure(load: Load) -> None:
-    await upsert_assets(load.connection, [make_asset("old1", "a.org"), make_asset("old2", "a.org")], load.source_ids)
+    await upsert_assets(
+        load.connection, [make_asset("old1", "a.org"), make_asset("old2", "a.org")], load.source_ids, provider="socrata"
+    )
     others = await upsert_sources(load.connection, [make_source("other.org")])
-    await upsert_assets(load.connection, [make_asset("other", "other.org")], others)
+    await upsert_assets(load.connection, [make_asset("other", "other.org")], others, provider="socrata")
     verification = await load.verified()
     assert verification.passed
     assert Check("assets_present", passed=True, expected=5, actual=7) in verification.checks
@@ -257,7 +261,7 @@ async def test_a_verification_writes_nothing(load: Load) -> None:
     tables = await introspect(load.connection)
     async with load.connection.transaction(readonly=True):
         verification = await verify(
-            load.connection, tables, {"socrata": load.source_ids}, load.tally, load.loaded, load.told
+            load.connection, tables, source_rows(load.source_ids), load.tally, load.loaded, load.told
         )
     assert verification.passed
 
@@ -278,7 +282,7 @@ async def test_a_verification_writes_nothing(load: Load) -> None:
 async def test_tables_of_another_shape_are_verified_too(ddl: str, connection: Connection) -> None:
     await connection.execute(f"drop table registry.assets, registry.sources; {ddl}")
     ids = await upsert_sources(connection, [make_source("a.org"), make_source("b.org")])
-    await upsert_assets(connection, ASSETS, ids)
+    await upsert_assets(connection, ASSETS, ids, provider="socrata")
     load = Load(connection, ids)
     assert await load.failures() == []
     await connection.execute("delete from registry.assets where asset_key = 'aaaa-0001'")

@@ -213,7 +213,15 @@ class Registry:
         async with session(self.url, own, pooler=settings.pooler) as connection:
             writer: Writer
             if settings.dry_run or tables is None:
-                writer = Planner(connection, tables, self.new, full=settings.full, stages=stages, outlook=self.outlook)
+                writer = Planner(
+                    connection,
+                    tables,
+                    self.new,
+                    full=settings.full,
+                    stages=stages,
+                    outlook=self.outlook,
+                    provider=settings.provider,
+                )
             else:
                 writer = Merger(
                     connection,
@@ -222,6 +230,7 @@ class Registry:
                     stages=stages,
                     ledger=self._ledger,
                     seconds=settings.io_timeout_seconds,
+                    provider=settings.provider,
                 )
             async with limited(connection, settings.io_timeout_seconds):
                 await writer.prepare(is_empty=self._is_empty)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import xxhash
@@ -10,7 +11,7 @@ from msgspec import Struct, field
 from seed_registry.errors import TooManyRejects
 from seed_registry.index.reading import IndexReader
 from seed_registry.index.rejects import RejectsFile
-from seed_registry.records import Asset, Reject
+from seed_registry.records import Asset, Reject, SourceRow
 from seed_registry.report import Progress, Tally
 from seed_registry.settings import Settings
 from seed_registry.spooling import DistinctHashes
@@ -29,14 +30,14 @@ class Loaded(Struct):
         refused_assets: how many of the records sent it refused.
         inserted_before: how many rows other indexes brought, of which nothing was read again.
         declared: header field, what it said, what was read; for each index that declares something.
-        sample: some assets as they should be in the database, by key, each with its provider.
+        sample: some assets as they should be in the database, by key, each with its source.
     """
 
     distinct_assets: int = 0
     refused_assets: int = 0
     inserted_before: int = 0
     declared: list[tuple[str, int, int]] = field(default_factory=list)
-    sample: dict[str, tuple[str, Asset]] = field(default_factory=dict)
+    sample: dict[str, tuple[SourceRow, Asset]] = field(default_factory=dict)
 
 
 def hashed(key: str) -> int:
@@ -74,12 +75,12 @@ class Account:
         """Note that an index was read to its end."""
         self.loaded.declared.extend(reader.declared())
 
-    def sent(self, asset: Asset, key_hash: int, provider: str) -> None:
-        """Note an asset that goes to the database."""
+    def sent(self, asset: Asset, key_hash: int, sources: Mapping[str, SourceRow]) -> None:
+        """Note an asset that goes to the database; its source is one of `sources`."""
         self.tally.assets_by_source[asset.source_key] += 1
         self._distinct.add(hashed(f"{asset.source_key}\0{asset.key}") if self._keys_per_source else key_hash)
         if key_hash < self._sample.limit or asset.key in self._sample.assets:
-            self._sample.offer(asset, key_hash, provider)
+            self._sample.offer(asset, key_hash, sources[asset.source_key])
         if asset.repaired:
             self.tally.repaired += 1
         if asset.date_ignored:
@@ -154,17 +155,17 @@ class _Sample:
     """The assets with the smallest key hashes: as good as chance, and the last of a key replaces the others."""
 
     def __init__(self, size: int) -> None:
-        self.assets: dict[str, tuple[str, Asset]] = {}
+        self.assets: dict[str, tuple[SourceRow, Asset]] = {}
         self._size = size
         self._hashes: dict[str, int] = {}
         self.limit = 1 << 64 if size else 0
 
-    def offer(self, asset: Asset, key_hash: int, provider: str) -> None:
+    def offer(self, asset: Asset, key_hash: int, source: SourceRow) -> None:
         """Take an asset whose hash is below the limit, or that replaces one of its key."""
         if len(asset.raw) > _SAMPLED_RECORD_BYTES:
             self.forget(asset)
             return
-        self.assets[asset.key], self._hashes[asset.key] = (provider, asset), key_hash
+        self.assets[asset.key], self._hashes[asset.key] = (source, asset), key_hash
         if len(self.assets) > self._size:
             largest = max(self._hashes, key=self._hashes.__getitem__)
             del self.assets[largest], self._hashes[largest]

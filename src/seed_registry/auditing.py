@@ -133,7 +133,13 @@ async def audit(
     async with database(settings) as url, session(url, pooler=settings.pooler) as connection:
         try:
             tables = await introspect(connection, settings.columns, settings.schema)
-            auditor = Auditor(connection, tables, full=settings.full, seconds=settings.io_timeout_seconds)
+            auditor = Auditor(
+                connection,
+                tables,
+                full=settings.full,
+                seconds=settings.io_timeout_seconds,
+                provider=settings.provider,
+            )
             async with auditor.snapshot():
                 return await _Audit(auditor, tables, settings, progress or Silent()).run(found, str(url))
         except Exception as exc:

@@ -12,7 +12,7 @@ from seed_registry.accounting import hashed
 from seed_registry.errors import IndexNotUnderstood
 from seed_registry.halving import merge_halving
 from seed_registry.index.reading import IndexReader
-from seed_registry.records import Asset, Record, Reject, Source
+from seed_registry.records import Asset, Record, Reject, Source, SourceRow
 from seed_registry.registry.auditing import Auditor
 from seed_registry.registry.schema import Tables
 from seed_registry.report import Progress, Tally
@@ -59,40 +59,39 @@ class Roll:
 
     def __init__(self, auditor: Auditor, tables: Tables, max_sources: int) -> None:
         self.met: list[Met] = []
-        self.ids: dict[str, dict[str, Any]] = {}  # by provider and key
-        self._numbers: dict[tuple[str, str], int] = {}
-        self._providers: dict[str, int] = {}
+        self.rows: dict[str, dict[str, SourceRow]] = {}  # by what their index says of their provider, and by key
+        self._numbers: dict[str, int] = {}
+        self._providers: dict[str | None, int] = {}
         self._auditor = auditor
-        # Where keys alone are unique, a source of another provider is this source.
-        self._has_providers = "provider" in tables.sources.key
         self._asset_key = tables.assets.key
         self._max = max_sources
 
     async def meet(self, provider: str, keys: Iterable[str], index: str) -> None:
-        """Number these sources, each given once, and learn their ids.
+        """Number these sources, each given once, and learn their rows; `provider` is what the index says of them.
 
         Raises:
             IndexNotUnderstood: these are more than `max_sources` can be meant.
+            SettingsInvalid: the registry has two sources of a key.
         """
-        ids = self.ids.setdefault(provider, {})
-        new = [key for key in keys if key not in ids]
+        rows = self.rows.setdefault(provider, {})
+        new = [key for key in keys if key not in rows]
         if not new:
             return
         if len(self.met) + len(new) > self._max:
             raise IndexNotUnderstood(
                 f"{index} names more than {self._max:,} sources; if that is right, raise --max-sources"
             )
-        found = await self._auditor.find_sources(provider, new)
+        found = await self._auditor.find_sources(new)
         for key in new:
-            ids[key] = found.get(key)
-            same = (provider if self._has_providers else "", key)
-            if same not in self._numbers:
-                self._numbers[same] = len(self.met)
-                self.met.append(Met(provider, key, self._scope(provider), ids[key]))
+            row = found.get(key, SourceRow(None, None))
+            rows[key] = SourceRow(row.id, row.provider or provider)
+            if key not in self._numbers:
+                self._numbers[key] = len(self.met)
+                self.met.append(Met(row.provider or provider, key, self._scope(row.provider or provider), row.id))
 
-    def number(self, provider: str, key: str) -> int:
+    def number(self, key: str) -> int:
         """The number of a source that was met."""
-        return self._numbers[provider if self._has_providers else "", key]
+        return self._numbers[key]
 
     def _scope(self, provider: str) -> int:
         if "source_id" in self._asset_key:
@@ -231,24 +230,24 @@ class Comparer:
 
     async def _compare_assets(self, part: _Part, assets: list[Asset]) -> None:
         """By content hash; field by field where that says no, and in the sample."""
-        provider, roll, auditor = part.reader.dialect.provider, self.roll, self._auditor
+        provider, roll, auditor = part.reader.provider, self.roll, self._auditor
         keys = dict.fromkeys(asset.source_key for asset in assets)
         part.named |= keys.keys()
         await roll.meet(provider, keys, part.reader.name)
-        ids = roll.ids[provider]
-        probed = await auditor.probe_assets(assets, ids, provider)
+        rows = roll.rows[provider]
+        probed = await auditor.probe_assets(assets, rows)
         missing = set(probed.missing)
         by_value = sorted((self._sample.choose(assets) | set(probed.uncertain)) - missing)
 
         async def compare(positions: list[int]) -> list[list[str]]:
-            return await auditor.compare_assets([assets[position] for position in positions], ids, provider)
+            return await auditor.compare_assets([assets[position] for position in positions], rows)
 
         differing = await _differing(by_value, compare)
         self.has_edits |= bool(differing.keys() - set(probed.uncertain))
         self._tally.assets.unchanged += len(assets) - len(missing) - len(differing)
         compared = set(by_value)
         for position, asset in enumerate(assets):
-            source = roll.number(provider, asset.source_key)
+            source = roll.number(asset.source_key)
             differs = [] if position in missing else differing.get(position)
             self._rows.append((
                 part.number, asset.offset, asset.line, roll.met[source].scope, asset.key, source, position in compared,
@@ -258,14 +257,15 @@ class Comparer:
             await self._stage()
 
     async def _compare_sources(self, part: _Part, sources: Sequence[Source]) -> None:
-        provider, roll = part.reader.dialect.provider, self.roll
+        provider, roll = part.reader.provider, self.roll
         last = {source.key: source for source in sources}
         part.listed |= last.keys()
         await roll.meet(provider, last, part.reader.name)
-        there = [source for source in last.values() if roll.ids[provider][source.key] is not None]
+        rows = roll.rows[provider]
+        there = [source for source in last.values() if rows[source.key].id is not None]
 
         async def compare(positions: list[int]) -> list[list[str]]:
-            return await self._auditor.compare_sources([there[position] for position in positions])
+            return await self._auditor.compare_sources([there[position] for position in positions], rows)
 
         differing = await _differing(list(range(len(there))), compare)
         fields = {source.key: differing.get(position) for position, source in enumerate(there)}
@@ -275,7 +275,7 @@ class Comparer:
             if differs is not None:
                 name = part.reader.name
                 difference = Difference("sources", key, key, not differs, differs, name, source.line, source.offset)
-            roll.met[roll.number(provider, key)].difference = difference
+            roll.met[roll.number(key)].difference = difference
 
     async def _stage(self) -> None:
         rows, self._rows = self._rows, []
@@ -289,8 +289,8 @@ class Comparer:
         if dialect.lists_sources and part.listed and not self._settings.derive_sources:
             expected = part.listed
         for key in expected:
-            roll.met[roll.number(dialect.provider, key)].is_expected = True
-        if unlisted := [roll.number(dialect.provider, key) for key in part.named - expected]:
+            roll.met[roll.number(key)].is_expected = True
+        if unlisted := [roll.number(key) for key in part.named - expected]:
             self.missing_source += await self._auditor.leave_out(part.number, unlisted)
 
 

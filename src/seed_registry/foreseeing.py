@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 from seed_registry.access import Registry
 from seed_registry.accounting import Account
 from seed_registry.errors import TooManyRejects
 from seed_registry.plan import Change, Examples, Misdeclared, MissingPlan, Plan, RejectExample, RejectPlan, TablePlan
-from seed_registry.records import Asset, Reject
+from seed_registry.records import Asset, Reject, SourceRow
 from seed_registry.registry.estimating import estimate, unguessed, wal_bytes
 from seed_registry.registry.planning import EXAMPLES, Outlook, missing_upstream
 from seed_registry.report import Counts, Progress, Tally
@@ -72,7 +71,7 @@ def _settle(counts: Counts, new: int, changed: int, unchanged: int) -> None:
 async def foresee(
     registry: Registry,
     account: ForeseeingAccount,
-    source_ids: Mapping[str, Mapping[str, Any]],
+    sources: Mapping[str, SourceRow],
     *,
     is_whole: bool,
     seconds: float,
@@ -82,14 +81,14 @@ async def foresee(
     Args:
         registry: that the indexes were compared with.
         account: what was counted.
-        source_ids: of all sources met, by provider and key, None of one that does not exist.
+        sources: all that were met, by key.
         is_whole: whether all indexes were read to their end.
         seconds: the longest that the database may take for an answer.
     """
     tally, outlook, tables, main = account.tally, registry.outlook, registry.tables, registry.main
     fields = registry.outlook.assets(registry.new).fields
     of_sources = Counter(name for changes in outlook.sources.values() for name in changes or ())
-    outlook.offer("sources", "unchanged", _unchanged(source_ids, outlook))
+    outlook.offer("sources", "unchanged", _unchanged(sources, outlook))
     new, changed = tally.assets.inserted, tally.assets.updated
     wal = wal_bytes(new, changed, outlook.bytes_to_write / max(outlook.assets_to_write, 1))
     missing, guess = None, unguessed(wal)
@@ -97,7 +96,7 @@ async def foresee(
         guess = await main.do(lambda session: estimate(session.connection, tally.read, new + changed, wal))
         if is_whole:
             count, examples = await main.do(
-                lambda session: missing_upstream(session.connection, tables, source_ids, outlook, seconds=seconds),
+                lambda session: missing_upstream(session.connection, tables, sources, outlook, seconds=seconds),
                 is_limited=False,
             )
             missing = MissingPlan(count, examples)
@@ -133,11 +132,6 @@ def _table(name: str, counts: Counts, fields: Mapping[str, int], outlook: Outloo
     )
 
 
-def _unchanged(source_ids: Mapping[str, Mapping[str, Any]], outlook: Outlook) -> list[str]:
+def _unchanged(sources: Mapping[str, SourceRow], outlook: Outlook) -> list[str]:
     """Sources that exist and that nobody compared, for the index does not describe them."""
-    return [
-        key
-        for provider, ids in source_ids.items()
-        for key, id_ in ids.items()
-        if id_ is not None and (provider, key) not in outlook.sources
-    ]
+    return [key for key, row in sources.items() if row.id is not None and key not in outlook.sources]

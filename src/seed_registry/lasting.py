@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from seed_registry.errors import DatabaseUnavailable
 from seed_registry.marks import Mark
-from seed_registry.records import Asset, Source
+from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry.connecting import blockers, locked, translated
 from seed_registry.registry.ledger import Ledger
 from seed_registry.registry.limiting import limited
@@ -123,20 +123,18 @@ class LastingWriter:
 
     async def merge_sources(
         self, sources: Sequence[Source], mark: Mark | None = None
-    ) -> tuple[MergeCounts, dict[str, Any]]:
+    ) -> tuple[MergeCounts, dict[str, SourceRow]]:
         """Like `merge_assets`."""
 
-        async def done(session: Session, counts: MergeCounts) -> tuple[MergeCounts, dict[str, Any]]:
-            keys = [source.key for source in sources]
-            return counts, await session.writer.find_sources(sources[0].provider, keys)
+        async def done(session: Session, counts: MergeCounts) -> tuple[MergeCounts, dict[str, SourceRow]]:
+            return counts, await session.writer.find_sources([source.key for source in sources])
 
         return await self._merged(lambda session: session.writer.merge_sources(sources, mark), done, mark)
 
     async def merge_assets(
         self,
         assets: Sequence[Asset],
-        source_ids: Mapping[str, Any],
-        provider: str = "socrata",
+        sources: Mapping[str, SourceRow],
         mark: Mark | None = None,
     ) -> MergeCounts:
         """Like `Merger`'s; a batch whose COMMIT had no answer is looked up by its mark, and not counted twice."""
@@ -144,21 +142,19 @@ class LastingWriter:
         async def done(_: Session, counts: MergeCounts) -> MergeCounts:
             return counts
 
-        return await self._merged(
-            lambda session: session.writer.merge_assets(assets, source_ids, provider, mark), done, mark
-        )
+        return await self._merged(lambda session: session.writer.merge_assets(assets, sources, mark), done, mark)
 
-    async def find_sources(self, provider: str, keys: Sequence[str]) -> dict[str, Any]:
+    async def find_sources(self, keys: Sequence[str]) -> dict[str, SourceRow]:
         """Like `Merger`'s."""
-        return await self.do(lambda session: session.writer.find_sources(provider, keys))
+        return await self.do(lambda session: session.writer.find_sources(keys))
 
     async def probe_sources(self, refused: Source) -> None:
         """Like `Merger`'s."""
         await self.do(lambda session: session.writer.probe_sources(refused))
 
-    async def probe_assets(self, refused: Asset, source_ids: Mapping[str, Any], provider: str = "socrata") -> None:
+    async def probe_assets(self, refused: Asset, sources: Mapping[str, SourceRow]) -> None:
         """Like `Merger`'s."""
-        await self.do(lambda session: session.writer.probe_assets(refused, source_ids, provider))
+        await self.do(lambda session: session.writer.probe_assets(refused, sources))
 
     async def _merged(
         self,

@@ -117,10 +117,10 @@ async def _work(
         # Of a batch that was split, no part tells that the whole is committed; the next batch's mark will.
         is_whole = len(assets) == len(batch.assets)
         mark = batch.mark if is_whole else unplaced(batch.index, number, OF_PARTS)
-        account.tally.assets.add(await writer.merge_assets(assets, book.ids, book.provider, mark))
+        account.tally.assets.add(await writer.merge_assets(assets, book.rows, mark))
 
     async def probe(asset: Asset) -> None:
-        await writer.probe_assets(asset, book.ids, book.provider)
+        await writer.probe_assets(asset, book.rows)
 
     async with receive:
         while True:

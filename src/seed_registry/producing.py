@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from time import monotonic
 
 import anyio
@@ -69,7 +69,7 @@ class Producer:
         self._lanes = lanes
         self._parked = ParkedAssets()
         self._listed: set[str] = set()  # the keys of the sources that this index listed
-        self._known = self._listed if reader.dialect.lists_sources else book.met
+        self._known: Container[str] = self._listed if reader.dialect.lists_sources else book.rows
         self._pending: list[Source] = []  # listed, not merged yet
         self._pending_bytes = 0
         self._has_refused = False  # a source, that the run which resumes this one may find accepted
@@ -227,7 +227,7 @@ class Producer:
             yield group
 
     def _send(self, asset: Asset, key_hash: int) -> Lane | None:
-        self._account.sent(asset, key_hash, self._book.provider)
+        self._account.sent(asset, key_hash, self._book.rows)
         lane = self._lanes[key_hash % len(self._lanes)]
         return lane if lane.add(asset) else None
 

@@ -7,6 +7,7 @@ index from 0; together with the index's name they are a record's location.
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from msgspec import Struct
 
@@ -42,13 +43,25 @@ class Source(Struct, frozen=True, gc=False):
     """A portal that publishes; the row of `registry.sources` with this provider and key."""
 
     key: str
+    provider: str
     name: str | None = None
     url: str | None = None
     raw: bytes = b"{}"
     content_hash: bytes | None = None
-    provider: str = "socrata"
     line: int = 0
     offset: int = 0
+
+
+class SourceRow(Struct, frozen=True, gc=False):
+    """A row of `registry.sources`.
+
+    Attributes:
+        id: an int or a UUID; None in a dry run of a source that does not exist yet.
+        provider: the row's own, which is also that of its assets; None where the table has no column for it.
+    """
+
+    id: Any
+    provider: str | None
 
 
 class Asset(Struct, frozen=True, gc=False):

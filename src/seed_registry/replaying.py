@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from heapq import nsmallest
 from pathlib import Path
-from typing import Any
 
 import anyio
 from msgspec.structs import replace
@@ -29,7 +28,7 @@ from seed_registry.ingesting import run_through
 from seed_registry.lasting import LastingWriter
 from seed_registry.marks import Mark, Resumption
 from seed_registry.plan import Plan
-from seed_registry.records import Asset, Source
+from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry.cautious import listed_sources, newer, newest
 from seed_registry.registry.planning import key_hashes
 from seed_registry.registry.tabling import Foreseen
@@ -160,61 +159,62 @@ class _CautiousWriter:
 
     async def merge_sources(
         self, sources: Sequence[Source], mark: Mark | None = None
-    ) -> tuple[MergeCounts, dict[str, Any]]:
+    ) -> tuple[MergeCounts, dict[str, SourceRow]]:
         """Merge those that the registry does not have, or not from an index that described them."""
-        keys, provider, table = [source.key for source in sources], sources[0].provider, self._tables.sources
-        listed = await self._writer.do(lambda session: listed_sources(session.connection, table, provider, keys))
+        table = self._tables.sources
+        rows = await self._writer.find_sources(list(dict.fromkeys(source.key for source in sources)))
+        ids = [row.id for row in rows.values()]
+        listed = await self._writer.do(lambda session: listed_sources(session.connection, table, ids))
         first: dict[str, Source] = {}
         for source in sources:
             first.setdefault(source.key, source)
         taken = [source for source in first.values() if source.key not in listed]
-        counts, ids = MergeCounts(), await self._writer.find_sources(provider, keys)
+        counts = MergeCounts()
         if taken:
             counts, merged = await self._writer.merge_sources(taken, mark)
-            ids |= merged
+            rows |= merged
         return replace(
             counts,
             unchanged=counts.unchanged + len(first) - len(taken),
             duplicate=counts.duplicate + len(sources) - len(first),
-        ), ids
+        ), rows
 
     async def merge_assets(
         self,
         assets: Sequence[Asset],
-        source_ids: Mapping[str, Any],
-        provider: str = "socrata",
+        sources: Mapping[str, SourceRow],
         mark: Mark | None = None,
     ) -> MergeCounts:
         """Merge those of which the registry has nothing newer, nor as new."""
         tables = self._tables
-        candidates = newest(assets, tables, provider)
-        known = [asset for asset in candidates if source_ids[asset.source_key] is not None]
-        kept = await self._writer.do(lambda session: newer(session.connection, tables, known, source_ids, provider))
+        candidates = newest(assets, tables, sources)
+        known = [asset for asset in candidates if sources[asset.source_key].id is not None]
+        kept = await self._writer.do(lambda session: newer(session.connection, tables, known, sources))
         taken = {id(asset) for asset in kept}
-        taken |= {id(asset) for asset in candidates if source_ids[asset.source_key] is None}  # in a dry run
+        taken |= {id(asset) for asset in candidates if sources[asset.source_key].id is None}  # in a dry run
         self._skipped.add([asset for asset in assets if id(asset) not in taken])
         held = [asset for asset in candidates if id(asset) not in taken]
-        self._outlook.note_assets(Foreseen[Asset]([], [], held), held, self._key_hash(provider))
+        self._outlook.note_assets(Foreseen[Asset]([], [], held), held, self._key_hash(sources))
         kept = [asset for asset in candidates if id(asset) in taken]
-        counts = await self._writer.merge_assets(kept, source_ids, provider, mark)
+        counts = await self._writer.merge_assets(kept, sources, mark)
         return replace(
             counts,
             unchanged=counts.unchanged + len(held),
             duplicate=counts.duplicate + len(assets) - len(candidates),
         )
 
-    async def find_sources(self, provider: str, keys: Sequence[str]) -> dict[str, Any]:
+    async def find_sources(self, keys: Sequence[str]) -> dict[str, SourceRow]:
         """Like `Merger`'s."""
-        return await self._writer.find_sources(provider, keys)
+        return await self._writer.find_sources(keys)
 
     async def probe_sources(self, refused: Source) -> None:
         """Like `Merger`'s."""
         await self._writer.probe_sources(refused)
 
-    async def probe_assets(self, refused: Asset, source_ids: Mapping[str, Any], provider: str = "socrata") -> None:
+    async def probe_assets(self, refused: Asset, sources: Mapping[str, SourceRow]) -> None:
         """Like `Merger`'s."""
-        await self._writer.probe_assets(refused, source_ids, provider)
+        await self._writer.probe_assets(refused, sources)
 
-    def _key_hash(self, provider: str) -> Callable[[Asset], int]:
+    def _key_hash(self, sources: Mapping[str, SourceRow]) -> Callable[[Asset], int]:
         key_hash = key_hashes(self._tables)
-        return lambda asset: key_hash(provider, asset.source_key, asset.key)
+        return lambda asset: key_hash(sources[asset.source_key].provider, asset.source_key, asset.key)

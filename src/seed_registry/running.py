@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import anyio
 import msgspec
@@ -39,6 +38,7 @@ from seed_registry.index.reading import IndexReader, read_index
 from seed_registry.index.rejects import RejectsFile
 from seed_registry.marks import WHOLE, Mark, Resumption, Whole
 from seed_registry.plan import Plan
+from seed_registry.records import SourceRow
 from seed_registry.registry import embedded
 from seed_registry.registry.connecting import flush, session
 from seed_registry.registry.ledger import Ledger, begin, create
@@ -52,7 +52,7 @@ from seed_registry.report import (
     Verification,
 )
 from seed_registry.settings import Settings
-from seed_registry.sourcing import SourceBook, drop_source_cache, read_source_cache, write_source_cache
+from seed_registry.sourcing import SourceBook, drop_source_cache, read_source_cache, trusted, write_source_cache
 from seed_registry.verifying import verify
 
 # What a run that failed may take to say so.
@@ -72,8 +72,8 @@ class Run:
         self._rejects = None if settings.dry_run else _rejects_file(settings, self.id)
         self._parts: list[IndexReport] = []
         self._dialects: dict[str, str] = {}  # met so far, with their providers
-        self._source_ids: dict[str, dict[str, Any]] = {}  # of all sources met, by provider and key
-        self._known_ids: dict[str, dict[str, Any]] = {}  # with those of the cache
+        self._sources: dict[str, SourceRow] = {}  # all met, by key
+        self._known: dict[str, SourceRow] = {}  # with those of the cache
         self._ledger: Ledger | None = None
         progress.began(self.tally)
         progress.tell(
@@ -123,7 +123,7 @@ class Run:
         verification = await self._verify(registry, account)
         is_right = verification is None or verification.passed
         if settings.source_cache and registry.url and not settings.dry_run and is_right:
-            write_source_cache(settings.source_cache, str(registry.url), self._source_ids)
+            write_source_cache(settings.source_cache, str(registry.url), self._sources)
         report = self._report(verification, await self._foresee(registry, account))
         for table, counts in (("sources", self.tally.sources), ("assets", self.tally.assets)):
             self.progress.tell("info", f"{table}_loaded", **facts_of(counts), seconds=report.seconds)
@@ -167,7 +167,8 @@ class Run:
         """What two commands have in common if one goes on where the other ended."""
         settings = self.settings
         asked = (
-            settings.schema, settings.dialect, settings.domain, settings.records_at, settings.derive_sources,
+            settings.schema, settings.dialect, settings.domain, settings.provider, settings.records_at,
+            settings.derive_sources,
             settings.max_record_bytes, salt, version("seed-registry"), *self.held,
             *([self.id] if "-" in self._indexes else []),
         )  # fmt: skip
@@ -196,10 +197,12 @@ class Run:
             if table.left_out:
                 self.progress.tell("warning", "columns_left_out", table=table.name, fields=table.left_out)
         if path:
-            for provider, cached in read_source_cache(path, str(registry.url)).items():
-                book = self._book(registry, provider)
-                trusted = await book.trust(cached)
-                self.progress.tell("info", "source_cache_read", path=path, cached=len(cached), trusted=trusted)
+            cached, asked = read_source_cache(path, str(registry.url)), self.settings.provider
+            if asked:  # of two sources of a key the cache may have the other one
+                cached = {key: row for key, row in cached.items() if row.provider in (None, asked)}
+            if cached:
+                self._known |= (rows := await trusted(registry.writer, cached))
+                self.progress.tell("info", "source_cache_read", path=path, cached=len(cached), trusted=len(rows))
 
     async def _load_index(self, index: str, registry: Registry, account: Account) -> None:
         """One index; if others are to be loaded all the same, its failure is kept for the report."""
@@ -207,14 +210,14 @@ class Run:
         before = replace(tally, sources=replace(tally.sources), assets=replace(tally.assets))
         salt = registry.tables.salt if registry.tables else ""
         dialect: Dialect | None = None
-        error = None
+        provider, error = "", None
         try:
             marks = await self._marks(index, registry)
             whole = next((mark for mark in marks if mark.lane == WHOLE), None)
             resumption = Resumption.of(marks) if marks and not whole else None
             async with self._opened(index, salt, resumption) as reader:
-                dialect = reader.dialect
-                self._dialects[dialect.name] = dialect.provider
+                dialect, provider = reader.dialect, reader.provider
+                self._dialects[dialect.name] = provider
                 if whole:
                     await self._take_over(whole, registry, account)
                 else:
@@ -229,7 +232,7 @@ class Run:
         part = IndexReport(
             index=name,
             dialect=dialect.name if dialect else "",
-            provider=dialect.provider if dialect else "",
+            provider=provider,
             bytes_read=tally.bytes_read - before.bytes_read,
             sources=msgspec.convert(tally.sources.since(before.sources), SourceCounts, from_attributes=True),
             assets=msgspec.convert(tally.assets.since(before.assets), AssetCounts, from_attributes=True),
@@ -248,8 +251,8 @@ class Run:
         known = await main.do(lambda session: ledger.whole(session.connection, whole.index))
         account.loaded.declared.extend(known.declared)
         account.loaded.inserted_before += known.inserted
-        found = await main.find_sources(known.provider, known.sources)
-        self._source_ids.setdefault(known.provider, {}).update({key: found.get(key) for key in known.sources})
+        found = await main.find_sources(known.sources)
+        self._sources |= {key: found.get(key, SourceRow(None, None)) for key in known.sources}
 
     def _opened(self, index: str, salt: str, resumption: Resumption | None) -> AbstractAsyncContextManager[IndexReader]:
         return read_index(index, self.settings, salt=salt, stages=self.tally.stages, resumption=resumption)
@@ -259,12 +262,11 @@ class Run:
         assets_before, inserted_before = tally.assets.read, tally.assets.inserted
         tally.index, tally.index_bytes, tally.index_position = reader.name, reader.size, 0
         self.progress.tell("info", "index_opened", index=name, dialect=dialect.name, bytes=reader.size)
-        book = self._book(registry, dialect.provider)
+        book = self._book(registry, reader.provider)
         try:
             await pipeline.run(reader, self.settings, account, book, registry.open_writer)
         finally:
-            met = {key: book.ids[key] for key in book.met}
-            self._source_ids.setdefault(dialect.provider, {}).update(met)
+            self._sources |= {key: self._known[key] for key in book.rows}
         file, main, ledger = reader.file_state, registry.main, self._ledger
         if main is None or ledger is None:
             return
@@ -273,7 +275,7 @@ class Run:
         if file is not None:
             mark = Mark(reader.path, WHOLE, 1, 1, 0, tally.assets.read - assets_before, file)
             inserted, declared = tally.assets.inserted - inserted_before, list(reader.declared())
-            whole = Whole(dialect.provider, list(met), inserted, declared)
+            whole = Whole(reader.provider, list(book.rows), inserted, declared)
             await main.do(lambda session: ledger.finished(session.connection, mark, whole))
 
     async def _marks(self, index: str, registry: Registry) -> list[Mark]:
@@ -294,8 +296,8 @@ class Run:
         return []
 
     def _book(self, registry: Registry, provider: str) -> SourceBook:
-        ids = self._known_ids.setdefault(provider, {})
-        return SourceBook(registry.writer, self.tally, provider, max_sources=self.settings.max_sources, ids=ids)
+        max_sources = self.settings.max_sources
+        return SourceBook(registry.writer, self.tally, provider, max_sources=max_sources, known=self._known)
 
     async def _verify(self, registry: Registry, account: Account) -> Verification | None:
         main, tables = registry.main, registry.tables
@@ -304,7 +306,7 @@ class Run:
         self.progress.tell("info", "verifying")
         return await main.do(
             lambda session: verify(
-                session.connection, tables, self._source_ids, self.tally, account.loaded, self.progress
+                session.connection, tables, self._sources, self.tally, account.loaded, self.progress
             ),
             is_limited=False,
         )
@@ -314,7 +316,7 @@ class Run:
             return None
         self.progress.tell("info", "planning")
         is_whole, seconds = all(part.error is None for part in self._parts), self.settings.io_timeout_seconds
-        return await foresee(registry, account, self._source_ids, is_whole=is_whole, seconds=seconds)
+        return await foresee(registry, account, self._sources, is_whole=is_whole, seconds=seconds)
 
     def _report(self, verification: Verification | None = None, plan: Plan | None = None) -> Report:
         """What is known by now."""

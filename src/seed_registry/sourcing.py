@@ -1,4 +1,4 @@
-"""Sourcing: which sources a run knows, and the ids that the registry gave them."""
+"""Sourcing: which sources a run knows, and the rows that the registry has of them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from uuid import UUID
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from seed_registry.errors import DatabaseRefused, IndexNotUnderstood, StorageFailed
+from seed_registry.errors import DatabaseRefused, IndexNotUnderstood, SettingsInvalid, StorageFailed
 from seed_registry.escaping import printable
 from seed_registry.halving import merge_halving
 from seed_registry.marks import OF_SOURCES, Mark, unplaced
-from seed_registry.records import Asset, Source
+from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.report import MergeCounts, Tally
 
 # How many cached ids are asked of the database before the others are believed.
@@ -32,46 +33,51 @@ class Writer(Protocol):
     async def prepare(self, *, is_empty: bool = ...) -> None: ...  # noqa: D102
     async def merge_sources(  # noqa: D102
         self, sources: Sequence[Source], mark: Mark | None = ...
-    ) -> tuple[MergeCounts, dict[str, Any]]: ...
+    ) -> tuple[MergeCounts, dict[str, SourceRow]]: ...
     async def merge_assets(  # noqa: D102
-        self, assets: Sequence[Asset], source_ids: Mapping[str, Any], provider: str = ..., mark: Mark | None = ...
+        self, assets: Sequence[Asset], sources: Mapping[str, SourceRow], mark: Mark | None = ...
     ) -> MergeCounts: ...
-    async def find_sources(self, provider: str, keys: Sequence[str]) -> dict[str, Any]: ...  # noqa: D102
+    async def find_sources(self, keys: Sequence[str]) -> dict[str, SourceRow]: ...  # noqa: D102
     async def probe_sources(self, refused: Source) -> None: ...  # noqa: D102
-    async def probe_assets(  # noqa: D102
-        self, refused: Asset, source_ids: Mapping[str, Any], provider: str = ...
-    ) -> None: ...
+    async def probe_assets(self, refused: Asset, sources: Mapping[str, SourceRow]) -> None: ...  # noqa: D102
 
 
 class SourceBook:
-    """The ids of the sources of one index.
+    """The sources of one index.
 
     Attributes:
-        ids: by source key; in a dry run None for a source that does not exist yet.
-        met: the keys met in this index; others may be in `ids` from a cache or an index before.
-        provider: of all these sources.
+        rows: of the sources met in this index, by key, each with a provider: its own, or else that of the index.
+        provider: what the index says of its sources; those that are created have it.
     """
 
     def __init__(
-        self, writer: Writer, tally: Tally, provider: str, *, max_sources: int, ids: dict[str, Any] | None = None
+        self,
+        writer: Writer,
+        tally: Tally,
+        provider: str,
+        *,
+        max_sources: int,
+        known: dict[str, SourceRow] | None = None,
     ) -> None:
-        self.ids: dict[str, Any] = {} if ids is None else ids
-        self.met: set[str] = set()
+        """`known` are the rows that a cache or an index before told, as they are stored; it takes those of this one."""
+        self.rows: dict[str, SourceRow] = {}
         self.provider = provider
+        self._known: dict[str, SourceRow] = {} if known is None else known
         self._writer = writer
         self._tally = tally
         self._max = max_sources
 
     async def merge(self, sources: Sequence[Source]) -> None:
-        """Write listed sources and learn their ids.
+        """Write listed sources and learn their rows.
 
         Raises:
             IndexNotUnderstood: these are more than `max_sources` can be meant.
+            SettingsInvalid: the registry has two sources of a key.
         """
         mark = unplaced(self._tally.index, 0, OF_SOURCES)
-        counts, ids = await self._writer.merge_sources(sources, mark)
+        counts, rows = await self._writer.merge_sources(sources, mark)
         self._tally.sources.add(counts)
-        self._meet(ids)
+        self._meet(rows)
 
     async def probe(self, refused: Source) -> None:
         """Raise, if the database refuses any source."""
@@ -83,17 +89,18 @@ class SourceBook:
         Raises:
             IndexNotUnderstood: these are more than `max_sources` can be meant.
             DatabaseRefused: one cannot be created.
+            SettingsInvalid: the registry has two sources of a key.
         """
-        new = list(dict.fromkeys(asset.source_key for asset in assets if asset.source_key not in self.met))
+        new = list(dict.fromkeys(asset.source_key for asset in assets if asset.source_key not in self.rows))
         if not new:
             return
-        self._limit(len(self.met) + len(new))
+        self._limit(len(self.rows) + len(new))
         self._tally.sources.read += len(new)
-        asked = [key for key in new if key not in self.ids]
-        found = await self._writer.find_sources(self.provider, asked) if asked else {}
+        asked = [key for key in new if key not in self._known]
+        found = await self._writer.find_sources(asked) if asked else {}
         missing = [derived_source(key, self.provider) for key in asked if key not in found]
         self._tally.sources.unchanged += len(new) - len(missing)
-        self._meet({key: self.ids.get(key) for key in new} | found)
+        self._meet({key: self._known[key] for key in new if key in self._known} | found)
         if missing:
             await merge_halving(missing, self._merge_derived, self._refused, self.probe)
 
@@ -106,28 +113,12 @@ class SourceBook:
             "mend the table or its triggers, then load again"
         )
 
-    async def trust(self, cached: Mapping[str, Any]) -> int:
-        """Take over ids of an earlier run, if a sample of them is right; only the right ones, if one of it is not.
-
-        Returns:
-            How many were taken over.
-        """
-        keys = list(cached)
-        right = await self._right(cached, random.sample(keys, min(_SAMPLE_SIZE, len(keys))))
-        if len(right) < min(_SAMPLE_SIZE, len(keys)):
-            right = await self._right(cached, keys)
-            cached = {key: cached[key] for key in right}
-        self.ids.update(cached)
-        return len(cached)
-
-    async def _right(self, cached: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
-        found = await self._writer.find_sources(self.provider, keys)
-        return [key for key in keys if key in found and found[key] == cached[key]]
-
-    def _meet(self, ids: Mapping[str, Any]) -> None:
-        self.ids.update(ids)
-        self.met.update(ids)
-        self._limit(len(self.met))
+    def _meet(self, rows: Mapping[str, SourceRow]) -> None:
+        for key, row in rows.items():
+            # In a dry run a source that an index before would create has the provider that it got there.
+            stored = self._known[key] = self._known.get(key, row) if row.id is None else row
+            self.rows[key] = stored if stored.provider is not None else replace(stored, provider=self.provider)
+        self._limit(len(self.rows))
 
     def _limit(self, sources: int) -> None:
         if sources > self._max:
@@ -141,25 +132,45 @@ def derived_source(key: str, provider: str) -> Source:
     return Source(key=key, url=f"https://{key}", provider=provider)
 
 
+async def trusted(writer: Writer, cached: Mapping[str, SourceRow]) -> dict[str, SourceRow]:
+    """The rows that an earlier run found, if a sample of them is right; only the right ones, if one of it is not."""
+    keys = list(cached)
+    sample = random.sample(keys, min(_SAMPLE_SIZE, len(keys)))
+    try:
+        right = await _right(writer, cached, sample)
+        return dict(cached) if len(right) == len(sample) else await _right(writer, cached, keys)
+    except SettingsInvalid:  # two sources of a key: an error only for an index that names it
+        return {}
+
+
+async def _right(writer: Writer, cached: Mapping[str, SourceRow], keys: Sequence[str]) -> dict[str, SourceRow]:
+    found = await writer.find_sources(keys)
+    return {key: cached[key] for key in keys if found.get(key) == cached[key]}
+
+
 class _Cache(Struct):
-    """The file of `--source-cache`: ids by provider and source key."""
+    """The file of `--source-cache`: ids by provider, "" where the table has none, and source key."""
 
     database: str
     sources: dict[str, dict[str, int | str]]
 
 
-def read_source_cache(path: str, database: str) -> dict[str, dict[str, Any]]:
-    """The ids that an earlier run against the same database left, by provider; empty if there are none."""
+def read_source_cache(path: str, database: str) -> dict[str, SourceRow]:
+    """The rows that an earlier run against the same database left, by source key; empty if there are none."""
     try:
         cache = msgspec.json.decode(_read_file(path), type=_Cache)
-        ids = {provider: {key: _id(value) for key, value in of.items()} for provider, of in cache.sources.items()}
+        rows = {
+            key: SourceRow(_id(value), provider or None)
+            for provider, of in cache.sources.items()
+            for key, value in of.items()
+        }
     except (FileNotFoundError, ValueError, RecursionError):  # none, or none of ours
         return {}
     except OSError as exc:
         raise StorageFailed(f"the source cache {path} cannot be read: {exc.strerror}") from exc
     if cache.database != database:
         return {}
-    return ids
+    return rows
 
 
 def _read_file(path: str) -> bytes:
@@ -168,12 +179,11 @@ def _read_file(path: str) -> bytes:
         return file.read() if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
 
 
-def write_source_cache(path: str, database: str, ids: Mapping[str, Mapping[str, Any]]) -> None:
-    """Leave the ids for the next run: the whole file or none of it."""
-    plain = {
-        provider: {key: value if type(value) is int else str(value) for key, value in of_provider.items()}
-        for provider, of_provider in ids.items()
-    }
+def write_source_cache(path: str, database: str, rows: Mapping[str, SourceRow]) -> None:
+    """Leave the rows for the next run: the whole file or none of it."""
+    plain: dict[str, dict[str, int | str]] = {}
+    for key, row in rows.items():
+        plain.setdefault(row.provider or "", {})[key] = row.id if type(row.id) is int else str(row.id)
     cache = _Cache(database, plain)
     target = Path(path)
     try:

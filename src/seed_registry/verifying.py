@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 
 from seed_registry.accounting import Loaded
+from seed_registry.records import SourceRow
 from seed_registry.registry.merging import Merger
 from seed_registry.registry.schema import Tables, quoted
 from seed_registry.registry.sql import statement
@@ -17,7 +18,7 @@ from seed_registry.report import Check, Progress, Tally, Verification
 async def verify(
     connection: asyncpg.Connection[Any],
     tables: Tables,
-    source_ids: Mapping[str, Mapping[str, Any]],
+    sources: Mapping[str, SourceRow],
     tally: Tally,
     loaded: Loaded,
     progress: Progress,
@@ -27,7 +28,7 @@ async def verify(
     Args:
         connection: any session.
         tables: the registry's.
-        source_ids: of all sources that the indexes named, by provider and key.
+        sources: all that the indexes named, by key.
         tally: what was counted.
         loaded: what else is known of what was read.
         progress: is told of every difference.
@@ -37,28 +38,28 @@ async def verify(
         _equal("sources_conserved", tally.sources.read, tally.sources.outcomes),
         _equal("assets_conserved", tally.assets.read, tally.assets.outcomes),
         *(_equal(f"declared_{name}", declared, read) for name, declared, read in loaded.declared),
-        *await _present(
-            connection, tables, [id_ for ids in source_ids.values() for id_ in ids.values()], tally, loaded, progress
-        ),
+        *await _present(connection, tables, [row.id for row in sources.values()], tally, loaded, progress),
         await _orphans(connection, tables),
     ]
     if loaded.sample:
-        checks.append(await _sample_equal(connection, tables, source_ids, loaded, progress))
+        checks.append(await _sample_equal(connection, tables, loaded, progress))
     return Verification(all(check.passed for check in checks), checks)
 
 
 async def _sample_equal(
     connection: asyncpg.Connection[Any],
     tables: Tables,
-    source_ids: Mapping[str, Mapping[str, Any]],
     loaded: Loaded,
     progress: Progress,
 ) -> Check:
     merger, differing = Merger(connection, tables), 0
-    for provider, ids in source_ids.items():
-        sample = {key: asset for key, (of, asset) in loaded.sample.items() if of == provider}
-        for key, fields in (await merger.compare_assets(list(sample.values()), ids, provider)).items():
-            progress.tell("error", "sample_differs", key=key, fields=fields, line=sample[key].line)
+    # In turns: where the table does not tell a source's provider, it may have another one in each index.
+    for provider in {source.provider for source, _ in loaded.sample.values()}:
+        sample = [(source, asset) for source, asset in loaded.sample.values() if source.provider == provider]
+        sources = {asset.source_key: source for source, asset in sample}
+        lines = {asset.key: asset.line for _, asset in sample}
+        for key, fields in (await merger.compare_assets([asset for _, asset in sample], sources)).items():
+            progress.tell("error", "sample_differs", key=key, fields=fields, line=lines[key])
             differing += 1
     return _equal("sample_equal", len(loaded.sample), len(loaded.sample) - differing)
 

@@ -23,7 +23,7 @@ from seed_registry.index.reading import read_index
 from seed_registry.index.rejects import RejectsFile
 from seed_registry.ingesting import ingest
 from seed_registry.marks import Mark
-from seed_registry.records import Asset, Source
+from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry import schema
 from seed_registry.registry.connecting import flush, session
 from seed_registry.registry.limiting import limited
@@ -68,28 +68,28 @@ class Inserting:
 
     async def merge_sources(
         self, sources: Sequence[Source], mark: Mark | None = None
-    ) -> tuple[MergeCounts, dict[str, Any]]:
+    ) -> tuple[MergeCounts, dict[str, SourceRow]]:
         """As this program does: they are few."""
         return await self._merger.merge_sources(sources, mark)
 
-    async def find_sources(self, provider: str, keys: Sequence[str]) -> dict[str, Any]:
+    async def find_sources(self, keys: Sequence[str]) -> dict[str, SourceRow]:
         """As this program does."""
-        return await self._merger.find_sources(provider, keys)
+        return await self._merger.find_sources(keys)
 
     async def probe_sources(self, refused: Source) -> None:
         """As this program does."""
         await self._merger.probe_sources(refused)
 
-    async def probe_assets(self, refused: Asset, source_ids: Mapping[str, Any], provider: str = "") -> None:
+    async def probe_assets(self, refused: Asset, sources: Mapping[str, SourceRow]) -> None:
         """As this program does."""
-        await self._merger.probe_assets(refused, source_ids, provider)
+        await self._merger.probe_assets(refused, sources)
 
     async def merge_assets(
-        self, assets: Sequence[Asset], source_ids: Mapping[str, Any], provider: str = "", mark: Mark | None = None
+        self, assets: Sequence[Asset], sources: Mapping[str, SourceRow], mark: Mark | None = None
     ) -> MergeCounts:
         """One batch in one transaction; how many of it were updated is not asked for."""
-        del provider, mark
-        rows = [_row(asset, source_ids[asset.source_key]) for asset in latest(assets)]
+        del mark
+        rows = [_row(asset, sources[asset.source_key].id) for asset in latest(assets)]
         transaction = self._connection.transaction()
         await transaction.start()
         try:
@@ -178,7 +178,7 @@ async def load(strategy: str, index: str, settings: Settings, progress: Progress
         await merger.prepare()
         async with read_index(index, settings, salt=tables.salt, stages=tally.stages) as reader:
             account = Account(settings, tally, progress, rejects, keys_per_source=False)
-            book = SourceBook(merger, tally, reader.dialect.provider, max_sources=settings.max_sources)
+            book = SourceBook(merger, tally, reader.provider, max_sources=settings.max_sources)
             try:
                 await pipeline.run(reader, settings, account, book, open_writer)
             finally:

@@ -87,7 +87,7 @@ async def _look(index: str, settings: Settings) -> _Explained:
             if len(records) >= _RECORDS_READ:
                 break
         dialect = reader.dialect
-        return _Explained(reader.name, dialect.name, dialect.provider, _why(reader.shape), dialect.mapping, records)
+        return _Explained(reader.name, dialect.name, reader.provider, _why(reader.shape), dialect.mapping, records)
 
 
 def _why(shape: Shape) -> str:

@@ -56,10 +56,20 @@ class Decoder:
         header_complete: whether that is final; an asset that still needs it has no source key before.
     """
 
-    def __init__(self, dialect: Dialect, *, domain: str = "", header_complete: bool = True, salt: str = "") -> None:
+    def __init__(
+        self,
+        dialect: Dialect,
+        *,
+        domain: str = "",
+        provider: str | None = None,
+        header_complete: bool = True,
+        salt: str = "",
+    ) -> None:
+        """`provider` is that of the sources, if it is not the dialect's; no content hash depends on it."""
         self.portal = Portal(domain=domain)
         self.header_complete = header_complete
         self._dialect = dialect
+        self._provider = provider or dialect.provider
         self._kind_of = dialect.kind_of
         self._fields_of = dialect.asset
         self._decode = msgspec.json.Decoder(dialect.wire).decode
@@ -106,7 +116,7 @@ class Decoder:
             url=_text(fields.url) or f"https://{key}",
             raw=data,
             content_hash=xxhash.xxh3_128_digest(data, self._seed),
-            provider=self._dialect.provider,
+            provider=self._provider,
             line=record.line,
             offset=record.offset,
         )

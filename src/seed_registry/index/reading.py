@@ -30,6 +30,7 @@ class IndexReader:
         size: bytes of the file on disk, None for a pipe.
         dialect: detected, or as the settings say.
         shape: what the beginning looks like.
+        provider: of the sources that are created: what the settings say, else the dialect.
         resumption: where it is taken up again, if it is.
     """
 
@@ -47,7 +48,14 @@ class IndexReader:
         self._opened = opened
         self._stages = stages
         self._kept = "nothing was written" if settings.dry_run else "what came before is committed"
-        self._decoder = Decoder(self.dialect, domain=settings.domain or "", header_complete=self.shape.lines, salt=salt)
+        self.provider = settings.provider or self.dialect.provider
+        self._decoder = Decoder(
+            self.dialect,
+            domain=settings.domain or "",
+            provider=self.provider,
+            header_complete=self.shape.lines,
+            salt=salt,
+        )
         self._framer: LineFramer | DocumentFramer
         # One record that is a document is read as an array of one.
         self._whole = settings.records_at is None and self.dialect.whole(self.shape)

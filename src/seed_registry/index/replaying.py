@@ -213,8 +213,8 @@ def _no_rejects_file(name: str) -> IndexNotUnderstood:
 class _LineDecoder(Decoder):
     """Decodes the records of lines, each under the place of its line."""
 
-    def __init__(self, dialect: Dialect, *, domain: str, salt: str, max_record_bytes: int) -> None:
-        super().__init__(dialect, domain=domain, salt=salt)
+    def __init__(self, dialect: Dialect, *, domain: str, provider: str, salt: str, max_record_bytes: int) -> None:
+        super().__init__(dialect, domain=domain, provider=provider, salt=salt)
         self._has_sources = dialect.source is not None
         self._max = max_record_bytes
 
@@ -266,7 +266,10 @@ class ReplayReader(IndexReader):
         self.resumption = resumption
         self._opened, self._stages, self._kept = opened, stages, ""  # lines are never broken
         limit = settings.max_record_bytes
-        self._decoder = _LineDecoder(dialect, domain=settings.domain or "", salt=salt, max_record_bytes=limit)
+        self.provider = settings.provider or dialect.provider
+        self._decoder = _LineDecoder(
+            dialect, domain=settings.domain or "", provider=self.provider, salt=salt, max_record_bytes=limit
+        )
         self._whole = False
         self._committed = resumption.offset if resumption else -1
         self._skipped = max(self._committed - opened.head_offset, 0)

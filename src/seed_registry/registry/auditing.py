@@ -15,11 +15,12 @@ import asyncpg
 from msgspec import Struct
 
 from seed_registry.errors import DatabaseRefused
-from seed_registry.records import Asset, Source
+from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry.limiting import limited
-from seed_registry.registry.merging import asset_values, find_source_ids
+from seed_registry.registry.merging import asset_values
 from seed_registry.registry.pooling import is_pooled
 from seed_registry.registry.schema import Table, Tables, quoted
+from seed_registry.registry.source_rows import find_source_rows, with_stored_providers
 from seed_registry.registry.sql import statement
 from seed_registry.registry.staging import staged_type
 from seed_registry.registry.tabling import TableMerger, plain_values
@@ -42,12 +43,22 @@ class Auditor:
     """One session's statements of an audit. All but `snapshot` are for the body of that."""
 
     def __init__(
-        self, connection: asyncpg.Connection[Any], tables: Tables, *, full: bool, seconds: float | None
+        self,
+        connection: asyncpg.Connection[Any],
+        tables: Tables,
+        *,
+        full: bool,
+        seconds: float | None,
+        provider: str | None = None,
     ) -> None:
-        """`full` trusts no content hash. No statement about a batch may take more than `seconds`."""
+        """`full` trusts no content hash. No statement about a batch may take more than `seconds`.
+
+        `provider` is that of `Merger`.
+        """
         self._connection = connection
         self._tables = tables
         self._seconds = seconds
+        self._provider = provider
         options: dict[str, Any] = {"full": full, "stages": Stages()}
         self._sources = TableMerger(connection, tables.sources, "unused", **options)
         self._assets = TableMerger(connection, tables.assets, "unused", **options)
@@ -78,20 +89,24 @@ class Auditor:
             ):
                 await transaction.rollback()
 
-    async def find_sources(self, provider: str, keys: Sequence[str]) -> dict[str, Any]:
-        """The ids of those sources that exist, by key."""
-        async with limited(self._connection, self._seconds):
-            return await find_source_ids(self._connection, self._tables.sources, provider, keys)
+    async def find_sources(self, keys: Sequence[str]) -> dict[str, SourceRow]:
+        """The rows of those sources that exist, by key.
 
-    async def probe_assets(self, assets: Sequence[Asset], ids: Mapping[str, Any], provider: str) -> Probed:
-        """Ask by keys, sources and content hashes; `ids` has None for a source that does not exist."""
-        values = asset_values(ids, provider)
+        Raises:
+            SettingsInvalid: there are two of a key, and none of them is of the provider asked for.
+        """
+        async with limited(self._connection, self._seconds):
+            return await find_source_rows(self._connection, self._tables.sources, keys, self._provider)
+
+    async def probe_assets(self, assets: Sequence[Asset], sources: Mapping[str, SourceRow]) -> Probed:
+        """Ask by keys, sources and content hashes; a source that does not exist has the id None."""
+        values = asset_values(sources)
         async with limited(self._connection, self._seconds):
             found = await self._connection.fetch(self._probe, *(values(field, assets) for field in self._probed))
         missing = [position - 1 for position, is_missing in found if is_missing]
         return Probed(missing, [position - 1 for position, is_missing in found if not is_missing])
 
-    async def compare_assets(self, assets: Sequence[Asset], ids: Mapping[str, Any], provider: str) -> list[list[str]]:
+    async def compare_assets(self, assets: Sequence[Asset], sources: Mapping[str, SourceRow]) -> list[list[str]]:
         """For each asset the fields in which its row differs.
 
         Raises:
@@ -99,12 +114,12 @@ class Auditor:
                 is as it was.
         """
         async with self._savepoint():
-            return await self._assets.compare(assets, asset_values(ids, provider))
+            return await self._assets.compare(assets, asset_values(sources))
 
-    async def compare_sources(self, sources: Sequence[Source]) -> list[list[str]]:
+    async def compare_sources(self, sources: Sequence[Source], rows: Mapping[str, SourceRow]) -> list[list[str]]:
         """For each source the fields in which its row differs; raises as `compare_assets` does."""
         async with self._savepoint():
-            return await self._sources.compare(sources, plain_values)
+            return await self._sources.compare(with_stored_providers(sources, rows), plain_values)
 
     async def stage(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Remember records: index, offset, line, scope, key, source, whether by value, fields that differ."""

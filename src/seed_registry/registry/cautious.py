@@ -7,20 +7,20 @@ from typing import Any
 
 import asyncpg
 
-from seed_registry.records import Asset
-from seed_registry.registry.merging import SourceId, asset_values
+from seed_registry.records import Asset, SourceRow
+from seed_registry.registry.merging import asset_values
 from seed_registry.registry.planning import key_hashes
-from seed_registry.registry.schema import Table, Tables
+from seed_registry.registry.schema import Table, Tables, quoted
 from seed_registry.registry.sql import statement
 from seed_registry.registry.tabling import TableMerger
 from seed_registry.report import Stages
 
 
-def newest(assets: Sequence[Asset], tables: Tables, provider: str) -> list[Asset]:
+def newest(assets: Sequence[Asset], tables: Tables, sources: Mapping[str, SourceRow]) -> list[Asset]:
     """The newest asset of each key, by the portal's own moment, in file order; of those as new as another the first."""
     key_hash, kept = key_hashes(tables), dict[int, Asset]()
     for asset in assets:
-        hashed = key_hash(provider, asset.source_key, asset.key)
+        hashed = key_hash(sources[asset.source_key].provider, asset.source_key, asset.key)
         other = kept.get(hashed)
         if other is None or _is_newer(asset, other):
             kept[hashed] = asset
@@ -31,8 +31,7 @@ async def newer(
     connection: asyncpg.Connection[Any],
     tables: Tables,
     assets: Sequence[Asset],
-    source_ids: Mapping[str, SourceId],
-    provider: str,
+    sources: Mapping[str, SourceRow],
 ) -> list[Asset]:
     """Of assets of different keys those that the registry does not have, or only older, by the portal's own moment.
 
@@ -41,25 +40,23 @@ async def newer(
     """
     # By value: what a content hash says is not which of two is newer.
     merger = TableMerger(connection, tables.assets, "", full=True, stages=Stages())
-    foreseen = await merger.plan(assets, asset_values(source_ids, provider))
+    foreseen = await merger.plan(assets, asset_values(sources))
     # `updated_at` never goes backwards: it differs only where the record's is greater.
     taken = {id(asset) for asset in foreseen.new}
     taken |= {id(asset) for asset, fields in foreseen.changed if "updated_at" in fields}
     return [asset for asset in assets if id(asset) in taken]
 
 
-async def listed_sources(
-    connection: asyncpg.Connection[Any], table: Table, provider: str, keys: Sequence[str]
-) -> set[str]:
-    """Which of these sources the registry has from an index that described them."""
-    has_provider = "provider" in table.key
+async def listed_sources(connection: asyncpg.Connection[Any], table: Table, ids: Sequence[Any]) -> set[str]:
+    """The keys of those of these sources that the registry has from an index that described them."""
     query = statement("listed_sources").format(
         table=table.name,
         key_column=table.column("source_key"),
-        and_provider=f"and {table.column('provider')} = $2" if has_provider else "",
+        id_column=quoted("id"),
+        id_type=table.id_type,
         and_is_listed=f"and {table.column('content_hash')} is not null" if "content_hash" in table.columns else "",
     )
-    rows = await connection.fetch(query, keys, *([provider] if has_provider else []))
+    rows = await connection.fetch(query, ids)
     return {row["key"] for row in rows}
 
 

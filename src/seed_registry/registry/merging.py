@@ -15,16 +15,18 @@ import asyncpg
 import msgspec
 
 from seed_registry.marks import Mark
-from seed_registry.records import Asset, Source
+from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry.ledger import Ledger
 from seed_registry.registry.limiting import limited
-from seed_registry.registry.schema import Table, Tables, introspect, quoted
-from seed_registry.registry.sql import statement
+from seed_registry.registry.schema import Tables, introspect
+from seed_registry.registry.source_rows import find_source_rows, with_stored_providers
 from seed_registry.registry.tabling import Save, TableMerger, Values, plain_values
 from seed_registry.report import MergeCounts, Stages
 
 # What is probed with where nothing was taken yet; a larger record is not kept for it.
-_PROBED_SOURCE: Final = Source("seed-registry-probe", "seed-registry", "https://example.org", content_hash=b"\0" * 16)
+_PROBED_SOURCE: Final = Source(
+    "seed-registry-probe", "", "seed-registry", "https://example.org", content_hash=b"\0" * 16
+)
 _PROBED_ASSET: Final = Asset(
     "seed-registry-probe",
     "",
@@ -46,7 +48,7 @@ async def upsert_sources(
 
     Args:
         connection: any session with the rights of `seed-registry schema grants`.
-        sources: all of one provider.
+        sources: a source that exists is found by its key, and keeps its provider.
         tables: what `introspect` told, to save asking again.
 
     Returns:
@@ -54,12 +56,13 @@ async def upsert_sources(
 
     Raises:
         SchemaMismatch: the tables are missing or cannot take the records.
+        SettingsInvalid: the registry has two sources of such a key, of different providers.
         asyncpg.PostgresError: the database refuses; nothing of the call is written.
     """
     merger = Merger(connection, tables or await introspect(connection))
     await merger.prepare()
-    _, ids = await merger.merge_sources(sources)
-    return ids
+    _, rows = await merger.merge_sources(sources)
+    return {key: row.id for key, row in rows.items()}
 
 
 async def upsert_assets(
@@ -67,6 +70,7 @@ async def upsert_assets(
     assets: Sequence[Asset],
     source_ids: Mapping[str, SourceId],
     *,
+    provider: str,
     tables: Tables | None = None,
 ) -> MergeCounts:
     """Insert or update assets, set-based, rows that do not differ untouched; of a key given twice the last one wins.
@@ -75,6 +79,7 @@ async def upsert_assets(
         connection: any session with the rights of `seed-registry schema grants`.
         assets: batches of 500 to 2,000 measured best.
         source_ids: the id of each asset's source, by source key, as `upsert_sources` returns it.
+        provider: the portal software of all these sources, e.g. "ckan"; stored where the table has a column for it.
         tables: what `introspect` told, to save asking again.
 
     Returns:
@@ -87,7 +92,7 @@ async def upsert_assets(
     """
     merger = Merger(connection, tables or await introspect(connection))
     await merger.prepare()
-    return await merger.merge_assets(assets, source_ids)
+    return await merger.merge_assets(assets, {key: SourceRow(id_, provider) for key, id_ in source_ids.items()})
 
 
 class Merger:
@@ -102,15 +107,17 @@ class Merger:
         stages: Stages | None = None,
         ledger: Ledger | None = None,
         seconds: float | None = None,
+        provider: str | None = None,
     ) -> None:
         """`full` compares values, not content hashes; `stages` is for the time spent, `ledger` for the marks.
 
-        No statement of a batch may take more than `seconds`.
+        No statement of a batch may take more than `seconds`. Of two sources with one key that of `provider` is meant.
         """
         options: dict[str, Any] = {"full": full, "stages": stages or Stages(), "seconds": seconds}
         self._taken: Asset | None = None  # one that the database took
         self._ledger = ledger
         self._seconds = seconds
+        self._provider = provider
         self._connection = connection
         self._tables = tables
         self._sources = TableMerger(connection, tables.sources, "seed_registry_sources", **options)
@@ -127,31 +134,32 @@ class Merger:
 
     async def merge_sources(
         self, sources: Sequence[Source], mark: Mark | None = None
-    ) -> tuple[MergeCounts, dict[str, SourceId]]:
-        """Merge sources of one provider; their counts, and the id of each by its key.
+    ) -> tuple[MergeCounts, dict[str, SourceRow]]:
+        """Merge sources; their counts, and the row of each by its key. One that exists keeps its provider.
 
         Raises:
             CommitUnknown: the connection was lost before the answer to the COMMIT came.
+            SettingsInvalid: the registry has two sources of such a key, and none of them is of the provider asked for.
         """
+        rows = await self.find_sources(list(dict.fromkeys(source.key for source in sources)))
         async with self._saving(mark) as save:
-            counts = await self._sources.merge(sources, plain_values, save)
-        provider = sources[0].provider if sources else ""
-        return counts, await self.find_sources(provider, [source.key for source in sources])
+            counts = await self._sources.merge(with_stored_providers(sources, rows), plain_values, save)
+        new = list(dict.fromkeys(source.key for source in sources if source.key not in rows))
+        return counts, rows | (await self.find_sources(new) if new else {})
 
     async def merge_assets(
         self,
         assets: Sequence[Asset],
-        source_ids: Mapping[str, SourceId],
-        provider: str = "socrata",
+        sources: Mapping[str, SourceRow],
         mark: Mark | None = None,
     ) -> MergeCounts:
-        """Merge assets whose sources are all in `source_ids`; `mark` is committed with them.
+        """Merge assets whose sources are all in `sources`, by key; `mark` is committed with them.
 
         Raises:
             CommitUnknown: the connection was lost before the answer to the COMMIT came.
         """
         async with self._saving(mark) as save:
-            counts = await self._assets.merge(assets, asset_values(source_ids, provider), save)
+            counts = await self._assets.merge(assets, asset_values(sources), save)
         self._taken = next((asset for asset in assets[-1:] if len(asset.raw) <= _KEPT_RECORD_BYTES), self._taken)
         return counts
 
@@ -179,7 +187,7 @@ class Merger:
         """
         await self._sources.probe(msgspec.structs.replace(_PROBED_SOURCE, provider=refused.provider), plain_values)
 
-    async def probe_assets(self, refused: Asset, source_ids: Mapping[str, SourceId], provider: str = "socrata") -> None:
+    async def probe_assets(self, refused: Asset, sources: Mapping[str, SourceRow]) -> None:
         """Write an asset that the database took before, or one that nobody could refuse, and take it back.
 
         Raises:
@@ -187,47 +195,33 @@ class Merger:
         """
         # Of the same source: that may be what is refused, for it is gone.
         asset = msgspec.structs.replace(self._taken or _PROBED_ASSET, source_key=refused.source_key)
-        await self._assets.probe(asset, asset_values(source_ids, provider))
+        await self._assets.probe(asset, asset_values(sources))
 
-    async def compare_assets(
-        self, assets: Sequence[Asset], source_ids: Mapping[str, SourceId], provider: str = "socrata"
-    ) -> dict[str, list[str]]:
+    async def compare_assets(self, assets: Sequence[Asset], sources: Mapping[str, SourceRow]) -> dict[str, list[str]]:
         """The fields in which the registry differs from these assets, by key, of those that differ."""
         if not assets:
             return {}
-        found = await self._assets.compare(assets, asset_values(source_ids, provider))
+        found = await self._assets.compare(assets, asset_values(sources))
         return {asset.key: fields for asset, fields in zip(assets, found, strict=True) if fields}
 
-    async def find_sources(self, provider: str, keys: Sequence[str]) -> dict[str, SourceId]:
-        """The ids of those sources that exist, by key."""
+    async def find_sources(self, keys: Sequence[str]) -> dict[str, SourceRow]:
+        """The rows of those sources that exist, by key.
+
+        Raises:
+            SettingsInvalid: there are two of a key, and none of them is of the provider asked for.
+        """
         async with limited(self._connection, self._seconds):
-            return await find_source_ids(self._connection, self._tables.sources, provider, keys)
+            return await find_source_rows(self._connection, self._tables.sources, keys, self._provider)
 
 
-def asset_values(source_ids: Mapping[str, SourceId], provider: str) -> Values[Asset]:
+def asset_values(sources: Mapping[str, SourceRow]) -> Values[Asset]:
     """The values of assets, the two that their sources have included."""
 
     def values(field: str, assets: Sequence[Asset]) -> list[Any]:
         if field == "source_id":
-            return [source_ids[asset.source_key] for asset in assets]
+            return [sources[asset.source_key].id for asset in assets]
         if field == "provider":
-            return [provider] * len(assets)
+            return [sources[asset.source_key].provider for asset in assets]
         return plain_values(field, assets)
 
     return values
-
-
-async def find_source_ids(
-    connection: asyncpg.Connection[Any], table: Table, provider: str, keys: Sequence[str]
-) -> dict[str, SourceId]:
-    """The ids of those sources that exist, by key."""
-    # Where keys alone are unique, a source of another provider is this source.
-    has_provider = "provider" in table.key
-    query = statement("source_ids").format(
-        table=table.name,
-        key_column=table.column("source_key"),
-        id_column=quoted("id"),
-        and_provider=f"and {table.column('provider')} = $2" if has_provider else "",
-    )
-    rows = await connection.fetch(query, keys, *([provider] if has_provider else []))
-    return {row["key"]: row["id"] for row in rows}

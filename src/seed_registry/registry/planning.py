@@ -11,10 +11,11 @@ import xxhash
 from msgspec import Struct
 
 from seed_registry.marks import Mark
-from seed_registry.records import Asset, Source
+from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry.limiting import limited
-from seed_registry.registry.merging import SourceId, asset_values, find_source_ids
+from seed_registry.registry.merging import asset_values
 from seed_registry.registry.schema import Tables
+from seed_registry.registry.source_rows import find_source_rows, with_stored_providers
 from seed_registry.registry.sql import statement
 from seed_registry.registry.tabling import Foreseen, TableMerger, plain_values
 from seed_registry.report import MergeCounts, Stages
@@ -29,7 +30,7 @@ _UNCHANGED: Final = 1 << len(_FIELDS)
 _REMEMBERED_KEYS: Final = 100_000
 _ROWS_A_FETCH: Final = 5_000
 
-KeyHash = Callable[[str, str, str], int]
+KeyHash = Callable[[str | None, str, str], int]
 
 
 class AssetOutlook(Struct, frozen=True):
@@ -45,7 +46,7 @@ class Outlook:
     """What planners find, all sessions together. Keys are kept on disk, a few as examples in memory.
 
     Attributes:
-        sources: those that a load would write, by provider and key: the fields that change, None of a new one.
+        sources: those that a load would write, by key: the fields that change, None of a new one.
         examples: the first keys in order, by table and kind.
         changes: the fields that change of the first keys that change, by table.
         assets_to_write: how many assets were new or changed, one in several batches each time.
@@ -53,7 +54,7 @@ class Outlook:
     """
 
     def __init__(self) -> None:
-        self.sources: dict[tuple[str, str], list[str] | None] = {}
+        self.sources: dict[str, list[str] | None] = {}
         self.examples: dict[tuple[str, str], list[str]] = {}
         self.changes: dict[str, dict[str, list[str]]] = {"sources": {}, "assets": {}}
         self.assets_to_write = 0
@@ -78,9 +79,9 @@ class Outlook:
 
     def note_sources(self, foreseen: Foreseen[Source], records: Sequence[Source]) -> None:
         """Note a batch of sources."""
-        self.sources |= {(source.provider, source.key): None for source in foreseen.new}
-        self.sources |= {(source.provider, source.key): fields for source, fields in foreseen.changed}
-        self._note("sources", foreseen, [(source.key, _hashed(source.provider, source.key)) for source in records])
+        self.sources |= {source.key: None for source in foreseen.new}
+        self.sources |= {source.key: fields for source, fields in foreseen.changed}
+        self._note("sources", foreseen, [(source.key, _hashed(source.key)) for source in records])
 
     def note_assets(
         self, foreseen: Foreseen[Asset], records: Sequence[Asset], key_hash: Callable[[Asset], int]
@@ -151,13 +152,18 @@ class Planner:
         full: bool = False,
         stages: Stages | None = None,
         outlook: Outlook | None = None,
+        provider: str | None = None,
     ) -> None:
-        """`new` is where keys are noted that the registry does not have, `outlook` the rest, for all sessions."""
+        """`new` is where keys are noted that the registry does not have, `outlook` the rest, for all sessions.
+
+        `provider` is that of `Merger`.
+        """
         stages = stages or Stages()
         self._connection = connection
         self._tables = tables
         self._new = new
         self._outlook = outlook or Outlook()
+        self._provider = provider
         self._key_hash = key_hashes(tables)
         self._sources = self._assets = None
         if connection is not None and tables is not None:
@@ -170,41 +176,42 @@ class Planner:
 
     async def merge_sources(
         self, sources: Sequence[Source], mark: Mark | None = None
-    ) -> tuple[MergeCounts, dict[str, SourceId]]:
+    ) -> tuple[MergeCounts, dict[str, SourceRow]]:
         """What merging these sources would count; a source that does not exist has the id None."""
         del mark  # nothing is committed
-        keys = list(dict.fromkeys(source.key for source in sources))
-        ids = dict.fromkeys(keys) | await self.find_sources(sources[0].provider if sources else "", keys)
+        found = await self.find_sources(list(dict.fromkeys(source.key for source in sources)))
+        sources = with_stored_providers(sources, found)
+        has_provider = self._tables is None or "provider" in self._tables.sources.columns
+        rows = {source.key: SourceRow(None, source.provider if has_provider else None) for source in sources} | found
         if self._sources is None:
             foreseen = Foreseen[Source](list({source.key: source for source in sources}.values()), [], [])
         else:
             foreseen = await self._sources.plan(sources, plain_values)
         self._outlook.note_sources(foreseen, sources)
-        return foreseen.counts(len(sources)), ids
+        return foreseen.counts(len(sources)), rows
 
     async def merge_assets(
         self,
         assets: Sequence[Asset],
-        source_ids: Mapping[str, SourceId],
-        provider: str = "socrata",
+        sources: Mapping[str, SourceRow],
         mark: Mark | None = None,
     ) -> MergeCounts:
         """What merging these assets would count."""
         del mark  # nothing is committed
 
         def key_hash(asset: Asset) -> int:
-            return self._key_hash(provider, asset.source_key, asset.key)
+            return self._key_hash(sources[asset.source_key].provider, asset.source_key, asset.key)
 
         new: dict[int, Asset] = {}
         known = []
         for asset in assets:
-            if self._assets is None or (self._keys_per_source and source_ids[asset.source_key] is None):
+            if self._assets is None or (self._keys_per_source and sources[asset.source_key].id is None):
                 new[key_hash(asset)] = asset  # the registry cannot have what a new source is part of
             else:
                 known.append(asset)
         foreseen = Foreseen[Asset]([], [], [])
         if self._assets is not None and known:
-            foreseen = await self._assets.plan(known, asset_values(source_ids, provider))
+            foreseen = await self._assets.plan(known, asset_values(sources))
         new |= {key_hash(asset): asset for asset in foreseen.new}
         foreseen = Foreseen(list(new.values()), foreseen.changed, foreseen.unchanged)
         for hashed in new:
@@ -215,20 +222,20 @@ class Planner:
     async def probe_sources(self, refused: Source) -> None:
         """Nothing: what only reads cannot fill a rejects file."""
 
-    async def probe_assets(self, refused: Asset, source_ids: Mapping[str, SourceId], provider: str = "socrata") -> None:
+    async def probe_assets(self, refused: Asset, sources: Mapping[str, SourceRow]) -> None:
         """Nothing, likewise."""
 
-    async def find_sources(self, provider: str, keys: Sequence[str]) -> dict[str, SourceId]:
-        """The ids of those sources that exist, by key."""
+    async def find_sources(self, keys: Sequence[str]) -> dict[str, SourceRow]:
+        """Like `Merger`'s."""
         if self._connection is None or self._tables is None:
             return {}
-        return await find_source_ids(self._connection, self._tables.sources, provider, keys)
+        return await find_source_rows(self._connection, self._tables.sources, keys, self._provider)
 
 
 async def missing_upstream(
     connection: asyncpg.Connection[Any],
     tables: Tables,
-    source_ids: Mapping[str, Mapping[str, SourceId]],
+    sources: Mapping[str, SourceRow],
     outlook: Outlook,
     *,
     seconds: float | None = None,
@@ -238,14 +245,12 @@ async def missing_upstream(
     Args:
         connection: any session; reads only.
         tables: the registry's.
-        source_ids: of the sources met, by provider and key; None of one that does not exist.
+        sources: those that were met, by key.
         outlook: what the planners found.
         seconds: the longest that the database may take for a few thousand rows.
     """
     outlook.settle()
-    names = {
-        str(id_): (provider, key) for provider, ids in source_ids.items() for key, id_ in ids.items() if id_ is not None
-    }
+    names = {str(row.id): key for key, row in sources.items() if row.id is not None}
     query = statement("keys_of_sources").format(
         table=tables.assets.name,
         key_column=tables.assets.column("asset_key"),
@@ -254,7 +259,7 @@ async def missing_upstream(
         id_type=tables.sources.id_type,
     )
     key_hash, count, first = key_hashes(tables), 0, list[str]()
-    ids = [id_ for of_provider in source_ids.values() for id_ in of_provider.values() if id_ is not None]
+    ids = [row.id for row in sources.values() if row.id is not None]
     async with connection.transaction():
         async with limited(connection, seconds):
             cursor = await connection.cursor(query, ids)
@@ -264,9 +269,8 @@ async def missing_upstream(
             if not rows:
                 break
             missing = []
-            for key, source_id, row_provider in rows:
-                provider, source_key = names[source_id]
-                if not outlook.has(key, key_hash(row_provider or provider, source_key, key)):
+            for key, source_id, provider in rows:
+                if not outlook.has(key, key_hash(provider, names[source_id], key)):
                     missing.append(key)
             count += len(missing)
             first = nsmallest(EXAMPLES, [*first, *missing])
@@ -277,13 +281,11 @@ def key_hashes(tables: Tables | None) -> KeyHash:
     """A function of provider, source key and asset key: the hash of what tells an asset from others in these tables."""
     key = tables.assets.key if tables else ()
     per_source, per_provider = "source_id" in key, "provider" in key
-    # Where source keys alone are unique, a source of another provider is this source.
-    sources_per_provider = tables is not None and "provider" in tables.sources.key
 
-    def key_hash(provider: str, source_key: str, asset_key: str) -> int:
+    def key_hash(provider: str | None, source_key: str, asset_key: str) -> int:
         if per_source:
-            return _hashed(provider if sources_per_provider else "", source_key, asset_key)
-        return _hashed(provider, asset_key) if per_provider else _hashed(asset_key)
+            return _hashed(source_key, asset_key)
+        return _hashed(provider or "", asset_key) if per_provider else _hashed(asset_key)
 
     return key_hash
 

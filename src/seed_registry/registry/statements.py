@@ -18,7 +18,7 @@ def upsert(table: Table, staging: str) -> str:
         f"{table.column(field)} = "
         + (f"greatest(existing.{table.column(field)}, {value})" if field == "updated_at" else value)
         for field, value in proposed.items()
-        if field not in table.key or len(table.key) == len(fields)
+        if field in (set(fields) - _kept(table) or table.key)
     ]
     columns = [table.column(field) for field in fields]
     values = [_unstaged(table, field) for field in fields]
@@ -90,6 +90,11 @@ def _unstaged(table: Table, field: str, alias: str = "staged") -> str:
     return text if table.types["raw"] == "text" else f"{text}::pg_catalog.{table.types['raw']}"
 
 
+def _kept(table: Table) -> set[str]:
+    """The fields that an existing row keeps: its key, and a source its provider, which decided once."""
+    return {*table.key, *({"provider"} if "source_key" in table.columns else ())}
+
+
 def _differs(table: Table, proposed: Mapping[str, str]) -> str:
     """Whether an existing row would become another one."""
     return f"({' or '.join(_differences(table, proposed).values()) or 'false'})"
@@ -99,7 +104,7 @@ def _differences(table: Table, proposed: Mapping[str, str]) -> dict[str, str]:
     """For each field, whether an existing row would become another one; a content hash alone makes no difference."""
     conditions = {}
     for field in table.columns:
-        if field in table.key or field == "content_hash":
+        if field in _kept(table) or field == "content_hash":
             continue
         current, value = f"existing.{table.column(field)}", proposed[field]
         if field == "updated_at":

@@ -45,6 +45,7 @@ DATA_JSON: Final = Dialect(
     name="data-json",
     version=1,
     arrays={("dataset",): "asset", (): "asset"},
+    provider="socrata",
     wire=Dataset,
     asset=_asset,
     mapping={

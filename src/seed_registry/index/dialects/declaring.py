@@ -49,6 +49,7 @@ class Dialect(Struct, frozen=True):
         asset, source: from the wire Struct to fields; None for what only looks like a record and is none.
         mapping: what `asset` does, in words, for people: where each field comes from.
         fits: whether a shape looks like this dialect.
+        provider: the portal software that an index of this dialect is evidence of.
         lists_sources: whether an index of this dialect lists its sources itself.
         kind_of: for lines, which kind a record is; None where it is neither.
         portal: the portal's host, from the header of a document.
@@ -64,12 +65,12 @@ class Dialect(Struct, frozen=True):
     asset: Callable[[Any, Portal], Fields | None]
     mapping: Mapping[str, str]
     fits: Callable[[Shape], bool]
+    provider: str
     source: Callable[[Any], Fields] | None = None
     lists_sources: bool = False
     kind_of: Callable[[Any], str | None] = lambda _: "asset"
     portal: Callable[[Mapping[str, Any]], str] = lambda _: ""
     declared: Mapping[Path, str] = {}
-    provider: str = "socrata"
     needs_domain: bool = False
     whole: Callable[[Shape], bool] = lambda _: False
 

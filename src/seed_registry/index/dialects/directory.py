@@ -49,6 +49,7 @@ DIRECTORY: Final = Dialect(
     name="directory",
     version=1,
     arrays={("datasets",): "asset", ("kept",): "asset", (): "asset"},
+    provider="socrata",
     wire=DirectoryRecord,
     asset=_asset,
     mapping={

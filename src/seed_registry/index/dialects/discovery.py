@@ -61,6 +61,7 @@ DISCOVERY: Final = Dialect(
     name="discovery",
     version=1,
     arrays={("results",): "asset", (): "asset"},
+    provider="socrata",
     wire=Result,
     asset=_asset,
     mapping={

@@ -47,6 +47,7 @@ SEED: Final = Dialect(
     name="seed",
     version=1,
     arrays={("sources",): "source", ("assets",): "asset"},
+    provider="socrata",
     wire=SeedRecord,
     asset=_asset,
     mapping={

@@ -43,6 +43,7 @@ VIEWS: Final = Dialect(
     name="views",
     version=1,
     arrays={(): "asset"},
+    provider="socrata",
     wire=View,
     asset=_asset,
     mapping={

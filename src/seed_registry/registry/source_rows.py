@@ -1,0 +1,69 @@
+"""Rows of sources: found by their key, whatever their provider.
+
+What an index looks like tells which software its portal runs, and tells it wrongly now and then: it decides the
+provider of a source that is created, and of no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import asyncpg
+from msgspec.structs import replace
+
+from seed_registry.errors import SettingsInvalid
+from seed_registry.escaping import printable
+from seed_registry.records import Source, SourceRow
+from seed_registry.registry.schema import Table, quoted
+from seed_registry.registry.sql import statement
+
+
+async def find_source_rows(
+    connection: asyncpg.Connection[Any], table: Table, keys: Sequence[str], provider: str | None = None
+) -> dict[str, SourceRow]:
+    """The rows of those sources that exist, by key.
+
+    Args:
+        connection: any session.
+        table: that of the sources.
+        keys: each once.
+        provider: that the operator asks for: it decides between two sources of one key, and only then.
+
+    Raises:
+        SettingsInvalid: there are two of a key, and `provider` does not decide.
+    """
+    has_provider = "provider" in table.columns
+    query = statement("source_rows").format(
+        table=table.name,
+        key_column=table.column("source_key"),
+        id_column=quoted("id"),
+        provider=table.column("provider") if has_provider else "null",
+    )
+    found: dict[str, list[SourceRow]] = {}
+    for row in await connection.fetch(query, keys):
+        found.setdefault(row["key"], []).append(SourceRow(row["id"], row["provider"]))
+    return {key: rows[0] if len(rows) == 1 else _decided(key, rows, provider) for key, rows in found.items()}
+
+
+def with_stored_providers(sources: Sequence[Source], rows: Mapping[str, SourceRow]) -> list[Source]:
+    """The sources, those that exist under the provider that their row has."""
+    stored = {key: row.provider for key, row in rows.items() if row.provider is not None}
+    return [
+        replace(source, provider=stored[source.key])
+        if stored.get(source.key, source.provider) != source.provider
+        else source
+        for source in sources
+    ]
+
+
+def _decided(key: str, rows: Sequence[SourceRow], provider: str | None) -> SourceRow:
+    """The row of the provider that is asked for."""
+    for row in rows:
+        if provider is not None and row.provider == provider:
+            return row
+    providers = sorted(str(row.provider) for row in rows)
+    raise SettingsInvalid(
+        f"the registry has {len(rows)} sources {printable(key)}, of the providers "
+        f"{', '.join(map(printable, providers))}\nname the one that is meant with --provider {printable(providers[0])}"
+    )
