@@ -24,9 +24,9 @@ CANARY = "c4n4ry"
 UNREACHABLE = DatabaseUrl(f"postgresql://loader:{CANARY}@127.0.0.1:1/registry")
 REPORT = {
     "": "run_id indexes dialect provider dry_run seconds bytes_read records_per_second batches retries repaired "
-    "sources assets rejects_file verification",
+    "dates_ignored texts_ignored sources assets rejects_file verification",
     "sources": "read inserted updated unchanged duplicate rejected",
-    "assets": "read inserted updated unchanged duplicate rejected missing_source resumed",
+    "assets": "read inserted updated unchanged duplicate rejected missing_source resumed older not_written",
     "verification": "passed checks",
     "check": "name passed expected actual",
 }

@@ -206,6 +206,25 @@ class UnreadRecords(Struct, frozen=True):
     count: int
 
 
+class TableDigest(Struct, frozen=True):
+    """The digest of a table's rows: `sum` is of 128 bits, in hexadecimal, over the values of `fields`."""
+
+    count: int
+    sum: str
+    fields: list[str]
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.sum} {','.join(self.fields)}"
+
+
+class Digest(Struct, frozen=True, omit_defaults=True):
+    """The digest of a registry, or of one `source` of it by its key; `registry.digest` defines it."""
+
+    sources: TableDigest
+    assets: TableDigest
+    source: str | None = None
+
+
 class IndexReport(Struct, frozen=True):
     """What a load did with one of its indexes; `error` says why it is not whole."""
 
@@ -243,6 +262,7 @@ class Report(Struct, frozen=True, omit_defaults=True):
     database: Database | None = None
     incomplete: list[Incomplete] = []
     unread_records: list[UnreadRecords] = []
+    digest: Digest | None = None
 
 
 class Progress(Protocol):

@@ -41,9 +41,11 @@ from seed_registry.plan import Plan
 from seed_registry.records import SourceRow
 from seed_registry.registry import embedded
 from seed_registry.registry.connecting import flush, session
+from seed_registry.registry.digest import digest
 from seed_registry.registry.ledger import Ledger, begin, create
 from seed_registry.report import (
     AssetCounts,
+    Digest,
     IndexReport,
     Progress,
     Report,
@@ -124,7 +126,7 @@ class Run:
         is_right = verification is None or verification.passed
         if settings.source_cache and registry.url and not settings.dry_run and is_right:
             write_source_cache(settings.source_cache, str(registry.url), self._sources)
-        report = self._report(verification, await self._foresee(registry, account))
+        report = self._report(verification, await self._foresee(registry, account), await self._digest(registry))
         for table, counts in (("sources", self.tally.sources), ("assets", self.tally.assets)):
             self.progress.tell("info", f"{table}_loaded", **facts_of(counts), seconds=report.seconds)
         self.progress.tell("info", "run_finished", **msgspec.to_builtins(replace(report, plan=None)))
@@ -318,7 +320,16 @@ class Run:
         is_whole, seconds = all(part.error is None for part in self._parts), self.settings.io_timeout_seconds
         return await foresee(registry, account, self._sources, is_whole=is_whole, seconds=seconds)
 
-    def _report(self, verification: Verification | None = None, plan: Plan | None = None) -> Report:
+    async def _digest(self, registry: Registry) -> Digest | None:
+        main, tables = registry.main, registry.tables
+        if not self.settings.digest or self.settings.dry_run or main is None or tables is None:
+            return None
+        self.progress.tell("info", "digesting")
+        return await main.do(lambda session: digest(session.connection, tables), is_limited=False)
+
+    def _report(
+        self, verification: Verification | None = None, plan: Plan | None = None, digest: Digest | None = None
+    ) -> Report:
         """What is known by now."""
         tally, parts = self.tally, self._parts
         seconds = monotonic() - self._started
@@ -342,6 +353,7 @@ class Run:
             verification=verification,
             per_index=parts if len(self._indexes) > 1 else [],
             plan=plan,
+            digest=digest,
         )
 
 

@@ -24,6 +24,10 @@ from model import model
 from msgspec import Struct
 
 from seed_registry.bench.workloads import Workload, generate
+from seed_registry.registry.connecting import session
+from seed_registry.registry.digest import digest
+from seed_registry.registry.schema import introspect
+from seed_registry.report import Digest
 from seed_registry.settings import DatabaseUrl
 
 FAILING = Path(__file__).with_name("failing.py")
@@ -186,6 +190,15 @@ class Scene:
 
         return asyncio.run(fetched())
 
+    def digest(self) -> Digest:
+        """The digest of its registry."""
+
+        async def digested() -> Digest:
+            async with session(self.url) as connection:
+                return await digest(connection, await introspect(connection))
+
+        return asyncio.run(digested())
+
     def when(self, condition: str, process: subprocess.Popen[bytes]) -> None:
         """Wait until a query says true, or the command has ended."""
         eventually(lambda: process.poll() is not None or self.ask(condition))
@@ -264,10 +277,11 @@ class Scene:
     def check_idle(self) -> None:
         """I5: the same load again changes nothing."""
         changes = "select sum(xmin::text::bigint), count(*) from registry.assets"
-        before = self.fetch(changes)
+        before, digest_before = self.fetch(changes), self.digest()
         self.rejects.unlink(missing_ok=True)
         ended = self.load()
         self.check_done(ended)
+        assert self.digest() == digest_before
         repeats = len(self.model.places) - len(self.model.rows)
         if not repeats:
             assert ended.counts["inserted"] == ended.counts["updated"] == 0

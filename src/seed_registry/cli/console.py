@@ -14,7 +14,7 @@ from seed_registry.auditing import AssetsAudited
 from seed_registry.escaping import printable
 from seed_registry.index.decoding import REASONS
 from seed_registry.records import Location
-from seed_registry.report import AssetCounts, Counts, Report, SourceCounts, Tally
+from seed_registry.report import AssetCounts, Counts, Digest, Report, SourceCounts, Tally
 
 _STYLES = {"warning": "yellow", "error": "red", "info": "dim"}
 # What the table of counts needs with numbers of nine digits.
@@ -64,6 +64,16 @@ def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None
         console.print(f"rejects file: {printable(report.rejects_file, 1000)}", soft_wrap=True)
     if report.verification is not None:
         _print_verification(console, report)
+    if report.digest is not None:
+        for line in digest_lines(report.digest):
+            console.print(f"digest of {line}", soft_wrap=True)
+
+
+def digest_lines(digest: Digest) -> Iterator[str]:
+    """A digest in two lines, to be compared with those of another registry."""
+    of_one = f" of {printable(digest.source, 1_000)}" if digest.source is not None else ""
+    yield f"sources{of_one} {digest.sources}"
+    yield f"assets{of_one} {digest.assets}"
 
 
 def notes(assets: Counts | AssetsAudited, rejects: Mapping[str, int]) -> Iterator[str]:

@@ -45,6 +45,7 @@ _EXAMPLES: Mapping[str, Sequence[str]] = {
     "load": ("load city.index.json.gz", "load 'indexes/*.json' --database-url postgresql://host/db"),
     "plan": ("plan city.index.json.gz", "plan city.index.json.gz --json"),
     "verify": ("verify city.index.json.gz", "verify city.index.json.gz --json"),
+    "digest": ("digest --database-url postgresql://host/db", "digest --source data.example.org --json"),
     "explain": ("explain city.index.json.gz", "curl -s https://data.example.org/data.json | seed-registry explain -"),
     "runs": ("runs", "runs 20261123T101500-4f2a1c", "runs --limit 5 --json"),
     "doctor": ("doctor", "doctor --database-url postgresql://host/db"),

@@ -13,6 +13,7 @@ from seed_registry import __version__
 from seed_registry.cli import configuration, db, rejects, schema
 from seed_registry.cli.bench import bench
 from seed_registry.cli.console import print_error, print_warning
+from seed_registry.cli.digest import show_digest
 from seed_registry.cli.doctor import doctor
 from seed_registry.cli.explain import explain
 from seed_registry.cli.load import load, plan
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.command()(load)
 app.command()(plan)
 app.command()(verify)
+app.command("digest")(show_digest)
 app.command()(explain)
 app.command("runs")(show_runs)
 app.command()(doctor)

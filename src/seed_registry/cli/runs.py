@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from seed_registry.access import database
-from seed_registry.cli.console import counted, print_rows, unbroken
+from seed_registry.cli.console import counted, digest_lines, print_rows, unbroken
 from seed_registry.cli.options import DatabaseOption, database_of
 from seed_registry.errors import SettingsInvalid
 from seed_registry.registry.connecting import session
@@ -110,6 +110,8 @@ def _print_run(run: Run) -> None:
             checks = report.verification.checks
             rows.append(("verified", f"{sum(check.passed for check in checks)} of {len(checks)} checks passed"))
             rows += [("failed", str(check)) for check in checks if not check.passed]
+        if report.digest:
+            rows += [("digest of", line) for line in digest_lines(report.digest)]
         if report.rejects_file:
             rows.append(("rejects file", report.rejects_file))
     print_rows(f"run {run.run_id}", ("", ""), rows)
