@@ -25,7 +25,7 @@ from seed_registry.bench.workloads import Workload, generate
 from seed_registry.errors import DatabaseRefused, DatabaseUnavailable, IndexBroken, IndexUnreadable
 from seed_registry.index.rejects import RejectsFile
 from seed_registry.ingesting import ingest
-from seed_registry.marks import FileState, Mark, Resumption
+from seed_registry.marks import FileState, Mark, Resumption, unplaced
 from seed_registry.records import Reject
 from seed_registry.registry.remedies import Remedy, remedy
 from seed_registry.report import Report, Tally
@@ -161,21 +161,21 @@ def test_an_asset_is_committed_exactly_if_its_own_lane_has_passed_it(
 ) -> None:
     resumption = Resumption.of(mark(lane, len(offsets), at) for lane, at in enumerate(offsets))
     assert resumption.has(offset, key_hash) == (offset <= offsets[key_hash % len(offsets)])
-    assert resumption.offset == min(offsets)
+    assert resumption.assets == min(offsets)
 
 
 def test_what_marks_of_fewer_workers_say_stays_true_beside_those_of_more() -> None:
     earlier = [mark(0, 3, 100), mark(1, 3, 90), mark(2, 3, 120)]
     resumption = Resumption.of([*earlier, mark(0, 4, 200)])
-    assert resumption.offset == 90
+    assert resumption.assets == 90
     assert resumption.has(200, 4)
     assert resumption.has(120, 2)
     assert not resumption.has(120, 10)  # of lane 2 among four, but of lane 1 among three
 
 
-def test_nothing_is_left_out_while_a_lane_has_no_mark() -> None:
-    resumption = Resumption.of([mark(0, 2, 70)])
-    assert (resumption.offset, resumption.assets) == (-1, 0)
+def test_nothing_of_a_lane_without_a_mark_counts_as_committed() -> None:
+    resumption = Resumption.of([mark(0, 2, 70), unplaced("x", 0, 0), unplaced("x", 1, 2)])
+    assert resumption.assets == 0
     assert resumption.has(70, 4)
     assert not resumption.has(0, 5)
 

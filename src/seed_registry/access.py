@@ -23,6 +23,7 @@ from seed_registry.registry.remedies import is_not_yet
 from seed_registry.registry.schema import Tables
 from seed_registry.registry.sql import statement
 from seed_registry.registry.urls import unverified
+from seed_registry.registry.witness import Witness
 from seed_registry.report import Progress, Tally
 from seed_registry.settings import DatabaseUrl, Settings
 from seed_registry.sourcing import Writer
@@ -68,6 +69,7 @@ class Registry:
         self._is_empty = False
         self._is_held = False
         self._ledger: Ledger | None = None
+        self._witness = Witness()
         self._idle: list[Writer] = []
         self._through: Callable[[Writer], Writer] = lambda writer: writer
 
@@ -137,10 +139,15 @@ class Registry:
         Raises:
             CommitsLost: it does not.
         """
+        again = "load again: the run goes on from what is there"
         if self._ledger and await self._ledger.has_lost(connection):
             raise CommitsLost(
-                f"{self.url} lacks batches that it had confirmed: it crashed, or another took over\n"
-                "load again: the run goes on from what is there"
+                f"{self.url} lacks batches that it had confirmed: it crashed, or another took over\n{again}"
+            )
+        if self.tables and await self._witness.is_gone(connection, self.tables.assets):
+            raise CommitsLost(
+                f"{self.url} lacks rows that this run had seen: {self.tables.assets.name} was emptied, "
+                f"or the server crashed and the table is unlogged\n{again}"
             )
 
     @asynccontextmanager
@@ -229,6 +236,7 @@ class Registry:
                     full=settings.full,
                     stages=stages,
                     ledger=self._ledger,
+                    witness=self._witness,
                     seconds=settings.io_timeout_seconds,
                     provider=settings.provider,
                 )

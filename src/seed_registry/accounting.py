@@ -28,14 +28,12 @@ class Loaded(Struct):
     Attributes:
         distinct_assets: how many different assets were sent to the database.
         refused_assets: how many of the records sent it refused.
-        inserted_before: how many rows other indexes brought, of which nothing was read again.
         declared: header field, what it said, what was read; for each index that declares something.
         sample: some assets as they should be in the database, by key, each with its source.
     """
 
     distinct_assets: int = 0
     refused_assets: int = 0
-    inserted_before: int = 0
     declared: list[tuple[str, int, int]] = field(default_factory=list)
     sample: dict[str, tuple[SourceRow, Asset]] = field(default_factory=dict)
 

@@ -1,22 +1,24 @@
-"""Marks: how far the assets of an index are committed, so that a run that ended early can go on from there.
+"""Marks: how far the assets of an index are committed, which is what a run that ended early told of itself.
 
-Assets travel in lanes, one for each worker, by the hash of their key; the lanes are not equally far at any moment. An
-asset is committed if its own lane has passed it, whatever the number of workers is by then.
+Assets travel in lanes, one for each worker, by the hash of their key; the lanes are not equally far at any moment. A
+mark gives exact counts and settles a COMMIT whose answer was lost. It proves nothing about the rows: whoever resumes a
+run looks for each of them, for the tables may have been emptied meanwhile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from time import monotonic_ns
+from itertools import count
+from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 # The lane of the mark that says that all of an index is loaded.
-WHOLE = -1
-# From here down: the lane of a mark without a place.
-UNPLACED = -2
-# Instead of the number of lanes, of such marks: of batches of sources, and of parts of batches.
+WHOLE: Final = -1
+# Instead of the number of lanes: the marks of batches of sources, and of parts of batches. They have no place.
 OF_SOURCES, OF_PARTS = 0, -1
+
+_next_batch = count(1).__next__
 
 
 class FileState(Struct, frozen=True):
@@ -39,9 +41,10 @@ class Mark(Struct, frozen=True):
     Attributes:
         index: its path, absolute.
         lane, lanes: which one, of how many.
-        line, offset: where the last asset begins, as in its record.
+        line, offset: where the last asset begins, as in its record; an offset of -1 is no place.
         assets: how many assets of the whole index begin no later.
         file: as much of the file as was read by then.
+        batch: tells it from every other mark of this process; later ones have greater numbers.
     """
 
     index: str
@@ -51,39 +54,23 @@ class Mark(Struct, frozen=True):
     offset: int
     assets: int
     file: FileState
+    batch: int = field(default_factory=_next_batch)
 
 
 def unplaced(index: str, lane: int, lanes: int) -> Mark:
     """A mark that only tells a batch from those before it: what its COMMIT did may have to be looked up."""
-    return Mark(index, UNPLACED - lane, lanes, 0, monotonic_ns(), 0, FileState(0, 0, 0, b""))
-
-
-class Whole(Struct, frozen=True):
-    """What the verification of a run that is resumed must know of an index that is loaded.
-
-    Attributes:
-        sources: the keys of those that it names, all of one `provider`.
-        inserted: how many rows it brought.
-        declared: header field, what it said, what was read.
-    """
-
-    provider: str
-    sources: list[str]
-    inserted: int
-    declared: list[tuple[str, int, int]]
+    return Mark(index, lane, lanes, 0, -1, 0, FileState(0, 0, 0, b""))
 
 
 class Resumption(Struct, frozen=True):
-    """Where an index is taken up again.
+    """Where the run that is resumed was with an index.
 
     Attributes:
-        offsets: up to where each lane is committed, -1 where nothing is; once for each number of lanes that there was.
-        line, offset, assets: up to where all lanes are: what begins no later need not even be decoded.
+        offsets: up to where each lane was committed, -1 where nothing was; once for each number of lanes.
+        assets: how many assets of the index begin no later than where all lanes were.
     """
 
     offsets: list[list[int]]
-    line: int = 1
-    offset: int = -1
     assets: int = 0
 
     @classmethod
@@ -91,18 +78,13 @@ class Resumption(Struct, frozen=True):
         """From the marks of one index; what those of one number of lanes say is true beside what others say."""
         by_lanes: dict[int, dict[int, Mark]] = {}
         for mark in marks:
-            by_lanes.setdefault(mark.lanes, {})[mark.lane] = mark
+            if mark.offset >= 0:
+                lane = 0 if mark.lane == WHOLE else mark.lane
+                by_lanes.setdefault(mark.lanes, {})[lane] = mark
         offsets = [[of[lane].offset if lane in of else -1 for lane in range(lanes)] for lanes, of in by_lanes.items()]
-        complete = [min(of.values(), key=_place) for lanes, of in by_lanes.items() if len(of) == lanes]
-        if not complete:
-            return cls(offsets)
-        furthest = max(complete, key=_place)
-        return cls(offsets, furthest.line, furthest.offset, furthest.assets)
+        complete = [min(mark.assets for mark in of.values()) for lanes, of in by_lanes.items() if len(of) == lanes]
+        return cls(offsets, max(complete, default=0))
 
     def has(self, offset: int, key_hash: int) -> bool:
-        """Whether the asset with this key that begins there is committed."""
+        """Whether the asset with this key that begins there was committed."""
         return any(offset <= lanes[key_hash % len(lanes)] for lanes in self.offsets)
-
-
-def _place(mark: Mark) -> int:
-    return mark.offset

@@ -24,7 +24,7 @@ from seed_registry.errors import (
 )
 from seed_registry.halving import merge_halving
 from seed_registry.index.reading import IndexReader
-from seed_registry.marks import OF_PARTS, unplaced
+from seed_registry.marks import OF_PARTS, Resumption, unplaced
 from seed_registry.producing import Batch, Lane, Producer
 from seed_registry.records import Asset
 from seed_registry.registry.remedies import has_no_room
@@ -39,7 +39,12 @@ OpenWriter = Callable[[], AbstractAsyncContextManager[Writer]]
 
 
 async def run(
-    reader: IndexReader, settings: Settings, account: Account, book: SourceBook, open_writer: OpenWriter
+    reader: IndexReader,
+    settings: Settings,
+    account: Account,
+    book: SourceBook,
+    open_writer: OpenWriter,
+    resumption: Resumption | None = None,
 ) -> None:
     """Load one index.
 
@@ -49,13 +54,14 @@ async def run(
         account: where everything is counted.
         book: the sources that are known.
         open_writer: opens one session for each worker.
+        resumption: where the run that is resumed was with this index.
 
     Raises:
         SeedRegistryError: the first thing that went wrong. What came before the break of a bad index is committed;
             after anything else the batches in hand are rolled back.
     """
     try:
-        broken = await _run(reader, settings, account, book, open_writer)
+        broken = await _run(reader, settings, account, book, open_writer, resumption)
     except BaseExceptionGroup as group:
         raise _first_cause(group) from group
     if broken is not None:
@@ -63,7 +69,12 @@ async def run(
 
 
 async def _run(
-    reader: IndexReader, settings: Settings, account: Account, book: SourceBook, open_writer: OpenWriter
+    reader: IndexReader,
+    settings: Settings,
+    account: Account,
+    book: SourceBook,
+    open_writer: OpenWriter,
+    resumption: Resumption | None,
 ) -> SeedRegistryError | None:
     async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
         lanes: list[Lane] = []
@@ -74,7 +85,7 @@ async def _run(
                 send, receive = anyio.create_memory_object_stream[Batch](_QUEUED_BATCHES)
                 lanes.append(Lane(settings, send))
                 tasks.start_soon(_work, receive, writer, account, book, len(lanes))
-            await Producer(reader, settings, account, book, lanes).produce()
+            await Producer(reader, settings, account, book, lanes, resumption).produce()
         except (IndexBroken, IndexNotUnderstood, IndexUnreadable) as exc:
             return exc  # the workers finish what was sent
         finally:

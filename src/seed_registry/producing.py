@@ -8,12 +8,13 @@ from time import monotonic
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
 from msgspec import Struct
+from msgspec.structs import replace
 
 from seed_registry.accounting import Account, hashed
 from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadable
 from seed_registry.halving import merge_halving
 from seed_registry.index.reading import IndexReader
-from seed_registry.marks import Mark, unplaced
+from seed_registry.marks import Mark, Resumption, unplaced
 from seed_registry.records import Asset, RawRecord, Record, Reject, Source
 from seed_registry.settings import Settings
 from seed_registry.sourcing import SourceBook
@@ -58,7 +59,13 @@ class Producer:
     """
 
     def __init__(
-        self, reader: IndexReader, settings: Settings, account: Account, book: SourceBook, lanes: list[Lane]
+        self,
+        reader: IndexReader,
+        settings: Settings,
+        account: Account,
+        book: SourceBook,
+        lanes: list[Lane],
+        resumption: Resumption | None = None,
     ) -> None:
         self._reader = reader
         self._index = reader.name
@@ -72,11 +79,9 @@ class Producer:
         self._known: Container[str] = self._listed if reader.dialect.lists_sources else book.rows
         self._pending: list[Source] = []  # listed, not merged yet
         self._pending_bytes = 0
-        self._has_refused = False  # a source, that the run which resumes this one may find accepted
-        self._unsettled = 0  # assets counted as read that were parked and are no longer
-        self._resumption = reader.resumption
+        self._resumption = resumption
         self._place = (1, -1)  # line and offset of the last asset whose way is decided
-        self._assets = 0  # how many of this index that were, those of the run that is resumed included
+        self._assets = 0  # how many of this index that were
 
     async def produce(self) -> None:
         """Read the index to its end.
@@ -89,7 +94,6 @@ class Producer:
         """
         tally, reader = self._tally, self._reader
         read_before = tally.bytes_read
-        self._count_as_resumed(reader.left_out)
         try:
             async for records in reader.records():
                 tally.index_position = reader.position
@@ -99,8 +103,7 @@ class Producer:
             await self._merge_pending()
             await self._settle_parked()
         except (IndexBroken, IndexNotUnderstood, IndexUnreadable):
-            # Their sources may have been behind the break; they are read again with the whole index.
-            tally.assets.read -= self._parked.count + self._unsettled
+            # What is parked is not written: its sources may have been behind the break.
             await self._merge_pending()
             await self._flush_lanes()
             raise
@@ -136,19 +139,11 @@ class Producer:
     def _reject(self, reject: Reject) -> None:
         if reject.kind == "source":
             self._tally.sources.read += 1
-        elif self._resumption and reject.offset <= self._resumption.offset:
-            self._count_as_resumed(1)  # the run that is resumed has told of it
-            return
         else:
             self._tally.assets.read += 1
             self._assets += 1
             self._place = (reject.line, reject.offset)
         self._account.reject(self._index, reject)
-
-    def _count_as_resumed(self, assets: int) -> None:
-        self._tally.assets.read += assets
-        self._tally.assets.resumed += assets
-        self._assets += assets
 
     async def _merge_pending(self) -> None:
         pending, self._pending, self._pending_bytes = self._pending, [], 0
@@ -164,7 +159,6 @@ class Producer:
         self._listed.update(source.key for source in sources)
 
     def _refused(self, source: Source, detail: str) -> None:
-        self._has_refused = True
         reject = Reject("database_refused", detail, source.raw, source.line, source.offset, "source", source.key)
         self._account.reject(self._index, reject)
 
@@ -176,10 +170,6 @@ class Producer:
         """
         key_hash = hashed(asset.key)
         if asset.source_key in self._known and not (self._parked.count and self._parked.holds(key_hash)):
-            # What is parked is parked again by a run that is resumed, whatever the marks say.
-            if self._resumption is not None and self._resumption.has(asset.offset, key_hash):
-                self._tally.assets.resumed += 1
-                return None
             return self._send(asset, key_hash)
         if asset.source_key in self._known or self._may_come(asset):
             self._parked.park(asset, key_hash)
@@ -197,14 +187,11 @@ class Producer:
         derive = self._settings.derive_sources or not self._reader.dialect.lists_sources or not self._listed
         if self._parked.count:
             self._account.progress.tell("info", "loading_parked", index=self._index, assets=self._parked.count)
-        self._unsettled = self._parked.count
-        parked = self._parked.take_all()
-        for raws in self._groups(parked):
+        for raws in self._groups(self._parked.take_all()):
             group = [self._reader.decode(raw) for raw in raws]
             if derive:
                 await self._book.derive(record for record in group if type(record) is Asset)
             for record in group:
-                self._unsettled -= 1
                 if type(record) is Reject:
                     self._account.reject(self._index, record)
                 elif type(record) is Asset and (derive or record.source_key in self._listed):
@@ -227,6 +214,8 @@ class Producer:
             yield group
 
     def _send(self, asset: Asset, key_hash: int) -> Lane | None:
+        if self._resumption is not None and self._resumption.has(asset.offset, key_hash):
+            asset = replace(asset, was_committed=True)  # found or not, it is looked for
         self._account.sent(asset, key_hash, self._book.rows)
         lane = self._lanes[key_hash % len(self._lanes)]
         return lane if lane.add(asset) else None
@@ -243,11 +232,9 @@ class Producer:
             await anyio.sleep_forever()  # the worker failed; its failure is the news, and cancels this
 
     def _mark(self, lane: Lane) -> Mark:
-        """How far the lane is; of what cannot be read twice, or may be parked otherwise, only which batch it is."""
+        """How far the lane is, what is parked aside; of what cannot be read twice, only which batch it is."""
         number, lanes, file = self._lanes.index(lane), len(self._lanes), self._reader.file_state
-        # Where sources are not listed, records before a mark are not even read again.
-        is_parked_alike = self._reader.dialect.lists_sources and not self._has_refused
-        if file is None or (self._parked.was_used and not is_parked_alike):
+        if file is None:
             return unplaced(self._index, number, lanes)
         self._account.keep_rejects()  # before it is said that what they are about is done
         line, offset = self._place

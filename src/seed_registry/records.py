@@ -68,6 +68,7 @@ class Asset(Struct, frozen=True, gc=False):
     """One thing published; the row of `registry.assets` with this key.
 
     An empty `source_key` means that only the rest of the document can tell it (a header that comes after the records).
+    `was_committed` is set of what lies before a checkpoint of the run that is resumed.
     """
 
     key: str
@@ -82,6 +83,7 @@ class Asset(Struct, frozen=True, gc=False):
     offset: int = 0
     repaired: bool = False
     date_ignored: bool = False
+    was_committed: bool = False
 
 
 class Reject(Struct, frozen=True, gc=False):

@@ -26,7 +26,7 @@ from seed_registry.index.reading import IndexReader
 from seed_registry.index.replaying import OriginalRejects, Origins, read_rejects
 from seed_registry.ingesting import run_through
 from seed_registry.lasting import LastingWriter
-from seed_registry.marks import Mark, Resumption
+from seed_registry.marks import Mark
 from seed_registry.plan import Plan
 from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry.cautious import listed_sources, newer, newest
@@ -97,10 +97,9 @@ class _Replay(Run):
             self._rejects = OriginalRejects(self._rejects, self._origins)
             self._rejects.resume()
 
-    def _opened(self, index: str, salt: str, resumption: Resumption | None) -> AbstractAsyncContextManager[IndexReader]:
+    def _opened(self, index: str, salt: str) -> AbstractAsyncContextManager[IndexReader]:
         del index  # it is open, for looking up where its records came from
-        stages = self.tally.stages
-        return read_rejects(self._origins, self.settings, salt=salt, stages=stages, resumption=resumption)
+        return read_rejects(self._origins, self.settings, salt=salt, stages=self.tally.stages)
 
     async def _load(self, registry: Registry) -> Report:
         registry.write_through(lambda writer: self._cautious(writer, registry))
@@ -196,10 +195,12 @@ class _CautiousWriter:
         held = [asset for asset in candidates if id(asset) not in taken]
         self._outlook.note_assets(Foreseen[Asset]([], [], held), held, self._key_hash(sources))
         kept = [asset for asset in candidates if id(asset) in taken]
+        resumed = sum(asset.was_committed for asset in held)
         counts = await self._writer.merge_assets(kept, sources, mark)
         return replace(
             counts,
-            unchanged=counts.unchanged + len(held),
+            unchanged=counts.unchanged + len(held) - resumed,
+            resumed=counts.resumed + resumed,
             duplicate=counts.duplicate + len(assets) - len(candidates),
         )
 

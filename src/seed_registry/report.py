@@ -53,15 +53,24 @@ class Counts(Struct):
         self.updated += other.updated
         self.unchanged += other.unchanged
         self.duplicate += other.duplicate
+        self.resumed += other.resumed
+
+    def stop(self) -> None:
+        """Whatever was read and has no outcome by now gets none."""
+        self.not_written += self.read - self.outcomes
 
 
 class MergeCounts(Struct, frozen=True):
-    """What became of the records of one batch."""
+    """What became of the records of one batch; `resumed`: those that an earlier attempt of the run had committed."""
 
     inserted: int = 0
     updated: int = 0
     unchanged: int = 0
     duplicate: int = 0
+    resumed: int = 0
+
+    def __add__(self, other: MergeCounts) -> MergeCounts:
+        return MergeCounts(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
 
 
 class Stages(Struct):
@@ -140,7 +149,7 @@ class Tally(Struct):
 
 
 class SourceCounts(Struct, frozen=True):
-    """The `sources` of a report."""
+    """The `sources` of a report; `not_written` were read, but the run stopped before they were written."""
 
     read: int = 0
     inserted: int = 0
@@ -148,15 +157,15 @@ class SourceCounts(Struct, frozen=True):
     unchanged: int = 0
     duplicate: int = 0
     rejected: int = 0
+    not_written: int = 0
 
 
 class AssetCounts(SourceCounts, frozen=True):
-    """The `assets` of a report; `not_written` were read, but the run stopped before they were written."""
+    """The `assets` of a report."""
 
     missing_source: int = 0
     resumed: int = 0
     older: int = 0
-    not_written: int = 0
 
 
 class Check(Struct, frozen=True):

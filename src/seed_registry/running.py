@@ -36,7 +36,7 @@ from seed_registry.index.naming import encodable, lasting_name, shown_name
 from seed_registry.index.opening import is_as_it_was
 from seed_registry.index.reading import IndexReader, read_index
 from seed_registry.index.rejects import RejectsFile
-from seed_registry.marks import WHOLE, Mark, Resumption, Whole
+from seed_registry.marks import WHOLE, Mark, Resumption
 from seed_registry.plan import Plan
 from seed_registry.records import SourceRow
 from seed_registry.registry import embedded
@@ -59,6 +59,8 @@ from seed_registry.verifying import verify
 
 # What a run that failed may take to say so.
 _FAREWELL_SECONDS = 5.0
+# Behind every record of an index.
+_END = (1 << 63) - 1
 
 
 class Run:
@@ -140,8 +142,7 @@ class Run:
         main, tables = registry.main, registry.tables
         if main is None or tables is None or self.settings.dry_run:
             return
-        if not await main.do(lambda session: create(session.connection)):
-            note = "this role may not create the schema seed_registry: no history, no resuming"
+        if note := await main.do(lambda session: create(session.connection)):
             self.progress.tell("warning", "no_ledger", note=note)
             return
         key, indexes = self._key(tables.salt), [lasting_name(index) for index in self._indexes]
@@ -169,16 +170,19 @@ class Run:
         """What two commands have in common if one goes on where the other ended."""
         settings = self.settings
         asked = (
-            settings.schema, settings.dialect, settings.domain, settings.provider, settings.records_at,
-            settings.derive_sources,
-            settings.max_record_bytes, salt, version("seed-registry"), *self.held,
-            *([self.id] if "-" in self._indexes else []),
+            settings.schema, settings.dialect, settings.domain, settings.language, settings.provider,
+            settings.records_at, settings.derive_sources, settings.max_record_bytes, salt, version("seed-registry"),
+            *self.held, *([self.id] if "-" in self._indexes else []),
         )  # fmt: skip
         return xxhash.xxh3_128_hexdigest(msgspec.json.encode(asked))
 
     async def _end_badly(self, registry: Registry, exc: BaseException) -> None:
         """Note it in the ledger, if that can be done in a moment; whatever the sessions are doing, this is another."""
-        report = exc.report if isinstance(exc, (VerificationFailed, IndexesFailed)) else self._report()
+        if isinstance(exc, (VerificationFailed, IndexesFailed)):
+            report = exc.report
+        else:
+            self._count_as_not_written()
+            report = self._report()
         if isinstance(exc, TooManyRejects):
             exc.report = exc.report or report
         if self.settings.source_cache and isinstance(exc, (VerificationFailed, DatabaseRefused)):
@@ -214,20 +218,16 @@ class Run:
         dialect: Dialect | None = None
         provider, error = "", None
         try:
-            marks = await self._marks(index, registry)
-            whole = next((mark for mark in marks if mark.lane == WHOLE), None)
-            resumption = Resumption.of(marks) if marks and not whole else None
-            async with self._opened(index, salt, resumption) as reader:
+            resumption = await self._resumption(index, registry)
+            async with self._opened(index, salt) as reader:
                 dialect, provider = reader.dialect, reader.provider
                 self._dialects[dialect.name] = provider
-                if whole:
-                    await self._take_over(whole, registry, account)
-                else:
-                    await self._load_open(name, reader, registry, account)
+                await self._load_open(name, reader, registry, account, resumption)
         except (IndexBroken, IndexNotUnderstood, IndexUnreadable) as exc:
             if not self.settings.keep_going or len(self._indexes) == 1:
                 raise
             error = str(exc)
+            self._count_as_not_written()
             self.progress.tell("error", "index_failed", index=name, reason=error)
         if self.settings.dry_run:
             settle(tally, registry)
@@ -244,58 +244,51 @@ class Run:
         facts = {"sources": msgspec.to_builtins(part.sources), "assets": msgspec.to_builtins(part.assets)}
         self.progress.tell("info", "index_finished", index=name, **facts)
 
-    async def _take_over(self, whole: Mark, registry: Registry, account: Account) -> None:
-        """An index that the run which is resumed has loaded."""
-        ledger, main = self._ledger, registry.main
-        assert ledger is not None and main is not None  # noqa: PT018  # they told of the mark
-        self.tally.assets.read += whole.assets
-        self.tally.assets.resumed += whole.assets
-        known = await main.do(lambda session: ledger.whole(session.connection, whole.index))
-        account.loaded.declared.extend(known.declared)
-        account.loaded.inserted_before += known.inserted
-        found = await main.find_sources(known.sources)
-        self._sources |= {key: found.get(key, SourceRow(None, None)) for key in known.sources}
+    def _count_as_not_written(self) -> None:
+        self.tally.sources.stop()
+        self.tally.assets.stop()
 
-    def _opened(self, index: str, salt: str, resumption: Resumption | None) -> AbstractAsyncContextManager[IndexReader]:
-        return read_index(index, self.settings, salt=salt, stages=self.tally.stages, resumption=resumption)
+    def _opened(self, index: str, salt: str) -> AbstractAsyncContextManager[IndexReader]:
+        return read_index(index, self.settings, salt=salt, stages=self.tally.stages)
 
-    async def _load_open(self, name: str, reader: IndexReader, registry: Registry, account: Account) -> None:
+    async def _load_open(
+        self, name: str, reader: IndexReader, registry: Registry, account: Account, resumption: Resumption | None
+    ) -> None:
         tally, dialect = self.tally, reader.dialect
-        assets_before, inserted_before = tally.assets.read, tally.assets.inserted
+        assets_before = tally.assets.read
         tally.index, tally.index_bytes, tally.index_position = reader.name, reader.size, 0
         self.progress.tell("info", "index_opened", index=name, dialect=dialect.name, bytes=reader.size)
         book = self._book(registry, reader.provider)
         try:
-            await pipeline.run(reader, self.settings, account, book, registry.open_writer)
+            await pipeline.run(reader, self.settings, account, book, registry.open_writer, resumption)
         finally:
             self._sources |= {key: self._known[key] for key in book.rows}
         file, main, ledger = reader.file_state, registry.main, self._ledger
-        if main is None or ledger is None:
+        if main is None or self.settings.dry_run:
             return
         await main.do(lambda session: flush(session.connection))
         await main.do(lambda session: registry.check_commits(session.connection))
-        if file is not None:
-            mark = Mark(reader.path, WHOLE, 1, 1, 0, tally.assets.read - assets_before, file)
-            inserted, declared = tally.assets.inserted - inserted_before, list(reader.declared())
-            whole = Whole(reader.provider, list(book.rows), inserted, declared)
-            await main.do(lambda session: ledger.finished(session.connection, mark, whole))
+        if ledger is not None and file is not None:
+            mark = Mark(reader.path, WHOLE, 1, 1, _END, tally.assets.read - assets_before, file)
+            await main.do(lambda session: ledger.finished(session.connection, mark))
 
-    async def _marks(self, index: str, registry: Registry) -> list[Mark]:
-        """How far the run that is resumed was with this index; nothing if the file is another one now."""
+    async def _resumption(self, index: str, registry: Registry) -> Resumption | None:
+        """Where the run that is resumed was with this index; None if it was nowhere, or the file is another one now."""
         ledger, main, path = self._ledger, registry.main, lasting_name(index)
         if ledger is None or main is None or ledger.unfinished is None:
-            return []
+            return None
         marks = await main.do(lambda session: ledger.marks(session.connection, path))
         if marks and await is_as_it_was(index, max(marks, key=lambda mark: mark.file.consumed).file):
-            self.progress.tell("info", "index_resumed", index=shown_name(index), committed=min(m.assets for m in marks))
-            return marks
+            resumption = Resumption.of(marks)
+            self.progress.tell("info", "index_resumed", index=shown_name(index), committed=resumption.assets)
+            return resumption
         if marks:
             note = "it is read from its beginning"
             self.progress.tell("warning", "index_changed", index=shown_name(index), note=note)
         await main.do(lambda session: ledger.forget(session.connection, path))
         if self._rejects is not None:
             self._rejects.forget(shown_name(index))
-        return []
+        return None
 
     def _book(self, registry: Registry, provider: str) -> SourceBook:
         max_sources = self.settings.max_sources

@@ -39,7 +39,6 @@ class ParkedAssets:
 
     def __init__(self) -> None:
         self.count = 0
-        self.was_used = False
         self._file: IO[bytes] | None = None
         self._filter = bytearray()
 
@@ -59,7 +58,6 @@ class ParkedAssets:
         if self._file is None:
             self._file = _temporary_file()
             self._filter = bytearray(_FILTER_BITS >> 3)
-            self.was_used = True
         bit = key_hash % _FILTER_BITS
         self._filter[bit >> 3] |= 1 << (bit & 7)
         data = _encode(RawRecord(asset.raw, asset.line, asset.offset, "asset", repaired=asset.repaired))

@@ -84,7 +84,7 @@ async def _present(
         ),
         ids,
     )
-    wanted = max(loaded.distinct_assets - loaded.refused_assets, loaded.inserted_before + tally.assets.inserted)
+    wanted = max(loaded.distinct_assets - loaded.refused_assets, tally.assets.inserted)
     if assets > wanted:
         progress.tell(
             "info", "more_in_registry", assets=assets - wanted, note="assets of these sources from earlier loads"

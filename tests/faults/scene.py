@@ -114,7 +114,6 @@ class Scene:
         self.write(self.data, packing)
         self.model = model(self.data)
         self.rejects = directory / f"rejects-{seed}.ndjson"
-        self.is_sparse_of_marks = (dialect, form) == ("seed", "json")
         print(f"seed {seed}: {dialect} {form} {packing}")  # noqa: T201  # pytest shows it where a case failed
 
     def write(self, data: bytes, packing: str = "") -> None:

@@ -16,7 +16,7 @@ from seed_registry.index.documents import DocumentFramer
 from seed_registry.index.envelope import error_position, error_text
 from seed_registry.index.framing import LineFramer
 from seed_registry.index.opening import OpenIndex, open_index
-from seed_registry.marks import FileState, Resumption
+from seed_registry.marks import FileState
 from seed_registry.records import RawRecord, Record, Reject
 from seed_registry.report import Stages
 from seed_registry.settings import Settings
@@ -31,12 +31,9 @@ class IndexReader:
         dialect: detected, or as the settings say.
         shape: what the beginning looks like.
         provider: of the sources that are created: what the settings say, else the dialect.
-        resumption: where it is taken up again, if it is.
     """
 
-    def __init__(
-        self, opened: OpenIndex, settings: Settings, salt: str, stages: Stages, resumption: Resumption | None
-    ) -> None:
+    def __init__(self, opened: OpenIndex, settings: Settings, salt: str, stages: Stages) -> None:
         self.name = opened.name
         self.size = opened.size
         self.dialect, self.shape = choose(look_at(opened.head, opened.name), settings, opened.name)
@@ -59,14 +56,8 @@ class IndexReader:
         self._framer: LineFramer | DocumentFramer
         # One record that is a document is read as an array of one.
         self._whole = settings.records_at is None and self.dialect.whole(self.shape)
-        self.resumption = resumption
-        # Sources are needed again, so where they are listed everything is decoded again.
-        self._committed = resumption.offset if resumption and not self.dialect.lists_sources else -1
         limit, offset = settings.max_record_bytes, opened.head_offset
-        self._skipped = max(self._committed - offset, 0) if self.shape.lines else 0  # bytes that are not even framed
-        if resumption and self._skipped:
-            self._framer = LineFramer(max_record_bytes=limit, offset=resumption.offset, line=resumption.line)
-        elif self.shape.lines:
+        if self.shape.lines:
             self._framer = LineFramer(max_record_bytes=limit, offset=offset)
         else:
             arrays = _arrays(self.dialect, settings)
@@ -86,11 +77,6 @@ class IndexReader:
     def path(self) -> str:
         """The absolute path of a file."""
         return self._opened.path
-
-    @property
-    def left_out(self) -> int:
-        """How many assets are not read again, because the run that is resumed has committed them."""
-        return self.resumption.assets if self.resumption and self._committed >= 0 else 0
 
     @property
     def sources_complete(self) -> bool:
@@ -116,10 +102,6 @@ class IndexReader:
                 chunk = await anext(chunks, None)
             if chunk is None:
                 break
-            if self._skipped:
-                dropped = min(self._skipped, len(chunk))
-                self._skipped -= dropped
-                chunk = chunk[dropped:]
             with self._stages.timed("decoding"):
                 records, problem = self._decoded(self._framer.feed(chunk))
             yield records
@@ -149,14 +131,10 @@ class IndexReader:
         """The records, and what is wrong with the document after them."""
         framer, decode = self._framer, self._decoder.decode
         if isinstance(framer, LineFramer):
-            if self._committed >= 0:
-                raw_records = [raw for raw in raw_records if raw.offset > self._committed]
             return [record for raw in raw_records if (record := decode(raw)) is not None], None
         self._take_header(framer)
         records: list[Record] = []
         for raw in raw_records:
-            if raw.offset <= self._committed:
-                continue
             record = decode(raw)
             if type(record) is Reject and record.reason == "not_json":
                 error = ValueError(record.detail)
@@ -192,7 +170,6 @@ async def read_index(
     *,
     salt: str = "",
     stages: Stages | None = None,
-    resumption: Resumption | None = None,
 ) -> AsyncIterator[IndexReader]:
     """Open and detect an index.
 
@@ -201,14 +178,13 @@ async def read_index(
         settings: of the load.
         salt: goes into every content hash: what, besides the record's bytes, decides what is written.
         stages: where the time spent is noted.
-        resumption: of the same file, read before: what is committed is left out, but for sources.
 
     Raises:
         IndexUnreadable: its bytes cannot be had.
         IndexNotUnderstood: it is no index that any dialect knows.
     """
     async with open_index(path, max_unpacked_bytes=settings.max_unpacked_bytes) as opened:
-        yield IndexReader(opened, settings, salt, stages or Stages(), resumption)
+        yield IndexReader(opened, settings, salt, stages or Stages())
 
 
 def _arrays(dialect: Dialect, settings: Settings) -> dict[Path, str]:

@@ -7,6 +7,8 @@ import contextlib
 import errno
 import os
 import stat
+from array import array
+from bisect import bisect_left
 from pathlib import Path
 
 import msgspec
@@ -16,8 +18,8 @@ from seed_registry.errors import StorageFailed
 from seed_registry.escaping import printable
 from seed_registry.records import Reject
 
-# A run that ended told at most so much since its last checkpoint: some seconds of nothing but rejects, 20 MB of memory.
-_MOST_TOLD = 200_000
+# A resumed run comes across every reject once more and compares it with those in its file: 16 MB of memory.
+_MOST_TOLD = 2_000_000
 _PIECE_BYTES = 4 << 20
 _BEGINNING = b'{"index":'
 
@@ -47,31 +49,32 @@ def _is_of(line: bytes, index: str) -> bool:
     return told is not None and told.index == index
 
 
-def _last_told(descriptor: int, size: int) -> tuple[int, set[int]]:
-    """Where the last whole line of a rejects file ends, and what the last lines tell, from there backwards."""
-    end, told = 0, set[int]()
-    start, rest = size, b""
-    while start and len(told) < _MOST_TOLD:
-        piece = min(start, _PIECE_BYTES)
-        start -= piece
-        rest = os.pread(descriptor, piece, start) + rest
-        if not end:
-            rest = rest[: rest.rfind(b"\n") + 1]  # a line that is torn is no line
-            end = start + len(rest) if rest else 0
-        begin = rest.find(b"\n") + 1 if start else 0  # what comes before may be half a line
-        if begin or not start:
-            told |= {one.what for one in map(_parsed, rest[begin:].splitlines()) if one}
-            rest = rest[:begin]
-    return end, told
+class _Lines:
+    """What is in a rejects file.
 
+    Attributes:
+        count: how many whole lines.
+        end: where the last of them ends; behind it lies at most a torn one.
+    """
 
-def _lines(descriptor: int) -> int:
-    """How many lines a file has."""
-    count = start = 0
-    while piece := os.pread(descriptor, _PIECE_BYTES, start):
-        count += piece.count(b"\n")
-        start += len(piece)
-    return count
+    def __init__(self, descriptor: int) -> None:
+        self.count = self.end = 0
+        self._hashes = array("Q")
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            file.seek(0)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self.count += 1
+                self.end += len(line)
+                if (told := _parsed(line)) and self.count <= _MOST_TOLD:
+                    self._hashes.append(told.what)
+        self._hashes = array("Q", sorted(self._hashes))
+
+    def has(self, what: int) -> bool:
+        """Whether one of them tells this."""
+        at = bisect_left(self._hashes, what)
+        return at < len(self._hashes) and self._hashes[at] == what
 
 
 def _parsed(line: bytes) -> _Told | None:
@@ -99,10 +102,12 @@ class RejectsFile:
         self.count = 0
         self._descriptor = -1
         self._unsynced = False
-        self._told: set[int] = set()  # what the run that is resumed told last
+        self._told: _Lines | None = None  # what the run that is resumed told
 
     def resume(self) -> None:
         """Go on with the file of an earlier run, if it has one: a torn last line goes, and nothing is told twice.
+
+        A file of more lines than can be compared is begun anew: the run reads, and rejects, everything once more.
 
         Raises:
             StorageFailed: the file cannot be read or written.
@@ -119,10 +124,8 @@ class RejectsFile:
         if not is_ours or not _BEGINNING.startswith(os.pread(descriptor, len(_BEGINNING), 0)):
             os.close(descriptor)
             raise self._failed(OSError(errno.EEXIST, "what is there is no rejects file of this user's"))
-        end, self._told = _last_told(descriptor, there.st_size)
-        os.ftruncate(descriptor, end)
-        os.lseek(descriptor, end, os.SEEK_SET)
-        self._descriptor, self.created, self.count = descriptor, True, _lines(descriptor)
+        self._descriptor, self.created = descriptor, True
+        self._continue_behind(_Lines(descriptor))
 
     def forget(self, index: str) -> None:
         """The index is another one now: what an earlier run told of it is true no longer.
@@ -139,12 +142,17 @@ class RejectsFile:
             with self.path.open("rb") as old, os.fdopen(os.dup(descriptor), "wb") as new:
                 new.writelines(line for line in old if not _is_of(line, name))
             kept.replace(self.path)
-            self.count = _lines(descriptor)
-            _, self._told = _last_told(descriptor, os.fstat(descriptor).st_size)
+            os.close(self._descriptor)
+            self._descriptor, self._unsynced = descriptor, True
+            self._continue_behind(_Lines(descriptor))
         except OSError as exc:
             raise self._failed(exc) from exc
-        os.close(self._descriptor)
-        self._descriptor, self._unsynced = descriptor, True
+
+    def _continue_behind(self, lines: _Lines) -> None:
+        can_compare = lines.count <= _MOST_TOLD
+        self._told, self.count, end = (lines, lines.count, lines.end) if can_compare else (None, 0, 0)
+        os.ftruncate(self._descriptor, end)
+        os.lseek(self._descriptor, end, os.SEEK_SET)
 
     def write(self, index: str, reject: Reject) -> None:
         """Append one line `{index, line, offset, key?, kind?, reason, detail, record}`.
@@ -164,7 +172,7 @@ class RejectsFile:
             line["record"] = reject.data.decode()
         except UnicodeDecodeError:
             line |= {"record": base64.b64encode(reject.data).decode(), "encoding": "base64"}
-        if self._told and _what(str(line["index"]), reject.offset, str(line["record"])) in self._told:
+        if self._told and self._told.has(_what(str(line["index"]), reject.offset, str(line["record"]))):
             return
         try:
             if not self.created:

@@ -27,7 +27,6 @@ from seed_registry.index.framing import EXCERPT_BYTES, LineFramer
 from seed_registry.index.opening import OpenIndex, open_index
 from seed_registry.index.reading import IndexReader
 from seed_registry.index.rejects import RejectsFile
-from seed_registry.marks import Resumption
 from seed_registry.records import RawRecord, Record, Reject
 from seed_registry.report import Stages
 from seed_registry.settings import Settings
@@ -251,7 +250,6 @@ class ReplayReader(IndexReader):
         settings: Settings,
         salt: str,
         stages: Stages,
-        resumption: Resumption | None,
     ) -> None:
         dialect = dialect_of(origins, settings)
         if dialect.needs_domain and not settings.domain:
@@ -263,7 +261,6 @@ class ReplayReader(IndexReader):
         # The sources of these assets are in the registry, or else in an index, but hardly in this file.
         self.dialect = replace(dialect, lists_sources=False)
         self.shape = look_at(b"{}\n{}", opened.name)
-        self.resumption = resumption
         self._opened, self._stages, self._kept = opened, stages, ""  # lines are never broken
         limit = settings.max_record_bytes
         self.provider = settings.provider or dialect.provider
@@ -271,24 +268,21 @@ class ReplayReader(IndexReader):
             dialect, domain=settings.domain or "", provider=self.provider, salt=salt, max_record_bytes=limit
         )
         self._whole = False
-        self._committed = resumption.offset if resumption else -1
-        self._skipped = max(self._committed - opened.head_offset, 0)
-        begin = (resumption.offset, resumption.line) if resumption and self._skipped else (opened.head_offset, 1)
-        self._framer = LineFramer(max_record_bytes=longest_line(limit), offset=begin[0], line=begin[1])
+        self._framer = LineFramer(max_record_bytes=longest_line(limit), offset=opened.head_offset)
 
 
 @asynccontextmanager
 async def read_rejects(
-    origins: Origins, settings: Settings, *, salt: str = "", stages: Stages | None = None, resumption: Resumption | None
+    origins: Origins, settings: Settings, *, salt: str = "", stages: Stages | None = None
 ) -> AsyncIterator[ReplayReader]:
-    """Open a rejects file as an index; `salt` and `resumption` are those of `read_index`.
+    """Open a rejects file as an index; `salt` is that of `read_index`.
 
     Raises:
         IndexUnreadable: its bytes cannot be had.
         IndexNotUnderstood: it is no rejects file, or its dialect cannot be told.
     """
     async with open_index(origins.path) as opened:
-        yield ReplayReader(opened, origins, settings, salt, stages or Stages(), resumption)
+        yield ReplayReader(opened, origins, settings, salt, stages or Stages())
 
 
 class OriginalRejects(RejectsFile):
@@ -315,7 +309,7 @@ class OriginalRejects(RejectsFile):
             StorageFailed: the file cannot be written anew.
         """
         del index
-        self._told.clear()
+        self._told = None
         self.count = 0
         if self.created:
             try:

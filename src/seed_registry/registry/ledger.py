@@ -15,13 +15,14 @@ import asyncpg
 import msgspec
 import xxhash
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from seed_registry.errors import DatabaseRefused
-from seed_registry.marks import UNPLACED, WHOLE, FileState, Mark, Whole
+from seed_registry.marks import WHOLE, FileState, Mark
 from seed_registry.registry.limiting import limited
 from seed_registry.registry.pooling import is_pooled
 from seed_registry.registry.sql import statement
-from seed_registry.report import Report
+from seed_registry.report import MergeCounts, Report
 
 # A batch that changes nothing needs no transaction; its checkpoint gets one only so often.
 _SECONDS_BETWEEN_LAZY_CHECKPOINTS: Final = 1.0
@@ -29,7 +30,12 @@ _SECONDS_BETWEEN_LAZY_CHECKPOINTS: Final = 1.0
 _SECONDS_FOR_THE_DEAD: Final = 2.0
 # Through a pooler a run at work is told by its checkpoints, of which there is one at least in this time.
 _SECONDS_OF_SILENCE: Final = 5.0
+# The batches of a process have numbers below this one; those of each attempt of a run are greater than all before.
+_BATCHES_OF_AN_ATTEMPT: Final = 1 << 40
 
+_WITHOUT_LEDGER: Final = (
+    "no history, no resuming, until its owner runs `seed-registry schema apply` and `seed-registry schema grants ROLE`"
+)
 
 _Lane = tuple[str, int, int]
 
@@ -66,33 +72,24 @@ class Ledger:
     def __init__(self, run_id: str, unfinished: Run | None = None) -> None:
         self.run_id = run_id
         self.unfinished = unfinished
+        self._first_batch = _BATCHES_OF_AN_ATTEMPT * (unfinished.resumed + 1 if unfinished else 0)
         self._save = statement("save_checkpoint")
         self._saved: dict[_Lane, float] = {}
-        self._confirmed: dict[_Lane, int] = {}  # the offsets of marks that were committed
+        self._unsaved: dict[_Lane, MergeCounts] = {}  # of batches whose checkpoints were left out
+        self._confirmed: dict[_Lane, int] = {}  # the last batch of each lane that was committed
 
     async def marks(self, connection: asyncpg.Connection[Any], index: str) -> list[Mark]:
         """How far the run is with an index."""
         rows = await connection.fetch(
-            'select lane, lanes, line, "offset", assets, size, modified, consumed, digest '
+            'select lane, lanes, line, "offset", assets, batch, size, modified, consumed, digest '
             "from seed_registry.checkpoints where run_id = $1 and index = $2",
             self.run_id,
             index,
         )
         return [
-            Mark(index, lane, lanes, line, offset, assets, FileState(*file))
-            for lane, lanes, line, offset, assets, *file in rows
+            Mark(index, lane, lanes, line, offset, assets, FileState(*file), batch)
+            for lane, lanes, line, offset, assets, batch, *file in rows
         ]
-
-    async def whole(self, connection: asyncpg.Connection[Any], index: str) -> Whole:
-        """What is known of an index that is loaded."""
-        text = await connection.fetchval(
-            "select whole::pg_catalog.text from seed_registry.checkpoints "
-            "where run_id = $1 and index = $2 and lane = $3",
-            self.run_id,
-            index,
-            WHOLE,
-        )
-        return msgspec.json.decode(text, type=Whole)
 
     async def forget(self, connection: asyncpg.Connection[Any], index: str) -> None:
         """The index is another one now, or will be read from its beginning."""
@@ -100,23 +97,27 @@ class Ledger:
             "delete from seed_registry.checkpoints where run_id = $1 and index = $2", self.run_id, index
         )
 
-    async def save(self, connection: asyncpg.Connection[Any], mark: Mark, *, lazily: bool = False) -> bool:
-        """Note how far a lane is; False, and not done, if it may be done `lazily` and was done a moment ago."""
+    async def save(
+        self, connection: asyncpg.Connection[Any], mark: Mark, counts: MergeCounts, *, lazily: bool = False
+    ) -> bool:
+        """Note how far a lane is, and what became of a batch.
+
+        Returns:
+            False, and it is not done yet, if it may be done `lazily` and was done a moment ago.
+        """
         lane, now = _lane(mark), monotonic()
         if lazily and now - self._saved.get(lane, 0.0) < _SECONDS_BETWEEN_LAZY_CHECKPOINTS:
+            self._unsaved[lane] = self._unsaved.get(lane, MergeCounts()) + counts
             return False
         self._saved[lane] = now
-        file = mark.file
-        await connection.execute(
-            self._save,
-            self.run_id, mark.index, mark.lane, mark.lanes, mark.line, mark.offset, mark.assets,
-            file.size, file.modified, file.consumed, file.digest,
-        )  # fmt: skip
+        await connection.execute(self._save, *self._row(mark, self._unsaved.get(lane, MergeCounts()) + counts))
         return True
 
     def confirm(self, mark: Mark) -> None:
         """The server said that this mark is committed."""
-        self._confirmed[_lane(mark)] = mark.offset
+        lane = _lane(mark)
+        self._confirmed[lane] = self._number(mark)
+        self._unsaved.pop(lane, None)
 
     async def has_lost(self, connection: asyncpg.Connection[Any]) -> bool:
         """Whether the database lacks what it confirmed: it does not wait for its disk, so a crash may cost the last.
@@ -125,39 +126,43 @@ class Ledger:
         """
         confirmed = dict(self._confirmed)
         rows = await connection.fetch(
-            'select index, lanes, lane, "offset" from seed_registry.checkpoints where run_id = $1', self.run_id
+            "select index, lanes, lane, batch from seed_registry.checkpoints where run_id = $1", self.run_id
         )
-        found = {(index, lanes, lane): offset for index, lanes, lane, offset in rows}
-        return any(found.get(lane, -1) < offset for lane, offset in confirmed.items())
+        found = {(index, lanes, lane): batch for index, lanes, lane, batch in rows}
+        return any(found.get(lane, -1) < batch for lane, batch in confirmed.items())
 
-    async def finished(self, connection: asyncpg.Connection[Any], mark: Mark, whole: Whole) -> None:
+    async def finished(self, connection: asyncpg.Connection[Any], mark: Mark) -> None:
         """Note that all of an index is loaded; `mark` is its last."""
-        async with connection.transaction():
-            await self.forget(connection, mark.index)
-            await self.save(connection, msgspec.structs.replace(mark, lane=WHOLE))
-            await connection.execute(
-                "update seed_registry.checkpoints set whole = $3::pg_catalog.text::pg_catalog.jsonb "
-                "where run_id = $1 and index = $2",
-                self.run_id,
-                mark.index,
-                msgspec.json.encode(whole).decode(),
-            )
-        self._confirmed = {lane: offset for lane, offset in self._confirmed.items() if lane[0] != mark.index}
+        of_index = [lane for lane in self._unsaved if lane[0] == mark.index]
+        unsaved = sum((self._unsaved[lane] for lane in of_index), MergeCounts())
+        whole = msgspec.structs.replace(mark, lane=WHOLE, lanes=1)
+        await connection.execute(statement("complete_checkpoint"), *self._row(whole, unsaved))
+        for lane in of_index:
+            del self._unsaved[lane]
+        self._confirmed = {lane: batch for lane, batch in self._confirmed.items() if lane[0] != mark.index}
 
     async def has(self, connection: asyncpg.Connection[Any], mark: Mark) -> bool:
         """Whether the batch with this mark was committed: asked when the answer to its COMMIT was lost."""
         transaction = connection.transaction()
         await transaction.start()
         try:  # written, not read: so it waits for the lost session, which may be about to commit
-            offset = await connection.fetchval(
+            batch = await connection.fetchval(
                 statement("find_checkpoint"), self.run_id, mark.index, mark.lanes, mark.lane
             )
         finally:
             await transaction.rollback()
-        if offset is None or offset < mark.offset:
+        if batch is None or batch < self._number(mark):
             return False
         self.confirm(mark)
         return True
+
+    def _number(self, mark: Mark) -> int:
+        return self._first_batch + mark.batch
+
+    def _row(self, mark: Mark, counts: MergeCounts) -> tuple[Any, ...]:
+        """The arguments of the statements that save a checkpoint."""
+        place = (mark.index, mark.lane, mark.lanes, mark.line, mark.offset, mark.assets)
+        return self.run_id, *place, *astuple(mark.file), self._number(mark), *astuple(counts)
 
     async def end(
         self, connection: asyncpg.Connection[Any], outcome: str, report: Report | None, error: str | None
@@ -183,30 +188,26 @@ async def is_usable(connection: asyncpg.Connection[Any]) -> bool:
     return row is not None and bool(row["is_there"] and row["is_usable"])
 
 
-async def create(connection: asyncpg.Connection[Any]) -> bool:
-    """Create the ledger where it is missing; False if this role may not, or may not write to it.
+async def create(connection: asyncpg.Connection[Any]) -> str | None:
+    """Create the ledger where it is missing, and bring one of an earlier version up to date.
 
-    Raises:
-        DatabaseRefused: there is one of an earlier version, which is another role's to change.
+    Returns:
+        None, or why this role has no ledger, in words.
     """
     row = await connection.fetchrow(statement("ledger_usable"))
     assert row is not None  # an aggregate
     if row["is_there"] and row["is_current"]:
-        return bool(row["is_usable"])
+        return None if row["is_usable"] else f"this role may not write to the ledger: {_WITHOUT_LEDGER}"
     try:
         async with connection.transaction():
             await connection.execute(
                 "select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('seed_registry.schema'))"
             )
             await connection.execute(statement("ledger"))
-    except asyncpg.InsufficientPrivilegeError as exc:
-        if row["is_there"]:
-            raise DatabaseRefused(
-                "the schema seed_registry was made by an earlier version\n"
-                "let its owner run `seed-registry schema apply`"
-            ) from exc
-        return False
-    return True
+    except asyncpg.InsufficientPrivilegeError:
+        what = "the ledger was made by an earlier version" if row["is_there"] else "this role may not create the ledger"
+        return f"{what}: {_WITHOUT_LEDGER}"
+    return None
 
 
 async def begin(
@@ -259,9 +260,6 @@ async def _begun(
                 "update seed_registry.runs set outcome = 'running', resumed = resumed + 1, error = null, "
                 "finished_at = null where run_id = $1",
                 unfinished.run_id,
-            )
-            await connection.execute(
-                "delete from seed_registry.checkpoints where run_id = $1 and lane <= $2", unfinished.run_id, UNPLACED
             )
             return Ledger(unfinished.run_id, unfinished)
         # Nobody will take up the runs before this one.

@@ -21,6 +21,7 @@ from seed_registry.registry.limiting import limited
 from seed_registry.registry.schema import Tables, introspect
 from seed_registry.registry.source_rows import find_source_rows, with_stored_providers
 from seed_registry.registry.tabling import Save, TableMerger, Values, plain_values
+from seed_registry.registry.witness import Witness
 from seed_registry.report import MergeCounts, Stages
 
 # What is probed with where nothing was taken yet; a larger record is not kept for it.
@@ -106,6 +107,7 @@ class Merger:
         full: bool = False,
         stages: Stages | None = None,
         ledger: Ledger | None = None,
+        witness: Witness | None = None,
         seconds: float | None = None,
         provider: str | None = None,
     ) -> None:
@@ -116,6 +118,7 @@ class Merger:
         options: dict[str, Any] = {"full": full, "stages": stages or Stages(), "seconds": seconds}
         self._taken: Asset | None = None  # one that the database took
         self._ledger = ledger
+        self._witness = witness
         self._seconds = seconds
         self._provider = provider
         self._connection = connection
@@ -158,10 +161,19 @@ class Merger:
         Raises:
             CommitUnknown: the connection was lost before the answer to the COMMIT came.
         """
+        await self._choose_witness(sources)
         async with self._saving(mark) as save:
             counts = await self._assets.merge(assets, asset_values(sources), save)
         self._taken = next((asset for asset in assets[-1:] if len(asset.raw) <= _KEPT_RECORD_BYTES), self._taken)
         return counts
+
+    async def _choose_witness(self, sources: Mapping[str, SourceRow]) -> None:
+        """Before a batch, not behind it: what fails here is tried again together with the batch."""
+        if self._witness and self._witness.is_wanted and self._taken and self._taken.source_key in sources:
+            values = asset_values(sources)
+            key = [values(field, [self._taken])[0] for field in self._tables.assets.key]
+            async with limited(self._connection, self._seconds):
+                await self._witness.choose(self._connection, self._tables.assets, key)
 
     @asynccontextmanager
     async def _saving(self, mark: Mark | None) -> AsyncIterator[Save | None]:
@@ -171,9 +183,9 @@ class Merger:
             yield None
             return
 
-        async def save(*, lazily: bool) -> None:
+        async def save(counts: MergeCounts, *, lazily: bool) -> None:
             nonlocal is_saved
-            is_saved = await ledger.save(self._connection, mark, lazily=lazily)
+            is_saved = await ledger.save(self._connection, mark, counts, lazily=lazily)
 
         yield save
         if is_saved:

@@ -23,7 +23,8 @@ from seed_registry.registry.statements import by_value, filter_by_hash, upsert
 from seed_registry.report import MergeCounts, Stages
 
 Record = TypeVar("Record", Source, Asset)
-# Saves how far a run is, in the open transaction, or `lazily` in one of its own or not at all.
+# Saves how far a run is, with the counts of the batch, in the open transaction, or `lazily` in one of its own or not
+# at all.
 Save = Callable[..., Awaitable[None]]
 # The values of a field, one for each record.
 Values = Callable[[str, Sequence[Record]], list[Any]]
@@ -107,12 +108,14 @@ class TableMerger:
         # A record without a hash may be held all the same, and an upsert would lock the row only to find that out.
         if rows and (not self._by_hash or None in values("content_hash", rows)):
             rows = [rows[difference.position] for difference in await self._differing(rows, values)]
+        resumed = _committed(unique) - _committed(rows)
+        counts = MergeCounts(unchanged=len(unique) - resumed, duplicate=duplicate, resumed=resumed)
         if rows:
-            return await self._write(rows, values, MergeCounts(0, 0, len(unique), duplicate), save)
+            return await self._write(rows, values, counts, save)
         if save:
             async with limited(self._connection, self._seconds):
-                await save(lazily=True)
-        return MergeCounts(unchanged=len(unique), duplicate=duplicate)
+                await save(counts, lazily=True)
+        return counts
 
     async def probe(self, record: Record, values: Values[Record]) -> None:
         """Write a record and take it back: that it is taken says that another's refusal is that record's own fault.
@@ -209,10 +212,12 @@ class TableMerger:
             inserted, updated = await self._upserted(rows)
             if is_callers:
                 await self.staging.empty()
-            counts = MergeCounts(inserted, updated, counts.unchanged - inserted - updated, counts.duplicate)
+            counts = replace(
+                counts, inserted=inserted, updated=updated, unchanged=counts.unchanged - inserted - updated
+            )
             if save:
                 async with self._step("committing"):
-                    await save(lazily=False)
+                    await save(counts, lazily=False)
             await self._commit(transaction, counts)
         return counts
 
@@ -239,10 +244,10 @@ class TableMerger:
                 async with self._step("copying"):
                     await transaction.rollback()
                 return None
+            counts = MergeCounts(inserted, 0, len(rows) - inserted, duplicate)
             if save:
                 async with self._step("committing"):
-                    await save(lazily=False)
-            counts = MergeCounts(inserted, 0, len(rows) - inserted, duplicate)
+                    await save(counts, lazily=False)
             await self._commit(transaction, counts)
         return counts
 
@@ -283,3 +288,8 @@ class TableMerger:
 
     def _columns(self, records: Sequence[Record], values: Values[Record]) -> list[list[Any]]:
         return [values(field, records) for field in self._table.columns]
+
+
+def _committed(records: Sequence[Source | Asset]) -> int:
+    """How many records an earlier attempt of the run had committed."""
+    return sum(type(record) is Asset and record.was_committed for record in records)

@@ -1,6 +1,7 @@
--- How far a lane is, once nobody is at work on it any more; to be rolled back.
+-- find_checkpoint
+-- The last batch of a lane, once nobody is at work on it any more; to be rolled back.
 insert into seed_registry.checkpoints as existing
   (run_id, index, lanes, lane, line, "offset", assets, size, modified, consumed, digest)
 values ($1, $2, $3, $4, 0, -1, 0, 0, 0, 0, '')
-on conflict (run_id, index, lanes, lane) do update set "offset" = existing."offset"
-returning "offset"
+on conflict (run_id, index, lanes, lane) do update set batch = existing.batch
+returning batch

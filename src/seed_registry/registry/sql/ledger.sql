@@ -25,10 +25,10 @@ create table if not exists seed_registry.checkpoints (
   run_id   text not null references seed_registry.runs on delete cascade,
   index    text not null,
   -- assets travel in as many lanes as there are workers, by the hash of their key; with other workers what earlier ones
-  -- said stays true. -1: the whole index is loaded; below: only counts what a worker sent, and says nothing of a place
+  -- said stays true; -1: the whole index is loaded. Of 0 lanes: batches of sources, of -1: parts of batches
   lane     int not null,
   lanes    int not null,
-  -- where the last asset begins up to which everything of this lane is committed
+  -- where the last asset begins up to which everything of this lane was committed; -1 is no place
   line     bigint not null,
   "offset" bigint not null,
   -- how many assets of the index begin no later
@@ -39,18 +39,32 @@ create table if not exists seed_registry.checkpoints (
   consumed bigint not null,
   digest   bytea not null,
   saved_at timestamptz not null default now(),
-  -- of lane -1: what the verification of a run that is resumed must know of the index
-  whole    jsonb,
+  -- tells the last batch from every other one of the run: whether a COMMIT was done whose answer was lost
+  batch    bigint not null default 0,
+  -- what became of the lane's records, in all attempts of the run
+  inserted  bigint not null default 0,
+  updated   bigint not null default 0,
+  unchanged bigint not null default 0,
+  duplicate bigint not null default 0,
+  resumed   bigint not null default 0,
   primary key (run_id, index, lanes, lane)
 );
 -- Checkpoints of an earlier version: no run of this one would go on from them.
 do $$ begin
   if not exists (
     select from pg_catalog.pg_attribute
-    where attrelid = 'seed_registry.checkpoints'::pg_catalog.regclass and attname = 'whole' and not attisdropped
+    where attrelid = 'seed_registry.checkpoints'::pg_catalog.regclass and attname = 'batch' and not attisdropped
   ) then
     delete from seed_registry.checkpoints;
     alter table seed_registry.checkpoints
-      add column whole jsonb, drop constraint checkpoints_pkey, add primary key (run_id, index, lanes, lane);
+      drop column if exists whole,
+      add column batch bigint not null default 0,
+      add column inserted bigint not null default 0,
+      add column updated bigint not null default 0,
+      add column unchanged bigint not null default 0,
+      add column duplicate bigint not null default 0,
+      add column resumed bigint not null default 0,
+      drop constraint checkpoints_pkey,
+      add primary key (run_id, index, lanes, lane);
   end if;
 end $$;

@@ -4,7 +4,7 @@ select
   pg_catalog.count(*) = 2 as is_there,
   pg_catalog.bool_or(exists (
     select from pg_catalog.pg_attribute as attribute
-    where attribute.attrelid = relation.oid and attribute.attname = 'whole' and not attribute.attisdropped
+    where attribute.attrelid = relation.oid and attribute.attname = 'batch' and not attribute.attisdropped
   )) as is_current,
   coalesce(pg_catalog.bool_and(
     pg_catalog.has_schema_privilege(namespace.oid, 'usage')

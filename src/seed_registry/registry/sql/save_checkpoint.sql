@@ -1,8 +1,16 @@
--- How far a lane is, in the transaction of its batch.
+-- save_checkpoint
+-- How far a lane is, and what became of its records, in the transaction of its batch.
 insert into seed_registry.checkpoints as existing
-  (run_id, index, lane, lanes, line, "offset", assets, size, modified, consumed, digest)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+  (run_id, index, lane, lanes, line, "offset", assets, size, modified, consumed, digest, batch,
+   inserted, updated, unchanged, duplicate, resumed)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
 on conflict (run_id, index, lanes, lane) do update set
   line = excluded.line, "offset" = excluded."offset", assets = excluded.assets,
   size = excluded.size, modified = excluded.modified, consumed = excluded.consumed, digest = excluded.digest,
+  batch = excluded.batch,
+  inserted = existing.inserted + excluded.inserted,
+  updated = existing.updated + excluded.updated,
+  unchanged = existing.unchanged + excluded.unchanged,
+  duplicate = existing.duplicate + excluded.duplicate,
+  resumed = existing.resumed + excluded.resumed,
   saved_at = pg_catalog.now();

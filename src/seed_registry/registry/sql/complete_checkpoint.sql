@@ -1,0 +1,18 @@
+-- complete_checkpoint
+-- The checkpoints of an index that is loaded become one, of lane -1; what follows the place are counts not saved yet.
+with lanes as (
+  -- the answer to this statement may have been lost: then it is done already
+  delete from seed_registry.checkpoints where run_id = $1 and index = $2 and batch <> $12
+  returning inserted, updated, unchanged, duplicate, resumed
+)
+insert into seed_registry.checkpoints
+  (run_id, index, lane, lanes, line, "offset", assets, size, modified, consumed, digest, batch,
+   inserted, updated, unchanged, duplicate, resumed)
+select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
+  (coalesce(pg_catalog.sum(inserted), 0) + $13::pg_catalog.int8)::pg_catalog.int8,
+  (coalesce(pg_catalog.sum(updated), 0) + $14::pg_catalog.int8)::pg_catalog.int8,
+  (coalesce(pg_catalog.sum(unchanged), 0) + $15::pg_catalog.int8)::pg_catalog.int8,
+  (coalesce(pg_catalog.sum(duplicate), 0) + $16::pg_catalog.int8)::pg_catalog.int8,
+  (coalesce(pg_catalog.sum(resumed), 0) + $17::pg_catalog.int8)::pg_catalog.int8
+from lanes
+on conflict (run_id, index, lanes, lane) do nothing;
