@@ -43,6 +43,16 @@ def zstd_frames(data: bytes) -> bytes:
     return between.join(frames) + between
 
 
+def skippable(length: int, number: int = 15) -> bytes:
+    return bytes([0x50 + number]) + b"\x2a\x4d\x18" + length.to_bytes(4, "little") + bytes(length)
+
+
+def pzstd(data: bytes) -> bytes:
+    """As pzstd writes it: before each frame a skippable one that holds its length."""
+    frames = [zstd(data[start : start + 100_000]) for start in range(0, len(data), 100_000)]
+    return b"".join(SKIPPABLE[:8] + len(frame).to_bytes(4, "little") + frame for frame in frames)
+
+
 def zstd_streamed(data: bytes) -> bytes:
     compressor = zstandard.ZstdCompressor(write_checksum=True).compressobj()  # a frame that does not tell its size
     return compressor.compress(data) + compressor.flush()
@@ -55,6 +65,12 @@ PACKED: dict[str, Callable[[bytes], bytes]] = {
     "gzip with zeros behind": lambda data: gzip.compress(data) + bytes(512),
     "zstd": zstd,
     "zstd frames": zstd_frames,
+    "zstd behind a skippable frame": lambda data: SKIPPABLE + zstd(data),
+    "zstd of pzstd": pzstd,
+    "zstd behind a long skippable frame": lambda data: skippable(200_000) + zstd(data),
+    "zstd behind many skippable frames": lambda data: skippable(0) * 500 + SKIPPABLE + zstd(data),
+    "zstd before empty frames": lambda data: zstd(data) + zstd(b"") * 3 + skippable(0),
+    "gzip with empty members": lambda data: gzip.compress(b"") * 2 + gzip.compress(data) + gzip.compress(b""),
     "zstd streamed": zstd_streamed,
     "zstd with a checksum": lambda data: zstd(data, write_checksum=True),
 }
@@ -232,9 +248,21 @@ async def test_corrupted_compressed_data_never_passes_for_good(tmp_path: Path, n
     assert noticed > 120
 
 
-@pytest.mark.parametrize("packed", [gzip.compress, zstd])
-async def test_garbage_behind_compressed_data_is_noticed(tmp_path: Path, packed: Any) -> None:
-    assert "damaged or cut off" in await refused(saved(tmp_path, packed(TEXT) + b"garbage"))
+@pytest.mark.parametrize("packed", [gzip.compress, zstd, pzstd])
+@pytest.mark.parametrize("behind", [b"garbage", b"g", b"}\n" + NOISE])
+async def test_garbage_behind_compressed_data_is_told_as_such(tmp_path: Path, packed: Any, behind: bytes) -> None:
+    assert "ends in bytes that are no " in await refused(saved(tmp_path, packed(TEXT) + behind))
+
+
+@pytest.mark.parametrize("cut", [5, 7, 8, 11])
+async def test_a_skippable_frame_that_is_cut_off_is_noticed(tmp_path: Path, cut: int) -> None:
+    for before in (b"", zstd(TEXT)):
+        assert "damaged or cut off" in await refused(saved(tmp_path, before + SKIPPABLE[:cut]))
+
+
+async def test_skippable_frames_alone_are_an_empty_index(tmp_path: Path) -> None:
+    with pytest.raises(IndexNotUnderstood, match="is empty"):
+        await read(saved(tmp_path, SKIPPABLE * 3))
 
 
 async def test_what_came_before_the_damage_is_read_first(tmp_path: Path) -> None:
@@ -252,9 +280,73 @@ async def test_what_came_before_the_damage_is_read_first(tmp_path: Path) -> None
     assert len(b"".join(chunks)) >= HEAD_BYTES
 
 
-async def test_a_window_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
-    frame = b"\x28\xb5\x2f\xfd" + b"\x00" + bytes([(31 - 10) << 3]) + b"\x01\x00\x00"
-    assert "damaged" in await refused(saved(tmp_path, frame))
+# what is whole, and not unpacked here
+
+
+def with_window(log: int) -> bytes:
+    return b"\x28\xb5\x2f\xfd" + b"\x00" + bytes([(log - 10) << 3]) + b"\x01\x00\x00"
+
+
+@pytest.mark.parametrize("before", [b"", SKIPPABLE])
+async def test_a_window_that_would_fill_the_memory_is_told_with_what_unpacks_it(tmp_path: Path, before: bytes) -> None:
+    path = saved(tmp_path, before + with_window(31))
+    with pytest.raises(IndexUnreadable) as caught:
+        await read(path)
+    first, second = str(caught.value).splitlines()
+    assert "a window of 2,048 MiB, and 128 MiB is the most" in first
+    assert "damaged" not in first
+    assert second == f"unpack it: zstd -d --long=31 -c {path} | seed-registry load -"
+
+
+async def test_the_largest_window_that_is_allowed_is_unpacked(tmp_path: Path) -> None:
+    parameters = zstandard.ZstdCompressionParameters(window_log=27, enable_ldm=True)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    data = compressor.compress(TEXT) + compressor.flush()
+    assert zstandard.get_frame_parameters(data).window_size == 128 << 20
+    assert await read(saved(tmp_path, data)) == TEXT
+
+
+async def test_a_dictionary_that_is_missing_is_told(tmp_path: Path) -> None:
+    samples: list[Any] = [b'{"id":"%d","name":"the name of %d"}' % (number, number * 7) for number in range(2_000)]
+    dictionary = zstandard.train_dictionary(4_000, samples)
+    path = saved(tmp_path, zstd(TEXT, dict_data=dictionary))
+    with pytest.raises(IndexUnreadable, match=r"needs its dictionary \(id \d+\)\nunpack it: zstd -d -D DICTIONARY -c"):
+        await read(path)
+
+
+TOLD_BY_NAME = {
+    "bzip2": (b"BZh91AY", "index.json", "bzip2 -dc {}"),
+    "xz": (b"\xfd7zXZ\0", "index.json", "xz -dc {}"),
+    "lzma": (b"\x5d\x00\x00\x80\x00" + NOISE, "index.json", "xz -dc --format=lzma {}"),
+    "lz4": (b"\x04\x22\x4d\x18" + NOISE, "an index.json", "lz4 -dc '{}'"),
+    "lz4 behind a skippable frame": (SKIPPABLE + b"\x04\x22\x4d\x18" + NOISE, "index.json", "lz4 -dc {}"),
+    "brotli": (b"\x1b\xff\xff\xff" + NOISE, "index.json.br", "brotli -dc {}"),
+    "7z": (b"7z\xbc\xaf\x27\x1c" + NOISE, "index.7z", "7z x -so {}"),
+    "zip": (b"PK\x03\x04" + NOISE, "index.zip", "unzip -p {}"),
+    "tar": (b"index.json".ljust(257, b"\0") + b"ustar\0" + NOISE, "index.tar", "tar -xOf {}"),
+    "tar in gzip": (gzip.compress(b"index.json".ljust(257, b"\0") + b"ustar\0" + NOISE), "a.tgz", "tar -xOf {}"),
+    "gzip in zstd": (zstd(gzip.compress(TEXT)), "index.json", "zstd -dc {} | gzip -dc"),
+    "zstd in gzip": (gzip.compress(zstd(TEXT)), "index.json", "gzip -dc {} | zstd -dc"),
+    "xz in gzip": (gzip.compress(b"\xfd7zXZ\0"), "index.json", "gzip -dc {} | xz -dc"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TOLD_BY_NAME)
+async def test_other_compressions_and_archives_are_told_with_what_unpacks_them(tmp_path: Path, kind: str) -> None:
+    data, name, command = TOLD_BY_NAME[kind]
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(SeedRegistryError) as caught:
+        await read(path)
+    first, second = str(caught.value).splitlines()
+    assert kind.partition(" ")[0].replace("zstd", "zstandard") in first
+    assert second == f"unpack it: {command.format(path)} | seed-registry load -"
+
+
+async def test_an_index_whose_name_says_brotli_is_read_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "index.json.br"
+    path.write_bytes(b" \n" + TEXT)
+    assert await read(path) == b" \n" + TEXT
 
 
 # pipes
@@ -382,14 +474,15 @@ anyio.run(main)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere memory is counted in other units")
-@pytest.mark.parametrize("kind", ["gzip", "zstd", "zstd in one frame"])
+@pytest.mark.parametrize("kind", ["gzip", "zstd", "zstd in one frame", "zstd of pzstd"])
 async def test_a_bomb_unpacks_in_bounded_memory(tmp_path: Path, kind: str) -> None:
     zeros, times = bytes(10 << 20), 20
     if kind == "zstd in one frame":
         compressor = zstandard.ZstdCompressor().compressobj()
         data = b"".join(compressor.compress(zeros) for _ in range(times)) + compressor.flush()
     else:
-        data = (gzip.compress(zeros, 6) if kind == "gzip" else zstd(zeros)) * times
+        before = SKIPPABLE if kind == "zstd of pzstd" else b""
+        data = before + (gzip.compress(zeros, 6) if kind == "gzip" else before + zstd(zeros)) * times
     path = saved(tmp_path, data)
     assert len(data) < 300_000
     done = run(MEASURED, str(path))

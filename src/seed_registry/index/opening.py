@@ -11,6 +11,7 @@ import errno
 import io
 import os
 import select
+import shlex
 import stat
 import sys
 from collections.abc import AsyncIterator
@@ -25,7 +26,14 @@ import xxhash
 from seed_registry.errors import IndexNotUnderstood, IndexUnreadable
 from seed_registry.escaping import printable
 from seed_registry.index.finding import is_url, shown
-from seed_registry.index.unpacking import DAMAGE, MAGIC_BYTES, unpacking
+from seed_registry.index.unpacking import (
+    DAMAGE,
+    MAGIC_BYTES,
+    NotUnpacked,
+    see_that_it_is_unpacked,
+    unpacker,
+    unpacking,
+)
 from seed_registry.marks import FileState
 
 if TYPE_CHECKING:
@@ -46,9 +54,6 @@ _BOM = b"\xef\xbb\xbf"
 _KNOWN_FORMATS = {
     b"\x89PNG": "a PNG image",
     b"%PDF": "a PDF document",
-    b"PK\x03\x04": "a zip archive: unpack it first",
-    b"BZh": "bzip2: pipe it through `bzip2 -dc`",
-    b"\xfd7zXZ": "xz: pipe it through `xz -dc`",
     b"\xff\xfe": "UTF-16: convert it with `iconv -f UTF-16 -t UTF-8`",
     b"\xfe\xff": "UTF-16: convert it with `iconv -f UTF-16 -t UTF-8`",
     b"\x7fELF": "a program",
@@ -76,6 +81,7 @@ class OpenIndex:
         self._unpacked: AsyncBufferedReader
         self._unpacked_bytes = 0
         self._is_packed = False
+        self._outer = ""  # the command that unpacks what it is packed with
         self._max_unpacked_bytes = max_unpacked_bytes
 
     @property
@@ -104,17 +110,36 @@ class OpenIndex:
         magic = await aiofiles.threadpool.wrap(buffered).peek(MAGIC_BYTES)
         unpacked = unpacking(buffered, magic, CHUNK_BYTES)
         self._is_packed = unpacked is not buffered
+        self._outer = unpacker(magic) if self._is_packed else ""
         self._unpacked = aiofiles.threadpool.wrap(unpacked)
         head = bytearray()
         while len(head) < HEAD_BYTES and (chunk := await self._read()):
             head += chunk
-        for magic, kind in _KNOWN_FORMATS.items():
-            if head.startswith(magic):
-                raise IndexNotUnderstood(f"{self.name} is not an index but {kind}")
+        self._see_that_it_may_be_an_index(bytes(head))
         self.head = bytes(head).removeprefix(_BOM)
         self.head_offset = len(head) - len(self.head)
         if not self.head.strip():
             raise IndexNotUnderstood(f"{self.name} is empty: was its export interrupted?")
+
+    def _see_that_it_may_be_an_index(self, head: bytes) -> None:
+        for magic, kind in _KNOWN_FORMATS.items():
+            if head.startswith(magic):
+                raise IndexNotUnderstood(f"{self.name} is not an index but {kind}")
+        try:
+            see_that_it_is_unpacked(head, self.path)
+        except NotUnpacked as exc:
+            raise IndexNotUnderstood(f"{self.name} is not an index but {self._unpacked_by(exc, self._outer)}") from exc
+
+    def _unpacked_by(self, exc: NotUnpacked, outer: str = "") -> str:
+        """What the file is, and the command line that loads it all the same."""
+        if exc.command is None:
+            return exc.kind
+        file = "FILE" if self.name == "stdin" or is_url(self.path) else shlex.quote(self.name)
+        unpack = f"{exc.command} {file}"
+        if outer and exc.is_stream:
+            unpack = f"{outer} {file} | {exc.command}"
+        fetch = f"fetch it with curl -fsSLo FILE {shlex.quote(self.name)}, then" if is_url(self.path) else "unpack it:"
+        return f"{exc.kind}\n{fetch} {unpack} | seed-registry load -"
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The unpacked bytes from `head_offset` on, the head included.
@@ -142,6 +167,8 @@ class OpenIndex:
     async def _read(self) -> bytes:
         try:
             chunk: bytes = await self._unpacked.read1(CHUNK_BYTES)
+        except NotUnpacked as exc:
+            raise IndexUnreadable(f"{self.name} {'is' if exc.command else 'ends in'} {self._unpacked_by(exc)}") from exc
         except DAMAGE as exc:
             raise IndexUnreadable(
                 f"{self.name}: the compressed data is damaged or cut off near byte {self.position} of the file; "
