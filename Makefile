@@ -17,8 +17,8 @@ help:  ## Show this.
 
 demo: $(INSTALLED)  ## Load a sample index into the embedded Postgres, twice: the second run changes nothing.
 	$(BIN)/seed-registry sample --records 5000 --duplicates 1 --invalid 0.1 --out $(VENV)/demo.json
-	$(BIN)/seed-registry load $(VENV)/demo.json
-	$(BIN)/seed-registry load $(VENV)/demo.json
+	$(BIN)/seed-registry load --database-url embedded $(VENV)/demo.json
+	$(BIN)/seed-registry load --database-url embedded $(VENV)/demo.json
 
 test: $(INSTALLED)  ## Run the tests against a real Postgres.
 	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile --server $(SERVER) $(PYTEST)
@@ -60,7 +60,8 @@ package: $(INSTALLED)  ## Build the wheel, install it into an empty environment,
 	$(PYTHON) -m venv .venv-package
 	.venv-package/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt dist/*.whl
 	cd dist && ../.venv-package/bin/seed-registry sample --records 500 --out sample.json && \
-	  ../.venv-package/bin/seed-registry load sample.json && ../.venv-package/bin/seed-registry runs --json > /dev/null
+	  ../.venv-package/bin/seed-registry load --database-url embedded sample.json && \
+	  ../.venv-package/bin/seed-registry runs --database-url embedded --json > /dev/null
 	rm -rf dist .venv-package
 
 constraints:  ## Pin what is newest within the ranges of pyproject.toml.

@@ -26,11 +26,16 @@ import xxhash
 from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry import embedded, schema
 from seed_registry.registry.connecting import session
+from seed_registry.registry.libpq import VARIABLES
 from seed_registry.settings import DatabaseUrl
 
 SHARED = Path(__file__).parents[2] / "shared"
 
 _SLICE = 50
+
+# The tests use a server of their own whatever the environment says.
+for _name in [*VARIABLES, "DATABASE_URL", *(name for name in os.environ if name.startswith("SEED_REGISTRY_"))]:
+    os.environ.pop(_name, None)
 
 Cli = Callable[..., "subprocess.CompletedProcess[bytes]"]
 

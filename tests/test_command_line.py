@@ -24,7 +24,7 @@ CANARY = "c4n4ry"
 UNREACHABLE = DatabaseUrl(f"postgresql://loader:{CANARY}@127.0.0.1:1/registry")
 REPORT = {
     "": "run_id indexes dialect provider dry_run seconds bytes_read records_per_second batches retries repaired "
-    "dates_ignored texts_ignored sources assets rejects_file verification",
+    "dates_ignored texts_ignored sources assets rejects_file verification database",
     "sources": "read inserted updated unchanged duplicate rejected",
     "assets": "read inserted updated unchanged duplicate rejected missing_source resumed older not_written",
     "verification": "passed checks",
@@ -164,10 +164,11 @@ def test_logs_are_json_lines_on_stderr_and_tell_the_whole_load(
     assert all({"event", "level", "timestamp"} <= set(log) for log in logs)
     events = [log["event"] for log in logs]
     assert events == [
-        "run_started", "index_opened", "index_finished", "verifying", "sources_loaded", "assets_loaded", "run_finished",
+        "run_started", "connected", "index_opened", "index_finished", "verifying", "sources_loaded", "assets_loaded",
+        "run_finished",
     ]  # fmt: skip
-    assert (logs[2]["index"], logs[2]["assets"]["inserted"], logs[2]["sources"]["inserted"]) == (index, 2, 1)
-    assert (logs[5]["processed"], logs[5]["inserted"], logs[5]["updated"], logs[5]["skipped"]) == (2, 2, 0, 0)
+    assert (logs[3]["index"], logs[3]["assets"]["inserted"], logs[3]["sources"]["inserted"]) == (index, 2, 1)
+    assert (logs[6]["processed"], logs[6]["inserted"], logs[6]["updated"], logs[6]["skipped"]) == (2, 2, 0, 0)
     verbose = command("load", index, "--verbose", url=database_url)
     assert {"batch_merged", "sources_merged"} <= {json.loads(line)["event"] for line in verbose.err.splitlines()}
 
@@ -254,7 +255,7 @@ def test_several_indexes_are_told_one_by_one_in_json(
     done = command("load", "--json", *paths, url=database_url)
     assert done.code == 0
     report = json.loads(done.out)
-    assert list(report) == [*REPORT[""].split(), "per_index"]
+    assert list(report) == [*REPORT[""].split()[:-1], "per_index", "database"]
     for part, path in zip(report["per_index"], paths, strict=True):
         assert list(part) == ["index", "dialect", "provider", "bytes_read", "sources", "assets", "error"]
         assert (part["index"], part["error"], part["assets"]["inserted"]) == (path, None, 2)
@@ -357,7 +358,7 @@ def test_a_file_that_is_no_index_is_named_with_the_reason_and_nothing_is_written
         (b"", "is empty: was its export interrupted?"),
         (b" \n\n", "is empty"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "is not an index but a PNG image"),
-        (b"PK\x03\x04....", "a zip archive: unpack it first"),
+        (b"PK\x03\x04....", "is not an index but a zip archive"),
         (b"<html><body>404</body></html>", 'is not JSON at all: it begins with "<html><body>404</bod"'),
         (b'{"features": [{"geometry": 1}]}', "a shape that no dialect knows; it has features"),
         (b'"text"', "is not JSON at all"),

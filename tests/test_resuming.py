@@ -379,7 +379,7 @@ def test_a_resumed_rejects_file_loses_its_torn_line_and_tells_nothing_twice(tmp_
 
 
 def test_runs_shows_what_ran_and_how_it_ended(database_url: DatabaseUrl, tmp_path: Path, cli: Cli) -> None:
-    assert "no load has run here yet" in cli("runs", url=database_url).stdout.decode()
+    assert "no load has run yet in test_" in cli("runs", url=database_url).stdout.decode()
     path = sample(tmp_path / "index", format="ndjson")
     assert cli("load", path, url=database_url).returncode == 0
     (tmp_path / "bad").write_bytes(b'{"sources": [], "assets": [{"id": 1')

@@ -66,10 +66,17 @@ def facts(cli: Cli, url: DatabaseUrl) -> list[tuple[str, str]]:
     ((run_id,),) = ask(url, "select run_id from seed_registry.runs order by started_at desc limit 1")
     done = cli("runs", run_id, url=url)
     assert done.returncode == 0, done.stderr
-    title, *lines = done.stdout.decode().splitlines()
+    title, where, *lines = done.stdout.decode().splitlines()
     assert title == f"run {run_id}"
+    assert where.startswith("database  ")
     indent = next(line.index("20") for line in lines if line.startswith("started "))  # where its year begins
     return [(line[:indent].strip(), line[indent:].strip()) for line in lines]
+
+
+def behind_the_database(lines: list[str]) -> list[str]:
+    """What follows the name of the database, which may take more than one line."""
+    assert lines[0].startswith("database: ")
+    return lines[lines.index("the last runs") :]
 
 
 @pytest.fixture
@@ -88,7 +95,7 @@ def large(cli: Cli, database_url: DatabaseUrl, tmp_path: Path) -> str:
 
 
 def test_on_eighty_columns_no_number_and_no_run_is_broken(large: str, database_url: DatabaseUrl, home: Path) -> None:
-    lines = on_terminal(80, "runs", url=database_url, home=home)
+    lines = behind_the_database(on_terminal(80, "runs", url=database_url, home=home))
     assert max(map(len, lines)) <= 80
     assert lines[0] == "the last runs"
     assert lines[1].split() == ["run", "outcome", "read", "inserted", "rejected", "index"]
@@ -102,7 +109,7 @@ def test_on_eighty_columns_no_number_and_no_run_is_broken(large: str, database_u
 def test_a_wide_terminal_has_room_for_the_time_and_the_rate(
     large: str, database_url: DatabaseUrl, home: Path, columns: int
 ) -> None:
-    lines = on_terminal(columns, "runs", url=database_url, home=home)
+    lines = behind_the_database(on_terminal(columns, "runs", url=database_url, home=home))
     assert max(map(len, lines)) <= columns
     assert lines[1].split() == [
         "run", "outcome", "s", "read", "inserted", "updated", "rejected", "records/s", "index"
@@ -114,7 +121,7 @@ def test_a_wide_terminal_has_room_for_the_time_and_the_rate(
 
 
 def test_a_file_has_every_column_and_a_run_a_line(large: str, cli: Cli, database_url: DatabaseUrl) -> None:
-    lines = cli("runs", url=database_url).stdout.decode().splitlines()
+    lines = behind_the_database(cli("runs", url=database_url).stdout.decode().splitlines())
     assert len(lines) == 3
     assert "records/s" in lines[1]
     assert lines[2].startswith(f"{large}  too many rejects (2x resumed) ")

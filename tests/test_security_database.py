@@ -238,7 +238,7 @@ async def test_a_role_with_the_printed_grants_loads_verifies_and_sees_its_runs(
     report = json.loads(done.stdout)
     assert (report["assets"]["inserted"], report["verification"]["passed"]) == (9, True)
     assert b"no_ledger" not in done.stderr
-    assert [run["outcome"] for run in json.loads(cli("runs", "--json", url=loader_url).stdout)] == ["done"]
+    assert [run["outcome"] for run in json.loads(cli("runs", "--json", url=loader_url).stdout)["runs"]] == ["done"]
 
 
 async def test_a_role_with_the_printed_grants_is_refused_the_rest(

@@ -8,12 +8,14 @@ from typing import Any, Final
 
 import anyio
 import asyncpg
+import msgspec
 import stamina
 
 from seed_registry.errors import CommitsLost, DatabaseRefused, DatabaseUnavailable, SchemaMissing
 from seed_registry.lasting import LONGEST_WAIT_SECONDS, LastingWriter, OpenSession, Patience, Session
 from seed_registry.registry import embedded, schema
 from seed_registry.registry.connecting import blockers, locked, session
+from seed_registry.registry.identity import identify
 from seed_registry.registry.ledger import Ledger, hold, take_part
 from seed_registry.registry.limiting import limited
 from seed_registry.registry.merging import Merger
@@ -22,9 +24,9 @@ from seed_registry.registry.pooling import READ_ONLY, is_pooled
 from seed_registry.registry.remedies import is_not_yet
 from seed_registry.registry.schema import Tables
 from seed_registry.registry.sql import statement
-from seed_registry.registry.urls import unverified
+from seed_registry.registry.urls import chosen, unverified
 from seed_registry.registry.witness import Witness
-from seed_registry.report import Progress, Tally
+from seed_registry.report import Database, Progress, Tally
 from seed_registry.settings import DatabaseUrl, Settings
 from seed_registry.sourcing import Writer
 from seed_registry.spooling import DistinctHashes
@@ -41,6 +43,7 @@ class Registry:
 
     Attributes:
         url: its database; None in a dry run without one.
+        database: what the first session told of it.
         tables: as they are; None in a dry run without them.
         main: a session of the run's own; None without a database.
         writer: to write the sources with.
@@ -53,6 +56,7 @@ class Registry:
         self, settings: Settings, tally: Tally, progress: Progress, stack: AsyncExitStack, indexes: Sequence[str]
     ) -> None:
         self.url: DatabaseUrl | None = None
+        self.database: Database | None = None
         self.tables: Tables | None = None
         self.main: LastingWriter | None = None
         self.empty_because: str | None = None
@@ -100,7 +104,8 @@ class Registry:
         async with session(url, own, pooler=settings.pooler) as connection:
             try:
                 async with limited(connection, settings.io_timeout_seconds):
-                    if settings.database_url is None and not settings.dry_run:
+                    self._tell_where(await identify(connection, is_embedded=url.is_embedded))
+                    if url.is_embedded and not settings.dry_run:
                         await schema.apply(connection, settings.schema)
                     self.tables = await schema.introspect(connection, settings.columns, settings.schema)
                     empty = statement("is_empty").format(table=self.tables.assets.name)
@@ -112,6 +117,11 @@ class Registry:
             if is_pooled(connection):
                 note = "every batch makes its own staging tables; --pooler none if the pooler keeps sessions"
                 self._progress.tell("info", "pooler_found", note=note)
+
+    def _tell_where(self, database: Database) -> None:
+        if self.database is None:  # or it was told, and this is another try
+            self._progress.tell("info", "connected", **msgspec.structs.asdict(database))
+        self.database = database
 
     async def _see_that_it_may_be_written(self, connection: asyncpg.Connection[Any], tables: Tables) -> None:
         """Told now, and not by the first batch, when sources have been written."""
@@ -247,18 +257,19 @@ class Registry:
 
 @asynccontextmanager
 async def database(settings: Settings) -> AsyncIterator[DatabaseUrl]:
-    """The database that the settings name, or the embedded server, started if need be and stopped by its last user.
+    """The database that is `chosen`, or the embedded server, started if need be and stopped by its last user.
 
     Raises:
+        SettingsInvalid: what the environment names cannot be.
         EmbeddedServerFailed: it cannot be had.
     """
-    if settings.database_url is not None:
-        yield settings.database_url
+    if (named := chosen(settings.database_url)) is not None:
+        yield named
         return
     server = embedded.running()
     url = await anyio.to_thread.run_sync(server.__enter__)
     try:
-        yield DatabaseUrl(url)
+        yield DatabaseUrl(url, is_embedded=True)
     finally:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(server.__exit__, None, None, None)
@@ -277,13 +288,14 @@ async def open_registry(
         DatabaseRefused: another load has one of the indexes.
         SchemaMismatch: the tables are missing or cannot take the records.
     """
-    if settings.database_url is not None and (note := unverified(settings.database_url)):
+    named = chosen(settings.database_url)
+    if named is not None and (note := unverified(named)):
         progress.tell("warning", "tls_unverified", note=note)
     async with AsyncExitStack() as stack:
         registry = Registry(settings, tally, progress, stack, indexes)
         stack.callback(registry.new.close)
         stack.callback(registry.outlook.close)
-        if settings.dry_run and settings.database_url is None and not embedded.exists():
+        if settings.dry_run and named is None and not embedded.exists():
             registry.empty_because = "there is no embedded database yet"
         else:
             try:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
 from seed_registry.access import database
@@ -19,9 +20,11 @@ from seed_registry.index.reading import read_index
 from seed_registry.registry import embedded
 from seed_registry.registry.auditing import Auditor
 from seed_registry.registry.connecting import session
+from seed_registry.registry.identity import identify
 from seed_registry.registry.remedies import Remedy, remedy
 from seed_registry.registry.schema import Tables, introspect
-from seed_registry.report import Check, Progress, Silent, Tally, Verification
+from seed_registry.registry.urls import chosen
+from seed_registry.report import Check, Database, Progress, Silent, Tally, Verification
 from seed_registry.settings import Settings
 
 # What a report lists of anything: enough to mend a day's mishap by, and it fits in memory whatever happened.
@@ -91,7 +94,7 @@ class AuditReport(Struct, frozen=True):
     """
 
     indexes: list[str]
-    database: str
+    database: Database
     seconds: float
     bytes_read: int
     sources: SourcesAudited
@@ -126,7 +129,7 @@ async def audit(
     settings = settings or Settings()
     found = find(indexes)
     require(found)
-    if settings.database_url is None and not embedded.exists():
+    if chosen(settings.database_url) is None and not embedded.exists():
         raise DatabaseUnavailable(
             "there is no embedded database yet\nload the index first, or name a database with --database-url"
         )
@@ -141,7 +144,8 @@ async def audit(
                 provider=settings.provider,
             )
             async with auditor.snapshot():
-                return await _Audit(auditor, tables, settings, progress or Silent()).run(found, str(url))
+                where = await identify(connection, is_embedded=url.is_embedded)
+                return await _Audit(auditor, tables, settings, progress or Silent()).run(found, where)
         except Exception as exc:
             if isinstance(exc, DatabaseUnavailable) or remedy(exc) is not Remedy.RECONNECT:
                 raise
@@ -163,14 +167,15 @@ class _Audit:
         self._comparer = Comparer(auditor, tables, settings, self._tally, progress)
         self._names: list[str] = []
 
-    async def run(self, indexes: Sequence[str], url: str) -> AuditReport:
+    async def run(self, indexes: Sequence[str], where: Database) -> AuditReport:
         """Read all indexes, then ask what came of it."""
         started = monotonic()
         self._progress.began(self._tally)
+        self._progress.tell("info", "connected", **msgspec.structs.asdict(where))
         for index in indexes:
             await self._read(index)
         self._progress.tell("info", "verifying")
-        report = await self._report(url, started)
+        report = await self._report(where, started)
         facts = {check.name: check.actual for check in report.verification.checks}
         self._progress.tell("info", "verify_finished", passed=report.verification.passed, **facts)
         return report
@@ -188,7 +193,7 @@ class _Audit:
             what = str(exc).splitlines()[0]
             raise IndexBroken(f"{what}\nonly a whole index can be verified", offset=exc.offset) from exc
 
-    async def _report(self, url: str, started: float) -> AuditReport:
+    async def _report(self, where: Database, started: float) -> AuditReport:
         auditor, tally, comparer = self._auditor, self._tally, self._comparer
         expected = {number: met for number, met in enumerate(comparer.roll.met) if met.is_expected}
         duplicate = await auditor.settle([(n, met.scope, met.id) for n, met in expected.items() if met.id is not None])
@@ -220,7 +225,7 @@ class _Audit:
         )
         return AuditReport(
             indexes=self._names,
-            database=url,
+            database=where,
             seconds=round(monotonic() - started, 3),
             bytes_read=tally.bytes_read,
             sources=sources,

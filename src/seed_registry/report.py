@@ -189,7 +189,13 @@ class Verification(Struct, frozen=True):
 
 
 class Database(Struct, frozen=True):
-    """The database that a load wrote to, without any secret; `server` is its version."""
+    """The database that was written to or asked, as its session tells; it holds no secret.
+
+    Attributes:
+        host: that the session was opened to, of several the one that answered; a directory is that of a unix socket.
+        user: whose privileges count.
+        server: the version of Postgres.
+    """
 
     host: str | None
     port: int | None
@@ -197,6 +203,14 @@ class Database(Struct, frozen=True):
     user: str
     server: str
     embedded: bool
+
+    def __str__(self) -> str:
+        """For people: the database, where it is, who we are there."""
+        if self.embedded:
+            return f"the embedded server (Postgres {self.server})"
+        port = f":{self.port}" if self.port and not (self.host or "").startswith("/") else ""
+        at = f" on {self.host}{port}" if self.host else ""
+        return f"{self.name}{at} as {self.user} (Postgres {self.server})"
 
 
 class Incomplete(Struct, frozen=True):

@@ -43,8 +43,10 @@ from seed_registry.registry import embedded
 from seed_registry.registry.connecting import flush, session
 from seed_registry.registry.digest import digest
 from seed_registry.registry.ledger import Ledger, begin, create
+from seed_registry.registry.urls import chosen
 from seed_registry.report import (
     AssetCounts,
+    Database,
     Digest,
     IndexReport,
     Progress,
@@ -53,7 +55,7 @@ from seed_registry.report import (
     Tally,
     Verification,
 )
-from seed_registry.settings import Settings
+from seed_registry.settings import EMBEDDED, Settings
 from seed_registry.sourcing import SourceBook, drop_source_cache, read_source_cache, trusted, write_source_cache
 from seed_registry.verifying import verify
 
@@ -79,6 +81,7 @@ class Run:
         self._sources: dict[str, SourceRow] = {}  # all met, by key
         self._known: dict[str, SourceRow] = {}  # with those of the cache
         self._ledger: Ledger | None = None
+        self._database: Database | None = None
         progress.began(self.tally)
         progress.tell(
             "info",
@@ -86,6 +89,7 @@ class Run:
             run_id=self.id,
             indexes=[shown_name(index) for index in indexes],
             dry_run=settings.dry_run,
+            database=str(chosen(settings.database_url) or EMBEDDED),
         )
 
     @property
@@ -95,6 +99,7 @@ class Run:
 
     async def load(self, registry: Registry) -> Report:
         """The load itself, its verification and its report, all of it in the ledger."""
+        self._database = registry.database
         await self._begin(registry)
         try:
             report = await self._load(registry)
@@ -347,6 +352,7 @@ class Run:
             per_index=parts if len(self._indexes) > 1 else [],
             plan=plan,
             digest=digest,
+            database=self._database,
         )
 
 

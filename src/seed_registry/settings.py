@@ -25,26 +25,40 @@ PoolerName = Literal["auto", "none", "transaction"]
 DialectName = Literal["seed", "directory", "discovery", "views", "data-json", "ckan"]
 
 
+_HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]*)?")
+# Instead of a URL: the embedded server, whatever the environment names.
+EMBEDDED = "embedded"
+
+
 class DatabaseUrl:
-    """A database URL that does not print its password."""
+    """A database URL that does not print its password; `embedded` stands for the embedded server.
 
-    __slots__ = ("reveal",)
+    Attributes:
+        reveal: the URL.
+        is_embedded: whether it is the embedded server's own: libpq's variables do not complete it.
+    """
 
-    def __init__(self, url: str) -> None:
+    __slots__ = ("is_embedded", "reveal")
+
+    def __init__(self, url: str, *, is_embedded: bool = False) -> None:
         self.reveal = url
+        self.is_embedded = is_embedded
 
     def __repr__(self) -> str:
         return f"DatabaseUrl({self})"
 
     def __str__(self) -> str:
         """The URL without user secrets: scheme, user, host, port and database only, no query."""
+        if self.reveal == EMBEDDED:
+            return EMBEDDED
         try:
             parts = urlsplit(self.reveal)
             host = parts.netloc.rpartition("@")[2]
             user = parts.username
             # A password with a bare "/", "?" or "#" ends the host too early; key=value pairs are no URL at all.
             behind = f"{parts.path}?{parts.query}#{parts.fragment}"
-            if not parts.scheme or "@" in behind:
+            # So does one with a bare "@", and what is behind that is no port.
+            if not parts.scheme or "@" in behind or not all(map(_HOST.fullmatch, host.split(","))):
                 return "***"
         except ValueError:
             return "***"
@@ -113,7 +127,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         SettingsInvalid: a value is out of range; the message names the flag.
     """
 
-    database_url: DatabaseUrl | None = None  # None: the embedded server
+    # None: DATABASE_URL, else what PGHOST, PGHOSTADDR, PGSERVICE or PGDATABASE name, else the embedded server
+    database_url: DatabaseUrl | None = None
     pooler: PoolerName = "auto"  # what stands between us and the database
     batch_size: int = BATCH_SIZE  # records
     batch_bytes: int = BATCH_BYTES

@@ -31,6 +31,7 @@ class Job(Struct, frozen=True):
     """What to load, where and how; `rejects` is a file that does not exist yet."""
 
     database_url: str
+    is_embedded: bool
     schema: str
     index: bytes  # a path need not be text
     rejects: str
@@ -45,7 +46,7 @@ class Job(Struct, frozen=True):
     def settings(self) -> Settings:
         """The settings of the load."""
         return Settings(
-            database_url=DatabaseUrl(self.database_url),
+            database_url=DatabaseUrl(self.database_url, is_embedded=self.is_embedded),
             schema=self.schema,
             batch_size=self.batch_size,
             batch_bytes=self.batch_bytes,

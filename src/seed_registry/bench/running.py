@@ -53,7 +53,7 @@ async def run(subject: Subject, grid: Grid, settings: Settings, tell: Tell, *, v
         for name in await leftovers(connection):
             tell(f'left by a bench that was killed; to be rid of it: drop schema "{name}" cascade')
         server_cpu = await find_server_cpu(connection)
-        shown = str(url) if settings.database_url else "embedded server"
+        shown = "embedded server" if url.is_embedded else str(url)
         environment = await look_around(connection, shown, server_cpu)
         with tempfile.TemporaryDirectory(prefix="seed-registry-bench-") as directory:
             async with scratch_schema(url, connection, tell) as scratch:

@@ -75,6 +75,7 @@ class Stand(Struct, frozen=True, kw_only=True):
     async def _load(self, cell: Cell) -> Reply:
         job = Job(
             database_url=self.url.reveal,
+            is_embedded=self.url.is_embedded,
             schema=self.scratch.name,
             index=os.fsencode(self.subject.path),
             rejects=str(self.directory / f"rejects.{secrets.token_hex(4)}"),

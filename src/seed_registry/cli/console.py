@@ -55,6 +55,8 @@ def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None
         f"{f', {tally.dates_ignored:,} bad dates left out' if tally.dates_ignored else ''}",
         soft_wrap=True,
     )
+    if report.database is not None:
+        console.print(f"database: {printable(report.database)}", soft_wrap=True)
     if tally.rejects:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in tally.rejects.most_common())
         console.print(f"rejected: {reasons}", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from typing import Annotated
@@ -11,6 +12,7 @@ import typer
 
 from seed_registry.errors import EmbeddedServerFailed
 from seed_registry.registry import embedded
+from seed_registry.registry.libpq import VARIABLES
 
 app = typer.Typer(help="The embedded Postgres server: the database when none is named.", no_args_is_help=True)
 
@@ -59,7 +61,9 @@ def psql(context: typer.Context) -> None:
     program = embedded.psql_path()
     with embedded.running() as database:
         signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is psql's: it cancels the query, we wait
-        done = subprocess.run([program, database, *context.args], check=False)  # noqa: S603  # the user's own arguments
+        # libpq's variables name another database, or ask of this one what it does not have.
+        environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+        done = subprocess.run([program, database, *context.args], env=environment, check=False)  # noqa: S603  # the user's own arguments
     raise typer.Exit(done.returncode)
 
 

@@ -27,6 +27,7 @@ from seed_registry.registry.diagnosing import (
     look_at_program,
 )
 from seed_registry.registry.examining import examine
+from seed_registry.registry.urls import chosen
 from seed_registry.settings import Settings
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "red bold"}
@@ -51,10 +52,11 @@ def doctor(
     places = {"temporary files": Path(tempfile.gettempdir())}
     try:
         places = {"rejects": embedded.home_directory() / "rejects"} | places
-        if settings.database_url is None:
+        named = chosen(settings.database_url)
+        if named is None:
             findings.append(look_at_embedded())
             places = {"data directory": Path(embedded.status().data_directory)} | places
-        if settings.database_url is not None or embedded.exists():
+        if named is not None or embedded.exists():
             findings += anyio.run(_examine, settings)
     except SeedRegistryError as exc:
         findings.append(failure("embedded", exc))

@@ -18,7 +18,7 @@ DatabaseOption = Annotated[
         envvar="DATABASE_URL",
         show_default=False,
         show_envvar=False,
-        help="postgresql://user@host/name [default: embedded server]",
+        help="URL or embedded [default: PG* variables, else embedded]",
     ),
 ]
 Columns = Annotated[

@@ -55,7 +55,7 @@ def _print_plan(report: Report, plan: Plan, tally: Tally) -> None:
     names = [printable(index, 200) for index in report.indexes]
     what = names[0] if len(names) == 1 else f"{len(names)} indexes"
     console.print(Text(f"would load {what} ({report.dialect or 'no records'})", "bold"), soft_wrap=True)
-    compared = f"an empty registry: {plan.empty_because}" if plan.empty_because else printable(plan.database or "")
+    compared = f"an empty registry: {plan.empty_because}" if plan.empty_because else printable(report.database or "")
     console.print(Text(f"compared with {compared}", "yellow" if plan.empty_because else "dim"), soft_wrap=True)
     for part in report.per_index:
         if part.error:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct, field
 
-from seed_registry.report import Report, Tally
+from seed_registry.report import Database, Report, Tally
 
 # Enough for a curve; when there are more, every second one goes and the next are taken half as often.
 _MOST_MOMENTS: Final = 256
@@ -117,6 +117,7 @@ class Recording(Struct):
     run_id: str = ""
     names: list[str] = []
     dry_run: bool = False
+    database: Database | None = None
     seconds: float = 0.0
     loading_seconds: float = 0.0
     exit_code: int = 0
@@ -175,7 +176,9 @@ class Recorder:
             recording.names, recording.dry_run = fields["indexes"], fields["dry_run"]
         if event in ("run_started", "run_resumed"):
             recording.run_id = fields["run_id"]
-        if event == "run_resumed":
+        if event == "connected":
+            recording.database = Database(**fields)
+        elif event == "run_resumed":
             recording.notes.append("This run went on where an earlier one of the same command ended.")
         elif event == "run_restarted":
             self._keep_retry(fields["reason"])

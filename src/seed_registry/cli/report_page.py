@@ -160,6 +160,7 @@ def _facts(recording: Recording) -> Iterable[str]:
     names, more = recording.names[:_MOST_NAMES], len(recording.names) - _MOST_NAMES
     facts = {
         "index" if len(names) == 1 else "indexes": ", ".join(names) + (f" and {more:,} more" if more > 0 else ""),
+        **({"database": str(recording.database)} if recording.database else {}),
         "dialect": seen or "none",
         "workers": tally.workers,
         "batches": f"{tally.batches:,}",

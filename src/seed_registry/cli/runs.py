@@ -8,15 +8,18 @@ from typing import Annotated, Final
 import anyio
 import msgspec
 import typer
+from rich.text import Text
 
 from seed_registry.access import database
 from seed_registry.cli.console import counted, digest_lines, print_rows, unbroken
 from seed_registry.cli.options import DatabaseOption, database_of
 from seed_registry.errors import SettingsInvalid
+from seed_registry.escaping import printable
 from seed_registry.registry.connecting import session
+from seed_registry.registry.identity import identify
 from seed_registry.registry.ledger import Run, is_usable, runs
 from seed_registry.registry.pooling import READ_ONLY
-from seed_registry.report import Report
+from seed_registry.report import Database, Report
 from seed_registry.settings import Settings
 
 _COLUMNS: Final = ("run", "outcome", "s", "read", "inserted", "updated", "rejected", "records/s", "index")
@@ -45,29 +48,35 @@ def show_runs(
     *,
     database_url: DatabaseOption = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many, the newest first.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Show the loads of this database, and how each ended."""
-    found = anyio.run(_find, database_url, run, limit)
+    where, found = anyio.run(_find, database_url, run, limit)
     if run is not None and not found:
-        raise SettingsInvalid(f"there is no run {run} in this database's ledger; `seed-registry runs` lists them")
+        raise SettingsInvalid(
+            f"there is no run {printable(run)} in the ledger of {printable(where)}; `seed-registry runs` lists them"
+        )
     if as_json:
-        sys.stdout.buffer.write(msgspec.json.encode([_entry(one) for one in found]) + b"\n")
+        sys.stdout.buffer.write(
+            msgspec.json.encode({"database": where, "runs": [_entry(one) for one in found]}) + b"\n"
+        )
         sys.stdout.buffer.flush()
     elif run is not None:
-        _print_run(found[0])
+        _print_run(found[0], where)
     elif not found:
-        typer.echo("no load has run here yet")
+        typer.echo(f"no load has run yet in {printable(where)}")
     else:
         columns = _COLUMNS if unbroken().width >= _WIDE else _FEWER_COLUMNS
         rows = [[row[name] for name in columns] for row in map(_row, found)]
+        unbroken().print(Text(f"database: {printable(where)}"))
         print_rows("the last runs", columns, rows, numbers=_NUMBERS)
 
 
-async def _find(database_url: str | None, run_id: str | None, limit: int) -> list[Run]:
+async def _find(database_url: str | None, run_id: str | None, limit: int) -> tuple[Database, list[Run]]:
     settings = Settings(database_url=database_of(database_url))
     async with database(settings) as url, session(url, READ_ONLY) as connection:
-        return await runs(connection, run_id, limit) if await is_usable(connection) else []
+        where = await identify(connection, is_embedded=url.is_embedded)
+        return where, await runs(connection, run_id, limit) if await is_usable(connection) else []
 
 
 def _entry(run: Run) -> _Entry:
@@ -89,8 +98,9 @@ def _row(run: Run) -> dict[str, str]:
     return row
 
 
-def _print_run(run: Run) -> None:
+def _print_run(run: Run, where: Database) -> None:
     rows = [
+        ("database", str(where)),
         *((" " if number else "indexes", index) for number, index in enumerate(run.indexes)),
         ("started", f"{run.started_at:%Y-%m-%d %H:%M:%S %Z}"),
         ("finished", f"{run.finished_at:%Y-%m-%d %H:%M:%S %Z}" if run.finished_at else "no"),

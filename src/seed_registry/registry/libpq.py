@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote
 from seed_registry.errors import SettingsInvalid
 from seed_registry.escaping import printable
 
-_ENVIRONMENT: Final = {
+VARIABLES: Final = {
     "PGHOST": "host", "PGHOSTADDR": "hostaddr", "PGPORT": "port", "PGDATABASE": "dbname", "PGUSER": "user",
     "PGPASSWORD": "password", "PGPASSFILE": "passfile", "PGSERVICE": "service", "PGSERVICEFILE": "servicefile",
     "PGOPTIONS": "options", "PGAPPNAME": "application_name", "PGCONNECT_TIMEOUT": "connect_timeout",
@@ -33,7 +33,7 @@ KEEPALIVES: Final = {
     "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
 }  # fmt: skip
 _TAKEN: Final = {
-    *_ENVIRONMENT.values(), *KEEPALIVES, "database", "fallback_application_name", "sslpassword", "ssl", "pgbouncer",
+    *VARIABLES.values(), *KEEPALIVES, "database", "fallback_application_name", "sslpassword", "ssl", "pgbouncer",
     "replication",
 }  # fmt: skip
 # Nothing is lost without them: asyncpg speaks UTF-8 and TLS with SNI, and pools of other programs are not ours.
@@ -55,17 +55,22 @@ _PROMISES: Final[Mapping[str, tuple[set[str], str]]] = {
     "sslcrldir": (set(), "sslcrldir cannot be had; name one file with sslcrl"),
     "replication": ({"false", "off", "no", "0"}, "a load cannot go through a replication connection"),
 }
+_UNUSABLE: Final = "--database-url is not usable"
 LOOKS_LIKE: Final = "it looks like postgresql://user:password@host:5432/database"
 
 
-def parameters(url: str) -> dict[str, str]:
-    """What a URL says, completed from its service file and the environment, by libpq's names.
+# These name a place; the others say who comes, and how.
+PLACES: Final = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE")
+
+
+def parameters(url: str, variables: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What a URL says, completed from its service file and the environment's `variables`, by libpq's names.
 
     Raises:
         SettingsInvalid: it is no URL, its service is not there, or it promises what cannot be kept.
     """
     given = _of_url(url.strip())
-    environment = {name: os.environ[variable] for variable, name in _ENVIRONMENT.items() if os.environ.get(variable)}
+    environment = {name: variables[variable] for variable, name in VARIABLES.items() if variables.get(variable)}
     service = given.get("service") or environment.get("service")
     if service:
         given = _of_service(service, given.get("servicefile") or environment.get("servicefile")) | given
@@ -78,9 +83,33 @@ def parameters(url: str) -> dict[str, str]:
     return given
 
 
+def url_of_environment() -> str | None:
+    """The URL of what the environment's variables name, without a password; None if none of them names a place.
+
+    Raises:
+        SettingsInvalid: what they name cannot be.
+    """
+    if not any(os.environ.get(variable) for variable in PLACES):
+        return None
+    given = parameters("postgresql://")
+    hosts = (given.get("host") or given.get("hostaddr") or "").split(",")
+    ports = given.get("port", "").split(",")
+    ports = ports if len(ports) == len(hosts) else ports[:1] * len(hosts)
+    names = [f"[{quote(host, safe=':')}]" if ":" in host else quote(host, safe="") for host in hosts]
+    places = ",".join(f"{name}:{port}" if port else name for name, port in zip(names, ports, strict=True))
+    user = quote(given["user"], safe="") + "@" if given.get("user") else ""
+    return f"postgresql://{user}{places}/{quote(given.get('dbname', ''), safe='')}"
+
+
 def unusable(reason: str) -> SettingsInvalid:
     """The error of a URL that cannot be used."""
-    return SettingsInvalid(f"--database-url is not usable: {reason}")
+    return SettingsInvalid(f"{_UNUSABLE}: {reason}")
+
+
+def blamed_on_environment(exc: SettingsInvalid) -> SettingsInvalid:
+    """The same error where no URL was given, but variables."""
+    names = ", ".join(name for name in VARIABLES if os.environ.get(name))
+    return SettingsInvalid(str(exc).replace(_UNUSABLE, f"the database that {names} name is not usable", 1))
 
 
 def _of_url(text: str) -> dict[str, str]:
@@ -135,7 +164,7 @@ def _of_service(name: str, chosen: str | None) -> dict[str, str]:
         files = [Path(chosen)]
     else:
         files = [
-            Path("~/.pg_service.conf").expanduser(),
+            *_home_service_files(),
             Path(os.environ.get("PGSYSCONFDIR", "/etc/postgresql-common"), "pg_service.conf"),
         ]
     parser = configparser.RawConfigParser(delimiters="=", comment_prefixes="#", strict=False, default_section="")
@@ -154,6 +183,13 @@ def _of_service(name: str, chosen: str | None) -> dict[str, str]:
             return known
     places = ", ".join(printable(file) for file in files)
     raise unusable(f"there is no service [{printable(name)}] in {places}")
+
+
+def _home_service_files() -> list[Path]:
+    try:
+        return [Path("~/.pg_service.conf").expanduser()]
+    except RuntimeError:  # no home
+        return []
 
 
 def _as_url(pairs: str) -> str:

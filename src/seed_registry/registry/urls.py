@@ -15,7 +15,7 @@ from seed_registry.escaping import printable
 from seed_registry.registry import libpq, tls
 from seed_registry.registry.libpq import LOOKS_LIKE, unusable
 from seed_registry.registry.tls import Tls
-from seed_registry.settings import DatabaseUrl
+from seed_registry.settings import EMBEDDED, DatabaseUrl
 
 APPLICATION_NAME: Final = "seed-registry"
 _SESSION_ATTRIBUTES: Final = {"any", "read-write", "read-only", "primary", "standby", "prefer-standby"}
@@ -63,13 +63,38 @@ class Target:
         return [host for host, _ in self.hosts if host is not None and not _is_local(host)]
 
 
+def chosen(url: DatabaseUrl | None) -> DatabaseUrl | None:
+    """The database that is meant: the URL, else DATABASE_URL, else what libpq's variables name.
+
+    This is the one place that decides it. None is the embedded server: nothing names another, or `embedded` it.
+
+    Raises:
+        SettingsInvalid: libpq's variables name what cannot be.
+    """
+    if url is None and os.environ.get("DATABASE_URL"):
+        url = DatabaseUrl(os.environ["DATABASE_URL"])
+    if url is None:
+        try:
+            named = libpq.url_of_environment()
+            if named is not None:
+                read(DatabaseUrl(named))  # what is wrong with it is not blamed on a URL that nobody gave
+        except SettingsInvalid as exc:
+            raise libpq.blamed_on_environment(exc) from exc
+        return DatabaseUrl(named) if named is not None else None
+    return None if url.reveal == EMBEDDED else url
+
+
 def read(url: DatabaseUrl) -> Target:
     """What a URL says, completed from its service file and the environment.
 
     Raises:
         SettingsInvalid: it is no URL, a file that it names cannot be read, or it promises what cannot be kept.
     """
-    return Target(libpq.parameters(url.reveal))
+    target = Target(libpq.parameters(url.reveal, {} if url.is_embedded else os.environ))
+    if url.is_embedded:
+        # What is not said asyncpg itself looks up: PGPASSWORD, PGPASSFILE, PGGSSLIB, PGKRBSRVNAME.
+        target.login |= {"password": "", "gsslib": "gssapi", "krbsrvname": "postgres"}
+    return target
 
 
 def unverified(url: DatabaseUrl) -> str | None:
@@ -92,7 +117,7 @@ def unverified(url: DatabaseUrl) -> str | None:
 
 
 def _hosts(given: Mapping[str, str]) -> list[tuple[str | None, int]]:
-    if given.get("host") and given.get("hostaddr"):
+    if given.get("host") and given.get("hostaddr", given["host"]) != given["host"]:
         raise unusable("host and hostaddr together cannot be had; name one of them")
     hosts = (given.get("host") or given.get("hostaddr") or "").split(",")
     ports = [_port(port or "5432") for port in given.get("port", "").split(",")]

@@ -1,0 +1,34 @@
+"""Identity: which database a session is in, as the session itself tells, for reports and logs."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import asyncpg
+
+from seed_registry.report import Database
+
+_QUERY = """
+select pg_catalog.current_database()::pg_catalog.text, current_user::pg_catalog.text,
+       pg_catalog.current_setting('server_version')
+"""
+
+
+async def identify(connection: asyncpg.Connection[Any], *, is_embedded: bool) -> Database:
+    """The database of a session. Behind a pooler host and port are the pooler's, the rest is the server's."""
+    name, user, server = await connection.fetchrow(_QUERY)
+    host, port = _address(connection)
+    # Distributions append their own: `16.4 (Debian 16.4-1)`.
+    return Database(host=host, port=port, name=name, user=user, server=server.split()[0], embedded=is_embedded)
+
+
+def _address(connection: asyncpg.Connection[Any]) -> tuple[str | None, int | None]:
+    """What was connected to, by the name that was given: asyncpg keeps it, and has no other way to it."""
+    address: Any = connection._addr  # noqa: SLF001
+    if isinstance(address, str):  # directory/.s.PGSQL.5432
+        directory, _, socket = address.rpartition(os.sep)
+        port = socket.rpartition(".")[2]
+        return directory, int(port) if port.isdigit() else None
+    host, port, *_ = address
+    return host, port
