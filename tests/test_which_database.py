@@ -182,12 +182,13 @@ def test_every_command_goes_to_the_server_that_the_variables_name(
     name = env["PGDATABASE"]
     for command in (
         ("plan", index), ("load", index), ("verify", index), ("runs",), ("schema", "apply"), ("schema", "check"),
+        ("digest",),
         ("doctor",),
     ):  # fmt: skip
         done = cli(*command, env=env)
         assert done.returncode == 0, (command, done.stderr)
         assert CANARY.encode() not in done.stdout + done.stderr
-        if command[0] != "schema":
+        if command[0] not in ("schema", "digest"):
             assert name in done.stdout.decode(), command
     assert assets(database_url) == 1
     assert not (home / "postgres-18").exists()

@@ -19,6 +19,7 @@ from seed_registry.registry.connecting import session
 from seed_registry.registry.digest import digest
 from seed_registry.registry.pooling import READ_ONLY
 from seed_registry.registry.schema import introspect
+from seed_registry.registry.urls import chosen
 from seed_registry.report import Digest
 from seed_registry.settings import Settings
 
@@ -50,7 +51,7 @@ def show_digest(
 
 
 async def _digest(settings: Settings, source: str | None) -> Digest:
-    if settings.database_url is None and not embedded.exists():
+    if chosen(settings.database_url) is None and not embedded.exists():
         raise DatabaseUnavailable(
             "there is no embedded database yet\nload an index first, or name a database with --database-url"
         )
