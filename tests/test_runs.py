@@ -171,3 +171,27 @@ def test_several_indexes_of_a_run_have_a_line_each(cli: Cli, database_url: Datab
     assert cli("load", *paths, url=database_url).returncode == 0
     assert facts(cli, database_url)[:3] == [("indexes", paths[0]), ("", paths[1]), ("", paths[2])]
     assert "a.json and 2 more" in cli("runs", url=database_url).stdout.decode()
+
+
+def test_a_run_that_failed_tells_what_all_its_attempts_committed(
+    database_url: DatabaseUrl, tmp_path: Path, cli: Cli
+) -> None:
+    whole = json.dumps(document(*(f"k{number:04}" for number in range(2_000))))
+    path = written(tmp_path / "broken.json", whole[: len(whole) * 3 // 4].encode())
+    for attempt in range(3):
+        assert cli("load", path, "--batch-size", "100", url=database_url).returncode == 1
+        ((rows,),) = ask(database_url, "select count(*) from registry.assets")
+        assert 1_000 < rows < 2_000
+        (run,) = json.loads(cli("runs", "--json", url=database_url).stdout)
+        assert (run["resumed"], run["committed"]["inserted"], run["committed"]["updated"]) == (attempt, rows, 0)
+    assert (
+        f"{rows:,} assets inserted, 0 updated, in all attempts together"
+        in cli("runs", run["run_id"], url=database_url).stdout.decode()
+    )
+
+
+def test_a_report_of_an_earlier_version_is_still_shown(database_url: DatabaseUrl, tmp_path: Path, cli: Cli) -> None:
+    assert cli("load", written(tmp_path / "a.json", document("k1", "k2")), url=database_url).returncode == 0
+    ask(database_url, "update seed_registry.runs set report = report - '{dates_ignored,texts_ignored}'::text[]")
+    ((run_id,),) = ask(database_url, "select run_id from seed_registry.runs")
+    assert "2 read, 2 inserted" in cli("runs", run_id, url=database_url).stdout.decode()

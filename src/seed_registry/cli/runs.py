@@ -19,7 +19,7 @@ from seed_registry.registry.connecting import session
 from seed_registry.registry.identity import identify
 from seed_registry.registry.ledger import Run, is_usable, runs
 from seed_registry.registry.pooling import READ_ONLY
-from seed_registry.report import Database, Report
+from seed_registry.report import AssetCounts, Database, MergeCounts, Report, SourceCounts
 from seed_registry.settings import Settings
 
 _COLUMNS: Final = ("run", "outcome", "s", "read", "inserted", "updated", "rejected", "records/s", "index")
@@ -27,6 +27,7 @@ _COLUMNS: Final = ("run", "outcome", "s", "read", "inserted", "updated", "reject
 _FEWER_COLUMNS: Final = ("run", "outcome", "read", "inserted", "rejected", "index")
 _NUMBERS: Final = {"s", "read", "inserted", "updated", "rejected", "records/s"}
 _WIDE: Final = 110
+_NUMBERS_OF_LATER_VERSIONS: Final = {"dates_ignored": 0, "texts_ignored": 0}
 
 
 class _Entry(msgspec.Struct):
@@ -41,6 +42,7 @@ class _Entry(msgspec.Struct):
     error: str | None
     rejects: str | None
     report: msgspec.Raw | None
+    committed: MergeCounts | None
 
 
 def show_runs(
@@ -84,7 +86,7 @@ def _entry(run: Run) -> _Entry:
     report = msgspec.Raw(run.report.encode()) if run.report else None
     return _Entry(
         run.run_id, run.indexes, run.started_at.isoformat(), finished, run.resumed, run.outcome, run.error,
-        run.rejects, report,
+        run.rejects, report, run.committed,
     )  # fmt: skip
 
 
@@ -110,9 +112,7 @@ def _print_run(run: Run, where: Database) -> None:
     rows += [(" " if number else "error", line) for number, line in enumerate((run.error or "").splitlines())]
     if report := _report(run):
         rows.append(("dialect", report.dialect))
-        for table, counts in (("sources", report.sources), ("assets", report.assets)):
-            facts = msgspec.structs.asdict(counts).items()
-            rows.append((table, ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in facts if value)))
+        rows += [("sources", _facts(report.sources)), ("assets", _facts(report.assets))]
         rows.append(("speed", f"{report.seconds:,.2f} s, {report.records_per_second:,.0f} records/s"))
         batches = counted(report.batches, "batch", "batches")
         rows.append(("batches", f"{batches}, {counted(report.retries, 'retry', 'retries')}"))
@@ -124,7 +124,15 @@ def _print_run(run: Run, where: Database) -> None:
             rows += [("digest of", line) for line in digest_lines(report.digest)]
         if report.rejects_file:
             rows.append(("rejects file", report.rejects_file))
+    if run.committed:  # of a run that is done nothing is left to be told apart
+        committed = f"{run.committed.inserted:,} assets inserted, {run.committed.updated:,} updated"
+        rows.append(("committed", f"{committed}, in all attempts together"))
     print_rows(f"run {run.run_id}", ("", ""), rows)
+
+
+def _facts(counts: SourceCounts | AssetCounts) -> str:
+    facts = msgspec.structs.asdict(counts).items()
+    return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in facts if value)
 
 
 def _report(run: Run) -> Report | None:
@@ -132,6 +140,6 @@ def _report(run: Run) -> Report | None:
     if run.report is None:
         return None
     try:
-        return msgspec.json.decode(run.report, type=Report)
-    except msgspec.DecodeError:
+        return msgspec.convert(_NUMBERS_OF_LATER_VERSIONS | msgspec.json.decode(run.report), Report)
+    except (msgspec.DecodeError, TypeError):
         return None

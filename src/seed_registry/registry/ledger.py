@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import astuple
 
 from seed_registry.errors import DatabaseRefused
-from seed_registry.marks import WHOLE, FileState, Mark
+from seed_registry.marks import OF_SOURCES, WHOLE, FileState, Mark
 from seed_registry.registry.limiting import limited
 from seed_registry.registry.pooling import is_pooled
 from seed_registry.registry.sql import statement
@@ -48,6 +48,7 @@ class Run(Struct, frozen=True):
         outcome: running, done, failed, interrupted, too_many_rejects or verification_failed; a run that was killed
             stays running.
         rejects: the path of its rejects file.
+        committed: what its checkpoints tell of assets, of all its attempts together; None if it has none any more.
     """
 
     run_id: str
@@ -59,6 +60,7 @@ class Run(Struct, frozen=True):
     error: str | None
     rejects: str | None
     report: str | None
+    committed: MergeCounts | None = None
 
 
 class Ledger:
@@ -106,6 +108,8 @@ class Ledger:
             False, and it is not done yet, if it may be done `lazily` and was done a moment ago.
         """
         lane, now = _lane(mark), monotonic()
+        if mark.lanes == OF_SOURCES:
+            counts = MergeCounts()  # the ledger's are of assets
         if lazily and now - self._saved.get(lane, 0.0) < _SECONDS_BETWEEN_LAZY_CHECKPOINTS:
             self._unsaved[lane] = self._unsaved.get(lane, MergeCounts()) + counts
             return False
@@ -281,8 +285,8 @@ async def _begun(
 async def runs(connection: asyncpg.Connection[Any], run_id: str | None = None, limit: int = 50) -> list[Run]:
     """The last runs, newest first, or the one with this id."""
     rows = await connection.fetch(
-        f"select {_COLUMNS} from seed_registry.runs where $1::pg_catalog.text is null or run_id = $1 "
-        "order by started_at desc limit $2",
+        f"select {_COLUMNS}, {_COMMITTED} from seed_registry.runs as run "
+        "where $1::pg_catalog.text is null or run_id = $1 order by started_at desc limit $2",
         run_id,
         limit,
     )
@@ -383,7 +387,14 @@ def _lane(mark: Mark) -> _Lane:
 _COLUMNS: Final = (
     "run_id, indexes, started_at, resumed, finished_at, outcome, error, rejects, report::pg_catalog.text as report"
 )
+_COMMITTED: Final = ", ".join(
+    f"(select pg_catalog.sum({name})::pg_catalog.int8 from seed_registry.checkpoints as checkpoint "
+    f"where checkpoint.run_id = run.run_id) as {name}_before"
+    for name in MergeCounts.__struct_fields__
+)
 
 
 def _run(row: Mapping[str, Any]) -> Run:
-    return Run(**dict(row))
+    columns = dict(row)
+    counts = {name: columns.pop(f"{name}_before", None) for name in MergeCounts.__struct_fields__}
+    return Run(**columns, committed=None if None in counts.values() else MergeCounts(**counts))

@@ -41,7 +41,7 @@ create table if not exists seed_registry.checkpoints (
   saved_at timestamptz not null default now(),
   -- tells the last batch from every other one of the run: whether a COMMIT was done whose answer was lost
   batch    bigint not null default 0,
-  -- what became of the lane's records, in all attempts of the run
+  -- what became of the lane's assets, in all attempts of the run
   inserted  bigint not null default 0,
   updated   bigint not null default 0,
   unchanged bigint not null default 0,
