@@ -182,7 +182,7 @@ def test_a_run_that_failed_tells_what_all_its_attempts_committed(
         assert cli("load", path, "--batch-size", "100", url=database_url).returncode == 1
         ((rows,),) = ask(database_url, "select count(*) from registry.assets")
         assert 1_000 < rows < 2_000
-        (run,) = json.loads(cli("runs", "--json", url=database_url).stdout)
+        (run,) = json.loads(cli("runs", "--json", url=database_url).stdout)["runs"]
         assert (run["resumed"], run["committed"]["inserted"], run["committed"]["updated"]) == (attempt, rows, 0)
     assert (
         f"{rows:,} assets inserted, 0 updated, in all attempts together"
