@@ -281,11 +281,10 @@ def asset(dialect: Any, record: dict[str, Any], domain: str = "", *, header: str
         ({"id": "b", "domain": "s", "link": "l", "updatedAt": "2024-01-02"}, ("b", "s", "l", 2)),
         ({"id": "b", "domain": "s", "modified": "2024-01-03"}, ("b", "s", None, 3)),
         ({"id": "b", "domain": "s", "updated_at": "2024-01-01", "modified": "2024-01-03"}, ("b", "s", None, 1)),
-        ({"id": "b"}, ("b", "header", None, None)),
     ],
 )
 def test_the_fields_of_a_seed_asset(record: dict[str, Any], expected: tuple[Any, ...]) -> None:
-    found = asset(SEED, record, "header")
+    found = asset(SEED, record)
     day = found.updated_at.day if found.updated_at else None
     assert (found.key, found.source_key, found.url, day) == expected
 
@@ -314,12 +313,22 @@ def test_the_fields_of_a_seed_source(record: dict[str, Any], expected: tuple[str
         ({"id": "k", "resource_url": "https://r.org:8080/k.json"}, "", ("r.org", "https://r.org/d/k")),
         ({"id": "k", "permalink": "http://[", "resource_url": "https://r.org/"}, "", ("r.org", "http://[")),
         ({"id": " k ", "domain": " D.org "}, "", ("d.org", "https://d.org/d/k")),
-        ({"id": "k"}, "", ("domain", "https://domain/d/k")),
     ],
 )
 def test_the_fields_of_a_directory_record(record: dict[str, Any], header: str, expected: tuple[str, str]) -> None:
-    found = asset(DIRECTORY, record, "domain", header=header)
+    found = asset(DIRECTORY, record, header=header)
     assert (found.source_key, found.url) == expected
+
+
+def test_a_directory_is_of_the_portal_that_was_told_but_for_records_that_name_theirs() -> None:
+    for record in (
+        {"id": "k"},
+        {"id": "k", "permalink": "https://p.org/d/k"},
+        {"id": "k", "resource_url": "https://r.org/"},
+    ):
+        assert asset(DIRECTORY, record, "Told.org", header="header.org").source_key == "told.org"
+        assert asset(DIRECTORY, record, "Told.org").source_key == "told.org"
+    assert asset(DIRECTORY, {"id": "k", "domain": "own.org"}, "told.org", header="header.org").source_key == "own.org"
 
 
 @pytest.mark.parametrize(
@@ -336,13 +345,13 @@ def test_the_fields_of_a_discovery_result(resource: dict[str, Any], day: int | N
         "metadata": {"domain": "D.org"},
         "permalink": "p",
     }
-    found = asset(DISCOVERY, record, "header")
+    found = asset(DISCOVERY, record)
     assert (found.key, found.source_key, found.name, found.description, found.url) == ("k", "d.org", "n", "t", "p")
     assert (found.updated_at.day if found.updated_at else None) == day
 
 
-def test_a_discovery_result_without_metadata_is_the_headers() -> None:
-    assert asset(DISCOVERY, {"resource": {"id": "k"}}, "header").source_key == "header"
+def test_a_discovery_result_without_its_portal_or_its_id_is_a_reject() -> None:
+    assert mapped(DISCOVERY, {"resource": {"id": "k"}}).reason == "no_source"
     assert mapped(DISCOVERY, {"metadata": {"domain": "d"}}).reason == "no_key"
     assert mapped(DISCOVERY, {"resource": None, "metadata": None}).reason == "no_key"
 
@@ -389,8 +398,19 @@ IDENTIFIERS = {
     "a URL with a 4x4 id": ("https://d.org/api/views/abcd-2345", "", "abcd-2345"),
     "a URL with more behind it": ("https://d.org/d/abcd-2345/about?x=1#y", "", "abcd-2345"),
     "a file of a 4x4 id": ("https://d.org/resource/abcd-2345.json", "", "abcd-2345"),
-    "the last one of two": ("https://d.org/d/abcd-2345/wxyz-6789", "", "wxyz-6789"),
-    "a 4x4 id in the landing page": ("https://d.org/1", "https://d.org/d/abcd-2345", "abcd-2345"),
+    "the rows of a 4x4 id": ("http://D.org:80/api/views/abcd-2345/rows.csv", "", "abcd-2345"),
+    "a 4x4 id behind another": ("https://d.org/d/abcd-2345/wxyz-6789", "", "https://d.org/d/abcd-2345/wxyz-6789"),
+    "a file that a 4x4 id has": (
+        "https://d.org/api/views/abcd-2345/files/1?filename=a.pdf",
+        "",
+        "https://d.org/api/views/abcd-2345/files/1?filename=a.pdf",
+    ),
+    "some of its rows": ("https://d.org/resource/abcd-2345.json?y=1", "", "https://d.org/resource/abcd-2345.json?y=1"),
+    "a 4x4 id on another host": ("https://other.org/d/abcd-2345", "", "https://other.org/d/abcd-2345"),
+    "a 4x4 id on another port": ("https://d.org:8443/d/abcd-2345", "", "https://d.org:8443/d/abcd-2345"),
+    "a section like a 4x4 id": ("https://d.org/data-sets/1", "", "https://d.org/data-sets/1"),
+    "a host like a 4x4 id": ("https://data-city.d.org/1", "", "https://data-city.d.org/1"),
+    "a landing page with a 4x4 id": ("https://d.org/1", "https://d.org/d/abcd-2345", "https://d.org/1"),
     "no 4x4 id: it has look-alikes": ("https://d.org/dataset/road-1oll", "", "https://d.org/dataset/road-1oll"),
     "no 4x4 id: it is a part": ("https://d.org/dataset/xabcd-2345", "", "https://d.org/dataset/xabcd-2345"),
     "a UUID": ("2c6c6c58-0c3f-4a11-b6a9-0a1b2c3d4e5f", "", "2c6c6c58-0c3f-4a11-b6a9-0a1b2c3d4e5f"),
@@ -399,6 +419,15 @@ IDENTIFIERS = {
     "an object with a value": ({"@type": "xsd:string", "@value": "https://d.org/d/abcd-2345"}, "", "abcd-2345"),
     "an object of a database": ({"$oid": "5f1e"}, "", "5f1e"),
     "an object with an id": ({"@id": "https://d.org/x", "other": 1}, "", "https://d.org/x"),
+    "a list of one": (["x"], "", "x"),
+    "agency and notation": ({"schemaAgency": "A", "notation": "N-1", "version": "2"}, "", '["A","N-1"]'),
+    "agency and a typed notation": ({"schemaAgency": {"name": "A"}, "notation": {"@value": 7}}, "", '["A","7"]'),
+    "a notation alone": ({"notation": "N-1"}, "", "N-1"),
+    "a text like agency and notation": (
+        '["A","N-1"]',
+        "",
+        json.dumps([json.dumps(["A", "N-1"], separators=(",", ":"))]),
+    ),
 }
 
 
@@ -407,7 +436,24 @@ def test_the_key_of_a_data_set_is_its_4x4_id_else_its_identifier(identifier: Any
     assert asset(DATA_JSON, {"identifier": identifier, "landingPage": page}, "d.org").key == key
 
 
-@pytest.mark.parametrize("identifier", [None, "", " ", [], ["x"], {}, {"what": "x"}, {"@value": {"@value": "x"}}, True])
+@pytest.mark.parametrize(
+    "identifier",
+    [
+        None,
+        "",
+        " ",
+        [],
+        ["x", "y"],
+        {},
+        {"what": "x"},
+        {"@value": {"@value": "x"}},
+        True,
+        1.5,
+        {"schemaAgency": "A"},
+        {"schemaAgency": ["A"], "notation": "N"},
+        {"schemaAgency": "A", "notation": True},
+    ],
+)
 def test_a_data_set_without_an_identifier_is_a_reject(identifier: Any) -> None:
     found = mapped(DATA_JSON, {"identifier": identifier, "title": "t"}, "d.org")
     assert isinstance(found, Reject)
@@ -423,15 +469,18 @@ def test_a_data_set_without_an_identifier_is_a_reject(identifier: Any) -> None:
         ("https://agency.gov/1", "see below", "", "agency.gov"),
         ("HTTPS://agency.gov/1", "ftp://page.gov", "", "agency.gov"),
         ({"@id": "https://agency.gov/1"}, None, "", "agency.gov"),
-        ("abcd-2345", None, "", "told.gov"),
-        ("https://[broken", "http://", "", "told.gov"),
+        ("https://agency.gov/1", {"@type": "Document", "accessURL": "https://page.gov/1"}, "", "page.gov"),
+        ("abcd-2345", None, "", "no_source"),
+        ("https://[broken", "http://", "", "no_source"),
     ],
 )
 def test_the_source_of_a_data_set_is_the_portal_else_where_its_page_is(
     identifier: Any, page: Any, header: str, expected: str
 ) -> None:
     record = {"identifier": identifier, "landingPage": page}
-    assert asset(DATA_JSON, record, "Told.gov", header=header).source_key == expected
+    found = mapped(DATA_JSON, record, header=header)
+    assert (found.source_key if isinstance(found, Asset) else found.reason) == expected
+    assert asset(DATA_JSON, record, "Told.gov", header=header).source_key == "told.gov"
 
 
 def test_the_other_fields_of_a_data_set() -> None:
@@ -448,10 +497,8 @@ def test_the_other_fields_of_a_data_set() -> None:
     assert asset(DATA_JSON, {"identifier": "https://d.org/1"}).url is None
 
 
-@pytest.mark.parametrize(
-    "modified", ["R/P1D", "R/PT1S", "R/2013-01-01/P1W", "2013", "3013-01-01", "0001-01-01", "soon"]
-)
-def test_a_repeating_interval_and_a_year_are_no_moment_and_are_told(modified: str) -> None:
+@pytest.mark.parametrize("modified", ["R/P1D", "R/PT1S", "R/2013-01-01/P1W", "3013-01-01", "0001-01-01", "soon"])
+def test_a_repeating_interval_is_no_moment_and_is_told(modified: str) -> None:
     found = asset(DATA_JSON, {"identifier": "abcd-2345", "modified": modified}, "d.org")
     assert (found.updated_at, found.date_ignored) == (None, True)
 
@@ -464,7 +511,14 @@ def test_the_row_of_the_catalogue_itself_is_nothing(identifier: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "identifier", ["data.json", "https://d.org/mydata.json", "https://d.org/data.json.gz", "https://d.org/data.json#1"]
+    "identifier",
+    [
+        "data.json",
+        "https://d.org/trees/data.json",
+        "https://d.org/mydata.json",
+        "https://d.org/data.json.gz",
+        "https://d.org/data.json#1",
+    ],
 )
 def test_what_only_looks_like_the_row_of_the_catalogue_is_an_asset(identifier: str) -> None:
     assert asset(DATA_JSON, {"identifier": identifier}, "d.org").key == identifier
@@ -509,16 +563,28 @@ EXTRAS = {
 
 @pytest.mark.parametrize("extras", EXTRAS.values(), ids=EXTRAS)
 def test_the_source_of_a_harvested_package_is_in_its_extras(extras: Any) -> None:
-    assert asset(CKAN, {"id": "k", "extras": extras}, "told.org").source_key == "harvested.org"
+    found = asset(CKAN, {"id": "k", "extras": extras, "url": "https://agency.gov/x"})
+    assert found.source_key == "harvested.org"
+    assert asset(CKAN, {"id": "k", "extras": extras}, "told.org").source_key == "told.org"
 
 
 @pytest.mark.parametrize("extras", [None, [], {}, "https://no.org", 7, [["portal_url", "https://no.org"]]])
-def test_the_source_of_a_package_is_the_answers_portal_else_where_it_points_else_what_was_told(extras: Any) -> None:
+def test_the_source_of_a_package_is_what_was_told_else_the_answers_portal_else_where_it_points(extras: Any) -> None:
     package = {"id": "k", "name": "n", "url": "https://agency.gov/x", "extras": extras}
-    assert asset(CKAN, package, "told.org", header="portal.org").source_key == "portal.org"
-    assert asset(CKAN, package, "told.org").source_key == "agency.gov"
-    assert asset(CKAN, package | {"url": "www.agency.gov"}, "told.org").source_key == "told.org"
+    told = asset(CKAN, package, "told.org", header="portal.org")
+    assert (told.source_key, told.url) == ("told.org", "https://told.org/dataset/n")
+    portals = asset(CKAN, package, header="portal.org")
+    assert (portals.source_key, portals.url) == ("portal.org", "https://portal.org/dataset/n")
+    pointed = asset(CKAN, package)
+    assert (pointed.source_key, pointed.url) == ("agency.gov", "https://agency.gov/x"), "no path of ours on their host"
+    assert mapped(CKAN, package | {"url": "www.agency.gov"}).reason == "no_source"
     assert mapped(CKAN, package | {"url": None}).reason == "no_source"
+
+
+def test_only_an_extra_about_the_portal_gives_a_page_on_it() -> None:
+    package = {"id": "k", "name": "n", "url": "https://agency.gov/x"}
+    for key, url in (("portal_url", "https://p.org/dataset/n"), ("guid", "https://agency.gov/x")):
+        assert asset(CKAN, package | {"extras": [{"key": key, "value": "https://P.org/1"}]}).url == url
 
 
 @pytest.mark.parametrize(
@@ -584,7 +650,7 @@ def test_texts_of_the_real_world_are_kept_exactly(text: str) -> None:
     for dialect, record in (
         (SEED, common),
         (DIRECTORY, common),
-        (DISCOVERY, {"resource": common}),
+        (DISCOVERY, {"resource": common, "metadata": {"domain": "d.org"}}),
         (VIEWS, common),
         (DATA_JSON, {"identifier": "abcd-2345", "title": text, "description": text}),
         (CKAN, {"id": "k", "title": text, "notes": text}),

@@ -213,18 +213,15 @@ async def test_a_record_that_waited_in_vain_is_a_reject_in_the_end(tmp_path: Pat
     assert last.reason == "no_source"
 
 
-async def test_the_domain_of_the_header_goes_before_that_of_the_settings(tmp_path: Path) -> None:
-    result = await read(tmp_path, {"domain": "header.org", "datasets": [dataset(1)]}, domain="Told.org")
-    assert result.assets[0].source_key == "header.org"
-    result = await read(tmp_path, {"domain": ["odd"], "datasets": [dataset(1)]}, domain="Told.org")
-    assert result.assets[0].source_key == "told.org"
+async def test_the_domain_of_the_settings_goes_before_that_of_the_header(tmp_path: Path) -> None:
+    for domain in ("header.org", ["odd"]):
+        result = await read(tmp_path, {"domain": domain, "datasets": [dataset(1)]}, domain="Told.org")
+        assert result.assets[0].source_key == "told.org"
 
 
-async def test_a_domain_behind_the_records_goes_before_that_of_the_settings(tmp_path: Path) -> None:
+async def test_a_domain_of_the_settings_waits_for_none_behind_the_records(tmp_path: Path) -> None:
     result = await read(tmp_path, {"datasets": many(), "domain": "late.org"}, domain="told.org")
-    again = [result.reader.decode(RawRecord(asset.raw, asset.line, asset.offset, "asset")) for asset in result.assets]
-    assert {one.source_key for one in again if isinstance(one, Asset)} == {"late.org"}
-    assert len(again) == 2000
+    assert [asset.source_key for asset in result.assets] == ["told.org"] * 2000
 
 
 async def test_the_portal_of_a_catalogue_reaches_its_data_sets_wherever_it_stands(tmp_path: Path) -> None:
@@ -236,7 +233,9 @@ async def test_the_portal_of_a_catalogue_reaches_its_data_sets_wherever_it_stand
     assert [(one.key, one.source_key, one.content_hash) for one in again if isinstance(one, Asset)] == [
         (one.key, one.source_key, one.content_hash) for one in early.assets
     ]
-    none = await read(tmp_path, {"conformsTo": "x", "dataset": data_sets}, domain="told.gov")
+    told = await read(tmp_path, {"dataset": data_sets, "@id": "https://portal.gov/data.json"}, domain="told.gov")
+    assert {one.source_key for one in told.assets} == {"told.gov"}
+    none = await read(tmp_path, {"conformsTo": "x", "dataset": data_sets})
     again = [none.reader.decode(RawRecord(one.raw, one.line, one.offset, "asset")) for one in none.assets]
     assert {one.source_key for one in again if isinstance(one, Asset)} == {"agency0.gov", "agency1.gov", "agency2.gov"}
 
@@ -304,8 +303,8 @@ async def test_packages_are_read_in_every_form(tmp_path: Path) -> None:
     answer = {"help": "https://Portal.org/api/3/action/help_show?name=x", "success": True}
     other = PACKAGE | {"id": "k-2"}
     for thing, keys, source in (
-        (answer | {"result": {"count": 7, "facets": {}, "results": [PACKAGE, other]}}, ["k-1", "k-2"], "portal.org"),
-        (answer | {"result": [PACKAGE, other]}, ["k-1", "k-2"], "portal.org"),
+        (answer | {"result": {"count": 7, "facets": {}, "results": [PACKAGE, other]}}, ["k-1", "k-2"], "told.org"),
+        (answer | {"result": [PACKAGE, other]}, ["k-1", "k-2"], "told.org"),
         (answer | {"result": {"count": 0, "results": []}}, [], ""),
         ([PACKAGE, other], ["k-1", "k-2"], "told.org"),
         (json.dumps(PACKAGE).encode() + b"\n" + json.dumps(other).encode(), ["k-1", "k-2"], "told.org"),
@@ -396,7 +395,10 @@ async def test_a_document_without_the_dialects_array_is_an_error_that_names_it(t
 
 async def test_a_dialect_that_is_named_is_used(tmp_path: Path) -> None:
     result = await read(
-        tmp_path, {"assets": [{"resource": {"id": "k"}}]}, dialect="discovery", records_at="assets", domain="d"
+        tmp_path,
+        {"assets": [{"resource": {"id": "k"}, "metadata": {"domain": "d"}}]},
+        dialect="discovery",
+        records_at="assets",
     )
     assert result.keys == ["k"]
     data = b'{"unknown":1,"id":"k","domain":"d"}\n{"id":"l","domain":"d"}\n'
@@ -553,7 +555,7 @@ async def test_an_odd_number_crashes_nothing(tmp_path: Path, number: bytes) -> N
 
 async def test_every_file_of_the_json_test_suite_is_read_or_refused(corpora: Path) -> None:
     paths = sorted((corpora / "jsontestsuite").glob("test_*/*.json"))
-    assert len(paths) == 340
+    assert paths
     for path in paths:
         detected = await outcome(path)
         assert set(detected.reasons) <= REASONS.keys()

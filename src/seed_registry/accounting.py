@@ -11,7 +11,7 @@ from msgspec import Struct, field
 from seed_registry.errors import TooManyRejects
 from seed_registry.index.reading import IndexReader
 from seed_registry.index.rejects import RejectsFile
-from seed_registry.records import Asset, Reject, SourceRow
+from seed_registry.records import Asset, Reject, Source, SourceRow
 from seed_registry.report import Progress, Tally
 from seed_registry.settings import Settings
 from seed_registry.spooling import DistinctHashes
@@ -83,7 +83,17 @@ class Account:
             self.tally.repaired += 1
         if asset.date_ignored:
             self.tally.dates_ignored += 1
+            self.tally.ignored_fields["updated_at"] += 1
             self._warn("date_ignored", "date_ignored", self.tally.index, asset)
+        if asset.texts_ignored:
+            self.ignored(asset)
+
+    def ignored(self, record: Asset | Source) -> None:
+        """Note the texts of a record that are none."""
+        for name in record.texts_ignored:
+            self.tally.texts_ignored += 1
+            self.tally.ignored_fields[name] += 1
+            self._warn("text_ignored", "text_ignored", self.tally.index, record, field=name)
 
     def missing(self, asset: Asset) -> None:
         """Note an asset whose source its index does not list."""
@@ -139,7 +149,7 @@ class Account:
         self.loaded.sample = self._sample.assets
         self._distinct.close()
 
-    def _warn(self, event: str, reason: str, index: str, record: Asset | Reject, **facts: Any) -> None:
+    def _warn(self, event: str, reason: str, index: str, record: Asset | Source | Reject, **facts: Any) -> None:
         """Tell the first few of a kind."""
         facts = {"index": index, "line": record.line, "offset": record.offset, "key": record.key} | facts
         count = self._warned[reason] = self._warned.get(reason, 0) + 1

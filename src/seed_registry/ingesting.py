@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import anyio
 
 from seed_registry.access import open_registry
-from seed_registry.errors import CommitsLost
+from seed_registry.errors import CommitsLost, IndexBroken, IndexNotUnderstood, IndexUnreadable
 from seed_registry.index.finding import Name, find, require
+from seed_registry.index.reading import read_index
 from seed_registry.report import Progress, Report, Silent
 from seed_registry.running import Run
 from seed_registry.settings import Settings
@@ -40,7 +42,21 @@ async def ingest(
     found = find(indexes)
     if not settings.keep_going or len(found) == 1:
         require(found)
+    await _see_that_domain_fits(found, settings)
     return await run_through(lambda: Run(found, settings, progress), can_repeat="-" not in found)
+
+
+async def _see_that_domain_fits(indexes: Sequence[str], settings: Settings) -> None:
+    """Look at all files before the first of them is loaded; whatever else is wrong with one is told in its turn.
+
+    Raises:
+        SettingsInvalid: `--domain` cannot be used with one of them.
+    """
+    for index in indexes if settings.domain else ():
+        if await anyio.Path(index).is_file():  # what is a pipe can be read only once
+            with contextlib.suppress(IndexBroken, IndexNotUnderstood, IndexUnreadable):
+                async with read_index(index, settings):
+                    pass
 
 
 async def run_through(new_run: Callable[[], Run], *, can_repeat: bool = True) -> Report:

@@ -118,6 +118,9 @@ class Producer:
         if len(assets) < len(records):
             sources = [record for record in records if type(record) is Source]
             self._tally.sources.read += len(sources)
+            for source in sources:
+                if source.texts_ignored:
+                    self._account.ignored(source)
             self._pending += sources
             self._pending_bytes += sum(len(source.raw) for source in sources)
         settings = self._settings

@@ -50,6 +50,7 @@ class Source(Struct, frozen=True, gc=False):
     content_hash: bytes | None = None
     line: int = 0
     offset: int = 0
+    texts_ignored: tuple[str, ...] = ()
 
 
 class SourceRow(Struct, frozen=True, gc=False):
@@ -68,6 +69,7 @@ class Asset(Struct, frozen=True, gc=False):
     """One thing published; the row of `registry.assets` with this key.
 
     An empty `source_key` means that only the rest of the document can tell it (a header that comes after the records).
+    `texts_ignored` names the fields that are null although the record has something there: it is no text.
     `was_committed` is set of what lies before a checkpoint of the run that is resumed.
     """
 
@@ -83,6 +85,7 @@ class Asset(Struct, frozen=True, gc=False):
     offset: int = 0
     repaired: bool = False
     date_ignored: bool = False
+    texts_ignored: tuple[str, ...] = ()
     was_committed: bool = False
 
 

@@ -132,6 +132,7 @@ class Tally(Struct):
     repaired: int = 0
     dates_ignored: int = 0
     texts_ignored: int = 0
+    ignored_fields: Counter[str] = field(default_factory=Counter)  # dates and texts ignored, by field
     rejects: Counter[str] = field(default_factory=Counter)  # by reason
     assets_by_source: Counter[str] = field(default_factory=Counter)  # sent to the database, by source key
     stages: Stages = field(default_factory=Stages)
@@ -261,7 +262,10 @@ class IndexReport(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True, omit_defaults=True):
-    """What a load did, the same for people and for `--json`; `per_index` only of several, `plan` of a dry run."""
+    """What a load did, the same for people and for `--json`; `per_index` only of several, `plan` of a dry run.
+
+    `ignored_fields` divides `dates_ignored` and `texts_ignored` by field.
+    """
 
     run_id: str
     indexes: list[str]
@@ -286,6 +290,7 @@ class Report(Struct, frozen=True, omit_defaults=True):
     incomplete: list[Incomplete] = []
     unread_records: list[UnreadRecords] = []
     digest: Digest | None = None
+    ignored_fields: dict[str, int] = {}
 
 
 class Progress(Protocol):

@@ -263,6 +263,9 @@ class Run:
         assets_before = tally.assets.read
         tally.index, tally.index_bytes, tally.index_position = reader.name, reader.size, 0
         self.progress.tell("info", "index_opened", index=name, dialect=dialect.name, bytes=reader.size)
+        if self.settings.domain and dialect.names_portals(reader.shape):
+            note = "records name their portal themselves; --domain is only for those that do not"
+            self.progress.tell("warning", "domain_not_used", index=name, note=note)
         book = self._book(registry, reader.provider)
         try:
             await pipeline.run(reader, self.settings, account, book, registry.open_writer, resumption)
@@ -345,6 +348,7 @@ class Run:
             repaired=tally.repaired,
             dates_ignored=tally.dates_ignored,
             texts_ignored=tally.texts_ignored,
+            ignored_fields=dict(tally.ignored_fields),
             sources=msgspec.convert(tally.sources, SourceCounts, from_attributes=True),
             assets=msgspec.convert(tally.assets, AssetCounts, from_attributes=True),
             rejects_file=encodable(str(self._rejects.path)) if self._rejects and self._rejects.created else None,

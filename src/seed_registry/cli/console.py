@@ -17,6 +17,7 @@ from seed_registry.records import Location
 from seed_registry.report import AssetCounts, Counts, Digest, Report, SourceCounts, Tally
 
 _STYLES = {"warning": "yellow", "error": "red", "info": "dim"}
+_FIELDS = {"updated_at": "date", "url": "URL"}
 # What the table of counts needs with numbers of nine digits.
 _WIDE = 72
 # A line this long is not broken where it goes to a file.
@@ -52,7 +53,7 @@ def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None
     console.print(
         f"{report.seconds:,.2f} s, {report.records_per_second:,.0f} records/s, {report.bytes_read / 1e6:,.1f} MB read, "
         f"{counted(report.batches, 'batch', 'batches')}{f', {report.repaired:,} repaired' if report.repaired else ''}"
-        f"{f', {tally.dates_ignored:,} bad dates left out' if tally.dates_ignored else ''}",
+        f"{f', {left_out(report.ignored_fields)} left out' if report.ignored_fields else ''}",
         soft_wrap=True,
     )
     if report.database is not None:
@@ -85,6 +86,11 @@ def notes(assets: Counts | AssetsAudited, rejects: Mapping[str, int]) -> Iterato
         yield f"every asset was rejected, most often since it {REASONS.get(reason, reason)}"
     if assets.missing_source:
         yield f"{counted(assets.missing_source, 'asset')} of sources that are not listed: --derive-sources creates them"
+
+
+def left_out(fields: Mapping[str, int]) -> str:
+    """How many values of each field were left out, in words."""
+    return ", ".join(counted(count, _FIELDS.get(field, field)) for field, count in fields.items())
 
 
 def counted(count: int, what: str, several: str = "") -> str:

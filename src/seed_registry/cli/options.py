@@ -49,7 +49,7 @@ PoolerOption = Annotated[
     ),
 ]
 DialectOption = Annotated[Dialect | None, typer.Option("--dialect", help="Its shape, where it is not detected.")]
-DomainOption = Annotated[str | None, typer.Option("--domain", help="The portal of records that do not name theirs.")]
+DomainOption = Annotated[str | None, typer.Option("--domain", help="The portal of the records, whatever they hint at.")]
 LanguageOption = Annotated[
     str | None, typer.Option("--language", metavar="CODE", help="Of texts in several languages, like en or de-CH.")
 ]

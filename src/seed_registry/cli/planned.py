@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from seed_registry.cli.console import counted, notes, print_report
+from seed_registry.cli.console import counted, left_out, notes, print_report
 from seed_registry.escaping import printable
 from seed_registry.plan import Change, Estimate, Plan, RejectExample, TablePlan
 from seed_registry.report import Report, Tally
@@ -157,7 +157,7 @@ def _verdict(report: Report, plan: Plan, tally: Tally) -> Iterator[Text]:
         yield Text("Nothing to do: a load would change nothing.", "bold")
     facts = [counted(tally.read, "record"), _size(report.bytes_read), f"{report.seconds:,.1f} s"]
     facts += [f"{report.repaired:,} repaired"] if report.repaired else []
-    facts += [f"{tally.dates_ignored:,} bad dates left out"] if tally.dates_ignored else []
+    facts += [f"{left_out(report.ignored_fields)} left out"] if report.ignored_fields else []
     yield Text(f"Nothing was written. Read: {', '.join(facts)}.", "dim")
 
 

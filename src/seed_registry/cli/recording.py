@@ -24,7 +24,7 @@ _MOST_INDEXES: Final = 500
 _MOST_RETRIES_PLACED: Final = 200
 _OTHER_REASONS: Final = "other reasons"
 # What is told of a record that was not taken as it is.
-_ABOUT_RECORDS: Final = ("record_rejected", "source_missing", "date_ignored")
+_ABOUT_RECORDS: Final = ("record_rejected", "source_missing", "date_ignored", "text_ignored")
 
 
 class Moment(Struct, frozen=True):

@@ -148,6 +148,7 @@ def _outcomes(recording: Recording) -> Iterable[str]:
     for count, words in (
         (tally.repaired, "with a text that was repaired: NUL has no place in Postgres"),
         (tally.dates_ignored, "loaded without a date: theirs could not be read"),
+        (tally.texts_ignored, "loaded without a text: what they have there is none"),
     ):
         if count:
             yield f'<p class="soft">{count:,} {"asset" if count == 1 else "assets"} {words}</p>'

@@ -22,6 +22,7 @@ _QUANTILES: Final = {"half took at most": 0.5, "95 % at most": 0.95, "99 % at mo
 _INSTEAD: Final = {
     "missing_source": "skipped: their index lists sources, and not theirs",
     "date_ignored": "loaded without a date: theirs cannot be read",
+    "text_ignored": "loaded without a text: what is there is none",
 }
 
 
@@ -101,7 +102,8 @@ def stages(recording: Recording) -> Iterable[str]:
 def not_taken(recording: Recording) -> Iterable[str]:
     """The records that were not taken as they are, by reason, with examples."""
     tally, counts = recording.tally, dict(recording.tally.rejects.most_common())
-    counts |= {"missing_source": tally.assets.missing_source, "date_ignored": tally.dates_ignored}
+    counts |= {"missing_source": tally.assets.missing_source}
+    counts |= {"date_ignored": tally.dates_ignored, "text_ignored": tally.texts_ignored}
     yield "<section><h2>Not taken as they are</h2>"
     if not any(counts.values()):
         yield '<p class="soft">None: every record was taken as it is.</p>'

@@ -8,15 +8,17 @@ is what is stored: the record's own bytes.
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 import xxhash
 from msgspec.structs import replace
 
-from seed_registry.index.dialects.declaring import Dialect, Fields, Portal
+from seed_registry.index.dialects.declaring import UNREAD_HEADER, Dialect, Fields, Portal
 from seed_registry.index.envelope import MAX_DEPTH
+from seed_registry.index.moments import moment_of
+from seed_registry.index.spelling import Speller
+from seed_registry.index.texts import same_language, says_something, text_of, url_of
 from seed_registry.records import Asset, RawRecord, Record, Reject, Source
 
 # A key longer than this may not fit a btree page once it is part of a composite key (2,704 bytes).
@@ -38,8 +40,10 @@ REASONS: Final = {
     "database_refused": "is refused by the database",
 }
 
-# Other years are slips and placeholders: 0001, 9999.
-_YEARS: Final = range(1900, 2200)
+# A record in which a text or a date is not simply one has another hash than earlier versions gave it: they read it
+# otherwise. Those of all other records stay, and the rows of these are not written anew.
+_UNUSUAL: Final = xxhash.xxh3_64_intdigest(b"unusual 1")
+_NONE: Final[tuple[str, ...]] = ()
 _NUL = b"\\u0000"
 _ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 _ALL_BUT_STRUCTURE = bytes(set(range(256)) - set(b'{}[]"'))
@@ -64,8 +68,18 @@ class Decoder:
         provider: str | None = None,
         header_complete: bool = True,
         salt: str = "",
+        language: str | None = None,
     ) -> None:
-        """`provider` is that of the sources, if it is not the dialect's; no content hash depends on it."""
+        """Make what the records of one index have in common.
+
+        Args:
+            dialect: the shape of the records.
+            domain: the portal, as `--domain` tells it.
+            provider: that of the sources, if it is not the dialect's; no content hash depends on it.
+            header_complete: whether no header is to come.
+            salt: of the content hashes.
+            language: that of texts in several, a tag like "de-CH".
+        """
         self.portal = Portal(domain=domain)
         self.header_complete = header_complete
         self._dialect = dialect
@@ -73,8 +87,11 @@ class Decoder:
         self._kind_of = dialect.kind_of
         self._fields_of = dialect.asset
         self._decode = msgspec.json.Decoder(dialect.wire).decode
-        # Hashes of another dialect, mapping or choice of columns never match: the row is written anew.
+        self._speller: Speller | None = None  # few indexes have records that need it
+        self._language = same_language(language)
+        # Hashes of another dialect, mapping, language or choice of columns never match: the row is written anew.
         self._seeds: dict[str, int] = {}  # by source; loads end before there are too many of them
+        salt += f" {self._language}" if self._language else ""
         self._seed = xxhash.xxh3_64_intdigest(f"{dialect.name} {dialect.version} {dialect.provider} {salt}".encode())
 
     def decode(self, record: RawRecord) -> Record | None:
@@ -87,7 +104,12 @@ class Decoder:
         try:
             wire = self._decode(data)
         except (ValueError, RecursionError) as exc:
-            return _undecodable(record, exc)
+            if "out of range" not in str(exc):
+                return _undecodable(record, exc)
+            try:
+                wire = self._spelled(data)  # a number that no float or int64 can hold is only a number
+            except (ValueError, RecursionError) as exc:
+                return _undecodable(record, exc)
         if not data.isascii() and not _is_utf8(data):
             return _reject(record, "bad_utf8", f"record {REASONS['bad_utf8']}")
         # Depth cannot exceed the number of brackets, and most records have fewer.
@@ -106,19 +128,23 @@ class Decoder:
 
     def _source(self, record: RawRecord, wire: Any, data: bytes) -> Source | Reject:
         assert self._dialect.source is not None
-        fields = self._dialect.source(wire)
+        fields, seed = self._dialect.source(wire), self._seed
         key = _key(fields.source_key).lower()
         if problem := _key_problem(key):
             return _reject(record, problem, f"source {REASONS[problem]}", key=key, kind="source")
+        if _are_unusual(fields):
+            fields, seed = self._dialect.source(self._spelled(data)), seed ^ _UNUSUAL
+        name, _, url, ignored = self._texts(fields)
         return Source(
             key=key,
-            name=_text(fields.name),
-            url=_text(fields.url) or f"https://{key}",
+            name=name,
+            url=url or f"https://{key}",
             raw=data,
-            content_hash=xxhash.xxh3_128_digest(data, self._seed),
+            content_hash=xxhash.xxh3_128_digest(data, seed),
             provider=self._provider,
             line=record.line,
             offset=record.offset,
+            texts_ignored=ignored,
         )
 
     def _asset(self, record: RawRecord, wire: Any, data: bytes, repaired: bool) -> Asset | Reject | None:
@@ -132,37 +158,75 @@ class Decoder:
         if not self.header_complete and self._waits_for_header(wire, fields):
             source_key = ""
         elif not source_key:
-            return _reject(record, "no_source", f"asset {REASONS['no_source']}", key=key)
+            return _reject(record, "no_source", self._no_source(), key=key)
         # The source is part of the hash: two records of the same bytes differ if a header gives them different ones.
         if (seed := self._seeds.get(source_key)) is None:
             if source_key and (problem := _key_problem(source_key)):
                 return _reject(record, problem, f"asset's source {REASONS[problem]}", key=key)
             seed = self._seeds[source_key] = self._seed ^ xxhash.xxh3_64_intdigest(source_key.encode())
-        name, description, url = fields.name, fields.description, fields.url
-        if repaired:  # else there is no U+0000 in them: JSON has no other way to write it
-            name, description, url = _text(name), _text(description), _text(url)
-        updated_at, date_ignored = _date(fields.date)
+        updated_at, is_unusual = moment_of(fields.date)
+        date_ignored = is_unusual and updated_at is None
+        name, description, url, ignored = fields.name, fields.description, fields.url, _NONE
+        if _are_unusual(fields):
+            is_unusual = True
+            name, description, url, ignored = self._texts(self._fields_of(self._spelled(data), self.portal) or fields)
+        elif repaired:  # else there is no U+0000 in them: JSON has no other way to write it
+            name, description, url, ignored = self._texts(fields)
         return Asset(
             key,
             source_key,
-            name if type(name) is str else None,
-            description if type(description) is str else None,
-            url if type(url) is str else None,
+            name,
+            description,
+            url,
             updated_at,
             data,
-            xxhash.xxh3_128_digest(data, seed),
+            xxhash.xxh3_128_digest(data, seed ^ _UNUSUAL if is_unusual else seed),
             record.line,
             record.offset,
             repaired or record.repaired,
             date_ignored,
+            ignored,
         )
+
+    def _spelled(self, data: bytes) -> Any:
+        """The record with its numbers as they are written."""
+        if self._speller is None:
+            self._speller = Speller(self._dialect.wire)
+        return self._speller.decode(data)
+
+    def _texts(self, fields: Fields) -> tuple[str | None, str | None, str | None, tuple[str, ...]]:
+        """Name, description, URL, and which of them have something that is no text."""
+        values = {"name": fields.name, "description": fields.description, "url": fields.url}
+        texts = [text_of(fields.name, self._language), text_of(fields.description, self._language), url_of(fields.url)]
+        ignored = tuple(
+            name
+            for (name, value), text in zip(values.items(), texts, strict=True)
+            if text is None and says_something(value)
+        )
+        name, description, url = (text and text.replace("\0", "\ufffd") for text in texts)
+        return name, description, url, ignored
+
+    def _no_source(self) -> str:
+        if self._dialect.refuses_domain:
+            return "asset does not tell its source"
+        return f"asset {REASONS['no_source']}"
 
     def _waits_for_header(self, wire: Any, fields: Fields) -> bool:
         """Whether a header that is not read yet could still change the asset's source."""
         if self.portal.header:
             return False
-        other = self._dialect.asset(wire, replace(self.portal, header="?"))
-        return other is not None and bool(other.source_key != fields.source_key)
+        other = self._dialect.asset(wire, replace(self.portal, header=UNREAD_HEADER))
+        return other is not None and bool((other.key, other.source_key) != (fields.key, fields.source_key))
+
+
+def _are_unusual(fields: Fields) -> bool:
+    """Whether one of the texts is none, or may be an object of several in a string."""
+    name, description, url = fields.name, fields.description, fields.url
+    return (
+        (name is not None and (type(name) is not str or name[:1] == "{"))
+        or (description is not None and (type(description) is not str or description[:1] == "{"))
+        or (url is not None and type(url) is not str)
+    )
 
 
 def _reject(record: RawRecord, reason: str, detail: str, *, key: str | None = None, kind: str = "") -> Reject:
@@ -234,21 +298,3 @@ def _key_problem(key: str) -> str | None:
     if len(key) > MAX_KEY_BYTES or (len(key) * 4 > MAX_KEY_BYTES and len(key.encode()) > MAX_KEY_BYTES):
         return "key_too_long"
     return None
-
-
-def _text(value: Any) -> str | None:
-    if type(value) is not str:
-        return None
-    return value.replace("\0", "\ufffd") if "\0" in value else value
-
-
-def _date(value: Any) -> tuple[datetime | None, bool]:
-    """The moment, in UTC, and whether there was something that is none (ISO 8601; without a zone it is UTC)."""
-    if value is None or value == "":
-        return None, False
-    try:
-        moment = value if type(value) is datetime else datetime.fromisoformat(value)
-        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except (TypeError, ValueError, OverflowError):
-        return None, True
-    return (moment, False) if moment.year in _YEARS else (None, True)

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from seed_registry.errors import IndexBroken, IndexNotUnderstood, SeedRegistryError
 from seed_registry.index.decoding import Decoder
 from seed_registry.index.detecting import look_at
-from seed_registry.index.dialects import choose
+from seed_registry.index.dialects import choose, see_that_domain_fits
 from seed_registry.index.dialects.declaring import Dialect, Path
 from seed_registry.index.documents import DocumentFramer
 from seed_registry.index.envelope import error_position, error_text
@@ -37,11 +37,7 @@ class IndexReader:
         self.name = opened.name
         self.size = opened.size
         self.dialect, self.shape = choose(look_at(opened.head, opened.name), settings, opened.name)
-        if self.dialect.needs_domain and not settings.domain:
-            raise IndexNotUnderstood(
-                f"{opened.name}: records of the dialect {self.dialect.name} do not tell their portal\n"
-                "name it with --domain data.example.org"
-            )
+        see_that_domain_fits(self.dialect, settings, opened.name)
         self._opened = opened
         self._stages = stages
         self._kept = "nothing was written" if settings.dry_run else "what came before is committed"
@@ -52,6 +48,7 @@ class IndexReader:
             provider=self.provider,
             header_complete=self.shape.lines,
             salt=salt,
+            language=settings.language,
         )
         self._framer: LineFramer | DocumentFramer
         # One record that is a document is read as an array of one.
@@ -182,6 +179,7 @@ async def read_index(
     Raises:
         IndexUnreadable: its bytes cannot be had.
         IndexNotUnderstood: it is no index that any dialect knows.
+        SettingsInvalid: `--domain` cannot be used with it.
     """
     async with open_index(path, max_unpacked_bytes=settings.max_unpacked_bytes) as opened:
         yield IndexReader(opened, settings, salt, stages or Stages())

@@ -21,7 +21,7 @@ from seed_registry.errors import IndexNotUnderstood, IndexUnreadable
 from seed_registry.escaping import printable
 from seed_registry.index.decoding import Decoder
 from seed_registry.index.detecting import look_at
-from seed_registry.index.dialects import DIALECTS, choose
+from seed_registry.index.dialects import DIALECTS, choose, see_that_domain_fits
 from seed_registry.index.dialects.declaring import Dialect
 from seed_registry.index.framing import EXCERPT_BYTES, LineFramer
 from seed_registry.index.opening import OpenIndex, open_index
@@ -212,10 +212,12 @@ def _no_rejects_file(name: str) -> IndexNotUnderstood:
 class _LineDecoder(Decoder):
     """Decodes the records of lines, each under the place of its line."""
 
-    def __init__(self, dialect: Dialect, *, domain: str, provider: str, salt: str, max_record_bytes: int) -> None:
-        super().__init__(dialect, domain=domain, provider=provider, salt=salt)
+    def __init__(self, dialect: Dialect, settings: Settings, *, provider: str, salt: str) -> None:
+        super().__init__(
+            dialect, domain=settings.domain or "", provider=provider, salt=salt, language=settings.language
+        )
         self._has_sources = dialect.source is not None
-        self._max = max_record_bytes
+        self._max = settings.max_record_bytes
 
     def decode(self, record: RawRecord) -> Record | None:
         """What the record of this line is now; what is no line of a rejects file is rejected as it is."""
@@ -252,23 +254,17 @@ class ReplayReader(IndexReader):
         stages: Stages,
     ) -> None:
         dialect = dialect_of(origins, settings)
-        if dialect.needs_domain and not settings.domain:
-            raise IndexNotUnderstood(
-                f"{opened.name}: records of the dialect {dialect.name} do not tell their portal\n"
-                "name it with --domain data.example.org"
-            )
+        see_that_domain_fits(dialect, settings, opened.name)
         self.name, self.size = opened.name, opened.size
         # The sources of these assets are in the registry, or else in an index, but hardly in this file.
         self.dialect = replace(dialect, lists_sources=False)
         self.shape = look_at(b"{}\n{}", opened.name)
         self._opened, self._stages, self._kept = opened, stages, ""  # lines are never broken
-        limit = settings.max_record_bytes
         self.provider = settings.provider or dialect.provider
-        self._decoder = _LineDecoder(
-            dialect, domain=settings.domain or "", provider=self.provider, salt=salt, max_record_bytes=limit
-        )
+        self._decoder = _LineDecoder(dialect, settings, provider=self.provider, salt=salt)
         self._whole = False
-        self._framer = LineFramer(max_record_bytes=longest_line(limit), offset=opened.head_offset)
+        longest = longest_line(settings.max_record_bytes)
+        self._framer = LineFramer(max_record_bytes=longest, offset=opened.head_offset)
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from seed_registry.errors import IndexNotUnderstood
+from seed_registry.errors import IndexNotUnderstood, SettingsInvalid
 from seed_registry.escaping import printable
 from seed_registry.index.detecting import Shape
 from seed_registry.index.dialects.ckan import CKAN
@@ -50,6 +50,25 @@ def choose(shape: Shape, settings: Settings, name: str) -> tuple[Dialect, Shape]
         f"{name} is {_described(shape)}\nname its dialect with --dialect {'|'.join(DIALECTS)}, "
         "or the path of its records with --records-at"
     )
+
+
+def see_that_domain_fits(dialect: Dialect, settings: Settings, name: str) -> None:
+    """See that `--domain` is there where it is needed, and only where it can be meant.
+
+    Raises:
+        IndexNotUnderstood: nothing else tells the portal.
+        SettingsInvalid: the index says of every record whose it is.
+    """
+    if dialect.needs_domain and not settings.domain:
+        raise IndexNotUnderstood(
+            f"{name}: records of the dialect {dialect.name} do not tell their portal\n"
+            "name it with --domain data.example.org"
+        )
+    if dialect.refuses_domain and settings.domain:
+        raise SettingsInvalid(
+            f"--domain cannot be used with {name}, an index of the dialect {dialect.name}: {dialect.refuses_domain}\n"
+            "leave --domain out, and load indexes that need it by a command of their own"
+        )
 
 
 def _described(shape: Shape) -> str:

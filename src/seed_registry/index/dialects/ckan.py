@@ -1,4 +1,10 @@
-"""ckan: packages of CKAN's API (https://docs.ckan.org/en/latest/api/): package_search, lists of packages, lines."""
+"""ckan: packages of CKAN's API (https://docs.ckan.org/en/latest/api/): package_search, lists of packages, lines.
+
+Answers of the API name the portal in `help`, dumps of packages do not. A package's `url` is the homepage that whoever
+entered it thought right: often another site's, or no URL at all ("Finance department"). It tells the portal only where
+nothing else does, and is then the page, too: our path on a stranger's host leads nowhere. Several languages come as
+objects, as objects in strings, and in `title_translated` and `notes_translated` (https://github.com/ckan/ckanext-fluent).
+"""
 
 from __future__ import annotations
 
@@ -17,36 +23,54 @@ class Package(Struct, gc=False):
     id: Any = None
     name: Any = None
     title: Any = None
+    title_translated: Any = None
     notes: Any = None
+    notes_translated: Any = None
     url: Any = None
     extras: Any = None
     metadata_modified: Any = None
 
 
-# Under which keys harvested packages tell where they come from.
+# Under which keys harvested packages tell where they come from. Only the first is about a portal like this one; the
+# others are about the dataset, wherever it is.
 _EXTRAS: Final = ("portal_url", "source_url", "harvest_url", "url", "guid")
 
 
 def _asset(package: Package, portal: Portal) -> Fields:
-    source = first(portal.header, host_of(package.url), _host_in(package.extras), portal.domain)
-    return Fields(
-        package.id,
-        source,
-        first(package.title, package.name),
-        package.notes,
-        page(source, "dataset", first(package.name, package.id)) or package.url,
-        package.metadata_modified,
-    )
+    name = first(package.name, package.id)
+    if source := portal.name:
+        url = page(source, "dataset", name) or package.url
+    else:
+        key, source = _host_in(package.extras)
+        url = (page(source, "dataset", name) if key == _EXTRAS[0] else None) or package.url
+        source = source or host_of(package.url) or ""
+    return Fields(package.id, source, _title(package), _notes(package), url, package.metadata_modified)
 
 
-def _host_in(extras: Any) -> Any:
-    """The first host that the extras name; they are a list of {"key": …, "value": …}, long ago an object."""
+def _title(package: Package) -> Any:
+    title = package.title
+    if package.title_translated or (title is not None and type(title) is not str):
+        return [title, package.title_translated, package.name]  # the first that says something
+    return first(title, package.name)
+
+
+def _notes(package: Package) -> Any:
+    return [package.notes, package.notes_translated] if package.notes_translated else package.notes
+
+
+def _host_in(extras: Any) -> tuple[str, str]:
+    """The first host that the extras name, and under which key.
+
+    Extras are a list of {"key": …, "value": …}; long ago they were an object.
+    """
     if isinstance(extras, list):
         pairs = [(extra.get("key"), extra.get("value")) for extra in extras if isinstance(extra, dict)]
         extras = {key: value for key, value in pairs if isinstance(key, str)}
-    if not isinstance(extras, dict):
-        return None
-    return first(*(host_of(extras.get(key)) for key in _EXTRAS))
+    if isinstance(extras, dict):
+        for key in _EXTRAS:
+            if host := host_of(extras.get(key)):
+                return key, host
+    return "", ""
 
 
 def _portal(header: Mapping[str, Any]) -> str:
@@ -66,16 +90,16 @@ def _is_package(keys: set[str]) -> bool:
 
 CKAN: Final = Dialect(
     name="ckan",
-    version=1,
+    version=2,
     arrays={("result", "results"): "asset", ("result",): "asset", (): "asset"},
     wire=Package,
     asset=_asset,
     mapping={
         "key": "id",
-        "source_key": "the host of the header's help, of url, of an extra, --domain",
-        "name": "title, name",
-        "description": "notes",
-        "url": "https://<domain>/dataset/<name>, url",
+        "source_key": "--domain, the host of the header's help, of an extra, of url",
+        "name": "title, title_translated, name",
+        "description": "notes, notes_translated",
+        "url": "https://<domain>/dataset/<name>; url where the portal is not told",
         "updated_at": "metadata_modified",
     },
     fits=_fits,

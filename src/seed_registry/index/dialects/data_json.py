@@ -1,65 +1,176 @@
-"""data-json: catalogues of DCAT-US 1.1 (https://resources.data.gov/resources/dcat-us/) and the bare array before it."""
+"""data-json: catalogues of DCAT-US, and the bare array before it.
+
+DCAT-US 1.1 (https://resources.data.gov/resources/dcat-us/) and 3.0 (https://resources.data.gov/resources/dcat-us3/),
+where an identifier, a landing page or a text may be an object. What real files taught: 8 of 11 federal ones have no
+`@id` that would tell the portal. On an ArcGIS Hub the identifier is the landing page (2020) or an item's URL (2024).
+Hosts and paths have sections that look like a Socrata id (`data-wcmn.opendata.arcgis.com`, `/data-sets/`). Socrata's
+own files have URLs of `/api/views/` (2020) or bare ids (2013, whose first row is the catalogue itself). A landing page
+may be that of many datasets, a DOI's or a story's: it is no identifier.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
-from msgspec import Struct
+import msgspec
+from msgspec import Struct, field
 
-from seed_registry.index.dialects.declaring import Dialect, Fields, Portal, first, host_of, keys_at, socrata_id
+from seed_registry.index.detecting import Shape
+from seed_registry.index.dialects.declaring import (
+    Dialect,
+    Fields,
+    Portal,
+    first,
+    host_of,
+    is_catalog,
+    keys_at,
+    socrata_id,
+)
+from seed_registry.index.texts import says_something, url_of
 
 
 class Dataset(Struct, gc=False):
     """What is read of a dataset."""
 
     identifier: Any = None
+    node: Any = field(default=None, name="@id")
     title: Any = None
     description: Any = None
     modified: Any = None
     landingPage: Any = None  # noqa: N815  # a field of the format
 
 
+# An object names its identifier in one of these; else a notation is unique within the agency that gave it
+# (https://www.w3.org/TR/vocab-adms/#adms-identifier, whose version is that of the agency's scheme). Both are written as
+# an array of JSON. A text that looks like one is written as an array of itself, so that no two identifiers are one key.
+_PLAIN: Final = ("@value", "@id", "value", "id", "$oid")
+_PAIR: Final = '["'
+_ARRAYS: Final = (("dataset",), ("datasets",), ())
+_CATALOG_ARRAYS: Final = ("dataset", "datasets", "catalog", "datasetSeries", "service")
+
+
 def _asset(dataset: Dataset, portal: Portal) -> Fields | None:
-    identifier = _plain(dataset.identifier)
-    if isinstance(identifier, str) and identifier.strip().rstrip("/").endswith("/data.json"):
-        return None  # the catalogue's own row
+    identifier, landing = dataset.identifier, dataset.landingPage
+    if type(identifier) is not str:
+        identifier = _plain(identifier)
+    if type(landing) is not str:
+        landing = url_of(landing)
+    if type(identifier) is str and _is_catalogue_itself(identifier, dataset.title):
+        return None
+    # In a federated catalogue identifiers are of other hosts: the portal that publishes them all is the source.
+    source = portal.name or first(host_of(landing), host_of(identifier))
     return Fields(
-        first(socrata_id(identifier), socrata_id(dataset.landingPage), identifier),
-        # In a federated catalogue identifiers are of other hosts: the portal that publishes them all is the source.
-        first(portal.header, host_of(dataset.landingPage), host_of(identifier), portal.domain),
+        _key(dataset, identifier, landing, portal if portal.name else Portal(header=source or "")),
+        source,
         dataset.title,
         dataset.description,
-        dataset.landingPage,
+        dataset.landingPage if landing is None else landing,
         dataset.modified,
     )
 
 
+def _key(dataset: Dataset, identifier: Any, landing: str | None, portal: Portal) -> Any:
+    """The Socrata id of the portal's own URL, else the identifier: two datasets never have the same.
+
+    One without any identifier has that of its node in JSON-LD, or what Socrata made of it: its page has the id. Any
+    other landing page may be that of several datasets.
+    """
+    if type(identifier) is str and (text := identifier.strip()):
+        return _own_id(text, portal) or (_written(text) if text.startswith(_PAIR) else text)
+    if type(identifier) is int:
+        return identifier
+    if pair := _pair(dataset.identifier):
+        return pair
+    if type(dataset.node) is str and not dataset.node.startswith("_:"):  # such a name is another in each file
+        return _own_id(dataset.node, portal) or dataset.node
+    return None if says_something(dataset.identifier) else _own_id(landing, portal)
+
+
+def _own_id(text: Any, portal: Portal) -> str | None:
+    found = socrata_id(text)
+    return found[0] if found and (not found[1] or portal.has(found[1])) else None
+
+
 def _plain(identifier: Any) -> Any:
-    """Some catalogues wrap their identifiers: {"@value": …}, {"$oid": …}."""
-    if isinstance(identifier, dict):
-        return first(*(identifier.get(key) for key in ("@value", "@id", "value", "id", "$oid")))
-    return identifier
+    """What stands alone in a list, or in an object that is nothing but a typed value, a reference or a notation."""
+    if type(identifier) is list and len(identifier) == 1:
+        identifier = identifier[0]
+    if type(identifier) is not dict:
+        return identifier
+    plain = first(*(identifier.get(key) for key in _PLAIN))
+    is_alone = plain is None and identifier.get("schemaAgency") in (None, "")
+    return _plain(identifier.get("notation")) if is_alone else plain
+
+
+def _pair(identifier: Any) -> str | None:
+    """Agency and notation as one text; None where one of them cannot be read."""
+    if type(identifier) is list and len(identifier) == 1:
+        identifier = identifier[0]
+    if type(identifier) is not dict:
+        return None
+    notation, agency = _plain(identifier.get("notation")), identifier.get("schemaAgency")
+    if type(agency) is dict:
+        agency = first(_plain(agency), agency.get("name"))
+    parts = [str(part).strip() for part in (agency, notation) if type(part) in (str, int)]
+    return _written(*parts) if len(parts) == 2 and all(parts) else None  # noqa: PLR2004  # both of them
+
+
+def _written(*parts: str) -> str:
+    return msgspec.json.encode(parts).decode()
+
+
+def _is_catalogue_itself(identifier: str, title: Any) -> bool:
+    """Whether a row describes the file that it is in; a dataset may well be published as some data.json, too."""
+    identifier = identifier.strip().rstrip("/")
+    if not identifier.endswith("/data.json"):
+        return False
+    is_root = identifier.count("/") == 3  # noqa: PLR2004  # https://host/data.json
+    return is_root or (type(title) is str and "data.json" in title)
+
+
+def _fits(shape: Shape) -> bool:
+    return (
+        (not shape.lines and shape.keys.get("dataset") == "array")
+        or (is_catalog(shape) and any(shape.keys.get(name) == "array" for name in _CATALOG_ARRAYS))
+        or any(_is_dataset(keys_at(shape, *path)) for path in _ARRAYS)
+    )
+
+
+def _is_dataset(keys: set[str]) -> bool:
+    return {"identifier", "title"} <= keys or {"accessLevel", "title"} <= keys
+
+
+def _former_key(dataset: Dataset) -> str | None:
+    """The key of version 1: whatever looked like a Socrata id in the identifier or the landing page, anywhere."""
+    identifier = dataset.identifier
+    if type(identifier) is dict:
+        identifier = first(*(identifier.get(key) for key in _PLAIN))
+    key = first(_part(identifier), _part(dataset.landingPage), identifier)
+    return str(key).strip() if type(key) in (str, int) else None
+
+
+def _part(text: Any) -> str | None:
+    parts = re.split(r"[/?#.]", text.strip()) if type(text) is str else ()
+    return next((part for part in reversed(parts) if socrata_id(part)), None)
 
 
 DATA_JSON: Final = Dialect(
     name="data-json",
-    version=1,
-    arrays={("dataset",): "asset", (): "asset"},
+    version=2,
+    arrays=dict.fromkeys(_ARRAYS, "asset"),
     provider="socrata",
     wire=Dataset,
     asset=_asset,
     mapping={
-        "key": "the 4x4 id in identifier or landingPage, identifier",
-        "source_key": "the host of the header's @id, of landingPage, of identifier, --domain",
+        "key": "the 4x4 id that identifier is or that its URL on the portal has; identifier; @id",
+        "source_key": "--domain, the host of the header's @id, of landingPage, of identifier",
         "name": "title",
         "description": "description",
         "url": "landingPage",
         "updated_at": "modified",
     },
-    fits=lambda shape: (
-        (not shape.lines and shape.keys.get("dataset") == "array")
-        or {"identifier", "title"} <= keys_at(shape)
-        or {"accessLevel", "title"} <= keys_at(shape)
-    ),
+    fits=_fits,
     portal=lambda header: host_of(header.get("@id")) or "",
+    former_key=_former_key,
 )

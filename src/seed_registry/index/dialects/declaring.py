@@ -18,7 +18,17 @@ from seed_registry.index.detecting import Shape
 Path = tuple[str, ...]
 
 # Socrata's ids: eight characters of an alphabet without the look-alikes 0, 1, l and o (all of 13,383 real ones).
-_SOCRATA_ID: Final = re.compile(r"[2-9a-km-np-z]{4}-[2-9a-km-np-z]{4}")
+_ID: Final = "[2-9a-km-np-z]{4}-[2-9a-km-np-z]{4}"
+_SOCRATA_ID: Final = re.compile(_ID)
+# Where Socrata's own URLs have the id (https://dev.socrata.com/docs/endpoints.html): a page of the dataset, whatever is
+# asked of the page; the metadata or the rows, but not with a query, which chooses some of them.
+_SOCRATA_URL: Final = re.compile(
+    rf"(?i:https?)://(?P<host>[^/?#@:\s]+)(?::(?:80|443))?/(?:"
+    rf"d/(?P<page>{_ID})(?:/(?:about|about_data|data|data_preview|explore)?)?(?:[?#].*)?|"
+    rf"(?:api/views|resource)/(?P<data>{_ID})(?:/|\.[a-z]+|/rows\.[a-z]+)?)"
+)
+# What stands for the portal in a header while the question is whether a record depends on it.
+UNREAD_HEADER: Final = "?"
 
 
 class Portal(Struct, frozen=True):
@@ -26,6 +36,15 @@ class Portal(Struct, frozen=True):
 
     header: str = ""
     domain: str = ""
+
+    @property
+    def name(self) -> str:
+        """What was told goes before what the document says; empty where nothing is known."""
+        return self.domain or self.header
+
+    def has(self, host: str) -> bool:
+        """Whether this lower-cased host is the portal's own; an unread header may name any."""
+        return host == self.domain.lower() or self.header in (host, UNREAD_HEADER)
 
 
 class Fields(Struct, frozen=True, gc=False):
@@ -55,6 +74,9 @@ class Dialect(Struct, frozen=True):
         portal: the portal's host, from the header of a document.
         declared: by array, the header field that tells how many records it holds.
         needs_domain: whether nothing in an index can tell its portal, so that `--domain` has to.
+        refuses_domain: why `--domain` cannot be used, if it cannot.
+        names_portals: whether the records of this shape name their portal themselves, which `--domain` leaves alone.
+        former_key: the key that an earlier version gave a record; None where it is the same.
         whole: whether a document may be one record.
     """
 
@@ -72,6 +94,9 @@ class Dialect(Struct, frozen=True):
     portal: Callable[[Mapping[str, Any]], str] = lambda _: ""
     declared: Mapping[Path, str] = {}
     needs_domain: bool = False
+    refuses_domain: str = ""
+    names_portals: Callable[[Shape], bool] = lambda _: False
+    former_key: Callable[[Any], str | None] | None = None
     whole: Callable[[Shape], bool] = lambda _: False
 
 
@@ -95,14 +120,15 @@ def host_of(url: Any) -> str | None:
     return host if parts.scheme in ("http", "https") else None
 
 
-def socrata_id(text: Any) -> str | None:
-    """The Socrata id that a text is, or that its URL has as a part of its path."""
+def socrata_id(text: Any) -> tuple[str, str] | None:
+    """The Socrata id that a text is, with an empty host; or that it has as a URL of Socrata's, with that URL's host."""
     if not isinstance(text, str):
         return None
-    for part in reversed(re.split(r"[/?#.]", text.strip())):
-        if _SOCRATA_ID.fullmatch(part):
-            return part
-    return None
+    text = text.strip()
+    if _SOCRATA_ID.fullmatch(text):
+        return text, ""
+    found = _SOCRATA_URL.fullmatch(text)
+    return (found["page"] or found["data"], found["host"].lower()) if found else None
 
 
 def page(source: Any, path: str, key: Any) -> str | None:
@@ -114,7 +140,7 @@ def page(source: Any, path: str, key: Any) -> str | None:
 
 def moment(seconds: Any) -> Any:
     """A number of seconds since 1970 as a datetime; anything else is returned as it is, to be judged."""
-    if type(seconds) in (int, float):
+    if isinstance(seconds, (int, float)) and type(seconds) is not bool:
         try:
             return datetime.fromtimestamp(seconds, UTC)
         except (ValueError, OverflowError, OSError):
@@ -125,3 +151,8 @@ def moment(seconds: Any) -> Any:
 def keys_at(shape: Shape, *path: str) -> set[str]:
     """The keys of the records of an array, or, in lines, of the first record."""
     return set(shape.keys) if shape.lines else shape.arrays.get(path, set())
+
+
+def is_catalog(shape: Shape) -> bool:
+    """Whether a document says of itself that it is a catalogue of DCAT."""
+    return not shape.lines and ("conformsTo" in shape.keys or shape.keys.get("@type") in ("Catalog", "dcat:Catalog"))

@@ -1,4 +1,9 @@
-"""directory: a Socrata portal's own list, `{"source": "socrata", "domain": …, "datasets": […]}`, or the bare array."""
+"""directory: a Socrata portal's own list, `{"source": "socrata", "domain": …, "datasets": […]}`, or the bare array.
+
+The form is that of the projects which keep such lists (github.com/ByronCiviCue/CiviCue); they call the array `kept`
+after a selection. Records of newer lists name their `domain` each, as those of several portals put together do; those
+of the oldest, a bare array, have a `resource_url` for a `permalink` and no dates.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from seed_registry.index.detecting import Shape
-from seed_registry.index.dialects.declaring import Dialect, Fields, Portal, first, host_of, page
+from seed_registry.index.dialects.declaring import Dialect, Fields, Portal, first, host_of, is_catalog, keys_at, page
 
 
 class DirectoryRecord(Struct, gc=False):
@@ -24,7 +29,8 @@ class DirectoryRecord(Struct, gc=False):
 
 
 def _asset(record: DirectoryRecord, portal: Portal) -> Fields:
-    source = first(record.domain, portal.header, host_of(record.permalink), host_of(record.resource_url), portal.domain)
+    # A domain of the record's own is no hint: lists of several portals put together are told apart by nothing else.
+    source = record.domain or portal.name or first(host_of(record.permalink), host_of(record.resource_url))
     url = first(record.permalink, page(source, "d", record.id))
     return Fields(record.id, source, record.name, record.description, url, record.updatedAt)
 
@@ -39,10 +45,21 @@ def _fits(shape: Shape) -> bool:
         return False
     elements = shape.arrays.get(())
     return (
-        any(shape.keys.get(name) == "array" for name in ("datasets", "kept"))
+        any(shape.keys.get(name) == "array" and _is_own(shape, name) for name in ("datasets", "kept"))
         or elements == set()  # an empty index is one
         or (elements is not None and "id" in elements and bool({"permalink", "resource_url", "domain"} & elements))
     )
+
+
+def _is_own(shape: Shape, name: str) -> bool:
+    """Whether an array of this name has no records of another dialect: the name alone tells little."""
+    elements = shape.arrays.get((name,), set())
+    is_other = is_catalog(shape) or not elements.isdisjoint({"identifier", "accessLevel", "metadata_modified"})
+    return not is_other or not elements.isdisjoint({"permalink", "resource_url", "updatedAt"})
+
+
+def _names_portals(shape: Shape) -> bool:
+    return any("domain" in keys_at(shape, *path) for path in ((), ("datasets",), ("kept",)))
 
 
 DIRECTORY: Final = Dialect(
@@ -54,7 +71,7 @@ DIRECTORY: Final = Dialect(
     asset=_asset,
     mapping={
         "key": "id",
-        "source_key": "domain, the header's domain, the host of permalink or resource_url, --domain",
+        "source_key": "domain, --domain, the header's domain, the host of permalink or resource_url",
         "name": "name",
         "description": "description",
         "url": "permalink, https://<domain>/d/<id>",
@@ -63,4 +80,5 @@ DIRECTORY: Final = Dialect(
     fits=_fits,
     portal=_portal,
     declared={("datasets",): "totalCount", ("kept",): "keptCount"},
+    names_portals=_names_portals,
 )

@@ -1,4 +1,8 @@
-"""discovery: Socrata's Discovery API (https://dev.socrata.com/docs/other/discovery): pages, bare arrays, lines."""
+"""discovery: Socrata's Discovery API (https://dev.socrata.com/docs/other/discovery): pages, bare arrays, lines.
+
+One catalogue of all portals: each result names its own in `metadata.domain` (273 of them among 13,383 real results), so
+`--domain` would take them for one. An id is the same in every portal that lists a dataset; real catalogues repeat some.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +41,11 @@ class Result(Struct, gc=False):
 _NO_RESOURCE: Final = Resource()
 
 
-def _asset(result: Result, portal: Portal) -> Fields:
+def _asset(result: Result, _: Portal) -> Fields:
     resource = result.resource or _NO_RESOURCE
     return Fields(
         resource.id,
-        first(result.metadata and result.metadata.domain, portal.domain),
+        result.metadata.domain if result.metadata else None,
         resource.name,
         resource.description,
         result.permalink,
@@ -66,11 +70,12 @@ DISCOVERY: Final = Dialect(
     asset=_asset,
     mapping={
         "key": "resource.id",
-        "source_key": "metadata.domain, --domain",
+        "source_key": "metadata.domain",
         "name": "resource.name",
         "description": "resource.description",
         "url": "permalink",
         "updated_at": "resource.updatedAt, resource.data_updated_at",
     },
     fits=_fits,
+    refuses_domain="each of its records names its own portal, and they may name several",
 )

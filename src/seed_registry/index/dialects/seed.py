@@ -1,4 +1,8 @@
-"""seed: our own form, `{"sources": […], "assets": […]}` in either order, or lines with a `type`."""
+"""seed: our own form, `{"sources": […], "assets": […]}` in either order, or lines with a `type`.
+
+It is the one form that describes sources, and so the one that `--domain` would contradict. `seed-registry sample`
+writes it; the second names of its fields are for indexes that other programs write.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +31,10 @@ class SeedRecord(Struct, gc=False):
     modified: Any = None
 
 
-def _asset(record: SeedRecord, portal: Portal) -> Fields:
+def _asset(record: SeedRecord, _: Portal) -> Fields:
     return Fields(
         first(record.asset_key, record.id),
-        first(record.source_key, record.domain, portal.domain),
+        first(record.source_key, record.domain),
         record.name,
         record.description,
         first(record.url, record.permalink, record.link),
@@ -52,7 +56,7 @@ SEED: Final = Dialect(
     asset=_asset,
     mapping={
         "key": "asset_key, id",
-        "source_key": "source_key, domain, --domain",
+        "source_key": "source_key, domain",
         "name": "name",
         "description": "description",
         "url": "url, permalink, link",
@@ -60,6 +64,7 @@ SEED: Final = Dialect(
     },
     source=_source,
     lists_sources=True,
+    refuses_domain="it lists its sources itself, and each asset names one",
     kind_of=lambda record: record.type if record.type in ("source", "asset") else None,
     fits=lambda shape: (
         shape.keys.get("type") in ("source", "asset")

@@ -1,4 +1,8 @@
-"""views: the metadata of Socrata's views (https://dev.socrata.com/docs/other/metadata), an array, lines or one view."""
+"""views: the metadata of Socrata's views (https://dev.socrata.com/docs/other/metadata), an array, lines or one view.
+
+That is what `/api/views` and `/api/views/<id>` answer. Real ones tell no portal anywhere, and count seconds since 1970,
+not the milliseconds of other interfaces.
+"""
 
 from __future__ import annotations
 
