@@ -150,7 +150,7 @@ def test_without_json_the_report_is_a_table_for_people(
     assert rows["sources"] == ["1", "1", "0", "0", "0", "0"]
     assert rows["assets"] == ["5", "2", "0", "0", "1", "1", "1"]
     assert rows["rejected:"] == ["1", "no_key"]
-    assert "3 bad dates left out" in done.out
+    assert "3 dates left out" in done.out
     rejects = next(line for line in done.out.splitlines() if line.startswith("rejects file: "))
     assert json.loads(Path(rejects.removeprefix("rejects file: ")).read_bytes())["reason"] == "no_key"
     assert rows["verified:"][-2:] == ["checks", "passed"]

@@ -114,13 +114,14 @@ PAGES = {
 @pytest.mark.parametrize(("page", "key"), PAGES.values(), ids=PAGES)
 def test_a_data_set_without_an_identifier_is_its_node_or_what_socrata_made_of_it(page: Any, key: str | None) -> None:
     portal = Portal(header=OWN)
-    for identifier in ({}, {"identifier": None}, {"identifier": " "}, {"identifier": []}):
-        record = {"title": "t", "landingPage": page} | identifier
+    for absent in (None, "", " ", [], {}):
+        record = {"title": "t", "landingPage": page, "identifier": absent}
         assert key_of(DATA_JSON, record, portal) == key
         assert key_of(DATA_JSON, record | {"@id": f"https://{OTHER}/7"}, portal) == f"https://{OTHER}/7"
         assert key_of(DATA_JSON, record | {"@id": "_:b0"}, portal) == key, "such a node is another one in each file"
-    for identifier in ({"identifier": True}, {"identifier": ["x", "y"]}, {"identifier": {"what": "x"}}):
-        assert key_of(DATA_JSON, {"title": "t", "landingPage": page} | identifier, portal) is None
+    for unreadable in (True, ["x", "y"], {"what": "x"}):
+        record = {"title": "t", "landingPage": page, "identifier": unreadable}
+        assert key_of(DATA_JSON, record, portal) is None
 
 
 def test_the_id_of_the_portal_itself_is_taken_where_only_the_record_tells_the_portal() -> None:

@@ -734,7 +734,7 @@ async def test_a_federated_catalogue_is_of_the_portal_that_publishes_it(
     records = [
         {"identifier": f"https://agency{n}.gov/{n}", "title": "t", "landingPage": f"https://{C}/{n}"} for n in range(9)
     ]
-    report = await load(database_url, index({"@id": f"https://{A}/data.json", "dataset": records}), domain=B)
+    report = await load(database_url, index({"@id": f"https://{A}/data.json", "dataset": records}))
     assert report.sources == SourceCounts(read=1, inserted=1)
     rows = await ask(database_url, TABLE)
     assert {row[1] for row in rows} == {A}

@@ -34,8 +34,8 @@ MOMENTS = {
 
 @pytest.mark.parametrize(("text", "parts"), MOMENTS.items())
 def test_what_portals_write_is_a_moment(text: str, parts: tuple[int, ...]) -> None:
-    year, month, day, *time = (*parts, 1, 1)[: max(len(parts), 3)]
-    assert moment_of(text)[0] == datetime(year, month, day, *time, tzinfo=UTC)
+    year, month, day, hour, minute, second, microsecond = (*parts, *(0, 1, 1, 0, 0, 0, 0)[len(parts) :])
+    assert moment_of(text)[0] == datetime(year, month, day, hour, minute, second, microsecond, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from conftest import Cli
 from seed_registry import DatabaseUrl, Settings, ingest
 from seed_registry.cli.rejects import app
 from seed_registry.errors import IndexNotUnderstood, IndexUnreadable, SettingsInvalid, TooManyRejects
+from seed_registry.index.dialects import DIALECTS
 from seed_registry.index.opening import CHUNK_BYTES
 from seed_registry.index.replaying import Origins, parse, read_lines
 from seed_registry.registry import schema
@@ -320,8 +321,12 @@ async def test_the_dialect_is_told_by_the_first_record_that_can(
 ) -> None:
     broken = [line("{", reason="not_json"), line("[]"), line("{}"), line(b"\xff"), line("[" * 9000), b"junk"]
     path = rejects(*broken, line(DETECTED[dialect]))
-    report = await replayed(path, database_url, domain=SITE)
+    domain = None if DIALECTS[dialect].refuses_domain else SITE
+    report = await replayed(path, database_url, domain=domain)
     assert (report.dialect, report.assets.inserted, report.assets.rejected) == (dialect, 1, 6)
+    if domain is None:
+        with pytest.raises(SettingsInvalid, match="--domain cannot be used"):
+            await replayed(path, database_url, domain=SITE)
 
 
 async def test_a_dialect_that_nothing_tells_has_to_be_named(database_url: DatabaseUrl, rejects: Write) -> None:

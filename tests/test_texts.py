@@ -184,7 +184,10 @@ def test_translations_of_a_package_stand_beside_its_title() -> None:
         assert found.texts_ignored == ()
         return found.name, found.description
 
-    translated = {"title_translated": {"fr": "Forêt", "de": "Wald"}, "notes_translated": {"fr": "Une forêt"}}
+    translated: dict[str, Any] = {
+        "title_translated": {"fr": "Forêt", "de": "Wald"},
+        "notes_translated": {"fr": "Une forêt"},
+    }
     assert names(title="Wald", notes="Ein Wald", **translated) == ("Wald", "Ein Wald")
     assert names("fr", title="Wald", notes="Ein Wald", **translated) == ("Forêt", "Une forêt")
     assert names(title="", notes=None, **translated) == ("Forêt", "Une forêt")

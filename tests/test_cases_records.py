@@ -1,0 +1,279 @@
+"""Indexes whose records were loaded wrongly once; the inputs follow public reports and real files."""
+
+# ruff: noqa: ASYNC240  # nothing else runs in the event loop of a test that writes a file
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from conftest import Cli
+from seed_registry import DatabaseUrl, Report, Settings, ingest
+from seed_registry.errors import SettingsInvalid
+
+pytestmark = pytest.mark.anyio
+CATALOG = {"conformsTo": "https://project-open-data.cio.gov/v1.1/schema", "@id": "https://open.example.org/data.json"}
+HUB = "https://data-city.opendata.example.com/datasets/"
+ASSETS = """
+    select asset_key, source_key, asset.name, description, asset.url,
+      to_char(asset.updated_at at time zone 'UTC', 'YYYY-MM-DD') as day
+    from registry.assets as asset join registry.sources as source on source.id = asset.source_id order by 1
+"""
+
+
+@pytest.fixture(autouse=True)
+def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEED_REGISTRY_HOME", str(home))
+
+
+async def load(url: DatabaseUrl, path: Path, content: Any = None, **settings: Any) -> Report:
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    report = await ingest([str(path)], Settings(database_url=url, **settings))
+    assert report.dry_run or (report.verification and report.verification.passed)
+    return report
+
+
+async def rows(url: DatabaseUrl) -> list[dict[str, Any]]:
+    connection = await asyncpg.connect(url.reveal)
+    try:
+        return [dict(row) for row in await connection.fetch(ASSETS)]
+    finally:
+        await connection.close()
+
+
+async def column(url: DatabaseUrl, name: str) -> list[Any]:
+    return [row[name] for row in await rows(url)]
+
+
+def data_sets(*records: dict[str, Any], **header: Any) -> dict[str, Any]:
+    return CATALOG | header | {"dataset": list(records)}
+
+
+async def test_a_host_whose_label_looks_like_a_socrata_id_gives_no_key(
+    database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    pages = [f"{HUB}{number}_0" for number in ("0fb5c2c6", "6138a095", "aec47582")]
+    records = [{"identifier": page, "title": "t", "landingPage": page} for page in pages]
+    report = await load(database_url, tmp_path / "i.json", data_sets(*records))
+    assert (report.assets.inserted, report.assets.duplicate) == (3, 0)
+    assert await column(database_url, "asset_key") == pages
+
+
+async def test_a_landing_page_never_beats_an_identifier(database_url: DatabaseUrl, tmp_path: Path) -> None:
+    site = "https://open.example.org"
+    pages = [f"{site}/data/developers/data-sets/{n}.html" for n in range(2)] + ["https://doi.org/10.1/abcd-2345"] * 2
+    pages += [f"{site}/d/abcd-2345"] * 2  # a story about two datasets
+    records = [{"identifier": f"bureau-{n}", "title": "t", "landingPage": page} for n, page in enumerate(pages)]
+    report = await load(database_url, tmp_path / "i.json", data_sets(*records))
+    assert (report.assets.inserted, report.assets.duplicate) == (6, 0)
+    assert await column(database_url, "asset_key") == [f"bureau-{n}" for n in range(6)]
+
+
+async def test_the_objects_of_dcat_us_3_are_keys_and_urls(database_url: DatabaseUrl, tmp_path: Path) -> None:
+    page = "https://climate.example.gov/obs"
+    identifier = {"@type": "Identifier", "schemaAgency": "Climate Center", "notation": "CC-1", "version": "1.0"}
+    records = [
+        {"identifier": identifier, "title": "Observations", "landingPage": {"@type": "Document", "@id": page}},
+        {"identifier": "https://climate.example.gov/id/2", "title": "Normals", "landingPage": {"accessURL": page}},
+    ]
+    header = {"@type": "Catalog", "conformsTo": {"@type": "Standard", "title": "DCAT-US 3.0"}}
+    report = await load(database_url, tmp_path / "i.json", data_sets(*records, **header))
+    assert (report.dialect, report.assets.inserted, report.texts_ignored) == ("data-json", 2, 0)
+    assert await column(database_url, "asset_key") == ['["Climate Center","CC-1"]', "https://climate.example.gov/id/2"]
+    assert await column(database_url, "url") == [page, page]
+
+
+async def test_the_records_decide_where_the_name_of_their_array_does_not(
+    database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    records = [
+        {"@type": "dcat:Dataset", "accessLevel": "public", "identifier": key, "title": key} for key in ("a", "b")
+    ]
+    for thing in (CATALOG | {"datasets": records}, {"datasets": records} | CATALOG):
+        report = await load(database_url, tmp_path / "i.json", thing)
+        assert (report.dialect, report.assets.read, report.assets.rejected) == ("data-json", 2, 0)
+    assert await column(database_url, "source_key") == ["open.example.org"] * 2
+
+
+async def test_reduced_dates_are_their_first_moment_and_others_are_told(
+    database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    dates = ["2018-05", "2015", "2018-05-07", "R/P1M", None]
+    records = [{"identifier": f"m-{n}", "title": "t", "modified": date} for n, date in enumerate(dates)]
+    report = await load(database_url, tmp_path / "i.json", data_sets(*records))
+    assert await column(database_url, "day") == ["2018-05-01", "2015-01-01", "2018-05-07", None, None]
+    assert (report.dates_ignored, report.texts_ignored, report.ignored_fields) == (1, 0, {"updated_at": 1})
+
+
+async def test_a_number_is_a_title_and_one_that_no_float_holds_costs_only_the_date(
+    database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    records = b'[{"identifier":"a","title":300.210,"description":1e400,"modified":1e400},{"identifier":"b","title":7}]'
+    data = json.dumps(CATALOG).encode()[:-1] + b',"dataset":' + records + b"}"
+    report = await load(database_url, tmp_path / "i.json", data)
+    assert (report.assets.inserted, report.assets.rejected, report.dates_ignored) == (2, 0, 1)
+    assert await column(database_url, "name") == ["300.210", "7"]
+    assert await column(database_url, "description") == ["1e400", None]
+    again = await load(database_url, tmp_path / "i.json")
+    assert (again.assets.unchanged, again.dates_ignored) == (2, 1)
+
+
+FOREST = {
+    "help": "https://ckan.example.ch/api/3/action/help_show?name=package_search", "success": True,
+    "result": {"count": 2, "results": [
+        {"id": "a1", "name": "bevoelkerung", "title": {"de": "Bevölkerung", "fr": "Population", "en": ""},
+         "notes": {"de": "Stand", "fr": "Etat"}, "metadata_modified": "2024-05-01T08:00:00"},
+        {"id": "a2", "name": "wald", "title": '{"de": "Wald", "fr": "Forêt"}', "notes": "",
+         "title_translated": {"de": "Wald", "fr": "Forêt"}, "metadata_modified": "2024-05-01T08:00:00"},
+    ]},
+}  # fmt: skip
+
+
+async def test_texts_of_several_languages_give_the_one_that_is_asked_for(
+    database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    for language, names in ((None, ["Bevölkerung", "Wald"]), ("fr", ["Population", "Forêt"])):
+        report = await load(database_url, tmp_path / "i.json", FOREST, language=language)
+        assert await column(database_url, "name") == names
+        assert report.texts_ignored == 0
+    assert report.assets.updated == 2, "the language is part of the content hash"
+    assert await column(database_url, "description") == ["Etat", ""]
+    assert (await load(database_url, tmp_path / "i.json", language="fr")).assets.unchanged == 2
+
+
+HOMEPAGES = [
+    {"id": "p-1", "name": "air-quality", "title": "A", "url": "https://www.agency.example.net/air.html"},
+    {"id": "p-2", "name": "bus-stops", "title": "B", "url": "https://transport.example.com/stops"},
+    {"id": "p-3", "name": "school-places", "title": "S", "url": ""},
+    {"id": "p-4", "name": "budget", "title": "F", "url": "Finance department"},
+]
+
+
+async def test_the_portal_that_is_told_goes_before_the_homepages_of_packages(
+    database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    lines = b"\n".join(
+        json.dumps(package | {"metadata_modified": "2024", "resources": []}).encode() for package in HOMEPAGES
+    )
+    hinted = await load(database_url, tmp_path / "i.jsonl", lines, max_rejects=Settings().max_rejects.parse("3"))
+    assert (hinted.assets.inserted, hinted.assets.rejected) == (2, 2)
+    found = [(row["source_key"], row["url"]) for row in await rows(database_url)]
+    assert found == [("www.agency.example.net", HOMEPAGES[0]["url"]), ("transport.example.com", HOMEPAGES[1]["url"])]
+    told = await load(database_url, tmp_path / "i.jsonl", domain="Data.City.example.org")
+    assert (told.sources.read, told.assets.inserted, told.assets.updated) == (1, 2, 2)
+    assert {(row["source_key"], row["url"]) for row in await rows(database_url)} == {
+        ("data.city.example.org", f"https://data.city.example.org/dataset/{package['name']}") for package in HOMEPAGES
+    }
+
+
+async def test_the_portal_that_is_told_goes_before_that_of_a_catalogues_header(
+    database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    records = [{"identifier": f"https://many.example.org/{n}", "landingPage": "https://l.org/1"} for n in range(3)]
+    report = await load(database_url, tmp_path / "i.json", data_sets(*records), domain="data.body.example.org")
+    assert (report.sources.inserted, report.assets.inserted) == (1, 3)
+    assert set(await column(database_url, "source_key")) == {"data.body.example.org"}
+
+
+DISCOVERED = {"results": [{"resource": {"id": "aaaa-2222"}, "metadata": {"domain": "d.org"}}]}
+SEEDED = {"sources": [{"domain": "d.org"}], "assets": [{"id": "a", "domain": "d.org"}]}
+
+
+@pytest.mark.parametrize(("content", "why"), [(DISCOVERED, "may name several"), (SEEDED, "lists its sources itself")])
+async def test_a_domain_that_cannot_be_meant_is_a_usage_error_before_anything_is_loaded(
+    database_url: DatabaseUrl, tmp_path: Path, cli: Cli, content: Any, why: str
+) -> None:
+    first, second = tmp_path / "a.json", tmp_path / "b.json"
+    first.write_text(json.dumps(data_sets({"identifier": "a", "title": "t"})))
+    second.write_text(json.dumps(content))
+    with pytest.raises(SettingsInvalid, match=why):
+        await ingest([str(first), str(second)], Settings(database_url=database_url, domain="x.org"))
+    assert await rows(database_url) == []
+    done = cli("load", "--domain", "x.org", second, url=database_url)
+    assert done.returncode == 2
+    assert why.encode() in done.stderr.splitlines()[-2]
+    assert cli("load", "-", "--domain", "x.org", url=database_url, input=second.read_bytes()).returncode == 2
+    assert cli("explain", "--domain", "x.org", second).returncode == 2
+    fixed = cli("load", second, url=database_url)
+    assert fixed.returncode == 0, "the mend that the message names"
+
+
+async def test_records_that_name_their_portal_keep_it_and_that_is_told(
+    database_url: DatabaseUrl, tmp_path: Path, cli: Cli
+) -> None:
+    records = [{"id": f"k-{n}", "domain": f"d{n}.org", "permalink": f"https://d{n}.org/d/k"} for n in range(2)]
+    path = tmp_path / "i.json"
+    path.write_text(json.dumps(records))
+    done = cli("load", "--domain", "x.org", path, url=database_url)
+    assert done.returncode == 0
+    assert b'"domain_not_used"' in done.stderr
+    assert await column(database_url, "source_key") == ["d0.org", "d1.org"]
+
+
+async def test_texts_that_are_none_are_counted_by_field_and_told(
+    database_url: DatabaseUrl, tmp_path: Path, cli: Cli
+) -> None:
+    records = [
+        {"identifier": f"a-{n}", "title": {"what": "x"}, "description": True, "landingPage": 7, "modified": "soon"}
+        for n in range(30)
+    ]
+    path = tmp_path / "i.json"
+    path.write_text(json.dumps(data_sets(*records, {"identifier": "good", "title": "t", "description": None})))
+    for command in ("plan", "load"):
+        done = cli(command, path, "--json", url=database_url)
+        report = json.loads(done.stdout)
+        assert (report["dates_ignored"], report["texts_ignored"]) == (30, 90)
+        assert report["ignored_fields"] == {"updated_at": 30, "name": 30, "description": 30, "url": 30}
+        told = [json.loads(line) for line in done.stderr.splitlines()]
+        texts = [line for line in told if line["event"] == "text_ignored"]
+        assert len(texts) == 20
+        assert {line["field"] for line in texts} == {"name", "description", "url"}
+        assert (texts[0]["level"], texts[0]["key"], texts[0]["index"]) == ("warning", "a-0", str(path))
+        words = cli(command, path, url=database_url).stdout.decode()
+        assert "30 dates, 30 names, 30 descriptions, 30 URLs left out" in " ".join(words.split())
+    few = tmp_path / "few.json"
+    few.write_text(json.dumps(data_sets({"identifier": "few", "title": False}, {"identifier": "fine", "title": "t"})))
+    assert "1 name left out" in cli("load", few, url=database_url).stdout.decode()
+    fine = tmp_path / "fine.json"
+    fine.write_text(json.dumps(data_sets({"identifier": "fine", "title": "t"})))
+    done = cli("load", fine, "--json", url=database_url)
+    assert "ignored_fields" not in json.loads(done.stdout)
+
+
+async def test_the_texts_of_sources_are_counted_too(database_url: DatabaseUrl, tmp_path: Path) -> None:
+    content = {
+        "sources": [{"domain": "d.org", "name": {"de": "Portal"}}, {"domain": "e.org", "name": True}],
+        "assets": [],
+    }
+    report = await load(database_url, tmp_path / "i.json", content)
+    assert (report.texts_ignored, report.ignored_fields) == (1, {"name": 1})
+
+
+# real files
+
+
+REAL = {
+    "arcgis_hub_county.json": ({}, 61, 1),
+    "udata_evian.json": ({}, 8, 1),
+    "usmart_data_json.json": ({"domain": "data.body.example.org"}, 31, 1),
+    "ckan_search_first_page.json": ({}, 10, 1),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+async def test_every_record_of_a_real_index_is_a_row_of_its_own(
+    database_url: DatabaseUrl, shared_data: Path, name: str
+) -> None:
+    settings, assets, sources = REAL[name]
+    path = shared_data / "portals" / name
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    report = await load(database_url, path, **settings)
+    assert (report.assets.read, report.assets.inserted, report.sources.inserted) == (assets, assets, sources)
+    assert (report.dates_ignored, report.texts_ignored) == (0, 0)
+    if settings:
+        assert set(await column(database_url, "source_key")) == {settings["domain"]}
