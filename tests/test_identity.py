@@ -114,12 +114,14 @@ PAGES = {
 @pytest.mark.parametrize(("page", "key"), PAGES.values(), ids=PAGES)
 def test_a_data_set_without_an_identifier_is_its_node_or_what_socrata_made_of_it(page: Any, key: str | None) -> None:
     portal = Portal(header=OWN)
-    for absent in (None, "", " ", [], {}):
+    nothing: list[Any] = [None, "", " ", [], {}]
+    for absent in nothing:
         record = {"title": "t", "landingPage": page, "identifier": absent}
         assert key_of(DATA_JSON, record, portal) == key
         assert key_of(DATA_JSON, record | {"@id": f"https://{OTHER}/7"}, portal) == f"https://{OTHER}/7"
         assert key_of(DATA_JSON, record | {"@id": "_:b0"}, portal) == key, "such a node is another one in each file"
-    for unreadable in (True, ["x", "y"], {"what": "x"}):
+    odd: list[Any] = [True, ["x", "y"], {"what": "x"}]
+    for unreadable in odd:
         record = {"title": "t", "landingPage": page, "identifier": unreadable}
         assert key_of(DATA_JSON, record, portal) is None
 
