@@ -37,7 +37,8 @@ from seed_registry.errors import (
 from seed_registry.records import Asset
 from seed_registry.registry.auditing import Auditor
 from seed_registry.registry.connecting import session
-from seed_registry.registry.schema import apply, introspect, quoted
+from seed_registry.registry.identifiers import quoted
+from seed_registry.registry.schema import apply, introspect
 from seed_registry.report import Check, Silent
 from test_poolers import PGBOUNCER, configured, listens
 

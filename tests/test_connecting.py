@@ -24,8 +24,8 @@ from seed_registry.errors import (
 )
 from seed_registry.registry import connecting
 from seed_registry.registry.connecting import connect, session, translated
+from seed_registry.registry.identifiers import quoted
 from seed_registry.registry.pooling import READ_ONLY
-from seed_registry.registry.schema import quoted
 from seed_registry.registry.urls import read
 from seed_registry.settings import DatabaseUrl
 

@@ -15,7 +15,7 @@ import pytest
 from conftest import Cli
 from seed_registry.registry.diagnosing import Finding, look_at_disks, look_at_program
 from seed_registry.registry.examining import examine
-from seed_registry.registry.schema import quoted
+from seed_registry.registry.identifiers import quoted
 from seed_registry.settings import DatabaseUrl
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]

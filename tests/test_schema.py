@@ -24,8 +24,9 @@ from seed_registry.errors import SchemaMismatch, SchemaMissing, SettingsInvalid
 from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry import embedded, schema
 from seed_registry.registry.connecting import connect, session
+from seed_registry.registry.identifiers import quoted
 from seed_registry.registry.merging import Merger, asset_values, upsert_assets, upsert_sources
-from seed_registry.registry.schema import Table, Tables, introspect, quoted
+from seed_registry.registry.schema import Table, Tables, introspect
 from seed_registry.registry.tabling import Values, plain_values
 from seed_registry.report import MergeCounts
 from seed_registry.settings import DatabaseUrl

@@ -18,8 +18,9 @@ from seed_registry import ingest
 from seed_registry.errors import SeedRegistryError
 from seed_registry.registry import schema
 from seed_registry.registry.connecting import session
+from seed_registry.registry.identifiers import quoted
 from seed_registry.registry.merging import Merger
-from seed_registry.registry.schema import introspect, quoted
+from seed_registry.registry.schema import introspect
 from seed_registry.report import MergeCounts
 from seed_registry.settings import DatabaseUrl, Settings
 

@@ -21,6 +21,7 @@ from seed_registry.registry.limiting import limited
 from seed_registry.registry.merging import Merger
 from seed_registry.registry.planning import Outlook, Planner
 from seed_registry.registry.pooling import READ_ONLY, is_pooled
+from seed_registry.registry.rehearsal import rehearse
 from seed_registry.registry.remedies import is_not_yet
 from seed_registry.registry.schema import Tables
 from seed_registry.registry.sql import statement
@@ -110,8 +111,8 @@ class Registry:
                     self.tables = await schema.introspect(connection, settings.columns, settings.schema)
                     empty = statement("is_empty").format(table=self.tables.assets.name)
                     self._is_empty = await connection.fetchval(empty)
-                    if not settings.dry_run:
-                        await self._see_that_it_may_be_written(connection, self.tables)
+                    # told now, and not by the first batch, when sources have been written
+                    await rehearse(connection, self.tables, is_reading=settings.dry_run)
             except asyncpg.LockNotAvailableError as exc:
                 raise locked(url, await blockers(connection)) from exc
             if is_pooled(connection):
@@ -122,16 +123,6 @@ class Registry:
         if self.database is None:  # or it was told, and this is another try
             self._progress.tell("info", "connected", **msgspec.structs.asdict(database))
         self.database = database
-
-    async def _see_that_it_may_be_written(self, connection: asyncpg.Connection[Any], tables: Tables) -> None:
-        """Told now, and not by the first batch, when sources have been written."""
-        names = [tables.sources.name, tables.assets.name]
-        if missing := await connection.fetchval(statement("missing_privileges"), names):
-            raise DatabaseRefused(
-                f"this role has no privilege to {missing}\n"
-                "let the tables' owner run the output of `seed-registry schema grants ROLE`",
-                sqlstate=asyncpg.InsufficientPrivilegeError.sqlstate,
-            )
 
     def use(self, ledger: Ledger) -> None:
         """Have checkpoints written, by the run's own session and by those that are opened from now on."""

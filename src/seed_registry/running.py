@@ -207,6 +207,9 @@ class Run:
         for table in (registry.tables.sources, registry.tables.assets):
             if table.left_out:
                 self.progress.tell("warning", "columns_left_out", table=table.name, fields=table.left_out)
+            for caution in table.cautions:
+                note = f"{caution.finding}; {caution.fix}"
+                self.progress.tell("warning", caution.event, table=table.name, note=note)
         if path:
             cached, asked = read_source_cache(path, str(registry.url)), self.settings.provider
             if asked:  # of two sources of a key the cache may have the other one

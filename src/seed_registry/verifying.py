@@ -9,8 +9,9 @@ import asyncpg
 
 from seed_registry.accounting import Loaded
 from seed_registry.records import SourceRow
+from seed_registry.registry.identifiers import quoted
 from seed_registry.registry.merging import Merger
-from seed_registry.registry.schema import Tables, quoted
+from seed_registry.registry.schema import Tables
 from seed_registry.registry.sql import statement
 from seed_registry.report import Check, Progress, Tally, Verification
 

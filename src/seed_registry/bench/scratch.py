@@ -17,7 +17,7 @@ import asyncpg
 from seed_registry.errors import DatabaseRefused, SeedRegistryError
 from seed_registry.registry import schema
 from seed_registry.registry.connecting import session
-from seed_registry.registry.schema import quoted
+from seed_registry.registry.identifiers import quoted
 from seed_registry.settings import DatabaseUrl
 
 PREFIX: Final = "seed_registry_bench_"

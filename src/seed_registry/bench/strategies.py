@@ -26,9 +26,10 @@ from seed_registry.marks import Mark
 from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry import schema
 from seed_registry.registry.connecting import flush, session
+from seed_registry.registry.identifiers import quoted
 from seed_registry.registry.limiting import limited
 from seed_registry.registry.merging import Merger
-from seed_registry.registry.schema import Tables, quoted
+from seed_registry.registry.schema import Tables
 from seed_registry.report import MergeCounts, Progress, Stages, Tally
 from seed_registry.settings import Settings
 from seed_registry.sourcing import SourceBook, Writer

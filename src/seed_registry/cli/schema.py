@@ -12,13 +12,18 @@ import typer
 from seed_registry.access import database
 from seed_registry.cli.console import print_rows
 from seed_registry.cli.options import Columns, DatabaseOption, columns_of, database_of
+from seed_registry.escaping import printable
 from seed_registry.registry import schema
 from seed_registry.registry.connecting import session
+from seed_registry.registry.identifiers import shown
+from seed_registry.registry.rehearsal import rehearse
 from seed_registry.registry.sql import statement
 from seed_registry.settings import Settings
 
 app = typer.Typer(help="The registry's tables: create, check, show.", no_args_is_help=True)
 Result = TypeVar("Result")
+# Longer than any warning: its fix must not be cut, it is a command to be copied.
+_SHOWN_CHARACTERS = 4_000
 
 
 @app.command()
@@ -32,14 +37,19 @@ def apply(database_url: DatabaseOption = None) -> None:
 def check(database_url: DatabaseOption = None, column: Columns = None) -> None:
     """Say whether a load could write to the tables as they are; exit 1 if not."""
     settings = Settings(columns=columns_of(column))
-    tables = _with_session(database_url, lambda connection: schema.introspect(connection, settings.columns))
+
+    async def look(connection: asyncpg.Connection[Any]) -> schema.Tables:
+        tables = await schema.introspect(connection, settings.columns)
+        await rehearse(connection, tables)
+        return tables
+
+    tables = _with_session(database_url, look)
     for table in (tables.sources, tables.assets):
-        rows = [
-            (field, column_, table.types[field], "key" if field in table.key else "")
-            for field, column_ in table.columns.items()
-        ]
+        rows = [(field, column.name, column.type, _remark(table, field)) for field, column in table.facts.items()]
         rows += [(field, "", "", "left out: no such column") for field in table.left_out]
-        print_rows(table.name.replace('"', ""), ("field", "column", "type", ""), rows)
+        print_rows(shown(table.name), ("field", "column", "type", ""), rows)
+        for caution in table.cautions:
+            typer.echo(printable(f"warning: {caution.finding}; {caution.fix}", _SHOWN_CHARACTERS))
     typer.echo("a load can write to them")
 
 
@@ -53,6 +63,14 @@ def show() -> None:
 def grants(role: Annotated[str, typer.Argument(help="The role that loads.")]) -> None:
     """Print the statements that let a role load, and nothing more; pipe them to the owner's psql."""
     typer.echo(schema.grants(role), nl=False)
+
+
+def _remark(table: schema.Table, field: str) -> str:
+    """What to know of a column besides its type."""
+    if field in table.key:
+        return "key"
+    default = table.facts[field].default
+    return f"where missing {printable(default.expression)}" if default else ""
 
 
 def _with_session(database_url: str | None, action: Callable[[asyncpg.Connection[Any]], Awaitable[Result]]) -> Result:

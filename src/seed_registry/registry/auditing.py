@@ -16,10 +16,11 @@ from msgspec import Struct
 
 from seed_registry.errors import DatabaseRefused
 from seed_registry.records import Asset, Source, SourceRow
+from seed_registry.registry.identifiers import quoted
 from seed_registry.registry.limiting import limited
 from seed_registry.registry.merging import asset_values
 from seed_registry.registry.pooling import is_pooled
-from seed_registry.registry.schema import Table, Tables, quoted
+from seed_registry.registry.schema import Table, Tables
 from seed_registry.registry.source_rows import find_source_rows, with_stored_providers
 from seed_registry.registry.sql import statement
 from seed_registry.registry.staging import staged_type

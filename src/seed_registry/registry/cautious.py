@@ -8,9 +8,10 @@ from typing import Any
 import asyncpg
 
 from seed_registry.records import Asset, SourceRow
+from seed_registry.registry.identifiers import quoted
 from seed_registry.registry.merging import asset_values
 from seed_registry.registry.planning import key_hashes
-from seed_registry.registry.schema import Table, Tables, quoted
+from seed_registry.registry.schema import Table, Tables
 from seed_registry.registry.sql import statement
 from seed_registry.registry.tabling import TableMerger
 from seed_registry.report import Stages

@@ -18,7 +18,7 @@ from seed_registry.errors import DatabaseRefused, DatabaseUnavailable, SchemaMis
 from seed_registry.escaping import printable
 from seed_registry.registry.libpq import LOOKS_LIKE, unusable
 from seed_registry.registry.reaching import open_session
-from seed_registry.registry.remedies import is_disk_full
+from seed_registry.registry.remedies import RowsKeptOut, is_disk_full
 from seed_registry.registry.sql import statement
 from seed_registry.registry.urls import read
 from seed_registry.settings import DatabaseUrl, PoolerName
@@ -122,6 +122,8 @@ def refusal(exc: Exception) -> str:
     """Why the database cannot take a record."""
     if isinstance(exc, asyncpg.PostgresError):
         return f"{exc.args[0]} (SQLSTATE {exc.sqlstate})"
+    if isinstance(exc, RowsKeptOut):
+        return str(exc)
     return f"it cannot be sent: {type(exc).__name__}"
 
 

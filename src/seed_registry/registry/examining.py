@@ -10,7 +10,9 @@ import asyncpg
 from seed_registry.errors import SchemaMismatch, SeedRegistryError, SettingsInvalid
 from seed_registry.registry.connecting import session
 from seed_registry.registry.diagnosing import Finding, State, failure, look_at_connection, parted
-from seed_registry.registry.schema import Table, Tables, introspect, quoted
+from seed_registry.registry.identifiers import quoted
+from seed_registry.registry.rehearsal import rehearse
+from seed_registry.registry.schema import Table, Tables, introspect
 from seed_registry.registry.sql import statement
 from seed_registry.settings import DatabaseUrl, PoolerName
 
@@ -27,6 +29,15 @@ _SETTINGS: Final = (
     "fsync", "autovacuum", "max_wal_size", "shared_buffers",
     "log_statement", "log_min_duration_statement", "default_toast_compression",
 )  # fmt: skip
+
+
+# What the events of a load are called here.
+_CAUTIONS: Final = {
+    "unlogged_tables": "unlogged",
+    "row_security": "row security",
+    "triggers": "triggers",
+    "values_required": "required",
+}
 
 
 async def examine(url: DatabaseUrl, columns: Mapping[str, str], schema: str, pooler: PoolerName) -> list[Finding]:
@@ -90,6 +101,7 @@ async def _registry(connection: asyncpg.Connection[Any], columns: Mapping[str, s
     findings = [await _privileges(connection, schema)]
     try:
         tables = await introspect(connection, columns, schema)
+        await rehearse(connection, tables, is_reading=True)  # privileges are a line of their own
     except (SchemaMismatch, SettingsInvalid) as exc:
         finding, mend = parted(str(exc), "; ", ": ")
         return [*findings, Finding("schema", "fail", finding, mend)]
@@ -138,17 +150,7 @@ async def _table(connection: asyncpg.Connection[Any], table: Table, tables: Tabl
     if facts["indexes"] > _MANY_INDEXES:
         mend = "drop those that nobody asks, or build them after a first load"
         findings.append(Finding("indexes", "warn", f"{name} has {facts['indexes']}, all written for every row", mend))
-    if facts["triggers"]:
-        found = f"{name} has {', '.join(facts['triggers'])}: run for every row"
-        findings.append(
-            Finding("triggers", "warn", found, f"alter table {table.name} disable trigger user; for a first load")
-        )
-    if facts["hides_rows"]:
-        mend = "load as the owner, or as a role with bypassrls"
-        findings.append(Finding("row security", "warn", f"policies on {name} may hide rows from this role", mend))
-    if facts["is_unlogged"]:
-        mend = f"alter table {table.name} set logged;"
-        findings.append(Finding("unlogged", "warn", f"{name} is emptied by a crash of the server", mend))
+    findings += [Finding(_CAUTIONS[caution.event], "warn", caution.finding, caution.fix) for caution in table.cautions]
     return findings
 
 

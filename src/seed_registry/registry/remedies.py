@@ -46,6 +46,10 @@ _BY_SQLSTATE: Final = {
 _ENCODING: Final = (ValueError, TypeError, OverflowError)
 
 
+class RowsKeptOut(Exception):
+    """Rows were written without an error, and the table does not hold them: a trigger returned none."""
+
+
 class CommitUnknown(Exception):
     """A COMMIT was sent and no answer came, for the connection was `lost`; `counts` are the batch's if it was done."""
 
@@ -84,6 +88,8 @@ def remedy(exc: BaseException) -> Remedy:
         return remedy(cause) if isinstance(cause, asyncpg.PostgresError) else Remedy.RECONNECT
     if isinstance(exc, CommitUnknown):
         return Remedy.RECONNECT
+    if isinstance(exc, RowsKeptOut):
+        return Remedy.HALVE
     # asyncpg: the connection is closed, or ended between two messages. OSError: sockets, and TimeoutError.
     if isinstance(exc, (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)):
         return Remedy.HALVE if isinstance(exc, _ENCODING) else Remedy.RECONNECT

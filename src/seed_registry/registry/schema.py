@@ -6,7 +6,7 @@ Adaptation goes by the catalog (columns, types, unique indexes), never by guesse
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Final
 
@@ -14,13 +14,17 @@ import asyncpg
 from msgspec import Struct
 
 from seed_registry.errors import SchemaMismatch, SchemaMissing, SettingsInvalid
+from seed_registry.registry.identifiers import quoted
 from seed_registry.registry.sql import statement
+from seed_registry.registry.suitability import Caution, cautions, folded_key, refusal
 
 SCHEMA: Final = "registry"
 
 _TEXT: Final = {"text", "varchar", "bpchar", "citext"}
 _IDS: Final = {"int8", "int4", "uuid"}
 _MOMENTS: Final = {"timestamptz", "timestamp"}
+# What pg_attribute.atttypmod counts besides the characters.
+_VARLENA_HEADER: Final = 4
 _DOCUMENTS: Final = {"jsonb", "json", "text"}
 
 # Names under which a field is found where the operator names none; the first that is there is taken.
@@ -32,11 +36,12 @@ _ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 class _Kind(Struct, frozen=True):
-    """One of the two tables: its fields with the types they fit, which must be there, and the keys it may have."""
+    """One of the two tables: its fields and their types, which are needed, which a record may lack, its keys."""
 
     name: str
     fields: Mapping[str, set[str]]
     needed: tuple[str, ...]
+    optional: tuple[str, ...]
     keys: tuple[tuple[str, ...], ...]
 
 
@@ -44,6 +49,7 @@ _SOURCES: Final = _Kind(
     "sources",
     {"provider": _TEXT, "source_key": _TEXT, "name": _TEXT, "url": _TEXT, "raw": _DOCUMENTS, "content_hash": {"bytea"}},
     ("source_key",),
+    ("name", "url"),
     (("provider", "source_key"), ("source_key",)),
 )
 _ASSETS: Final = _Kind(
@@ -60,8 +66,40 @@ _ASSETS: Final = _Kind(
         "content_hash": {"bytea"},
     },
     ("asset_key", "source_id"),
+    ("name", "description", "url", "updated_at"),
     (("asset_key",), ("provider", "asset_key"), ("source_id", "asset_key")),
 )
+
+
+class Default(Struct, frozen=True):
+    """What a NOT NULL column gets where a record has no value; the same at any time if `is_constant`."""
+
+    expression: str
+    is_constant: bool
+
+
+class Column(Struct, frozen=True):
+    """A column that a field goes to.
+
+    Attributes:
+        name: of the column.
+        type: pg_type.typname; of a domain, that of the type that it is over.
+        type_id: the oid of its type, of a domain that of the domain.
+        is_domain: whether its type is one.
+        length: the most characters that it takes; None without a limit.
+        precision: the digits of a second that it keeps; None if all that there are.
+        default: what it gets where a record has no value and it is NOT NULL; None if NULL.
+        is_folded: whether it takes texts that are spelt otherwise for equal (citext, nondeterministic collations).
+    """
+
+    name: str
+    type: str
+    type_id: int
+    is_domain: bool = False
+    length: int | None = None
+    precision: int | None = None
+    default: Default | None = None
+    is_folded: bool = False
 
 
 class Table(Struct, frozen=True):
@@ -76,6 +114,8 @@ class Table(Struct, frozen=True):
         id_type: the type of its `id` column, None where it has none.
         touched: whether it has an `updated_at` of its own that tells when a row changed (sources).
         left_out: fields that it has no column for.
+        facts: for each field that it has a column for, what else is known of that.
+        cautions: what should be known before a load writes to it.
     """
 
     schema: str
@@ -86,6 +126,8 @@ class Table(Struct, frozen=True):
     id_type: str | None
     touched: bool
     left_out: list[str]
+    facts: dict[str, Column]
+    cautions: list[Caution]
 
     @property
     def name(self) -> str:
@@ -108,11 +150,6 @@ class Tables(Struct, frozen=True):
     def salt(self) -> str:
         """What of the tables goes into content hashes: a column added later makes a reload fill it."""
         return ",".join(self.assets.columns) + "/" + ",".join(self.sources.columns)
-
-
-def quoted(identifier: str) -> str:
-    """An identifier, quoted for SQL."""
-    return '"' + identifier.replace('"', '""') + '"'
 
 
 async def apply(connection: asyncpg.Connection[Any], schema: str = SCHEMA) -> None:
@@ -166,37 +203,98 @@ async def introspect(
             f"{schema}.assets.{assets.columns['source_id']} is {assets.types['source_id']}, "
             f"but {schema}.sources.id is {sources.id_type}"
         )
-    tied = await connection.fetchval(statement("foreign_key"), assets.name, sources.name, assets.columns["source_id"])
-    return Tables(sources, assets, bool(tied))
+    link = assets.columns["source_id"]
+    tie = await connection.fetchrow(statement("foreign_key"), assets.name, sources.name, link)
+    assert tie is not None
+    if tie["elsewhere"]:
+        raise SchemaMismatch(
+            f"{schema}.assets.{link} refers to {tie['elsewhere']}, not to {schema}.sources: "
+            f"drop that foreign key, or name another column with --column assets.source_id=COLUMN"
+        )
+    return Tables(sources, assets, tie["is_tied"])
 
 
 async def _look(connection: asyncpg.Connection[Any], schema: str, kind: _Kind, named: dict[str, str]) -> Table:
     rows = await connection.fetch(statement("columns"), schema, kind.name)
     if not rows:
         raise SchemaMissing(f"there is no table {schema}.{kind.name}: create it with `seed-registry schema apply`")
-    if not rows[0]["plain"]:
-        raise SchemaMismatch(f"{schema}.{kind.name} is no plain table: a load cannot upsert into partitions or views")
-    types: dict[str, str] = {row["name"]: row["type"] for row in rows}
+    name = f"{quoted(schema)}.{quoted(kind.name)}"
+    facts = await connection.fetchrow(statement("table"), schema, kind.name)
+    assert facts is not None
+    if refused := refusal(name, facts):
+        raise SchemaMismatch(refused)
+    written = {row["name"]: row for row in rows if not row["is_generated"]}
+    types: dict[str, str] = {column: row["type"] for column, row in written.items()}
     columns = _find_columns(schema, kind, types, named)
     touched = kind is _SOURCES and types.get("updated_at") in _MOMENTS
-    filled = {*columns.values(), *(["updated_at"] if touched else [])}
-    if unfilled := [row["name"] for row in rows if row["required"] and row["name"] not in filled]:
-        raise SchemaMismatch(
-            f"{schema}.{kind.name}.{unfilled[0]} is NOT NULL without a default, and no field fills it: "
-            f"give it a default, or name the field with --column {kind.name}.FIELD={unfilled[0]}"
-        )
-    indexes = [set(row["columns"]) for row in await connection.fetch(statement("unique_indexes"), schema, kind.name)]
+    _see_that_all_are_filled(schema, kind, written.values(), {*columns.values(), *(["updated_at"] if touched else [])})
+    key = _find_key(schema, kind, columns, await connection.fetch(statement("unique_indexes"), schema, kind.name))
+    for column in (columns[field] for field in key):
+        if written[column]["is_folded"]:
+            raise SchemaMismatch(folded_key(name, column, types[column]))
+    described = {field: _described(written[column]) for field, column in columns.items()}
     return Table(
         schema=schema,
         relation=kind.name,
         columns=columns,
         types={field: types[column] for field, column in columns.items()},
-        key=_find_key(schema, kind, columns, indexes),
+        key=key,
         id_type=types["id"] if types.get("id") in _IDS else None,
         touched=touched,
         left_out=[
             field for field in kind.fields if field not in columns and not (kind is _ASSETS and field == "provider")
         ],
+        facts=described,
+        cautions=cautions(
+            name,
+            facts,
+            [
+                column
+                for field, column in columns.items()
+                if field in kind.optional and written[column]["refuses_null"] and described[field].default is None
+            ],
+        ),
+    )
+
+
+def _see_that_all_are_filled(
+    schema: str, kind: _Kind, rows: Iterable[Mapping[str, Any]], filled: Collection[str]
+) -> None:
+    """See that no column is left without a value that it wants.
+
+    Raises:
+        SchemaMismatch: one would be.
+    """
+    for row in rows:
+        if row["name"] in filled or row["is_identity"] or row["default_expression"] is not None:
+            continue
+        if row["refuses_null"]:
+            raise SchemaMismatch(
+                f"{schema}.{kind.name}.{row['name']} is NOT NULL without a default, and no field fills it: "
+                f"give it a default, or name the field with --column {kind.name}.FIELD={row['name']}"
+            )
+        if kind is _SOURCES and row["name"] == "id":
+            raise SchemaMismatch(
+                f"{schema}.sources.id has no default, so that a new source would have no id for its assets\n"
+                f"run: alter table {quoted(schema)}.sources alter column id set not null, "
+                "alter column id add generated by default as identity;"
+            )
+
+
+def _described(row: Mapping[str, Any]) -> Column:
+    type_, modifier = row["type"], row["modifier"]
+    default = None
+    if row["refuses_null"] and row["default_expression"] is not None:
+        default = Default(row["default_expression"], row["is_constant"])
+    return Column(
+        name=row["name"],
+        type=type_,
+        type_id=row["type_id"],
+        is_domain=row["is_domain"],
+        length=modifier - _VARLENA_HEADER if type_ in ("varchar", "bpchar") and modifier >= 0 else None,
+        precision=modifier if type_ in _MOMENTS and modifier >= 0 else None,
+        default=default,
+        is_folded=row["is_folded"],
     )
 
 
@@ -222,14 +320,18 @@ def _find_columns(schema: str, kind: _Kind, types: Mapping[str, str], named: dic
     return columns
 
 
-def _find_key(schema: str, kind: _Kind, columns: Mapping[str, str], indexes: list[set[str]]) -> tuple[str, ...]:
+def _find_key(
+    schema: str, kind: _Kind, columns: Mapping[str, str], indexes: Sequence[Mapping[str, Any]]
+) -> tuple[str, ...]:
     possible = [key for key in kind.keys if all(field in columns for field in key)]
+    usable = [set(index["columns"]) for index in indexes if index["flaw"] is None]
     for key in possible:
-        if {columns[field] for field in key} in indexes:
+        if {columns[field] for field in key} in usable:
             return key
     wanted = ", ".join(quoted(columns[field]) for field in possible[0])
+    flawed = "; ".join(f"{index['name']} {index['flaw']}" for index in indexes if index["flaw"])
     raise SchemaMismatch(
-        f"{schema}.{kind.name} has no unique index that an upsert could go by; run:\n"
+        f"{schema}.{kind.name} has no unique index that an upsert could go by{flawed and f' ({flawed})'}; run:\n"
         f"  create unique index on {schema}.{kind.name} ({wanted});"
     )
 

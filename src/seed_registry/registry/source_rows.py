@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from seed_registry.errors import SettingsInvalid
 from seed_registry.escaping import printable
 from seed_registry.records import Source, SourceRow
-from seed_registry.registry.schema import Table, quoted
+from seed_registry.registry.identifiers import quoted
+from seed_registry.registry.schema import Table
 from seed_registry.registry.sql import statement
 
 

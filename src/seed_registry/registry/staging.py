@@ -7,7 +7,9 @@ from typing import Any, Final
 
 import asyncpg
 
-from seed_registry.registry.schema import Table, quoted
+from seed_registry.errors import SchemaMismatch
+from seed_registry.registry.identifiers import quoted, shown
+from seed_registry.registry.schema import Table
 from seed_registry.registry.sql import statement
 
 _STAGED_TYPES: Final = {
@@ -66,7 +68,10 @@ class Staging:
 
     async def can_go_straight(self) -> bool:
         """Whether rows can be copied into the registry table itself: only if its columns are of our own types."""
-        if any(type_ not in _STRAIGHT_TYPES[field] for field, type_ in self._table.types.items()):
+        if any(
+            column.is_domain or column.is_folded or column.type not in _STRAIGHT_TYPES[field]
+            for field, column in self._table.facts.items()
+        ):
             return False
         # jsonb's binary form is a version number before the text; the record's own bytes need no other encoding.
         await self._connection.set_type_codec(
@@ -91,6 +96,23 @@ class Staging:
             asyncpg.PostgresError: the server refuses a value, or a key that is there already.
         """
         return await self._copy(self._table.relation, self._table.schema, list(self._table.columns.values()), rows)
+
+    async def see_that_types_are_the_same(self) -> None:
+        """See that what was copied is of the types that its columns have.
+
+        asyncpg asks for the types of a COPY once a session: after an `alter column type` the bytes of a value of the
+        old type would be taken for one of the new.
+
+        Raises:
+            SchemaMismatch: somebody changed the table since it was looked at.
+        """
+        columns = [column.name for column in self._table.facts.values()]
+        types = await self._connection.fetchval(statement("column_types"), self._table.name, columns)
+        if types != [column.type_id for column in self._table.facts.values()]:
+            raise SchemaMismatch(
+                f"the columns of {shown(self._table.name)} were changed during the load; load again: it goes on from "
+                "what is there"
+            )
 
     async def _copy(self, table: str, schema: str, columns: list[str], rows: Sequence[Sequence[Any]]) -> int:
         status: str = await self._connection.copy_records_to_table(

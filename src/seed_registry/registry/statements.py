@@ -9,8 +9,8 @@ from seed_registry.registry.sql import statement
 from seed_registry.registry.staging import staged_type
 
 
-def upsert(table: Table, staging: str) -> str:
-    """The staged batch into its table."""
+def upsert(table: Table, staging: str, *, also_equal: bool = False) -> str:
+    """The staged batch into its table; rows that do not differ are left alone, or `also_equal` ones are updated."""
     fields = list(table.columns)
     proposed = {field: f"excluded.{table.column(field)}" for field in fields}
     assignments = [
@@ -21,7 +21,7 @@ def upsert(table: Table, staging: str) -> str:
         if field in (set(fields) - _kept(table) or table.key)
     ]
     columns = [table.column(field) for field in fields]
-    values = [_unstaged(table, field) for field in fields]
+    values = [_filled(table, field) for field in fields]
     if table.touched:
         columns.append("updated_at")
         values.append("pg_catalog.now()")
@@ -34,6 +34,18 @@ def upsert(table: Table, staging: str) -> str:
         order=", ".join(_ordered(table, field) for field in table.key),
         key=", ".join(table.column(field) for field in table.key),
         assignments=", ".join(assignments),
+        differs="true" if also_equal else _differs(table, proposed),
+    )
+
+
+def kept_out(table: Table, staging: str) -> str:
+    """How many of the staged batch, just upserted, the table does not hold: a trigger kept them out."""
+    proposed = {field: f"({_fitted(table, field, 'staged')})" for field in table.columns}
+    return statement("kept_out").format(
+        table=table.name,
+        staging=staging,
+        same_key=_same_key(table, "staged"),
+        key_column=table.column(table.key[-1]),
         differs=_differs(table, proposed),
     )
 
@@ -54,7 +66,7 @@ def filter_by_hash(table: Table) -> str:
 def by_value(table: Table, name: str) -> str:
     """A statement that joins a batch, given as one array a field, to the rows of the same keys."""
     fields = list(table.columns)
-    proposed = {field: f"({_unstaged(table, field, 'batch')})" for field in fields}
+    proposed = {field: f"({_fitted(table, field, 'batch')})" for field in fields}
     conditions = [f"{condition} as {field}" for field, condition in _differences(table, proposed).items()]
     return statement(name).format(
         table=table.name,
@@ -76,8 +88,8 @@ def _arrays(types: list[str]) -> str:
     return ", ".join(f"${number}::pg_catalog.{type_}[]" for number, type_ in enumerate(types, 1))
 
 
-def _same_key(table: Table) -> str:
-    return " and ".join(f"existing.{table.column(field)} = batch.{field}" for field in table.key)
+def _same_key(table: Table, alias: str = "batch") -> str:
+    return " and ".join(f"existing.{table.column(field)} = {alias}.{field}" for field in table.key)
 
 
 def _unstaged(table: Table, field: str, alias: str = "staged") -> str:
@@ -95,6 +107,43 @@ def _kept(table: Table) -> set[str]:
     return {*table.key, *({"provider"} if "source_key" in table.columns else ())}
 
 
+def _filled(table: Table, field: str) -> str:
+    """What is inserted of a staged value: where it is missing, the default of a column that is NOT NULL.
+
+    A default that is another one whenever it is asked for (a clock's, a sequence's) is given to new rows only: rows
+    that are there keep what they have, or every load would change them.
+    """
+    value, default = _unstaged(table, field), table.facts[field].default
+    if default is None:
+        return value
+    if default.is_constant:
+        return f"coalesce({value}, {default.expression})"
+    held = f"(select {_held(table, field)} from {table.name} as existing where {_same_key(table, 'staged')})"
+    return f"coalesce({value}, {held}, {default.expression})"
+
+
+def _fitted(table: Table, field: str, alias: str) -> str:
+    """What a row would hold once a staged value was written to it: defaults, and what a limited type makes of it.
+
+    A text that is too long for its column stays as it is, which no row can hold.
+    """
+    column, value = table.facts[field], _unstaged(table, field, alias)
+    if column.precision is not None:
+        value = f"{value}::pg_catalog.{column.type}({column.precision})"
+    if column.type == "bpchar":  # compared as text, and so without the blanks that pad it
+        value = f"pg_catalog.rtrim({value}, ' ')"
+    elif column.length is not None:
+        fits = f"pg_catalog.length(pg_catalog.rtrim({value}, ' ')) <= {column.length}"
+        value = f"case when {fits} then pg_catalog.left({value}, {column.length}) else {value} end"
+    if column.default is None:
+        return value
+    return f"coalesce({value}, {column.default.expression if column.default.is_constant else _held(table, field)})"
+
+
+def _held(table: Table, field: str) -> str:
+    return f"existing.{table.column(field)}"
+
+
 def _differs(table: Table, proposed: Mapping[str, str]) -> str:
     """Whether an existing row would become another one."""
     return f"({' or '.join(_differences(table, proposed).values()) or 'false'})"
@@ -106,10 +155,12 @@ def _differences(table: Table, proposed: Mapping[str, str]) -> dict[str, str]:
     for field in table.columns:
         if field in _kept(table) or field == "content_hash":
             continue
-        current, value = f"existing.{table.column(field)}", proposed[field]
+        current, value = _held(table, field), proposed[field]
         if field == "updated_at":
             value = f"greatest({current}, {value})"
-        if table.types[field] == "json":  # json has no equality of its own
-            current, value = f"{current}::pg_catalog.jsonb", f"{value}::pg_catalog.jsonb"
+        if table.types[field] == "json":  # json has no equality of its own, and not all of it is jsonb as well
+            current, value = f"{current}::pg_catalog.text", f"{value}::pg_catalog.text"
+        if table.facts[field].is_folded:
+            current, value = (f'{text}::pg_catalog.text collate pg_catalog."C"' for text in (current, value))
         conditions[field] = f"{current} is distinct from {value}"
     return conditions

@@ -14,12 +14,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from seed_registry.records import Asset, Source
+from seed_registry.registry.identifiers import shown
 from seed_registry.registry.limiting import limited
 from seed_registry.registry.pooling import is_pooled
-from seed_registry.registry.remedies import CommitUnknown, Remedy, remedy
+from seed_registry.registry.remedies import CommitUnknown, Remedy, RowsKeptOut, remedy
 from seed_registry.registry.schema import Table
 from seed_registry.registry.staging import Staging
-from seed_registry.registry.statements import by_value, filter_by_hash, upsert
+from seed_registry.registry.statements import by_value, filter_by_hash, kept_out, upsert
 from seed_registry.report import MergeCounts, Stages
 
 Record = TypeVar("Record", Source, Asset)
@@ -86,6 +87,8 @@ class TableMerger:
         self._compare = by_value(table, "compare")
         self._plan = by_value(table, "plan")
         self._upsert = upsert(table, self.staging.name)
+        self._kept_out = kept_out(table, self.staging.name)
+        self._defaulted = [number for number, field in enumerate(table.columns) if table.facts[field].default]
 
     async def prepare(self, *, is_empty: bool = False) -> None:
         """Batches for a table that `is_empty` are copied straight into it while that goes well."""
@@ -100,10 +103,13 @@ class TableMerger:
         unique = self._unique(records, values)
         duplicate = len(records) - len(unique)
         if self._straight:
-            counts = await self._copy_straight(unique, values, duplicate, save)
-            if counts is not None:
-                return counts
-            self._straight = False
+            columns = self._columns(unique, values)
+            # COPY cannot send a default for one row and a value for another.
+            if not any(None in columns[number] for number in self._defaulted):
+                counts = await self._copy_straight(list(zip(*columns, strict=True)), duplicate, save)
+                if counts is not None:
+                    return counts
+                self._straight = False
         rows = await self._not_held(unique, values) if self._by_hash else unique
         # A record without a hash may be held all the same, and an upsert would lock the row only to find that out.
         if rows and (not self._by_hash or None in values("content_hash", rows)):
@@ -210,6 +216,8 @@ class TableMerger:
                 async with self._step("copying"):
                     await self.staging.create(per_transaction=True)
             inserted, updated = await self._upserted(rows)
+            if inserted + updated < len(rows):
+                await self._see_that_none_is_kept_out()
             if is_callers:
                 await self.staging.empty()
             counts = replace(
@@ -231,20 +239,34 @@ class TableMerger:
         inserted, updated = written
         return inserted, updated
 
+    async def _see_that_none_is_kept_out(self) -> None:
+        """Rows that were not written must be there, and equal."""
+        async with self._step("merging"):
+            missing = await self._connection.fetchval(self._kept_out)
+        if missing:
+            raise RowsKeptOut(f"a trigger of {shown(self._table.name)} keeps it out")
+
     async def _copy_straight(
-        self, records: list[Record], values: Values[Record], duplicate: int, save: Save | None
+        self, rows: Sequence[Sequence[Any]], duplicate: int, save: Save | None
     ) -> MergeCounts | None:
-        """Copy into the table itself; None, and nothing copied, if it has one of these keys by now."""
-        rows = list(zip(*self._columns(records, values), strict=True))
+        """Copy into the table itself; None, and nothing copied, if it does not take all of them like this."""
         async with self._transaction() as transaction:
             try:
                 async with self._step("copying"):
                     inserted = await self.staging.fill_table(rows)
+                    await self.staging.see_that_types_are_the_same()
             except (asyncpg.UniqueViolationError, asyncpg.FeatureNotSupportedError):
+                inserted = -1  # one of these keys is there by now, or COPY is not allowed
+            except asyncpg.PostgresError:
+                async with self._step("copying"):
+                    await transaction.rollback()
+                    await self.staging.see_that_types_are_the_same()
+                raise
+            if inserted < len(rows):
                 async with self._step("copying"):
                     await transaction.rollback()
                 return None
-            counts = MergeCounts(inserted, 0, len(rows) - inserted, duplicate)
+            counts = MergeCounts(inserted, 0, 0, duplicate)
             if save:
                 async with self._step("committing"):
                     await save(counts, lazily=False)

@@ -1,4 +1,4 @@
--- What of a table makes a load slow, or its rows less than they seem.
+-- What of a table makes a load slow.
 select
   (
     select pg_catalog.count(*) from pg_catalog.pg_index as index where index.indrelid = class.oid
@@ -9,17 +9,12 @@ select
       on attribute.attrelid = index.indrelid and attribute.attnum = index.indkey[0]
     where index.indrelid = class.oid and index.indisvalid and index.indpred is null and attribute.attname = $2
   ) as has_index,
+  -- besides those that may change rows, of which every load warns
   array(
     select trigger.tgname::text from pg_catalog.pg_trigger as trigger
     where trigger.tgrelid = class.oid and not trigger.tgisinternal and trigger.tgenabled <> 'D'
+      and trigger.tgtype & 3 <> 3
     order by trigger.tgname
-  ) as triggers,
-  class.relpersistence = 'u' as is_unlogged,
-  class.relrowsecurity
-    and (class.relforcerowsecurity or not pg_catalog.pg_has_role(class.relowner, 'usage'))
-    and not exists (
-      select from pg_catalog.pg_roles as role
-      where role.rolname = current_user and (role.rolsuper or role.rolbypassrls)
-    ) as hides_rows
+  ) as triggers
 from pg_catalog.pg_class as class
 where class.oid = pg_catalog.to_regclass($1);

@@ -1,0 +1,10 @@
+-- How many rows of a staged batch, upserted a moment ago in this transaction, the table does not hold. A trigger that
+-- returns no row keeps one out without an error. What a trigger changed was written by this transaction all the same.
+select pg_catalog.count(*)
+from {staging} as staged
+left join {table} as existing on {same_key}
+where existing.{key_column} is null
+  or (
+    {differs}
+    and pg_catalog.age(existing.xmin) > pg_catalog.age(pg_catalog.pg_current_xact_id()::pg_catalog.xid)
+  );
