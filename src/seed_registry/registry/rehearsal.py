@@ -50,7 +50,8 @@ async def rehearse(connection: asyncpg.Connection[Any], tables: Tables, *, is_re
 async def _explain(connection: asyncpg.Connection[Any], table: Table, setting: str = "") -> None:
     try:
         async with connection.transaction():
-            await connection.execute(setting)
+            if setting:
+                await connection.execute(setting)
             await connection.execute(f"explain {upsert(table, _nothing(table))}")
     except (asyncpg.InsufficientPrivilegeError, asyncpg.LockNotAvailableError):
         raise
