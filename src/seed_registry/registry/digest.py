@@ -40,7 +40,8 @@ import asyncpg
 
 from seed_registry.errors import DatabaseRefused, SettingsInvalid
 from seed_registry.escaping import printable
-from seed_registry.registry.schema import Table, Tables, quoted
+from seed_registry.registry.identifiers import quoted
+from seed_registry.registry.schema import Table, Tables
 from seed_registry.registry.sql import statement
 from seed_registry.report import Digest, TableDigest
 

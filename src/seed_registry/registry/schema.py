@@ -325,14 +325,22 @@ def _find_key(
 ) -> tuple[str, ...]:
     possible = [key for key in kind.keys if all(field in columns for field in key)]
     usable = [set(index["columns"]) for index in indexes if index["flaw"] is None]
+    # ON CONFLICT takes all indexes of these columns, and fails if one of them is deferrable.
+    deferrable = {index["name"]: set(index["columns"]) for index in indexes if index["is_deferrable"]}
     for key in possible:
-        if {columns[field] for field in key} in usable:
+        wanted = {columns[field] for field in key}
+        if wanted in usable and wanted not in deferrable.values():
             return key
-    wanted = ", ".join(quoted(columns[field]) for field in possible[0])
-    flawed = "; ".join(f"{index['name']} {index['flaw']}" for index in indexes if index["flaw"])
+    wanted = {columns[field] for field in possible[0]}
+    listed = ", ".join(quoted(columns[field]) for field in possible[0])
+    name, flawed = (
+        f"{quoted(schema)}.{quoted(kind.name)}",
+        "; ".join(f"{i['name']} {i['flaw']}" for i in indexes if i["flaw"]),
+    )
+    drops = "".join(f"drop constraint {quoted(index)}, " for index, of in deferrable.items() if of == wanted)
+    fix = f"alter table {name} {drops}add unique ({listed});" if drops else f"create unique index on {name} ({listed});"
     raise SchemaMismatch(
-        f"{schema}.{kind.name} has no unique index that an upsert could go by{flawed and f' ({flawed})'}; run:\n"
-        f"  create unique index on {schema}.{kind.name} ({wanted});"
+        f"{schema}.{kind.name} has no unique index that an upsert could go by{flawed and f' ({flawed})'}; run:\n  {fix}"
     )
 
 

@@ -8,6 +8,7 @@ select
       on attribute.attrelid = index.indrelid and attribute.attnum = part.number
     order by part.position
   ) as columns,
+  not index.indimmediate as is_deferrable,
   case
     when not index.indisvalid then 'is not valid'
     when not index.indimmediate then 'is deferrable'
