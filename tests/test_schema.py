@@ -595,7 +595,12 @@ async def test_a_portal_of_another_provider_is_the_same_where_keys_alone_are_uni
 REFUSALS = {
     "no tables": ("", "", SchemaMissing, "there is no table registry.sources: .*`seed-registry schema apply`"),
     "no assets": (SOURCES, "", SchemaMissing, "there is no table registry.assets: .*`seed-registry schema apply`"),
-    "no key of assets": (SOURCES, NO_KEY, SchemaMismatch, r'create unique index on "registry"."assets" \("asset_key"\);'),
+    "no key of assets": (
+        SOURCES,
+        NO_KEY,
+        SchemaMismatch,
+        r'create unique index on "registry"."assets" \("asset_key"\);',
+    ),
     "no key of sources": (
         changed(SOURCES, ("unique (provider, source_key)", "unique (provider, id)")),
         ASSETS,
