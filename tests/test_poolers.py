@@ -266,6 +266,60 @@ async def test_a_read_only_session_through_a_pooler_cannot_write(pooler: Pooler)
     assert raised.value.sqlstate == "25006"
 
 
+# --- pools that are too small ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chosen", ["auto", "none"])
+@pytest.mark.parametrize("size", [1, 2, 4, 5])
+async def test_a_session_pool_that_is_too_small_leaves_as_many_workers_as_it_has_room_for(
+    size: int, chosen: Any, pooler: Pooler, database_url: DatabaseUrl, index: str, tmp_path: Path
+) -> None:
+    second = tmp_path / "second.json"
+    second.write_bytes(b"".join(generate(Workload(records=300, sources=3, seed=5))))
+    url, progress = pooler("session", default_pool_size=size), Recorder()
+    report = await ingest([index, str(second)], settings(url, pooler=chosen), progress)
+    assert report.verification is not None
+    assert report.verification.passed
+    assert report.assets.inserted + report.assets.updated + report.assets.duplicate == report.assets.read
+    assert report.retries == 0
+    told = [fields for _, event, fields in progress.told if event == "fewer_workers"]
+    assert [fields["workers"] for fields in told] == ([] if size == 5 else [max(size - 1, 1)] * 2)  # of each index
+    assert all("default_pool_size" in fields["reason"] for fields in told)
+    assert len(await contents(database_url)) == report.assets.inserted
+    again = await ingest([index, str(second)], settings(url, pooler=chosen))
+    assert (again.assets.inserted, again.assets.updated) == (0, 0)
+
+
+async def test_a_pool_that_others_use_up_is_named_and_not_the_host(
+    pooler: Pooler, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seed_registry.registry.connecting.CONNECT_TIMEOUT_SECONDS", 2)
+    url = pooler("session", default_pool_size=1)
+    async with session(url, pooler="none"):
+        with pytest.raises(DatabaseUnavailable) as raised:
+            await ingest([index], settings(url))
+    first, second = str(raised.value).splitlines()
+    assert first.endswith("the login is accepted, but a pooler lends no server: its pool is too small, or in use")
+    assert "default_pool_size" in second
+    assert "--concurrency" in second
+
+
+async def test_a_pooler_that_takes_fewer_clients_leaves_fewer_workers(pooler: Pooler, index: str) -> None:
+    url, progress = pooler("session", max_client_conn=3), Recorder()
+    report = await ingest([index], settings(url), progress)
+    assert report.verification is not None
+    assert report.verification.passed
+    (told,) = [fields for _, event, fields in progress.told if event == "fewer_workers"]
+    assert told["workers"] in (1, 2)  # one that was closed a moment ago may count still
+    assert "max_client_conn" in told["reason"]
+
+
+async def test_a_dry_run_shares_the_only_session_of_a_pool(pooler: Pooler, index: str) -> None:
+    report = await ingest([index], settings(pooler("session", default_pool_size=1), dry_run=True))
+    assert report.plan is not None
+    assert report.plan.assets.new == 1000
+
+
 async def test_a_url_can_say_itself_that_it_leads_to_a_pooler(database_url: DatabaseUrl) -> None:
     async with session(DatabaseUrl(f"{database_url.reveal}&pgbouncer=true")) as connection:
         assert is_pooled(connection)

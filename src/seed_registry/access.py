@@ -11,18 +11,19 @@ import asyncpg
 import msgspec
 import stamina
 
-from seed_registry.errors import CommitsLost, DatabaseRefused, DatabaseUnavailable, SchemaMissing
+from seed_registry.errors import CommitsLost, DatabaseRefused, DatabaseUnavailable, IndexTaken, SchemaMissing
 from seed_registry.lasting import LONGEST_WAIT_SECONDS, LastingWriter, OpenSession, Patience, Session
 from seed_registry.registry import embedded, schema
 from seed_registry.registry.connecting import blockers, locked, session
+from seed_registry.registry.holders import end_session
 from seed_registry.registry.identity import identify
 from seed_registry.registry.ledger import Ledger, hold, take_part
 from seed_registry.registry.limiting import limited
 from seed_registry.registry.merging import Merger
 from seed_registry.registry.planning import Outlook, Planner
-from seed_registry.registry.pooling import READ_ONLY, is_pooled
+from seed_registry.registry.pooling import READ_ONLY, is_behind_a_pooler, is_pooled
 from seed_registry.registry.rehearsal import rehearse
-from seed_registry.registry.remedies import is_not_yet
+from seed_registry.registry.remedies import is_lent_none, is_not_yet
 from seed_registry.registry.schema import Tables
 from seed_registry.registry.sql import statement
 from seed_registry.registry.urls import chosen, unverified
@@ -37,6 +38,8 @@ _DURABLE: Final = {"synchronous_commit": "on"}
 # Longer than the longest batch of somebody else, and well below what is waited for an answer.
 _LOCK_TIMEOUT_SECONDS: Final = 60
 _LOCK_TIMEOUT_SHARE: Final = 0.8
+# A pool with room lends a server in milliseconds; before the first batch nothing of ours keeps one for longer.
+_SECONDS_FOR_ROOM: Final = 5.0
 
 
 class Registry:
@@ -72,7 +75,10 @@ class Registry:
         self._stack = stack
         self._indexes = indexes
         self._is_empty = False
-        self._is_held = False
+        self._main_pid: int | None = None  # of the session that held the indexes last
+        self._pooler = settings.pooler
+        self._has_pooler = False
+        self._no_room: DatabaseUnavailable | None = None
         self._ledger: Ledger | None = None
         self._witness = Witness()
         self._idle: list[Writer] = []
@@ -113,9 +119,11 @@ class Registry:
                     self._is_empty = await connection.fetchval(empty)
                     # told now, and not by the first batch, when sources have been written
                     await rehearse(connection, self.tables, is_reading=settings.dry_run)
+                    self._has_pooler = await is_behind_a_pooler(connection)
             except asyncpg.LockNotAvailableError as exc:
                 raise locked(url, await blockers(connection)) from exc
             if is_pooled(connection):
+                self._pooler = "transaction"  # and need not be looked for again
                 note = "every batch makes its own staging tables; --pooler none if the pooler keeps sessions"
                 self._progress.tell("info", "pooler_found", note=note)
 
@@ -159,9 +167,20 @@ class Registry:
         elif self.url is None:
             writer = self.writer
         else:
-            writer = await self._stack.enter_async_context(self._lasting(self.url, self._open_worker))
+            writer = await self._new_writer(self.url)
         yield self._through(writer)
         self._idle.append(writer)
+
+    async def _new_writer(self, url: DatabaseUrl) -> Writer:
+        if self._no_room is not None:  # it was waited for once, and is not for every index
+            raise DatabaseUnavailable(str(self._no_room)) from self._no_room.__cause__
+        writer = self._lasting(url, lambda: self._open_worker(is_first=not writer.was_open))
+        try:
+            return await self._stack.enter_async_context(writer)
+        except DatabaseUnavailable as exc:
+            if is_lent_none(exc):
+                self._no_room = exc
+            raise
 
     def _may_come(self, exc: Exception) -> bool:
         """A server that is starting, or full, is waited for; one that is not there is more likely a mistake."""
@@ -179,7 +198,9 @@ class Registry:
 
     def _lasting(self, url: DatabaseUrl, opening: OpenSession) -> LastingWriter:
         settings = self._settings
-        patience = Patience(url, settings.retry_for_seconds, settings.io_timeout_seconds, self._tally, self._progress)
+        patience = Patience(
+            url, settings.retry_for_seconds, settings.io_timeout_seconds, self._tally, self._progress, self._pooler
+        )
         return LastingWriter(opening, patience, self._ledger)
 
     @asynccontextmanager
@@ -190,19 +211,25 @@ class Registry:
                 try:
                     seconds = self._settings.io_timeout_seconds
                     await hold(opened.connection, self._settings.schema, self._indexes, seconds)
-                except DatabaseRefused as exc:
-                    if not self._is_held:
+                except IndexTaken as exc:
+                    if self._main_pid is None:
                         raise
                     # The server may take a minute to notice that the session before this one is gone.
+                    if self._main_pid in exc.pids:
+                        await end_session(opened.connection, self._main_pid)
                     raise DatabaseUnavailable(str(exc)) from exc
-                self._is_held = True
+                self._main_pid = opened.connection.get_server_pid()
                 await self._take_part(opened.connection)
             yield opened
 
     @asynccontextmanager
-    async def _open_worker(self) -> AsyncIterator[Session]:
-        """A worker's session; without a ledger nothing else could tell what a crash of the server cost."""
-        async with self._open_session({} if self._ledger else _DURABLE) as opened:
+    async def _open_worker(self, *, is_first: bool) -> AsyncIterator[Session]:
+        """A worker's session; without a ledger nothing else could tell what a crash of the server cost.
+
+        The first time a pooler that lends the run's own session a server, and this one none, is not waited for long.
+        """
+        seconds = _SECONDS_FOR_ROOM if is_first and self._has_pooler else None
+        async with self._open_session({} if self._ledger else _DURABLE, seconds) as opened:
             async with limited(opened.connection, self._settings.io_timeout_seconds):
                 await self.check_commits(opened.connection)
             await self._take_part(opened.connection)
@@ -214,11 +241,11 @@ class Registry:
                 await take_part(connection, self._ledger.run_id)
 
     @asynccontextmanager
-    async def _open_session(self, own: dict[str, str]) -> AsyncIterator[Session]:
+    async def _open_session(self, own: dict[str, str], answer_seconds: float | None = None) -> AsyncIterator[Session]:
         settings, stages, tables = self._settings, self._tally.stages, self.tables
         assert self.url is not None
         own = self._lock_timeout | own | (READ_ONLY if settings.dry_run else {})
-        async with session(self.url, own, pooler=settings.pooler) as connection:
+        async with session(self.url, own, pooler=self._pooler, answer_seconds=answer_seconds) as connection:
             writer: Writer
             if settings.dry_run or tables is None:
                 writer = Planner(
@@ -243,7 +270,7 @@ class Registry:
                 )
             async with limited(connection, settings.io_timeout_seconds):
                 await writer.prepare(is_empty=self._is_empty)
-            yield Session(connection, writer)
+            yield Session(connection, writer, waits_for_disk=_DURABLE.items() <= own.items())
 
 
 @asynccontextmanager

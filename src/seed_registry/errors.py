@@ -22,6 +22,7 @@ message is one or two lines that name the thing and the mend; none ever holds a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -84,6 +85,14 @@ class DatabaseRefused(SeedRegistryError):
     def __init__(self, message: str, *, sqlstate: str | None = None) -> None:
         super().__init__(message)
         self.sqlstate = sqlstate
+
+
+class IndexTaken(DatabaseRefused):
+    """Another load has one of the indexes; `pids` are the server's sessions that say so, where they are known."""
+
+    def __init__(self, message: str, *, pids: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.pids = list(pids)
 
 
 class CommitsLost(DatabaseRefused):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+import anyio
 import asyncpg
 import stamina
 from msgspec import Struct
 
-from seed_registry.errors import DatabaseUnavailable
+from seed_registry.errors import DatabaseUnavailable, SeedRegistryError
 from seed_registry.marks import Mark
 from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry.connecting import blockers, locked, translated
@@ -19,21 +21,26 @@ from seed_registry.registry.ledger import Ledger
 from seed_registry.registry.limiting import limited
 from seed_registry.registry.merging import Merger
 from seed_registry.registry.remedies import CommitUnknown, Remedy, has_no_room, is_disk_full, remedy
+from seed_registry.registry.standby import AWAITED_STANDBY, missing, waits_for_standby
 from seed_registry.report import MergeCounts, Progress, Tally
-from seed_registry.settings import DatabaseUrl
+from seed_registry.settings import DatabaseUrl, PoolerName
 from seed_registry.sourcing import Writer
 
 _FIRST_WAIT_SECONDS: Final = 0.1
 LONGEST_WAIT_SECONDS: Final = 10.0
+# What takes longer is looked at: a COMMIT that waits for a standby waits without a word.
+_SUSPICIOUS_SECONDS: Final = 5.0
+_LONGEST_SUSPICION_SECONDS: Final = 60.0
 
 Result = TypeVar("Result")
 
 
 class Session(Struct, frozen=True):
-    """A connection, and what writes through it."""
+    """A connection, and what writes through it; whether its COMMITs wait for the disk, and for a standby's."""
 
     connection: asyncpg.Connection[Any]
     writer: Writer
+    waits_for_disk: bool = False
 
 
 OpenSession = Callable[[], AbstractAsyncContextManager[Session]]
@@ -53,10 +60,15 @@ class Patience(Struct, frozen=True):
     io_seconds: float
     tally: Tally
     progress: Progress
+    pooler: PoolerName = "auto"
 
 
 class LastingWriter:
-    """A `Writer` that survives deadlocks, lost connections and restarts of the server."""
+    """A `Writer` that survives deadlocks, lost connections and restarts of the server.
+
+    Attributes:
+        was_open: whether it has had a session.
+    """
 
     def __init__(
         self,
@@ -70,8 +82,11 @@ class LastingWriter:
         self._ledger = ledger
         self._stack = AsyncExitStack()
         self._session: Session | None = None
-        self._is_lost = self._was_open = False
+        self.was_open = False
+        self._is_lost = False
+        self._turn = anyio.Lock()
         self._blockers = ""
+        self._waits_for_standby = False
 
     async def __aenter__(self) -> Self:
         """Open the first session; where the server has no room for it, waiting is not worth it."""
@@ -91,6 +106,11 @@ class LastingWriter:
             SeedRegistryError: it failed for good.
             asyncpg.PostgresError, ValueError, TypeError: a record is to blame, see `Remedy.HALVE`.
         """
+        # One after the other: where there is no room for a worker, it shares this session with the producer.
+        async with self._turn:
+            return await self._patiently(action, self._patience.io_seconds if is_limited else None)
+
+    async def _patiently(self, action: Callable[[Session], Awaitable[Result]], seconds: float | None) -> Result:
         patience = self._patience
         try:
             async for attempt in stamina.retry_context(
@@ -101,7 +121,7 @@ class LastingWriter:
                 wait_max=LONGEST_WAIT_SECONDS,
             ):
                 with attempt:
-                    return await self._once(action, self._patience.io_seconds if is_limited else None)
+                    return await self._once(action, seconds)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as exc:
             if remedy(exc) is Remedy.HALVE:
                 raise
@@ -183,10 +203,14 @@ class LastingWriter:
         self._is_lost, self._blockers = False, ""
         try:
             opened = await self._opened()
-            async with limited(opened.connection, seconds):
+            async with limited(opened.connection, seconds), self._watched(opened):
                 return await action(opened)
         except Exception as exc:
             session = self._session
+            if session is not None and self._waits_for_standby and session.connection.is_closed():
+                self._session = None
+                await self._stack.aclose()
+                raise missing(self._patience.url) from exc  # another try would wait as long
             if session is not None and isinstance(exc, asyncpg.LockNotAvailableError):
                 with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                     async with limited(session.connection, seconds):
@@ -198,15 +222,38 @@ class LastingWriter:
                 await self._stack.aclose()
             raise
 
+    @asynccontextmanager
+    async def _watched(self, session: Session) -> AsyncIterator[None]:
+        """See that what takes long does not wait for a standby; only who waits for the disk waits for one."""
+        self._waits_for_standby = False
+        if not session.waits_for_disk:
+            yield
+            return
+        watch = asyncio.create_task(self._watch(session.connection))
+        try:
+            yield
+        finally:
+            watch.cancel()
+
+    async def _watch(self, connection: asyncpg.Connection[Any]) -> None:
+        patience, seconds = self._patience, _SUSPICIOUS_SECONDS
+        while not self._waits_for_standby:
+            await asyncio.sleep(seconds)
+            seconds = min(2 * seconds, _LONGEST_SUSPICION_SECONDS)
+            with suppress(SeedRegistryError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                self._waits_for_standby = await waits_for_standby(patience.url, connection, patience.pooler)
+        note = f"COMMIT waits for a synchronous standby: {AWAITED_STANDBY}"
+        patience.progress.tell("warning", "waiting_for_standby", note=note)
+
     async def _opened(self) -> Session:
         if self._session is None:
             self._session = await self._stack.enter_async_context(self._open_session())
-            self._was_open = True
+            self.was_open = True
         return self._session
 
     def _may_pass(self, exc: Exception) -> bool:
         """Whether to try again; told, if so."""
-        if not self._was_open and isinstance(exc, DatabaseUnavailable) and has_no_room(exc):
+        if not self.was_open and isinstance(exc, DatabaseUnavailable) and has_no_room(exc):
             return False
         if is_disk_full(exc) or not (self._is_lost or remedy(exc) in (Remedy.REPEAT, Remedy.RECONNECT)):
             return False

@@ -45,6 +45,7 @@ async def run(
     book: SourceBook,
     open_writer: OpenWriter,
     resumption: Resumption | None = None,
+    shared: Writer | None = None,
 ) -> None:
     """Load one index.
 
@@ -54,6 +55,7 @@ async def run(
         account: where everything is counted.
         book: the sources that are known.
         open_writer: opens one session for each worker.
+        shared: writes where there is no room for any of these; it may be the one that writes the sources, too.
         resumption: where the run that is resumed was with this index.
 
     Raises:
@@ -61,7 +63,7 @@ async def run(
             after anything else the batches in hand are rolled back.
     """
     try:
-        broken = await _run(reader, settings, account, book, open_writer, resumption)
+        broken = await _run(reader, settings, account, book, open_writer, resumption, shared)
     except BaseExceptionGroup as group:
         raise _first_cause(group) from group
     if broken is not None:
@@ -75,11 +77,12 @@ async def _run(
     book: SourceBook,
     open_writer: OpenWriter,
     resumption: Resumption | None,
+    shared: Writer | None,
 ) -> SeedRegistryError | None:
     async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
         lanes: list[Lane] = []
         try:
-            writers = await _opened(stack, open_writer, settings, account.progress)
+            writers = await _opened(stack, open_writer, settings, account.progress, shared)
             account.tally.workers = len(writers)
             for writer in writers:
                 send, receive = anyio.create_memory_object_stream[Batch](_QUEUED_BATCHES)
@@ -95,7 +98,11 @@ async def _run(
 
 
 async def _opened(
-    stack: AsyncExitStack, open_writer: OpenWriter, settings: Settings, progress: Progress
+    stack: AsyncExitStack,
+    open_writer: OpenWriter,
+    settings: Settings,
+    progress: Progress,
+    shared: Writer | None,
 ) -> list[Writer]:
     """As many sessions as wanted, or as the server has room for."""
     writers: list[Writer] = []
@@ -112,8 +119,10 @@ async def _opened(
     async with anyio.create_task_group() as tasks:
         for _ in range(settings.concurrency):
             tasks.start_soon(open_one)
-    if not writers:
+    if not writers and shared is None:
         raise full[0]
+    if not writers and shared is not None:
+        writers.append(shared)
     if full:
         progress.tell(
             "warning", "fewer_workers", workers=len(writers), wanted=settings.concurrency, reason=str(full[0])

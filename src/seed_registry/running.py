@@ -271,7 +271,7 @@ class Run:
             self.progress.tell("warning", "domain_not_used", index=name, note=note)
         book = self._book(registry, reader.provider)
         try:
-            await pipeline.run(reader, self.settings, account, book, registry.open_writer, resumption)
+            await pipeline.run(reader, self.settings, account, book, registry.open_writer, resumption, registry.writer)
         finally:
             self._sources |= {key: self._known[key] for key in book.rows}
         file, main, ledger = reader.file_state, registry.main, self._ledger

@@ -18,18 +18,25 @@ from seed_registry.errors import DatabaseRefused, DatabaseUnavailable, SchemaMis
 from seed_registry.escaping import printable
 from seed_registry.registry.libpq import LOOKS_LIKE, unusable
 from seed_registry.registry.reaching import open_session
-from seed_registry.registry.remedies import RowsKeptOut, is_disk_full
+from seed_registry.registry.remedies import NoServerLent, RowsKeptOut, is_disk_full
 from seed_registry.registry.sql import statement
-from seed_registry.registry.urls import read
+from seed_registry.registry.urls import Target, read
 from seed_registry.settings import DatabaseUrl, PoolerName
 
 CONNECT_TIMEOUT_SECONDS: Final = 30
 
 
 async def connect(
-    url: DatabaseUrl, own: dict[str, str] | None = None, *, pooler: PoolerName = "auto"
+    url: DatabaseUrl,
+    own: dict[str, str] | None = None,
+    *,
+    pooler: PoolerName = "auto",
+    answer_seconds: float | None = None,
 ) -> asyncpg.Connection[Any]:
     """Open a session for loading; its `own` settings go before what all of ours have.
+
+    A pooler that accepts the login may lend a server for the first statement within `answer_seconds`; None for as long
+    as connecting may take.
 
     Raises:
         DatabaseUnavailable: there is no connection to be had; the message tells host and cause.
@@ -39,7 +46,14 @@ async def connect(
     with_problem = f"cannot connect to {url}"
     target = read(url)
     try:
-        return await open_session(url, target, pooler=pooler, own=own or {}, timeout_seconds=CONNECT_TIMEOUT_SECONDS)
+        return await open_session(
+            url,
+            target,
+            pooler=pooler,
+            own=own or {},
+            timeout_seconds=CONNECT_TIMEOUT_SECONDS,
+            answer_seconds=answer_seconds,
+        )
     except ssl.SSLCertVerificationError as exc:  # before ValueError, which it is one of
         raise DatabaseUnavailable(
             f"{with_problem}: its certificate is not trusted: {exc.verify_message}\n"
@@ -57,8 +71,7 @@ async def connect(
         mend = "\nleave options= out of the URL: a pooler in between does not pass it on" if is_option else ""
         raise DatabaseUnavailable(f"{with_problem}: {exc.args[0]} (SQLSTATE {exc.sqlstate}){mend}") from exc
     except TimeoutError as exc:
-        seconds = CONNECT_TIMEOUT_SECONDS if target.timeout_seconds is None else target.timeout_seconds
-        raise DatabaseUnavailable(f"{with_problem}: no answer within {seconds} s; check host and port") from exc
+        raise DatabaseUnavailable(f"{with_problem}: {_silence(exc, target)}") from exc
     except (OSError, ssl.SSLError, asyncpg.InterfaceError, asyncpg.InternalClientError) as exc:
         if type(exc) is ConnectionError:  # asyncpg's own, of a server that it asked for TLS
             reason = f"no TLS came about, which sslmode={target.tls.mode} asks for"
@@ -71,6 +84,17 @@ async def connect(
                 f"{with_problem}: {reason}\nallow more of them (ulimit -n), or use fewer workers (--concurrency)"
             ) from exc
         raise DatabaseUnavailable(f"{with_problem}: {reason}; is the server running, are host and port right?") from exc
+
+
+def _silence(exc: TimeoutError, target: Target) -> str:
+    if isinstance(exc, NoServerLent):
+        return (
+            "the login is accepted, but a pooler lends no server: its pool is too small, or in use\n"
+            "let it hold one more than --concurrency (PgBouncer: default_pool_size, pool_size, max_db_connections), "
+            "or use fewer workers (--concurrency)"
+        )
+    seconds = CONNECT_TIMEOUT_SECONDS if target.timeout_seconds is None else target.timeout_seconds
+    return f"no answer within {seconds} s; check host and port"
 
 
 async def flush(connection: asyncpg.Connection[Any]) -> None:
@@ -99,14 +123,18 @@ def locked(url: DatabaseUrl, holders: str) -> DatabaseRefused:
 
 @asynccontextmanager
 async def session(
-    url: DatabaseUrl, own: dict[str, str] | None = None, *, pooler: PoolerName = "auto"
+    url: DatabaseUrl,
+    own: dict[str, str] | None = None,
+    *,
+    pooler: PoolerName = "auto",
+    answer_seconds: float | None = None,
 ) -> AsyncIterator[asyncpg.Connection[Any]]:
     """A session that is closed properly on success, and cut off without waiting on any failure.
 
     Raises:
         SeedRegistryError: whatever asyncpg raises inside comes out as one of the family.
     """
-    connection = await connect(url, own, pooler=pooler)
+    connection = await connect(url, own, pooler=pooler, answer_seconds=answer_seconds)
     try:
         yield connection
         await connection.close(timeout=CONNECT_TIMEOUT_SECONDS)

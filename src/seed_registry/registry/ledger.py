@@ -17,8 +17,10 @@ import xxhash
 from msgspec import Struct
 from msgspec.structs import astuple
 
-from seed_registry.errors import DatabaseRefused
+from seed_registry.errors import IndexTaken
+from seed_registry.escaping import printable
 from seed_registry.marks import OF_SOURCES, WHOLE, FileState, Mark
+from seed_registry.registry.holders import find_holders, told
 from seed_registry.registry.limiting import limited
 from seed_registry.registry.pooling import is_pooled
 from seed_registry.registry.sql import statement
@@ -227,7 +229,7 @@ async def begin(
     """Enter a run, or take up the last one with this key, if that did not end well; each step in so many `seconds`.
 
     Raises:
-        DatabaseRefused: a run that has one of these indexes is at work.
+        IndexTaken: a run that has one of these indexes is at work.
     """
     await _see_that_none_is_at_work(connection, run_id, indexes, seconds)
     async with limited(connection, seconds):
@@ -301,14 +303,15 @@ async def hold(
     A pooler hands sessions around: through one nothing is held.
 
     Raises:
-        DatabaseRefused: another load has one of them.
+        IndexTaken: another load has one of them.
     """
     if is_pooled(connection):
         return
     for index in sorted(set(indexes)):
-        if not await _locked(connection, _number(f"{schema} {index}"), seconds):
+        if not await _locked(connection, number := _number(f"{schema} {index}"), seconds):
             async with limited(connection, seconds):
-                raise _taken(index, await _running(connection, index))
+                by_whom = await _running(connection, index)
+            raise await _taken(connection, index, by_whom, number, seconds)
 
 
 async def _see_that_none_is_at_work(
@@ -323,15 +326,17 @@ async def _see_that_none_is_at_work(
             [index for index in indexes if index != "-"],
         )
     for other, its_indexes in rows:
-        if is_pooled(connection):
+        number = None if is_pooled(connection) else _number(f"run {other}")
+        if number is None:
             is_alive = await _is_advancing(connection, other, seconds)
         else:
-            is_alive = not await _locked(connection, number := _number(f"run {other}"), seconds)
+            is_alive = not await _locked(connection, number, seconds)
             if not is_alive:
                 async with limited(connection, seconds):
                     await connection.execute("select pg_catalog.pg_advisory_unlock($1)", number)
         if is_alive:
-            raise _taken(next(index for index in its_indexes if index in indexes), f" by run {other}")
+            index = next(index for index in its_indexes if index in indexes)
+            raise await _taken(connection, index, f" by run {other}", number, seconds)
 
 
 async def _is_advancing(connection: asyncpg.Connection[Any], run_id: str, seconds: float | None) -> bool:
@@ -362,9 +367,17 @@ def _number(text: str) -> int:
     return xxhash.xxh3_64_intdigest(f"seed-registry {text}".encode()) - (1 << 63)
 
 
-def _taken(index: str, by_whom: str) -> DatabaseRefused:
-    return DatabaseRefused(
-        f"{index} is being loaded into this database already{by_whom}\nwait until that is done, or stop it"
+async def _taken(
+    connection: asyncpg.Connection[Any], index: str, by_whom: str, number: int | None, seconds: float | None
+) -> IndexTaken:
+    """The error of an index that another load has; `number` is of the lock that tells of it, if one does."""
+    async with limited(connection, seconds):
+        holders = await find_holders(connection, number) if number is not None else []
+    who, mend = told(holders)
+    name = printable(index, 1_000)
+    return IndexTaken(
+        f"{name} is being loaded into this database already{by_whom}{who}\n{mend}",
+        pids=[holder.pid for holder in holders],
     )
 
 

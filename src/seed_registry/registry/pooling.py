@@ -105,6 +105,14 @@ class PooledConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has
             yield
 
 
+async def is_behind_a_pooler(connection: asyncpg.Connection[Any]) -> bool:
+    """Whether a pooler is in between, also one that keeps sessions: it hands out process ids of its own making."""
+    if is_pooled(connection):
+        return True
+    pid = await connection.fetchval("select pg_catalog.pg_backend_pid()")
+    return bool(pid != connection.get_server_pid())
+
+
 def is_pooled(connection: asyncpg.Connection[Any] | None) -> bool:
     """Whether it is a `PooledConnection`; of asyncpg's classes isinstance says yes to any connection."""
     return PooledConnection in type(connection).__mro__

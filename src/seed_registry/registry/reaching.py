@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import random
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
@@ -12,6 +14,7 @@ import asyncpg
 from seed_registry.errors import DatabaseRefused
 from seed_registry.registry.limiting import limited
 from seed_registry.registry.pooling import PooledConnection, set_up
+from seed_registry.registry.remedies import NoServerLent
 from seed_registry.registry.urls import Target
 from seed_registry.settings import DatabaseUrl, PoolerName
 
@@ -27,21 +30,30 @@ _KEEPALIVES: Final = {"keepalives_idle": 60, "keepalives_interval": 10, "keepali
 
 
 async def open_session(
-    url: DatabaseUrl, target: Target, *, pooler: PoolerName, own: dict[str, str], timeout_seconds: float
+    url: DatabaseUrl,
+    target: Target,
+    *,
+    pooler: PoolerName,
+    own: dict[str, str],
+    timeout_seconds: float,
+    answer_seconds: float | None = None,
 ) -> asyncpg.Connection[Any]:
     """A session that is set up for loading: behind a pooler anew in every transaction.
 
     Raises:
         DatabaseRefused: the pooler lends a server for one statement only.
+        NoServerLent: the login is accepted, but nothing is answered.
         OSError: nobody is there; like asyncpg's own errors it is the caller's to translate.
     """
     longest = timeout_seconds if target.timeout_seconds is None else target.timeout_seconds
     seconds = None if longest == math.inf else longest
+    answer_seconds = answer_seconds or seconds  # after the login
     if pooler != "transaction" and not (target.is_pooled and pooler == "auto"):
         connection = await _reach(target, seconds)
         try:
-            if await set_up(connection, own, unless_pooled=pooler == "auto", seconds=seconds):
-                return connection
+            async with _answered():
+                if await set_up(connection, own, unless_pooled=pooler == "auto", seconds=answer_seconds):
+                    return connection
         except BaseException:  # also cancelled: uvloop does not close as long as a connection is left over
             connection.terminate()
             raise
@@ -52,13 +64,22 @@ async def open_session(
     # Before it asks for types asyncpg turns JIT off for the session, which is the next client's, too.
     connection._server_caps = connection._server_caps._replace(jit=False)  # noqa: SLF001
     try:
-        await connection.execute("select", timeout=seconds)  # is there a server behind the pooler?
+        async with _answered():
+            await connection.execute("select", timeout=answer_seconds)  # is there a server behind the pooler?
         async with limited(connection, seconds):
             await _begin(connection, url)
     except BaseException:
         connection.terminate()
         raise
     return connection
+
+
+@asynccontextmanager
+async def _answered() -> AsyncIterator[None]:
+    try:
+        yield
+    except TimeoutError as exc:
+        raise NoServerLent from exc
 
 
 async def _begin(connection: asyncpg.Connection[Any], url: DatabaseUrl) -> None:

@@ -59,14 +59,28 @@ class CommitUnknown(Exception):
         self.lost = lost
 
 
+class NoServerLent(TimeoutError):
+    """The login was accepted, and then the first statement had no answer: a pooler's servers are all lent."""
+
+
 def is_disk_full(exc: BaseException) -> bool:
     """Whether the server's disk is full; it may be the last word before it goes down."""
     return isinstance(exc, asyncpg.DiskFullError) or isinstance(exc.__cause__, asyncpg.DiskFullError)
 
 
 def has_no_room(exc: DatabaseUnavailable) -> bool:
-    """Whether the server, or a role, has as many connections as it may."""
-    return isinstance(exc.__cause__, asyncpg.TooManyConnectionsError)
+    """Whether the server, a role or a pooler has as many connections as it may.
+
+    PgBouncer refuses a client too many as a protocol violation, Supavisor as an internal error.
+    """
+    return is_lent_none(exc) or isinstance(
+        exc.__cause__, (asyncpg.TooManyConnectionsError, asyncpg.ProtocolViolationError, asyncpg.InternalServerError)
+    )
+
+
+def is_lent_none(exc: DatabaseUnavailable) -> bool:
+    """Whether a pooler had no server to lend, which takes seconds to find out."""
+    return isinstance(exc.__cause__, NoServerLent)
 
 
 def is_not_yet(exc: BaseException) -> bool:
