@@ -11,7 +11,7 @@ import asyncpg
 import msgspec
 import stamina
 
-from seed_registry.errors import CommitsLost, DatabaseRefused, DatabaseUnavailable, IndexTaken, SchemaMissing
+from seed_registry.errors import CommitsLost, DatabaseUnavailable, IndexTaken, SchemaMissing
 from seed_registry.lasting import LONGEST_WAIT_SECONDS, LastingWriter, OpenSession, Patience, Session
 from seed_registry.registry import embedded, schema
 from seed_registry.registry.connecting import blockers, locked, session
