@@ -152,8 +152,10 @@ class Run:
             return
         key, indexes = self._key(tables.salt), [lasting_name(index) for index in self._indexes]
         rejects = encodable(str(self._rejects.path)) if self._rejects else ""
-        # What may have been edited is looked at again, and what comes through a pipe cannot be.
-        resume = self.settings.resume and not self.settings.full and "-" not in self._indexes
+        # What may have been edited is looked at again, and what comes through a pipe cannot be. What a crash may have
+        # emptied is loaded as if nothing had been there: its checkpoints tell nothing.
+        can_resume = not self.settings.full and "-" not in self._indexes and not tables.is_unlogged
+        resume = self.settings.resume and can_resume
         seconds = self.settings.io_timeout_seconds
         ledger = await main.do(
             lambda session: begin(session.connection, self.id, key, indexes, rejects, resume=resume, seconds=seconds),

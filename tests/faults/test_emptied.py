@@ -83,7 +83,9 @@ def test_what_was_emptied_while_a_run_was_stopped_is_loaded_again(
         scene.fetch(UNLOGGED)
     stopped(scene, MOMENTS[moment], "--concurrency", lanes)
     empty(scene, way, unlogged=unlogged)
-    check_loaded(scene, "--concurrency", lanes)
+    ended = check_loaded(scene, "--concurrency", lanes)
+    assert ('"run_resumed"' in ended.stderr) is not unlogged
+    assert ('"unlogged_tables"' in ended.stderr) is unlogged
 
 
 @pytest.mark.parametrize("way", WAYS)

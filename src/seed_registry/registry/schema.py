@@ -147,6 +147,12 @@ class Tables(Struct, frozen=True):
     tied: bool
 
     @property
+    def is_unlogged(self) -> bool:
+        """Whether a crash of the server empties one of them."""
+        cautions = [*self.sources.cautions, *self.assets.cautions]
+        return any(caution.event == "unlogged_tables" for caution in cautions)
+
+    @property
     def salt(self) -> str:
         """What of the tables goes into content hashes: a column added later makes a reload fill it."""
         return ",".join(self.assets.columns) + "/" + ",".join(self.sources.columns)
