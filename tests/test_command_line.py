@@ -359,7 +359,7 @@ def test_a_file_that_is_no_index_is_named_with_the_reason_and_nothing_is_written
         (b" \n\n", "is empty"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "is not an index but a PNG image"),
         (b"PK\x03\x04....", "is not an index but a zip archive"),
-        (b"<html><body>404</body></html>", 'is not JSON at all: it begins with "<html><body>404</bod"'),
+        (b"<html><body>404</body></html>", "is an HTML page, not an index"),
         (b'{"features": [{"geometry": 1}]}', "a shape that no dialect knows; it has features"),
         (b'"text"', "is not JSON at all"),
         (b"\x1f\x8b\x08\x00 no gzip", "the compressed data is damaged or cut off"),

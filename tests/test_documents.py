@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from seed_registry.index import documents
 from seed_registry.index.documents import DocumentFramer
-from seed_registry.index.envelope import MAX_DEPTH
+from seed_registry.index.envelope import MAX_DEPTH, Layout
 from seed_registry.index.framing import EXCERPT_BYTES
 from seed_registry.records import RawRecord
 
@@ -125,9 +125,18 @@ def with_arrays_emptied(thing: Any) -> Any:
 def framed(
     parts: Iterable[bytes], arrays: Any = ARRAYS, limit: int = NO_LIMIT
 ) -> tuple[list[RawRecord], DocumentFramer]:
-    framer = DocumentFramer(arrays, max_record_bytes=limit)
-    records = [found for part in parts for found in framer.feed(part)]
-    return records + framer.finish(), framer
+    framer = DocumentFramer(Layout(arrays), max_record_bytes=limit)
+    records = [found for part in parts for found in fed(framer, part)] + framer.finish()
+    while framer.pending:
+        records += framer.finish()
+    return records, framer
+
+
+def fed(framer: DocumentFramer, part: bytes) -> list[RawRecord]:
+    records = framer.feed(part)
+    while framer.pending:
+        records += framer.feed(b"")
+    return records
 
 
 def in_pieces(data: bytes, size: int) -> list[bytes]:
@@ -193,12 +202,12 @@ def test_records_are_what_ijson_finds(data: bytes, where: list[float]) -> None:
 
 
 def test_offsets_count_from_where_the_document_begins() -> None:
-    framer = DocumentFramer(WHOLE, max_record_bytes=NO_LIMIT, offset=3)
+    framer = DocumentFramer(Layout(WHOLE), max_record_bytes=NO_LIMIT, offset=3)
     assert [one.offset for one in framer.feed(b" [1, 2]")] == [5, 8]
 
 
 def test_the_header_before_an_array_is_known_with_its_first_records() -> None:
-    framer = DocumentFramer(ARRAYS, max_record_bytes=NO_LIMIT)
+    framer = DocumentFramer(Layout(ARRAYS), max_record_bytes=NO_LIMIT)
     framer.feed(b'{"domain": "d.org", "retention": {"since": 1}, "assets": [{"id": 1}, ')
     assert framer.header == {"domain": "d.org", "retention": {"since": 1}, "assets": []}
     assert not framer.closed
@@ -406,7 +415,7 @@ BROKEN = [
     ("no UTF-8 in the header", b'{"a":"ok","b":"xx\xffx","assets":[1]}', 17, "not UTF-8"),
     ("no UTF-8 behind an array", b'{"assets":[1,2,3],"b":"\xff"}', 23, "not UTF-8"),
     ("a broken element that nobody wants", b'{"other":[1,{"a" 1}],"assets":[]}', 17, "expected ':'"),
-    ("a byte order mark, which is not the framer's", b"\xef\xbb\xbf[1]", 3, "something follows"),
+    ("a byte order mark, which is not the framer's", b"\xef\xbb\xbf[1]", 0, "invalid character"),
 ]
 
 
@@ -427,7 +436,7 @@ def test_white_space_keeps_apart_what_it_keeps_apart_wherever_the_chunks_are_cut
 
 
 def test_records_before_a_problem_are_kept_and_nothing_comes_after_it() -> None:
-    framer = DocumentFramer(WHOLE, max_record_bytes=NO_LIMIT)
+    framer = DocumentFramer(Layout(WHOLE), max_record_bytes=NO_LIMIT)
     assert [one.data for one in framer.feed(b'[{"a":1},{"b":2}; ')] == [b'{"a":1}', b'{"b":2}']
     assert framer.problem is not None
     assert framer.feed(b"{},{}]") == framer.finish() == []
@@ -451,7 +460,7 @@ TOO_LONG = {
 def test_an_element_that_is_too_long_is_dropped_and_the_next_one_is_right(kind: str, size: int) -> None:
     long, limit = TOO_LONG[kind], 256
     data = b'{"assets": [{"a":1},\n ' + long + b' ,\n{"b":2}, "x"]}'
-    framer = DocumentFramer(ARRAYS, max_record_bytes=limit)
+    framer = DocumentFramer(Layout(ARRAYS), max_record_bytes=limit)
     records, most = [], 0
     for part in in_pieces(data, size):
         records += framer.feed(part)
@@ -479,7 +488,7 @@ def test_what_lies_inside_a_dropped_element_is_never_taken_for_records() -> None
 
 
 def test_an_unwanted_element_that_is_too_long_is_dropped_too() -> None:
-    framer = DocumentFramer(ARRAYS, max_record_bytes=256)
+    framer = DocumentFramer(Layout(ARRAYS), max_record_bytes=256)
     records = []
     for part in in_pieces(b'{"other":["' + b"x" * 100_000 + b'", 1], "assets":[{"b":2}]}', 100):
         records += framer.feed(part)
@@ -500,7 +509,7 @@ def test_an_unwanted_element_that_is_too_long_is_dropped_too() -> None:
 )
 @pytest.mark.parametrize("size", [100, 1 << 20])
 def test_an_envelope_that_is_too_long_is_a_problem(data: bytes, size: int) -> None:
-    framer = DocumentFramer(ARRAYS, max_record_bytes=1000)
+    framer = DocumentFramer(Layout(ARRAYS), max_record_bytes=1000)
     for part in in_pieces(data, size):
         framer.feed(part)
         if framer.problem:

@@ -7,15 +7,18 @@ from typing import Any, Final
 
 import xxhash
 from msgspec import Struct, field
+from msgspec.structs import replace
 
+from seed_registry.completeness import Total, incomplete
 from seed_registry.errors import TooManyRejects
 from seed_registry.index.reading import IndexReader
 from seed_registry.index.rejects import RejectsFile
 from seed_registry.records import Asset, Reject, Source, SourceRow
-from seed_registry.report import Progress, Tally
+from seed_registry.report import Incomplete, Progress, Tally, UnreadRecords
 from seed_registry.settings import Settings
 from seed_registry.spooling import DistinctHashes
 
+_UNREAD: Final = "an array that looks like records and is not read: --records-at reads it, in a load of its own"
 # Warnings beyond these of a reason are only counted.
 _WARNINGS_PER_REASON: Final = 20
 # A record larger than this is not kept in memory for being verified.
@@ -29,12 +32,16 @@ class Loaded(Struct):
         distinct_assets: how many different assets were sent to the database.
         refused_assets: how many of the records sent it refused.
         declared: header field, what it said, what was read; for each index that declares something.
+        totals: what portals have, as the indexes say, and how much of it was read.
+        unread: what looks like records and was not read.
         sample: some assets as they should be in the database, by key, each with its source.
     """
 
     distinct_assets: int = 0
     refused_assets: int = 0
     declared: list[tuple[str, int, int]] = field(default_factory=list)
+    totals: list[Total] = field(default_factory=list)
+    unread: list[UnreadRecords] = field(default_factory=list)
     sample: dict[str, tuple[SourceRow, Asset]] = field(default_factory=dict)
 
 
@@ -71,7 +78,12 @@ class Account:
 
     def finished(self, reader: IndexReader) -> None:
         """Note that an index was read to its end."""
-        self.loaded.declared.extend(reader.declared())
+        loaded, name = self.loaded, reader.name
+        loaded.declared.extend(reader.declared())
+        loaded.totals.extend(replace(total, index=name) for total in reader.totals())
+        for path, count in reader.unread().items():
+            self.progress.tell("warning", "unread_records", index=name, path=path, count=count, note=_UNREAD)
+            loaded.unread.append(UnreadRecords(name, path, count))
 
     def sent(self, asset: Asset, key_hash: int, sources: Mapping[str, SourceRow]) -> None:
         """Note an asset that goes to the database; its source is one of `sources`."""
@@ -137,6 +149,11 @@ class Account:
     def stop(self, too_many: TooManyRejects) -> None:
         """End the load."""
         raise too_many
+
+    def incomplete(self) -> list[Incomplete]:
+        """What the portals have more of than was read; after `close`."""
+        sent = sum(self.tally.assets_by_source.values())
+        return incomplete(self.loaded.totals, sent - self.loaded.distinct_assets)
 
     def keep_rejects(self) -> None:
         """Bring the rejects so far to disk."""

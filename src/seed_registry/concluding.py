@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from seed_registry.errors import IndexesFailed, TooManyRejects, VerificationFailed
+from seed_registry.errors import IndexesFailed, IndexesIncomplete, TooManyRejects, VerificationFailed
 from seed_registry.escaping import printable
-from seed_registry.report import Counts, Report
+from seed_registry.report import Counts, Incomplete, Report, UnreadRecords
 
 
-def judged(report: Report) -> Report:
-    """The report, unless it tells of a failure.
+def judged(report: Report, *, complete: bool = False) -> Report:
+    """The report, unless it tells of a failure; `complete`: one is that records are known to be missing.
 
     Raises:
-        VerificationFailed, IndexesFailed: it does; they hold the report.
+        VerificationFailed, IndexesFailed, IndexesIncomplete: it does; they hold the report.
     """
     failed = _failed_indexes(report)
     if report.verification is not None and not report.verification.passed:
@@ -19,7 +19,18 @@ def judged(report: Report) -> Report:
         raise VerificationFailed("\n".join(filter(None, [f"verification failed: {facts}", failed])), report)
     if failed:
         raise IndexesFailed(failed, report)
+    if complete and (report.incomplete or report.unread_records):
+        facts = "; ".join([*map(_incomplete, report.incomplete[:5]), *map(_unread, report.unread_records[:5])])
+        raise IndexesIncomplete(f"the indexes are not complete: {facts}\nload all pages together", report)
     return report
+
+
+def _incomplete(one: Incomplete) -> str:
+    return f"{printable(one.index)}: the portal has {one.declared:,} records, read were {one.read:,}"
+
+
+def _unread(one: UnreadRecords) -> str:
+    return f"{printable(one.index)}: {one.count:,} at {printable(one.path)} look like records and are not read"
 
 
 def _failed_indexes(report: Report) -> str:

@@ -17,6 +17,7 @@ message is one or two lines that name the thing and the mend; none ever holds a 
     ├── EmbeddedServerFailed                  the bundled server cannot be set up, started or stopped
     ├── TooManyRejects               exit 3
     ├── VerificationFailed           exit 4
+    │   └── IndexesIncomplete                 with --complete: a portal has more records than were read
     └── Interrupted                  exit 128 + signal number
 """
 
@@ -126,6 +127,10 @@ class VerificationFailed(SeedRegistryError):
     def __init__(self, message: str, report: Report) -> None:
         super().__init__(message)
         self.report = report
+
+
+class IndexesIncomplete(VerificationFailed):
+    """The database holds what the indexes said, but they do not hold all that their portals have, and they should."""
 
 
 class Interrupted(SeedRegistryError):

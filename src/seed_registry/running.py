@@ -48,6 +48,7 @@ from seed_registry.report import (
     AssetCounts,
     Database,
     Digest,
+    Incomplete,
     IndexReport,
     Progress,
     Report,
@@ -59,6 +60,7 @@ from seed_registry.settings import EMBEDDED, Settings
 from seed_registry.sourcing import SourceBook, drop_source_cache, read_source_cache, trusted, write_source_cache
 from seed_registry.verifying import verify
 
+_INCOMPLETE = "the portal has more records than were read: load all pages of its answer together"
 # What a run that failed may take to say so.
 _FAREWELL_SECONDS = 5.0
 # Behind every record of an index.
@@ -82,6 +84,8 @@ class Run:
         self._known: dict[str, SourceRow] = {}  # with those of the cache
         self._ledger: Ledger | None = None
         self._database: Database | None = None
+        self._account: Account | None = None
+        self._missing: list[Incomplete] = []  # what the portals have more of than was read
         progress.began(self.tally)
         progress.tell(
             "info",
@@ -119,6 +123,7 @@ class Run:
             if settings.dry_run
             else Account(settings, self.tally, self.progress, self._rejects, keys_per_source=keys_per_source)
         )
+        self._account = account
         await self._prepare(registry)
         try:
             for index in self._indexes:
@@ -133,6 +138,9 @@ class Run:
         is_right = verification is None or verification.passed
         if settings.source_cache and registry.url and not settings.dry_run and is_right:
             write_source_cache(settings.source_cache, str(registry.url), self._sources)
+        self._missing = account.incomplete()
+        for one in self._missing:
+            self.progress.tell("warning", "incomplete", **msgspec.to_builtins(one), note=_INCOMPLETE)
         report = self._report(verification, await self._foresee(registry, account), await self._digest(registry))
         for table, counts in (("sources", self.tally.sources), ("assets", self.tally.assets)):
             self.progress.tell("info", f"{table}_loaded", **facts_of(counts), seconds=report.seconds)
@@ -140,7 +148,7 @@ class Run:
         if isinstance(account, ForeseeingAccount) and account.too_many:
             account.too_many.report = report
             raise account.too_many
-        return judged(report)
+        return judged(report, complete=self.settings.complete)
 
     async def _begin(self, registry: Registry) -> None:
         """Enter the run in the ledger, or take up the one that ended early."""
@@ -362,6 +370,8 @@ class Run:
             plan=plan,
             digest=digest,
             database=self._database,
+            incomplete=self._missing,
+            unread_records=self._account.loaded.unread if self._account else [],
         )
 
 

@@ -19,6 +19,7 @@ from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadabl
 from seed_registry.index.decoding import Decoder
 from seed_registry.index.dialects.directory import DIRECTORY
 from seed_registry.index.documents import DocumentFramer
+from seed_registry.index.envelope import Layout
 from seed_registry.index.framing import LineFramer
 from seed_registry.records import Asset, RawRecord
 
@@ -218,7 +219,7 @@ async def test_where_chunks_are_cut_changes_nothing(record_property: Count, form
     def framer() -> DocumentFramer | LineFramer:
         if form == "lines":
             return LineFramer(max_record_bytes=1 << 20)
-        return DocumentFramer({("datasets",): "asset"}, max_record_bytes=1 << 20)
+        return DocumentFramer(Layout({("datasets",): "asset"}), max_record_bytes=1 << 20)
 
     truth = framed(data, framer(), [])
     assert [raw.data for raw in truth] == records(40)

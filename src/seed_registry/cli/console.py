@@ -20,6 +20,8 @@ _STYLES = {"warning": "yellow", "error": "red", "info": "dim"}
 _FIELDS = {"updated_at": "date", "url": "URL"}
 # What the table of counts needs with numbers of nine digits.
 _WIDE = 72
+# As many as fit a screen with the rest of a summary.
+_GAPS_SHOWN = 5
 # A line this long is not broken where it goes to a file.
 _UNBROKEN_COLUMNS = 200
 
@@ -61,7 +63,7 @@ def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None
     if tally.rejects:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in tally.rejects.most_common())
         console.print(f"rejected: {reasons}", soft_wrap=True)
-    for note in notes(tally.assets, tally.rejects):
+    for note in (*notes(tally.assets, tally.rejects), *gaps(report)):
         console.print(Text(note, "yellow"), soft_wrap=True)
     if report.rejects_file:
         console.print(f"rejects file: {printable(report.rejects_file, 1000)}", soft_wrap=True)
@@ -91,6 +93,19 @@ def notes(assets: Counts | AssetsAudited, rejects: Mapping[str, int]) -> Iterato
 def left_out(fields: Mapping[str, int]) -> str:
     """How many values of each field were left out, in words."""
     return ", ".join(counted(count, _FIELDS.get(field, field)) for field, count in fields.items())
+
+
+def gaps(report: Report) -> Iterator[str]:
+    """What the portals have, or the indexes, that was not read."""
+    for one in report.incomplete[:_GAPS_SHOWN]:
+        what = "this index" if len(report.indexes) == 1 else "these indexes"
+        yield f"not complete: the portal has {one.declared:,} records, {what} {one.read:,} ({printable(one.index)})"
+    for unread in report.unread_records[:_GAPS_SHOWN]:
+        what = counted(unread.count, "element")
+        yield f"not read: {what} at {printable(unread.path)} look like records ({printable(unread.index)})"
+    more = len(report.incomplete[_GAPS_SHOWN:]) + len(report.unread_records[_GAPS_SHOWN:])
+    if more:
+        yield f"{more:,} more of these are in the report of --json"
 
 
 def counted(count: int, what: str, several: str = "") -> str:

@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from seed_registry.cli.console import counted, left_out, notes, print_report
+from seed_registry.cli.console import counted, gaps, left_out, notes, print_report
 from seed_registry.escaping import printable
 from seed_registry.plan import Change, Estimate, Plan, RejectExample, TablePlan
 from seed_registry.report import Report, Tally
@@ -148,7 +148,7 @@ def _verdict(report: Report, plan: Plan, tally: Tally) -> Iterator[Text]:
         name = printable(one.name)
         says = f"The index declares {name} {one.declared:,}, and has {one.read:,}"
         yield Text(f"{says}: a load's verification would fail.", "red")
-    for note in notes(tally.assets, tally.rejects):
+    for note in (*notes(tally.assets, tally.rejects), *gaps(report)):
         yield Text(f"{note[0].upper()}{note[1:]}.", "yellow")
     if plan.has_changes:
         yield Text(f"A load would {_deeds(plan)}.", "bold")

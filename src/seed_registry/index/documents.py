@@ -16,13 +16,14 @@ Pure, fed bytes. Holds one chunk, one element (capped) and the skeleton (capped)
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from seed_registry.index.envelope import Broken, Envelope, Problem, error_position
+from seed_registry.index.answers import words_of
+from seed_registry.index.envelope import Broken, Envelope, Layout, Path, Problem, error_position
 from seed_registry.index.framing import EXCERPT_BYTES
+from seed_registry.index.unread import IsRecord, UnreadArrays
 from seed_registry.records import RawRecord
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
@@ -32,148 +33,277 @@ _BRACKET = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["{}\[\]]', re.DOTALL)
 _REST_OF_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _SEPARATOR = re.compile(rb"[ \t\r\n]*+,[ \t\r\n]*+")
 _FIRST_KEY = re.compile(rb'\{[ \t\r\n]{0,64}"[^"\\]{1,64}"')
-_QUOTE, _COMMA, _CLOSE = b'",]'
+_QUOTE, _COMMA, _CLOSE, _BRACE = b'",]{'
 _OPENING = b"{["
 # A record that is too long to keep is followed to its end by the token; one that opens brackets only has none.
 _MAX_OPEN_BRACKETS = 1_000_000
 
 _decode_block = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_check = msgspec.json.Decoder(msgspec.Raw).decode
+_decode = msgspec.json.Decoder().decode
 
 
 class DocumentFramer:
-    """Cuts the elements out of the arrays at the given paths, e.g. `{("sources",): "source", ("assets",): "asset"}`.
+    """Cuts the records out of a document, or out of several that follow one another, where the layout says they stand.
 
-    `()` is the path of a document that is an array itself. Elements of other arrays are checked and dropped.
+    Elements of other arrays are checked and dropped; those that look like records are counted.
+
+    A document of a sequence, and each of an array of documents, is a *page*: `feed` and `finish` return at its end, so
+    that its records are told with its own header, and are called again while something is pending.
 
     Attributes:
         problem: set once the document is found broken; the records returned before and with it are good.
-        header: the envelope's fields, as far as they have been read when an array begins, complete at the end.
+        header: the page's fields, as far as they have been read when an array begins, complete at its end.
+        closed: whether the page has ended, so that `header` is complete.
+        pending: whether bytes that were fed wait behind the end of a page.
+        pages: how many pages have begun.
+        page_offset: where this one begins.
+        has_found: whether this page has something where the layout has records, if only an empty array.
+        unread: what looks like records and is not where the layout says.
     """
 
-    def __init__(self, arrays: Mapping[tuple[str, ...], str], *, max_record_bytes: int, offset: int = 0) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        max_record_bytes: int,
+        offset: int = 0,
+        is_record: IsRecord = lambda _: False,
+    ) -> None:
+        self.layout = layout
         self.problem: Problem | None = None
         self.header: dict[str, Any] = {}
-        self._found: dict[tuple[str, ...], _Elements] = {}
-        self.arrays = arrays
+        self.closed = False
+        self.pending = False
+        self.pages = 0
+        self.has_found = False
+        self.unread = UnreadArrays(is_record)
+        self._counts: dict[Path, int] = {}  # of arrays that have ended
+        self._counts_before: dict[Path, int] = {}  # this page
         self._max = max_record_bytes
         self._buffer = b""
+        self._start = 0  # of what is still to be read in it
         self._base = offset  # of the buffer's first byte
         self._line = 1  # of the byte `_counted`
         self._counted = 0
-        self._envelope = Envelope(max_record_bytes)
-        self._elements: _Elements | None = None  # the array that is being read
+        self._levels: list[_Level] = []  # from the document to the object that is being read
+        self._page: _Level | None = None
+        self._first_byte = 0  # of each document
+        self.page_offset = offset
 
     @property
-    def counts(self) -> dict[tuple[str, ...], int]:
-        """The wanted arrays that were there, by path, and how many elements they had so far."""
-        return {path: elements.count for path, elements in self._found.items()}
+    def counts(self) -> dict[Path, int]:
+        """How many records there were by now, by the path where the layout has them; also of arrays without any."""
+        array = self._levels[-1].array if self._levels else None
+        if array is None or array.kind is None:
+            return self._counts
+        return self._counts | {array.path: self._counts.get(array.path, 0) + array.count}
 
     @property
-    def closed(self) -> bool:
-        """Whether the document has ended, so that `header` is complete."""
-        return self._envelope.closed
+    def page_counts(self) -> dict[Path, int]:
+        """The same of this page."""
+        return {path: count - self._counts_before.get(path, 0) for path, count in self.counts.items()}
 
     def feed(self, chunk: bytes) -> list[RawRecord]:
-        """The records that end in this chunk, as far as the document is sound."""
-        self._buffer += chunk
+        """The records that end in this chunk, or in the page that ends in it, as far as the document is sound."""
+        self._buffer = self._buffer[self._start :] + chunk if chunk else self._buffer
+        if chunk:
+            self._base += self._start
+            self._counted -= self._start
+            self._start = 0
         return self._advance(final=False)
 
     def finish(self) -> list[RawRecord]:
-        """The last records; afterwards `problem` tells whether the document was whole."""
+        """The last records, up to the end of a page; if none is pending then, `problem` tells whether all was whole."""
         records = self._advance(final=True)
-        if self.problem is None and not self._envelope.closed:
+        if not self.pending and self.problem is None and (self._levels or not self.pages):
             self.problem = Problem("the document is cut off", self._base + len(self._buffer))
         return records
 
     def _advance(self, *, final: bool) -> list[RawRecord]:
         records: list[RawRecord] = []
-        position = 0
+        position, goes_on = self._start, self.problem is None
+        self.pending = False
         try:
-            while self.problem is None:
-                if self._elements is None:
-                    position = self._walk_envelope(position, final=final)
-                if self._elements is None:
-                    break
-                position = self._walk_elements(self._elements, position, records, final=final)
-                if self._elements is not None:
-                    break
+            while goes_on:
+                if not self._levels:
+                    position, goes_on = self._walk_between_documents(position)
+                elif (array := self._levels[-1].array) is None:
+                    position, goes_on = self._walk_envelope(position, final=final)
+                else:
+                    position, goes_on = self._walk_elements(array, position, records, final=final)
         except Broken as broken:
             self.problem = broken.problem
         self._line_at(position)
-        self._buffer = self._buffer[position:]
-        self._base += position
-        self._counted -= position
+        self._start = position
         return records
 
-    def _walk_envelope(self, position: int, *, final: bool) -> int:
-        """Read on to the next array or as far as the buffer goes; returns where."""
-        buffer, envelope = self._buffer, self._envelope
+    def _walk_between_documents(self, position: int) -> tuple[int, bool]:
+        position = _space_after(self._buffer, position)
+        if position == len(self._buffer):
+            return position, False
+        if self.pages:
+            if not self.layout.is_sequence or self._buffer[position] != self._first_byte:
+                raise Broken("the document has ended, but something follows", self._base + position)
+            self._require_records()
+        self._first_byte = self._buffer[position]
+        self._begin_page(_Level(Envelope(self._max)), position)
+        return position, True
+
+    def _begin_page(self, level: _Level, position: int) -> None:
+        self._levels.append(level)
+        self._page, self.page_offset = level, self._base + position
+        self._counts_before, self.has_found = dict(self.counts), False
+        self.header, self.closed = {}, False
+        self.pages += 1
+
+    def _require_records(self) -> None:
+        """Raise, if the page that has ended holds no array of records, not even an empty one."""
+        if not self.has_found:
+            words = words_of(self.header)
+            answer = f'; the server says "{words}"' if words else ""
+            raise Broken(f"the page that begins here has no array of records{answer}", self.page_offset)
+
+    def _walk_envelope(self, position: int, *, final: bool) -> tuple[int, bool]:
+        """Read on to the next array, to an object that is a record or holds some, or as far as the buffer goes."""
+        buffer, envelope = self._buffer, self._levels[-1].envelope
         while True:
             start = position
             position = _space_after(buffer, position)
             if position == len(buffer):
                 envelope.skip(buffer[start:position], self._base + start)
-                break
-            if envelope.closed:
-                raise Broken("the document has ended, but something follows", self._base + position)
+                return position, False
             token = _TOKEN.match(buffer, position)
             if token is None or (token.end() == len(buffer) and token.lastindex == 3 and not final):  # noqa: PLR2004
                 if len(buffer) - position > self._max:
                     raise Broken(f"a text longer than {self._max:,} bytes outside the records", self._base + position)
-                return start  # cut by the end of the chunk
-            envelope.take(token, buffer[start : token.end()], self._base + start)
+                return start, False  # cut by the end of the chunk
+            text, offset = buffer[start : token.end()], self._base + start
             position = token.end()
             if token[0] == b"[":
-                path = tuple(envelope.path)
-                if path in self.arrays and path not in self._found:
-                    self.header = envelope.decode_open()
-                self._elements = _Elements(self.arrays.get(path))
-                if path in self.arrays:
-                    self._elements.count = self.counts.get(path, 0)
-                    self._found[path] = self._elements
-                return position
-        if envelope.closed:
-            self.header = envelope.decode()
+                envelope.pass_over(text, offset)
+                self._open_array(envelope)
+                return position, True
+            if token[0] == b"{" and self._is_apart(envelope):
+                envelope.pass_over(text, offset)
+                return self._open_object(envelope, position - 1), True
+            envelope.take(token, text, offset)
+            if envelope.closed:
+                return self._close_level(position)
+
+    def _is_apart(self, envelope: Envelope) -> bool:
+        """Whether the object that begins here is a record, or is read like a document of its own."""
+        if not envelope.path and len(self._levels) > 1:
+            return False  # it is the envelope's own
+        path = envelope.at
+        return path in self.layout.singles or (bool(path) and path in self.layout.nested)
+
+    def _open_array(self, envelope: Envelope) -> None:
+        layout, path = self.layout, envelope.at
+        array = _Elements(path, layout.arrays.get(path), is_walked=path in layout.nested)
+        array.has_links = path in layout.links
+        self._levels[-1].array = array
+        if array.kind is not None:
+            self._meet(envelope, path)
+            self._counts.setdefault(path, 0)
+        elif array.is_walked:
+            self._meet(envelope, path)
+
+    def _open_object(self, envelope: Envelope, position: int) -> int:
+        """Open what `_is_apart`; returns where reading goes on."""
+        layout, path = self.layout, envelope.at
+        self._meet(envelope, path)
+        if path in layout.singles:
+            array = _Elements(path, layout.arrays.get(path, ""), is_single=True)
+            array.scan = _Scan(self._base + position, self._line_at(position))
+            self._levels[-1].array = array
+            self._counts.setdefault(path, 0)
+            return position
+        inner = Envelope(self._max, outside=envelope, root=layout.nested[path], place=envelope.named())
+        self._levels.append(_Level(inner))
         return position
 
-    def _walk_elements(self, array: _Elements, position: int, records: list[RawRecord], *, final: bool) -> int:
-        """Read elements to the array's end or as far as the buffer goes; returns where."""
+    def _meet(self, envelope: Envelope, path: Path) -> None:
+        """Note that there are records at this path of this envelope, if only none; the first time it must be sound."""
+        self.has_found = True
+        if path in envelope.met:
+            return
+        envelope.met.add(path)
+        header = envelope.decode_open()
+        if self._page is not None and envelope is self._page.envelope:
+            self.header = header
+
+    def _close_level(self, position: int) -> tuple[int, bool]:
+        """The object, or a document of any other kind, has ended."""
+        level = self._levels.pop()
+        header = level.envelope.decode()
+        if self._levels:
+            outside = self._levels[-1]
+            if outside.array is None:
+                outside.envelope.resume("}", self._base + position)
+            else:
+                outside.array.end_element()
+        if level is not self._page:
+            return position, True
+        self.header, self.closed = header, True
+        if self.pages > 1 or self._levels:
+            self._require_records()
+        self.pending = position < len(self._buffer)
+        return position, False
+
+    def _walk_elements(
+        self, array: _Elements, position: int, records: list[RawRecord], *, final: bool
+    ) -> tuple[int, bool]:
+        """Read elements to the array's end, to one that is read like a document, or as far as the buffer goes."""
         separator = _SEPARATOR.match(self._buffer, position) if array.after_element else None
         if separator:
             array.after_element, array.after_comma = False, True
             position = separator.end()
         block_end = self._take_block(array, position, records)
         if block_end > position and not final:
-            return block_end  # what is left is less than an element or so: cheaper when the next chunk is there
+            # What is left is less than an element or so: cheaper when the next chunk is there.
+            return block_end, False
         position = block_end
-        buffer = self._buffer
-        while True:
+        buffer, level = self._buffer, self._levels[-1]
+        while array.scan is not None or (position := _space_after(buffer, position)) < len(buffer):
             if array.scan is None:
-                position = _space_after(buffer, position)
-                if position == len(buffer):
-                    return position
                 if self._between_elements(array, position):
                     position += 1
-                    if self._elements is None:
-                        return position
+                    if level.array is None:
+                        return self._behind_array(level, position)
                     continue
+                if array.is_walked and buffer[position] == _BRACE:
+                    self._open_element(array, position)
+                    return position, True
                 array.scan = _Scan(self._base + position, self._line_at(position))
             end = array.scan.find_end(buffer, position, final=final)
             if end is None:
-                return self._hold_open(array.scan, position)
-            if end == position and not array.scan.dropped:
-                raise Broken("a value is expected here", self._base + position)
-            self._emit(array, buffer[position:end], array.scan, records)
-            array.learn_seam(buffer, position, end)
+                return self._hold_open(array.scan, position), False
+            self._emit(array, position, end, array.scan, records)
             position = end
+            if array.is_single:
+                self._close_array(array, "}", end)
+                return self._behind_array(level, end)
+        return position, False
+
+    def _behind_array(self, level: _Level, position: int) -> tuple[int, bool]:
+        """The array was the document, or is one field of what is read on."""
+        return self._close_level(position) if level.envelope.closed else (position, True)
+
+    def _open_element(self, array: _Elements, position: int) -> None:
+        """Read an element of the array like a document of its own; one of an array of documents is one."""
+        outside = self._levels[-1].envelope
+        root, place = self.layout.nested[array.path], outside.named(in_array=True)
+        level = _Level(Envelope(self._max, outside=outside, root=root, place=place))
+        if array.path:
+            self._levels.append(level)
+        else:
+            self._begin_page(level, position)
 
     def _between_elements(self, array: _Elements, position: int) -> bool:
         """Whether the byte there is the array's own comma or bracket; an element follows where it is not."""
         byte = self._buffer[position]
         if byte == _CLOSE and not array.after_comma:
-            self._envelope.resume("]", self._base + position + 1)
-            self._elements = None
+            self._close_array(array, "]", position + 1)
             return True
         if not array.after_element:
             return False
@@ -181,6 +311,12 @@ class DocumentFramer:
             raise Broken("expected ',' or ']' after a record", self._base + position)
         array.after_element, array.after_comma = False, True
         return True
+
+    def _close_array(self, array: _Elements, bracket: str, position: int) -> None:
+        if array.kind is not None:
+            self._counts[array.path] += array.count
+        self._levels[-1].array = None
+        self._levels[-1].envelope.resume(bracket, self._base + position)
 
     def _take_block(self, array: _Elements, position: int, records: list[RawRecord]) -> int:
         """Take all elements up to the last seam in one go; returns where, or `position` if that did not work."""
@@ -199,7 +335,7 @@ class DocumentFramer:
         for value in values:
             data = bytes(value)
             scan = _Scan(self._base + position, self._line_at(position))
-            self._emit(array, data, scan, records)
+            self._take(array, data, scan, records)
             position += len(data)
             if position < cut:
                 separator = _SEPARATOR.match(buffer, position)
@@ -207,28 +343,41 @@ class DocumentFramer:
                 position = separator.end()
         return cut
 
-    def _emit(self, array: _Elements, data: bytes, scan: _Scan, records: list[RawRecord]) -> None:
-        array.scan, array.after_element, array.after_comma = None, True, False
-        array.count += 1
+    def _emit(self, array: _Elements, position: int, end: int, scan: _Scan, records: list[RawRecord]) -> None:
+        """Take the element, or the rest of one, that ends there."""
+        if end == position and not scan.dropped:
+            raise Broken("a value is expected here", self._base + position)
+        self._take(array, self._buffer[position:end], scan, records)
+        if not array.is_walked:
+            array.learn_seam(self._buffer, position, end)
+
+    def _take(self, array: _Elements, data: bytes, scan: _Scan, records: list[RawRecord]) -> None:
+        array.end_element()
         length = scan.dropped + len(data)
-        if array.kind is None:
-            self._check_ignored(data, scan, length)
-        elif length > self._max:
+        if array.kind is None or (array.has_links and data[:1] == b'"'):
+            self._look_into(data, scan, length)
+            return
+        array.count += 1
+        if length > self._max:
             excerpt = scan.excerpt or data[:EXCERPT_BYTES]
             records.append(RawRecord(excerpt, scan.line, scan.offset, array.kind, length))
         else:
             records.append(RawRecord(data, scan.line, scan.offset, array.kind))
 
-    def _check_ignored(self, data: bytes, scan: _Scan, length: int) -> None:
-        """An element of an array that nobody wants must be JSON all the same, where it is short enough to tell."""
+    def _look_into(self, data: bytes, scan: _Scan, length: int) -> None:
+        """An element that is no record must be JSON all the same, and may hold records, where it is short enough."""
+        place = self._levels[-1].envelope.named()
         if length > self._max:
+            if (scan.excerpt or data)[:1] in (b"{", b"["):
+                self.unread.note(place)  # nobody knows what it holds
             return
         try:
-            _check(data)
+            element = _decode(data)
         except RecursionError:
             return
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise Broken(str(exc), scan.offset + error_position(exc)) from exc
+        self.unread.look_into(place, element)
 
     def _hold_open(self, scan: _Scan, position: int) -> int:
         """Keep an element that goes on in the next chunk, or only its excerpt if it is too long already."""
@@ -309,16 +458,32 @@ class _Scan:
         self.unread = len(buffer) - position
 
 
-class _Elements:
-    """An array that is being read."""
+class _Level:
+    """An object that is being read, or the document, and the array that is open in it."""
 
-    def __init__(self, kind: str | None) -> None:
+    def __init__(self, envelope: Envelope) -> None:
+        self.envelope = envelope
+        self.array: _Elements | None = None
+
+
+class _Elements:
+    """An array that is being read, or a record that stands where an array of them may stand."""
+
+    def __init__(self, path: Path, kind: str | None, *, is_walked: bool = False, is_single: bool = False) -> None:
+        self.path = path
         self.count = 0
         self.kind = kind  # of its elements, None where nobody wants them
+        self.is_walked = is_walked  # each object in it is read like a document of its own
+        self.is_single = is_single
+        self.has_links = False  # a text in it is no record
         self.after_element = False
         self.after_comma = False
         self.scan: _Scan | None = None
         self.seam: bytes | None = None
+
+    def end_element(self) -> None:
+        """An element has ended."""
+        self.scan, self.after_element, self.after_comma = None, True, False
 
     def learn_seam(self, buffer: bytes, start: int, end: int) -> None:
         """Note the bytes from the end of this element to the first key of the next one."""

@@ -1,8 +1,9 @@
-"""The envelope of a document: the objects around its arrays."""
+"""The envelope of a document: the objects around its arrays, and the layout that says which of them hold records."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -10,6 +11,8 @@ from msgspec import Struct
 
 # Envelopes nest two levels in practice; Postgres takes 13,000, Python's decoders about 1,000.
 MAX_DEPTH: Final = 64
+# A place is told to people, and keys may have any length.
+_PLACE_CHARACTERS: Final = 200
 
 
 class Problem(Struct, frozen=True):
@@ -27,26 +30,75 @@ class Broken(Exception):  # noqa: RUF100  # never leaves the framer
         self.problem = Problem(message, offset)
 
 
-class Envelope:
-    """The objects around the arrays."""
+Path = tuple[str, ...]
 
-    def __init__(self, max_bytes: int) -> None:
-        self.path: list[str] = []  # the current key of each open object
+
+class Layout(Struct, frozen=True):
+    """Where the records of a document stand.
+
+    Attributes:
+        arrays: the paths of the arrays that hold records, and their kind; `()` is a document that is an array itself.
+        nested: the paths of objects, or of arrays of objects, that hold records in their turn, each with the path that
+            it is taken for: `{("catalog",): ()}` says that a catalog in a catalog is read as the document itself is.
+        singles: where one object may stand in place of an array of them; `()` is a document that is a record itself.
+        links: those of the arrays in which a text is no record, but names one that stands elsewhere.
+        is_sequence: whether further documents may follow the first one.
+    """
+
+    arrays: Mapping[Path, str]
+    nested: Mapping[Path, Path] = {}
+    singles: frozenset[Path] = frozenset()
+    links: frozenset[Path] = frozenset()
+    is_sequence: bool = False
+
+
+class Envelope:
+    """The objects around the arrays, or those of one element of an array that is read like a document of its own.
+
+    Attributes:
+        path: the current key of each open object.
+        closed: whether the outermost object, or the only value, has ended.
+        root: the path that the envelope as a whole is taken for.
+        place: where it stands in the document, for people: `catalog[]`.
+        met: the paths of the arrays and objects with records that it has had.
+    """
+
+    def __init__(self, max_bytes: int, *, outside: Envelope | None = None, root: Path = (), place: str = "") -> None:
+        self.path: list[str] = []
         self.closed = False
+        self.root = root
+        self.place = place
+        self.met: set[Path] = set()
         self._max = max_bytes
+        # What the envelopes around this one hold counts as well.
+        self._held, self._depth = outside.extent if outside else (0, 0)
         self._skeleton = bytearray()
         self._splices: list[tuple[int, int]] = []  # (length of the skeleton, offset in the index) where they run on
         self._last_string = b""
 
+    @property
+    def at(self) -> Path:
+        """The path that the value which comes next is taken for."""
+        return self.root + tuple(self.path)
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """How many bytes are held by now, and how many objects are open, those around this envelope included."""
+        return self._held + len(self._skeleton), self._depth + len(self.path)
+
+    def named(self, *, in_array: bool = False) -> str:
+        """Where the value which comes next stands in the document, for people, cut at a length that fits a line."""
+        keys = ".".join(key[:_PLACE_CHARACTERS] for key in self.path)
+        dot = "." if self.place and keys else ""
+        return f"{self.place}{dot}{keys}"[:_PLACE_CHARACTERS] + "[]" * in_array
+
     def take(self, token: re.Match[bytes], text: bytes, offset: int) -> None:
         """The next token, with the white space before it."""
-        self._extend(text, offset)
-        if len(self._skeleton) > self._max:
-            raise Broken(f"more than {self._max:,} bytes outside the records", offset)
+        self.pass_over(text, offset)
         match token[0]:
             case b"{":
                 self.path.append("")
-                if len(self.path) > MAX_DEPTH:
+                if self._depth + len(self.path) > MAX_DEPTH:
                     raise Broken(f"nested deeper than {MAX_DEPTH} levels", offset)
             case b"}" if self.path:
                 self.path.pop()
@@ -60,12 +112,18 @@ class Envelope:
             case _ if not self.path and token.lastindex == 3:  # noqa: PLR2004  # a document that is one scalar
                 self.closed = True
 
+    def pass_over(self, text: bytes, offset: int) -> None:
+        """Keep a token, but do not follow it: what it opens is read by others, up to `resume`."""
+        self._extend(text, offset)
+        if self._held + len(self._skeleton) > self._max:
+            raise Broken(f"more than {self._max:,} bytes outside the records", offset)
+
     def skip(self, space: bytes, offset: int) -> None:
         """White space that may go on in the next chunk: one byte of it still keeps apart what it kept apart."""
         self._extend(space[:1], offset)
 
     def resume(self, bracket: str, offset: int) -> None:
-        """An array has ended; the envelope goes on at `offset`."""
+        """An array, or an object that others read, has ended; the envelope goes on at `offset`."""
         self._skeleton += bracket.encode()
         self._splices.append((len(self._skeleton), offset))
         self.closed = not self.path
@@ -75,8 +133,9 @@ class Envelope:
         return self._decode(bytes(self._skeleton))
 
     def decode_open(self) -> dict[str, Any]:
-        """The header so far: the envelope as if everything ended in the array that begins here."""
-        return self._decode(bytes(self._skeleton) + b"]" + b"}" * len(self.path))
+        """The header so far: the envelope as if everything ended in the array or object that begins here."""
+        closing = b"}" if self._skeleton.endswith(b"{") else b"]"
+        return self._decode(bytes(self._skeleton) + closing + b"}" * len(self.path))
 
     def _extend(self, text: bytes, offset: int) -> None:
         length, begun = self._splices[-1] if self._splices else (0, -1)

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 
+import msgspec
 from msgspec.structs import replace
 
+from seed_registry.completeness import Total
 from seed_registry.errors import IndexBroken, IndexNotUnderstood, SeedRegistryError
+from seed_registry.index.answers import words_of
 from seed_registry.index.decoding import Decoder
 from seed_registry.index.detecting import look_at
-from seed_registry.index.dialects import choose, see_that_domain_fits
-from seed_registry.index.dialects.declaring import Dialect, Path
+from seed_registry.index.dialects import ARRAYS, choose, layout_of, looks_like_record, see_that_domain_fits
 from seed_registry.index.documents import DocumentFramer
-from seed_registry.index.envelope import error_position, error_text
+from seed_registry.index.envelope import Broken, Problem, error_position, error_text
 from seed_registry.index.framing import LineFramer
 from seed_registry.index.opening import OpenIndex, open_index
+from seed_registry.index.pages import Pages
+from seed_registry.index.unread import UnreadArrays
 from seed_registry.marks import FileState
 from seed_registry.records import RawRecord, Record, Reject
 from seed_registry.report import Stages
 from seed_registry.settings import Settings
+
+# Rejects that may be envelopes of records, taken for one.
+_NO_RECORD = ("no_key", "no_type")
 
 
 class IndexReader:
@@ -51,14 +60,14 @@ class IndexReader:
             language=settings.language,
         )
         self._framer: LineFramer | DocumentFramer
-        # One record that is a document is read as an array of one.
-        self._whole = settings.records_at is None and self.dialect.whole(self.shape)
+        self._pages = Pages(self.dialect)
+        self._unread = UnreadArrays(looks_like_record)
         limit, offset = settings.max_record_bytes, opened.head_offset
         if self.shape.lines:
             self._framer = LineFramer(max_record_bytes=limit, offset=offset)
         else:
-            arrays = _arrays(self.dialect, settings)
-            self._framer = DocumentFramer(arrays, max_record_bytes=limit, offset=offset - self._whole)
+            layout = layout_of(self.dialect, self.shape, settings)
+            self._framer = DocumentFramer(layout, max_record_bytes=limit, offset=offset, is_record=looks_like_record)
 
     @property
     def position(self) -> int:
@@ -91,72 +100,114 @@ class IndexReader:
             IndexUnreadable: reading fails.
             IndexNotUnderstood: there is no array of records in the document.
         """
-        if self._whole:
-            self._framer.feed(b"[")
         chunks = self._opened.chunks()
         while True:
             with self._stages.timed("reading"):
                 chunk = await anext(chunks, None)
             if chunk is None:
                 break
-            with self._stages.timed("decoding"):
-                records, problem = self._decoded(self._framer.feed(chunk))
+            for records in self._framed(partial(self._framer.feed, chunk)):
+                yield records
+        for records in self._framed(self._framer.finish, at_end=True):
             yield records
-            if problem:
-                raise problem
-        last = self._framer.feed(b"]") if self._whole else []
-        records, problem = self._decoded(last + self._framer.finish(), at_end=True)
-        yield records
-        if problem:
-            raise problem
 
     def declared(self) -> Iterable[tuple[str, int, int]]:
         """Header fields that declare a number of records: name, what they say, how many records there were."""
-        if isinstance(self._framer, DocumentFramer):
-            for path, name in self.dialect.declared.items():
-                declared = self._framer.header.get(name)
-                if type(declared) is int and path in self._framer.counts:
-                    yield name, declared, self._framer.counts[path]
+        return self._pages.declared()
+
+    def totals(self) -> list[Total]:
+        """How many records the portal has, as the headers say, and how many of them are in this index."""
+        return self._pages.totals()
+
+    def unread(self) -> dict[str, int]:
+        """How many records seem to stand in arrays that are not read, by the place of the array."""
+        of_document = {} if isinstance(self._framer, LineFramer) else self._framer.unread.counts
+        return dict(Counter(of_document) + Counter(self._unread.counts))
 
     def decode(self, record: RawRecord) -> Record | None:
         """Decode a record once more, with all that is known by now; None if it only looks like one."""
+        if (portal := self._pages.portal_at(record.offset)) is not None:
+            self._decoder.portal = replace(self._decoder.portal, header=portal)
         return self._decoder.decode(record)
+
+    def _framed(self, step: Callable[[], list[RawRecord]], *, at_end: bool = False) -> Iterator[list[Record]]:
+        """The records that a step of the framer brings, those of each page for themselves."""
+        while True:
+            with self._stages.timed("decoding"):
+                records, problem = self._decoded(step(), at_end=at_end)
+            yield records
+            if problem:
+                raise problem
+            if isinstance(self._framer, LineFramer) or not self._framer.pending:
+                return
+            step = self._framer.finish if at_end else partial(self._framer.feed, b"")
 
     def _decoded(
         self, raw_records: list[RawRecord], *, at_end: bool = False
     ) -> tuple[list[Record], SeedRegistryError | None]:
         """The records, and what is wrong with the document after them."""
-        framer, decode = self._framer, self._decoder.decode
+        framer = self._framer
         if isinstance(framer, LineFramer):
-            return [record for raw in raw_records if (record := decode(raw)) is not None], None
+            return self._records(raw_records), None
         self._take_header(framer)
+        records = self._records(raw_records)
+        last = records[-1] if records else None
+        if type(last) is Reject and last.reason == "not_json":
+            error = ValueError(last.detail)
+            problem = Problem(error_text(error), last.offset + error_position(error))
+            return records[:-1], self._broken(problem)
+        try:
+            waits = not self._decoder.header_complete
+            self._pages.note(framer, self._decoder.portal.header, records, waits=waits)
+        except Broken as broken:
+            return records, self._broken(broken.problem)
+        if framer.problem:
+            return records, self._broken(framer.problem)
+        if at_end and not framer.pending and not framer.has_found:
+            return records, self._nothing_found(framer)
+        return records, None
+
+    def _records(self, raw_records: list[RawRecord]) -> list[Record]:
+        """The records; of a document up to the first that is not JSON, for the document is none then."""
+        decode, is_document = self._decoder.decode, isinstance(self._framer, DocumentFramer)
         records: list[Record] = []
         for raw in raw_records:
             record = decode(raw)
-            if type(record) is Reject and record.reason == "not_json":
-                error = ValueError(record.detail)
-                return records, self._broken(error_text(error), raw.offset + error_position(error))
-            if record is not None:
-                records.append(record)
-        if framer.problem:
-            return records, self._broken(framer.problem.message, framer.problem.offset)
-        if at_end and not framer.counts:
-            wanted = " or ".join(".".join(path) or "the document itself" for path in framer.arrays)
-            return records, IndexNotUnderstood(
-                f"{self.name} has no array of records at {wanted}: name its path with --records-at"
-            )
-        return records, None
+            if record is None:
+                continue
+            records.append(record)
+            if type(record) is Reject:
+                if is_document and record.reason == "not_json":
+                    break
+                if record.reason in _NO_RECORD:
+                    self._look_into(raw)
+        return records
+
+    def _look_into(self, raw: RawRecord) -> None:
+        """See whether what is no record is an envelope of some."""
+        with suppress(ValueError, RecursionError):
+            self._unread.look_for(ARRAYS, msgspec.json.decode(raw.data))
 
     def _take_header(self, framer: DocumentFramer) -> None:
-        self._decoder.portal = replace(self._decoder.portal, header=self.dialect.portal(framer.header))
+        portal = self.dialect.portal(framer.header)
+        if portal != self._decoder.portal.header:
+            self._decoder.portal = replace(self._decoder.portal, header=portal)
         # a document that is an array has no header
         self._decoder.header_complete = framer.closed or () in framer.counts
 
-    def _broken(self, message: str, offset: int) -> IndexBroken:
+    def _nothing_found(self, framer: DocumentFramer) -> IndexNotUnderstood:
+        wanted = " or ".join(".".join(path) or "the document itself" for path in framer.layout.arrays)
+        words = words_of(framer.header)
+        answer = f'; the portal\'s server says "{words}"' if words else ""
+        return IndexNotUnderstood(
+            f"{self.name} has no array of records at {wanted}{answer}: name its path with --records-at"
+        )
+
+    def _broken(self, problem: Problem) -> IndexBroken:
         return IndexBroken(
-            f"{self.name} is broken at byte {offset}: {message}\n"
+            f"{self.name} is broken at byte {problem.offset}: {problem.message}\n"
             f"mend or fetch the file and load it again; {self._kept}",
-            offset=offset,
+            offset=problem.offset,
         )
 
 
@@ -183,9 +234,3 @@ async def read_index(
     """
     async with open_index(path, max_unpacked_bytes=settings.max_unpacked_bytes) as opened:
         yield IndexReader(opened, settings, salt, stages or Stages())
-
-
-def _arrays(dialect: Dialect, settings: Settings) -> dict[Path, str]:
-    if settings.records_at is not None:
-        return {tuple(settings.records_at.split(".")): "asset"}
-    return dict(dialect.arrays)

@@ -21,12 +21,14 @@ from seed_registry.errors import IndexNotUnderstood, IndexUnreadable
 from seed_registry.escaping import printable
 from seed_registry.index.decoding import Decoder
 from seed_registry.index.detecting import look_at
-from seed_registry.index.dialects import DIALECTS, choose, see_that_domain_fits
+from seed_registry.index.dialects import DIALECTS, choose, looks_like_record, see_that_domain_fits
 from seed_registry.index.dialects.declaring import Dialect
 from seed_registry.index.framing import EXCERPT_BYTES, LineFramer
 from seed_registry.index.opening import OpenIndex, open_index
+from seed_registry.index.pages import Pages
 from seed_registry.index.reading import IndexReader
 from seed_registry.index.rejects import RejectsFile
+from seed_registry.index.unread import UnreadArrays
 from seed_registry.records import RawRecord, Record, Reject
 from seed_registry.report import Stages
 from seed_registry.settings import Settings
@@ -262,7 +264,7 @@ class ReplayReader(IndexReader):
         self._opened, self._stages, self._kept = opened, stages, ""  # lines are never broken
         self.provider = settings.provider or dialect.provider
         self._decoder = _LineDecoder(dialect, settings, provider=self.provider, salt=salt)
-        self._whole = False
+        self._pages, self._unread = Pages(dialect), UnreadArrays(looks_like_record)
         longest = longest_line(settings.max_record_bytes)
         self._framer = LineFramer(max_record_bytes=longest, offset=opened.head_offset)
 

@@ -6,9 +6,10 @@ place in `DIALECTS` and its name in `settings.DialectName`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from seed_registry.errors import IndexNotUnderstood, SettingsInvalid
@@ -21,10 +22,15 @@ from seed_registry.index.dialects.directory import DIRECTORY
 from seed_registry.index.dialects.discovery import DISCOVERY
 from seed_registry.index.dialects.seed import SEED
 from seed_registry.index.dialects.views import VIEWS
+from seed_registry.index.envelope import Layout, Path
 from seed_registry.settings import Settings
 
 # Asked in this order: what tells itself most surely comes first. Some portals' packages have an `identifier`, too.
 DIALECTS: Final = {dialect.name: dialect for dialect in (SEED, DISCOVERY, DIRECTORY, VIEWS, CKAN, DATA_JSON)}
+# The keys that each knows a record by, and all the fields that it reads.
+_READ: Final = [(dialect.keys, dialect.wire.__struct_encode_fields__) for dialect in DIALECTS.values()]
+# Where documents of any dialect have their records.
+ARRAYS: Final = frozenset(path for dialect in DIALECTS.values() for path in dialect.arrays if path)
 # Enough to recognise a format by.
 _KEYS_SHOWN: Final = 12
 
@@ -35,21 +41,36 @@ def choose(shape: Shape, settings: Settings, name: str) -> tuple[Dialect, Shape]
     Raises:
         IndexNotUnderstood: none fits; the message names what was seen and how to point it.
     """
-    if settings.records_at is not None:
-        elements = shape.arrays.get(tuple(settings.records_at.split(".")), set())
-        shape = Shape(lines=False, arrays={(): elements})
     known = [DIALECTS[settings.dialect]] if settings.dialect else list(DIALECTS.values())
-    ways = [shape, replace(shape, lines=True)] if shape.single else [shape]
-    for dialect in known:
-        for way in ways:
-            if dialect.fits(way):
-                return dialect, way
+    for ways in _ways(shape, settings):
+        for dialect in known:
+            for way in ways:
+                if dialect.fits(way.looks_like) and (dialect.is_paged or not way.is_paged):
+                    return dialect, way.shape
+    if problem := _refusal(shape, known, name):
+        raise IndexNotUnderstood(problem)
     if settings.dialect:
-        return known[0], shape
+        return known[0], replace(shape, single=False)
+    seen = shape if settings.records_at is None else next(_ways(shape, settings))[0].looks_like
     raise IndexNotUnderstood(
-        f"{name} is {_described(shape)}\nname its dialect with --dialect {'|'.join(DIALECTS)}, "
+        f"{name} is {_described(seen)}\nname its dialect with --dialect {'|'.join(DIALECTS)}, "
         "or the path of its records with --records-at"
     )
+
+
+def layout_of(dialect: Dialect, shape: Shape, settings: Settings) -> Layout:
+    """Where the records of a document are that was taken for this."""
+    if settings.records_at is not None:
+        return Layout({tuple(settings.records_at.split(".")): "asset"}, is_sequence=dialect.is_paged)
+    if shape.is_whole:
+        kind = "" if dialect.source else "asset"
+        return Layout({(): kind}, singles=frozenset({()}), is_sequence=True)
+    arrays, nested = dict(dialect.arrays), dict(dialect.nested)
+    if shape.is_in_array:
+        arrays.pop((), None)
+        nested[()] = ()
+    singles = frozenset(dialect.singles(shape.page if shape.is_in_array and shape.page else shape))
+    return Layout(arrays, nested, singles, dialect.links, dialect.is_paged)
 
 
 def see_that_domain_fits(dialect: Dialect, settings: Settings, name: str) -> None:
@@ -69,6 +90,57 @@ def see_that_domain_fits(dialect: Dialect, settings: Settings, name: str) -> Non
             f"--domain cannot be used with {name}, an index of the dialect {dialect.name}: {dialect.refuses_domain}\n"
             "leave --domain out, and load indexes that need it by a command of their own"
         )
+
+
+def looks_like_record(keys: Collection[str]) -> bool:
+    """Whether an object with these keys is what some dialect reads: it has a key, and another field that is read."""
+    return any(
+        not dialect_keys.isdisjoint(keys) and sum(name in keys for name in fields) > 1 for dialect_keys, fields in _READ
+    )
+
+
+class _Way(Struct, frozen=True):
+    """One way to take an index: what it looks like then, and what is made of that; of pages, or of one thing."""
+
+    looks_like: Shape
+    shape: Shape
+    is_paged: bool = False
+
+
+def _ways(shape: Shape, settings: Settings) -> Iterator[list[_Way]]:
+    """The ways to take an index, the plainest first."""
+    if settings.records_at is not None:
+        document = replace((shape.lines and shape.page) or shape, lines=False, single=False)
+        path = tuple(settings.records_at.split("."))
+        elements = document.arrays.get(path, set())
+        scalars: dict[Path, str] = {(): document.scalars[path]} if path in document.scalars else {}
+        yield [_Way(Shape(lines=False, arrays={(): elements}, scalars=scalars), document)]
+        return
+    whole, lines = replace(shape, single=False), replace(shape, lines=True, single=False)
+    yield [_Way(whole, whole), _Way(lines, lines)] if shape.single else [_Way(whole, whole)]
+    if shape.lines and shape.page is not None:
+        yield [_Way(shape.page, shape.page, is_paged=True)]
+    elif shape.page is not None:
+        yield [_Way(shape.page, replace(shape, is_in_array=True), is_paged=True)]
+    elif not shape.lines:
+        yield [_Way(lines, replace(whole, is_whole=True))]
+
+
+def _refusal(shape: Shape, known: Sequence[Dialect], name: str) -> str | None:
+    """What a document is that holds no records, and where they are to be had; None where that cannot be told."""
+    document = (shape.lines and shape.page) or shape
+    if any(document.arrays.get(path) for dialect in known for path in dialect.arrays):
+        return None
+    if shape.words:
+        return f"{name} is no index but an error of the portal's server\nit says: {shape.words}"
+    if document.scalars.get(("result",)) == "string":
+        return (
+            f"{name} is a list of names, not of packages: the answer of CKAN's package_list\n"
+            "package_search?rows=1000&start=0 and so on gives the packages, each call a page; load all pages together"
+        )
+    if document.scalars.get(()) == "string":
+        return f"{name} is a list of texts, not of records\nfetch the records that they name"
+    return None
 
 
 def _described(shape: Shape) -> str:

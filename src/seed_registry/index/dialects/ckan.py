@@ -14,7 +14,17 @@ from typing import Any, Final
 from msgspec import Struct
 
 from seed_registry.index.detecting import Shape
-from seed_registry.index.dialects.declaring import Dialect, Fields, Portal, first, host_of, keys_at, page
+from seed_registry.index.dialects.declaring import (
+    TOTALS,
+    Dialect,
+    Fields,
+    Portal,
+    first,
+    host_of,
+    keys_at,
+    page,
+)
+from seed_registry.index.envelope import Path
 
 
 class Package(Struct, gc=False):
@@ -31,6 +41,7 @@ class Package(Struct, gc=False):
     metadata_modified: Any = None
 
 
+_ARRAYS: Final = (("result", "results"), ("result",))
 # Under which keys harvested packages tell where they come from. Only the first is about a portal like this one; the
 # others are about the dataset, wherever it is.
 _EXTRAS: Final = ("portal_url", "source_url", "harvest_url", "url", "guid")
@@ -79,9 +90,14 @@ def _portal(header: Mapping[str, Any]) -> str:
 
 
 def _fits(shape: Shape) -> bool:
-    found = ("result", "results")
-    nothing_found = shape.keys.get("success") is True and shape.arrays.get(found) == set()
-    return nothing_found or any(_is_package(keys_at(shape, *path)) for path in (found, ("result",), ()))
+    found = any(_is_package(keys_at(shape, *path)) for path in (*_ARRAYS, ()))
+    is_empty = shape.keys.get("success") is True and any(shape.is_empty(*path) for path in _ARRAYS)
+    return found or is_empty or bool(_single(shape))
+
+
+def _single(shape: Shape) -> tuple[Path, ...]:
+    """The answer of `package_show` is one package."""
+    return (("result",),) if _is_package(shape.objects.get(("result",), set())) else ()
 
 
 def _is_package(keys: set[str]) -> bool:
@@ -91,7 +107,7 @@ def _is_package(keys: set[str]) -> bool:
 CKAN: Final = Dialect(
     name="ckan",
     version=2,
-    arrays={("result", "results"): "asset", ("result",): "asset", (): "asset"},
+    arrays=dict.fromkeys((*_ARRAYS, ()), "asset"),
     wire=Package,
     asset=_asset,
     mapping={
@@ -103,6 +119,8 @@ CKAN: Final = Dialect(
         "updated_at": "metadata_modified",
     },
     fits=_fits,
+    singles=_single,
+    totals=(("result", "count"), ("count",), *TOTALS),
     portal=_portal,
     provider="ckan",
 )

@@ -25,8 +25,10 @@ from seed_registry.index.dialects.declaring import (
     host_of,
     is_catalog,
     keys_at,
+    says_catalog,
     socrata_id,
 )
+from seed_registry.index.envelope import Path
 from seed_registry.index.texts import says_something, url_of
 
 
@@ -46,8 +48,19 @@ class Dataset(Struct, gc=False):
 # an array of JSON. A text that looks like one is written as an array of itself, so that no two identifiers are one key.
 _PLAIN: Final = ("@value", "@id", "value", "id", "$oid")
 _PAIR: Final = '["'
-_ARRAYS: Final = (("dataset",), ("datasets",), ())
-_CATALOG_ARRAYS: Final = ("dataset", "datasets", "catalog", "datasetSeries", "service")
+# Where datasets stand in a catalog, in arrays or as one object. Version 3 also has them in series and at services, and
+# catalogs in catalogs (https://github.com/GSA/dcat-us, jsonschema/Catalog.json).
+_DATASETS: Final[frozenset[Path]] = frozenset({
+    ("dataset",),
+    ("datasets",),
+    ("datasetSeries", "seriesMember"),
+    ("datasetSeries", "first"),
+    ("datasetSeries", "last"),
+    ("service", "servesDataset"),
+})  # fmt: skip
+_CATALOGS: Final[tuple[Path, ...]] = (("catalog",), ("hasPart",))
+_OTHERS: Final[tuple[Path, ...]] = (("datasetSeries",), ("service",))
+_CATALOG_FIELDS: Final = ("dataset", "datasets", "catalog", "hasPart", "datasetSeries", "service")
 
 
 def _asset(dataset: Dataset, portal: Portal) -> Fields | None:
@@ -130,11 +143,20 @@ def _is_catalogue_itself(identifier: str, title: Any) -> bool:
 
 
 def _fits(shape: Shape) -> bool:
-    return (
-        (not shape.lines and shape.keys.get("dataset") == "array")
-        or (is_catalog(shape) and any(shape.keys.get(name) == "array" for name in _CATALOG_ARRAYS))
-        or any(_is_dataset(keys_at(shape, *path)) for path in _ARRAYS)
-    )
+    keys = keys_at(shape)
+    if "dataset" in keys:
+        return not shape.lines and _is_catalog_document(shape)
+    return _is_catalog_document(shape) or (_is_dataset(keys) and not says_catalog(shape.keys.get("@type")))
+
+
+def _is_catalog_document(shape: Shape) -> bool:
+    if shape.lines:
+        return False
+    if shape.keys.get("dataset") == "array" or "title" in shape.objects.get(("dataset",), set()):
+        return True
+    if is_catalog(shape) and any(shape.keys.get(name) in ("array", "object") for name in _CATALOG_FIELDS):
+        return True
+    return _is_dataset(shape.arrays.get(("datasets",), set()))
 
 
 def _is_dataset(keys: set[str]) -> bool:
@@ -158,7 +180,11 @@ def _part(text: Any) -> str | None:
 DATA_JSON: Final = Dialect(
     name="data-json",
     version=2,
-    arrays=dict.fromkeys(_ARRAYS, "asset"),
+    arrays=dict.fromkeys((*sorted(_DATASETS), ()), "asset"),
+    nested=dict.fromkeys(_CATALOGS, ()) | {path: path for path in _OTHERS},
+    links=_DATASETS - {("dataset",), ("datasets",)},
+    singles=lambda _: _DATASETS,
+    keys=frozenset({"identifier"}),
     provider="socrata",
     wire=Dataset,
     asset=_asset,

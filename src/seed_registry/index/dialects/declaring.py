@@ -6,7 +6,7 @@ Wire Structs name only the fields that are read, with any value: what a field re
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from seed_registry.index.detecting import Shape
-
-Path = tuple[str, ...]
+from seed_registry.index.envelope import Path
 
 # Socrata's ids: eight characters of an alphabet without the look-alikes 0, 1, l and o (all of 13,383 real ones).
 _ID: Final = "[2-9a-km-np-z]{4}-[2-9a-km-np-z]{4}"
@@ -29,6 +28,17 @@ _SOCRATA_URL: Final = re.compile(
 )
 # What stands for the portal in a header while the question is whether a record depends on it.
 UNREAD_HEADER: Final = "?"
+# What the total of a server's answer is called by portals of several kinds, and by Hydra's and OGC's collections.
+TOTALS: Final[tuple[Path, ...]] = (
+    ("total_count",),
+    ("totalCount",),
+    ("totalItems",),
+    ("hydra:totalItems",),
+    ("numberMatched",),
+    ("meta", "stats", "totalCount"),
+    ("meta", "total"),
+    ("meta", "count"),
+)
 
 
 class Portal(Struct, frozen=True):
@@ -63,7 +73,10 @@ class Dialect(Struct, frozen=True):
 
     Attributes:
         version: goes into every content hash: raise it when the mapping changes, and a reload rewrites what it must.
-        arrays: where records are in a document, and their kind.
+        arrays, nested, links: where records are in a document, as in `Layout`.
+        singles: where this document may have one record instead of an array of them.
+        is_paged: whether several documents may follow one another in an index.
+        keys: the fields that may hold a record's key; what has one of them and another of `wire` looks like a record.
         wire: the Struct that a record is decoded to.
         asset, source: from the wire Struct to fields; None for what only looks like a record and is none.
         mapping: what `asset` does, in words, for people: where each field comes from.
@@ -73,11 +86,11 @@ class Dialect(Struct, frozen=True):
         kind_of: for lines, which kind a record is; None where it is neither.
         portal: the portal's host, from the header of a document.
         declared: by array, the header field that tells how many records it holds.
+        totals: where the header may tell how many records the portal has for the question that was asked.
         needs_domain: whether nothing in an index can tell its portal, so that `--domain` has to.
         refuses_domain: why `--domain` cannot be used, if it cannot.
         names_portals: whether the records of this shape name their portal themselves, which `--domain` leaves alone.
         former_key: the key that an earlier version gave a record; None where it is the same.
-        whole: whether a document may be one record.
     """
 
     name: str
@@ -97,7 +110,12 @@ class Dialect(Struct, frozen=True):
     refuses_domain: str = ""
     names_portals: Callable[[Shape], bool] = lambda _: False
     former_key: Callable[[Any], str | None] | None = None
-    whole: Callable[[Shape], bool] = lambda _: False
+    nested: Mapping[Path, Path] = {}
+    links: frozenset[Path] = frozenset()
+    singles: Callable[[Shape], Iterable[Path]] = lambda _: ()
+    is_paged: bool = True
+    keys: frozenset[str] = frozenset({"id"})
+    totals: tuple[Path, ...] = TOTALS
 
 
 def first(*values: Any) -> Any:
@@ -155,4 +173,9 @@ def keys_at(shape: Shape, *path: str) -> set[str]:
 
 def is_catalog(shape: Shape) -> bool:
     """Whether a document says of itself that it is a catalogue of DCAT."""
-    return not shape.lines and ("conformsTo" in shape.keys or shape.keys.get("@type") in ("Catalog", "dcat:Catalog"))
+    return not shape.lines and ("conformsTo" in shape.keys or says_catalog(shape.keys.get("@type")))
+
+
+def says_catalog(type_: Any) -> bool:
+    """Whether a type of JSON-LD is DCAT's catalogue."""
+    return type_ in ("Catalog", "dcat:Catalog")

@@ -13,7 +13,17 @@ from typing import Any, Final
 from msgspec import Struct
 
 from seed_registry.index.detecting import Shape
-from seed_registry.index.dialects.declaring import Dialect, Fields, Portal, first, host_of, is_catalog, keys_at, page
+from seed_registry.index.dialects.declaring import (
+    TOTALS,
+    Dialect,
+    Fields,
+    Portal,
+    first,
+    host_of,
+    is_catalog,
+    keys_at,
+    page,
+)
 
 
 class DirectoryRecord(Struct, gc=False):
@@ -46,7 +56,7 @@ def _fits(shape: Shape) -> bool:
     elements = shape.arrays.get(())
     return (
         any(shape.keys.get(name) == "array" and _is_own(shape, name) for name in ("datasets", "kept"))
-        or elements == set()  # an empty index is one
+        or shape.is_empty()  # an empty index is one
         or (elements is not None and "id" in elements and bool({"permalink", "resource_url", "domain"} & elements))
     )
 
@@ -81,4 +91,5 @@ DIRECTORY: Final = Dialect(
     portal=_portal,
     declared={("datasets",): "totalCount", ("kept",): "keptCount"},
     names_portals=_names_portals,
+    totals=tuple(path for path in TOTALS if path != ("totalCount",)),
 )

@@ -11,7 +11,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from seed_registry.index.detecting import Shape
-from seed_registry.index.dialects.declaring import Dialect, Fields, Portal, first, keys_at
+from seed_registry.index.dialects.declaring import TOTALS, Dialect, Fields, Portal, first, keys_at
 
 
 class Resource(Struct, gc=False):
@@ -57,7 +57,7 @@ def _fits(shape: Shape) -> bool:
     if shape.lines:
         return shape.keys.get("resource") == "object"
     return any("resource" in keys_at(shape, *path) for path in ((), ("results",))) or (
-        shape.keys.get("results") == "array" and not shape.arrays[("results",)]
+        shape.keys.get("results") == "array" and shape.is_empty("results")
     )
 
 
@@ -78,4 +78,6 @@ DISCOVERY: Final = Dialect(
     },
     fits=_fits,
     refuses_domain="each of its records names its own portal, and they may name several",
+    keys=frozenset({"resource"}),
+    totals=(("resultSetSize",), *TOTALS),
 )

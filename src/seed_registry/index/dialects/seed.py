@@ -65,6 +65,8 @@ SEED: Final = Dialect(
     source=_source,
     lists_sources=True,
     refuses_domain="it lists its sources itself, and each asset names one",
+    is_paged=False,  # sources come before or after their assets, but in one document
+    keys=frozenset({"asset_key", "id"}),
     kind_of=lambda record: record.type if record.type in ("source", "asset") else None,
     fits=lambda shape: (
         shape.keys.get("type") in ("source", "asset")

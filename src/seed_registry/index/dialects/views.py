@@ -40,6 +40,7 @@ def _is_view(keys: set[str]) -> bool:
 
 
 def _whole(shape: Shape) -> bool:
+    """Whether a document is one view, as `/api/views/<id>` answers."""
     return not shape.lines and _is_view(set(shape.keys))
 
 
@@ -59,6 +60,6 @@ VIEWS: Final = Dialect(
         "updated_at": "rowsUpdatedAt, viewLastModified (seconds since 1970)",
     },
     fits=lambda shape: _is_view(keys_at(shape)) or _whole(shape),
+    singles=lambda shape: ((),) if _whole(shape) else (),
     needs_domain=True,
-    whole=_whole,
 )
