@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
 import xxhash
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -50,6 +51,14 @@ def hashed(key: str) -> int:
     return xxhash.xxh3_64_intdigest(key.encode())
 
 
+def told_unread(reader: IndexReader, progress: Progress) -> list[UnreadRecords]:
+    """What looks like records in an index that was read to its end, and was not read; tells of it, too."""
+    found = [UnreadRecords(reader.name, path, count) for path, count in reader.unread().items()]
+    for one in found:
+        progress.tell("warning", "unread_records", **msgspec.to_builtins(one), note=_UNREAD)
+    return found
+
+
 class Account:
     """The books of one load.
 
@@ -81,9 +90,7 @@ class Account:
         loaded, name = self.loaded, reader.name
         loaded.declared.extend(reader.declared())
         loaded.totals.extend(replace(total, index=name) for total in reader.totals())
-        for path, count in reader.unread().items():
-            self.progress.tell("warning", "unread_records", index=name, path=path, count=count, note=_UNREAD)
-            loaded.unread.append(UnreadRecords(name, path, count))
+        loaded.unread.extend(told_unread(reader, self.progress))
 
     def sent(self, asset: Asset, key_hash: int, sources: Mapping[str, SourceRow]) -> None:
         """Note an asset that goes to the database; its source is one of `sources`."""

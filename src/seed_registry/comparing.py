@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from msgspec import Struct, field
 
-from seed_registry.accounting import hashed
+from seed_registry.accounting import hashed, told_unread
 from seed_registry.errors import IndexNotUnderstood
 from seed_registry.halving import merge_halving
 from seed_registry.index.reading import IndexReader
@@ -185,6 +185,7 @@ class Comparer:
         await self._stage()
         await self._expect(part)
         self.declared.extend(reader.declared())
+        told_unread(reader, self._progress)
 
     async def _take(self, part: _Part, records: Sequence[Record]) -> None:
         tally, sources = self._tally, []

@@ -10,7 +10,7 @@ import anyio
 import msgspec
 import typer
 
-from seed_registry.cli.console import print_rows
+from seed_registry.cli.console import counted, print_rows
 from seed_registry.cli.options import (
     DialectOption,
     DomainOption,
@@ -22,7 +22,7 @@ from seed_registry.cli.options import (
 )
 from seed_registry.escaping import printable
 from seed_registry.index.detecting import Shape
-from seed_registry.index.reading import read_index
+from seed_registry.index.reading import IndexReader, read_index
 from seed_registry.records import Asset, Record, Reject, Source
 from seed_registry.settings import Settings
 
@@ -41,6 +41,7 @@ class _Explained(msgspec.Struct):
     shape: str
     mapping: Mapping[str, str]
     records: list[Record]
+    facts: list[tuple[str, str]]
 
 
 def explain(
@@ -65,7 +66,7 @@ def explain(
     print_rows(
         found.index,
         ("", ""),
-        [("dialect", f"{found.dialect} (provider {found.provider})"), ("because", found.shape)],
+        [("dialect", f"{found.dialect} (provider {found.provider})"), ("because", found.shape), *found.facts],
     )
     for kind, type_ in (("source", Source), ("asset", Asset)):
         records = [record for record in found.records if isinstance(record, type_)]
@@ -87,11 +88,21 @@ async def _look(index: str, settings: Settings) -> _Explained:
             if len(records) >= _RECORDS_READ:
                 break
         dialect = reader.dialect
-        return _Explained(reader.name, dialect.name, reader.provider, _why(reader.shape), dialect.mapping, records)
+        why, facts = _why(reader.shape), _facts(reader)
+        return _Explained(reader.name, dialect.name, reader.provider, why, dialect.mapping, records, facts)
+
+
+def _facts(reader: IndexReader) -> list[tuple[str, str]]:
+    """Where records were found, and what else the document tells of them, as far as it was read."""
+    facts = [("records at", ", ".join(reader.found()))]
+    if (total := reader.total()) is not None:
+        facts.append(("the portal has", counted(total, "record")))
+    facts += [("not read", f"{counted(count, 'record')} at {path}") for path, count in reader.unread().items()]
+    return [(name, printable(fact)) for name, fact in facts if fact]
 
 
 def _why(shape: Shape) -> str:
-    form = "NDJSON" if shape.lines else "a document"
+    form = "NDJSON" if shape.lines else shape.form or "a document"
     arrays = [f"{'.'.join(path) or 'itself'} is an array" for path, keys in shape.arrays.items() if keys or not path]
     keys = f"its {'first record' if shape.lines else 'top'} has {', '.join(shape.keys)}" if shape.keys else ""
     return "; ".join(part for part in (form, *arrays, keys) if part)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import ijson
 import msgspec
@@ -21,6 +21,7 @@ _DIGIT_RUN = re.compile(rb"[0-9]{400}")
 # How many lines may be broken at the beginning of an NDJSON index before it is no NDJSON index.
 _LINES_LOOKED_AT = 100
 
+Form = Literal["", "one record", "an array of documents", "documents, one a line"]
 _SCALARS = ("string", "number", "boolean", "null")
 
 
@@ -36,8 +37,7 @@ class Shape(Struct, frozen=True):
         scalars: the paths of the arrays that begin with no object or array, but with "string", "number" or the like.
         page: what the first line, or the first element of a document that is an array, looks like as a document.
         words: what the portal's server says, where the document is its error message.
-        is_whole: whether the document is taken for one record.
-        is_in_array: whether the document is taken for an array of documents.
+        form: what it is taken for, besides lines of records or one document with records.
     """
 
     lines: bool
@@ -48,8 +48,7 @@ class Shape(Struct, frozen=True):
     scalars: dict[Path, str] = field(default_factory=dict)
     page: Shape | None = None
     words: str | None = None
-    is_whole: bool = False
-    is_in_array: bool = False
+    form: Form = ""
 
     def is_empty(self, *path: str) -> bool:
         """Whether there is an array at the path, with nothing in it as far as was looked."""

@@ -67,6 +67,7 @@ class DocumentFramer:
         *,
         max_record_bytes: int,
         offset: int = 0,
+        line: int = 1,
         is_record: IsRecord = lambda _: False,
     ) -> None:
         self.layout = layout
@@ -83,7 +84,7 @@ class DocumentFramer:
         self._buffer = b""
         self._start = 0  # of what is still to be read in it
         self._base = offset  # of the buffer's first byte
-        self._line = 1  # of the byte `_counted`
+        self._line = line  # of the byte `_counted`
         self._counted = 0
         self._levels: list[_Level] = []  # from the document to the object that is being read
         self._page: _Level | None = None
@@ -105,11 +106,9 @@ class DocumentFramer:
 
     def feed(self, chunk: bytes) -> list[RawRecord]:
         """The records that end in this chunk, or in the page that ends in it, as far as the document is sound."""
-        self._buffer = self._buffer[self._start :] + chunk if chunk else self._buffer
         if chunk:
-            self._base += self._start
-            self._counted -= self._start
-            self._start = 0
+            self._drop_read()
+            self._buffer += chunk
         return self._advance(final=False)
 
     def finish(self) -> list[RawRecord]:
@@ -135,7 +134,16 @@ class DocumentFramer:
             self.problem = broken.problem
         self._line_at(position)
         self._start = position
+        if not self.pending:
+            self._drop_read()
         return records
+
+    def _drop_read(self) -> None:
+        """Forget what was read of the buffer; not at the end of each of many pages in it, for the rest is copied."""
+        self._buffer = self._buffer[self._start :]
+        self._base += self._start
+        self._counted -= self._start
+        self._start = 0
 
     def _walk_between_documents(self, position: int) -> tuple[int, bool]:
         position = _space_after(self._buffer, position)

@@ -17,7 +17,7 @@ from seed_registry.index.decoding import Decoder
 from seed_registry.index.detecting import look_at
 from seed_registry.index.dialects import ARRAYS, choose, layout_of, looks_like_record, see_that_domain_fits
 from seed_registry.index.documents import DocumentFramer
-from seed_registry.index.envelope import Broken, Problem, error_position, error_text
+from seed_registry.index.envelope import Broken, Layout, Problem, error_position, error_text
 from seed_registry.index.framing import LineFramer
 from seed_registry.index.opening import OpenIndex, open_index
 from seed_registry.index.pages import Pages
@@ -119,6 +119,15 @@ class IndexReader:
         """How many records the portal has, as the headers say, and how many of them are in this index."""
         return self._pages.totals()
 
+    def total(self) -> int | None:
+        """How many records the portal has, as the header says that was read last."""
+        return None if isinstance(self._framer, LineFramer) else self._pages.total(self._framer.header)
+
+    def found(self) -> list[str]:
+        """Where there were records, as paths of the dialect."""
+        counts = {} if isinstance(self._framer, LineFramer) else self._framer.counts
+        return [".".join(path) or "the document itself" for path, count in counts.items() if count]
+
     def unread(self) -> dict[str, int]:
         """How many records seem to stand in arrays that are not read, by the place of the array."""
         of_document = {} if isinstance(self._framer, LineFramer) else self._framer.unread.counts
@@ -170,6 +179,7 @@ class IndexReader:
     def _records(self, raw_records: list[RawRecord]) -> list[Record]:
         """The records; of a document up to the first that is not JSON, for the document is none then."""
         decode, is_document = self._decoder.decode, isinstance(self._framer, DocumentFramer)
+        inner = self.dialect.inner
         records: list[Record] = []
         for raw in raw_records:
             record = decode(raw)
@@ -181,7 +191,16 @@ class IndexReader:
                     break
                 if record.reason in _NO_RECORD:
                     self._look_into(raw)
+            if inner is not None and inner[0] in raw.data and not raw.excess:
+                records += self._inner_records(raw, inner[1])
         return records
+
+    def _inner_records(self, raw: RawRecord, layout: Layout) -> Iterator[Record]:
+        """The records that a record holds: each is one of its own."""
+        framer = DocumentFramer(layout, max_record_bytes=len(raw.data), offset=raw.offset, line=raw.line)
+        for one in framer.feed(raw.data):
+            if (record := self._decoder.decode(one)) is not None:
+                yield record
 
     def _look_into(self, raw: RawRecord) -> None:
         """See whether what is no record is an envelope of some."""

@@ -62,14 +62,14 @@ def layout_of(dialect: Dialect, shape: Shape, settings: Settings) -> Layout:
     """Where the records of a document are that was taken for this."""
     if settings.records_at is not None:
         return Layout({tuple(settings.records_at.split(".")): "asset"}, is_sequence=dialect.is_paged)
-    if shape.is_whole:
+    if shape.form == "one record":
         kind = "" if dialect.source else "asset"
         return Layout({(): kind}, singles=frozenset({()}), is_sequence=True)
-    arrays, nested = dict(dialect.arrays), dict(dialect.nested)
-    if shape.is_in_array:
+    arrays, nested, is_in_array = dict(dialect.arrays), dict(dialect.nested), shape.form == "an array of documents"
+    if is_in_array:
         arrays.pop((), None)
         nested[()] = ()
-    singles = frozenset(dialect.singles(shape.page if shape.is_in_array and shape.page else shape))
+    singles = frozenset(dialect.singles(shape.page if is_in_array and shape.page else shape))
     return Layout(arrays, nested, singles, dialect.links, dialect.is_paged)
 
 
@@ -119,11 +119,11 @@ def _ways(shape: Shape, settings: Settings) -> Iterator[list[_Way]]:
     whole, lines = replace(shape, single=False), replace(shape, lines=True, single=False)
     yield [_Way(whole, whole), _Way(lines, lines)] if shape.single else [_Way(whole, whole)]
     if shape.lines and shape.page is not None:
-        yield [_Way(shape.page, shape.page, is_paged=True)]
+        yield [_Way(shape.page, replace(shape.page, form="documents, one a line"), is_paged=True)]
     elif shape.page is not None:
-        yield [_Way(shape.page, replace(shape, is_in_array=True), is_paged=True)]
+        yield [_Way(shape.page, replace(shape, form="an array of documents"), is_paged=True)]
     elif not shape.lines:
-        yield [_Way(lines, replace(whole, is_whole=True))]
+        yield [_Way(lines, replace(whole, form="one record"))]
 
 
 def _refusal(shape: Shape, known: Sequence[Dialect], name: str) -> str | None:

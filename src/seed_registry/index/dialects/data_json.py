@@ -28,7 +28,7 @@ from seed_registry.index.dialects.declaring import (
     says_catalog,
     socrata_id,
 )
-from seed_registry.index.envelope import Path
+from seed_registry.index.envelope import Layout, Path
 from seed_registry.index.texts import says_something, url_of
 
 
@@ -58,6 +58,7 @@ _DATASETS: Final[frozenset[Path]] = frozenset({
     ("datasetSeries", "last"),
     ("service", "servesDataset"),
 })  # fmt: skip
+_MEMBERS: Final[Path] = ("seriesMember",)
 _CATALOGS: Final[tuple[Path, ...]] = (("catalog",), ("hasPart",))
 _OTHERS: Final[tuple[Path, ...]] = (("datasetSeries",), ("service",))
 _CATALOG_FIELDS: Final = ("dataset", "datasets", "catalog", "hasPart", "datasetSeries", "service")
@@ -183,6 +184,8 @@ DATA_JSON: Final = Dialect(
     arrays=dict.fromkeys((*sorted(_DATASETS), ()), "asset"),
     nested=dict.fromkeys(_CATALOGS, ()) | {path: path for path in _OTHERS},
     links=_DATASETS - {("dataset",), ("datasets",)},
+    # Before catalogs had an array for them, series stood among the datasets.
+    inner=(b'"seriesMember"', Layout({_MEMBERS: "asset"}, singles=frozenset({_MEMBERS}), links=frozenset({_MEMBERS}))),
     singles=lambda _: _DATASETS,
     keys=frozenset({"identifier"}),
     provider="socrata",

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from seed_registry.index.detecting import Shape
-from seed_registry.index.envelope import Path
+from seed_registry.index.envelope import Layout, Path
 
 # Socrata's ids: eight characters of an alphabet without the look-alikes 0, 1, l and o (all of 13,383 real ones).
 _ID: Final = "[2-9a-km-np-z]{4}-[2-9a-km-np-z]{4}"
@@ -74,6 +74,7 @@ class Dialect(Struct, frozen=True):
     Attributes:
         version: goes into every content hash: raise it when the mapping changes, and a reload rewrites what it must.
         arrays, nested, links: where records are in a document, as in `Layout`.
+        inner: where a record may hold records of its own, and the text by which such a record is told.
         singles: where this document may have one record instead of an array of them.
         is_paged: whether several documents may follow one another in an index.
         keys: the fields that may hold a record's key; what has one of them and another of `wire` looks like a record.
@@ -112,6 +113,7 @@ class Dialect(Struct, frozen=True):
     former_key: Callable[[Any], str | None] | None = None
     nested: Mapping[Path, Path] = {}
     links: frozenset[Path] = frozenset()
+    inner: tuple[bytes, Layout] | None = None
     singles: Callable[[Shape], Iterable[Path]] = lambda _: ()
     is_paged: bool = True
     keys: frozenset[str] = frozenset({"id"})
