@@ -246,6 +246,8 @@ def test_depth_is_counted_through_all_levels() -> None:
         (b'{"dataset":[{"a":1}]} [1]', 22, "something follows"),
         (b'{"dataset":[{"a":1}]} x', 22, "something follows"),
         (b'{"x":1}{"dataset":[{"a":1}]}', 0, "no array of records"),
+        (b"[] []", 3, "something follows"),
+        (b'[{"a":1}][]{}', 11, "something follows"),
     ],
 )
 @pytest.mark.parametrize("size", [1, 1 << 20])
@@ -253,6 +255,11 @@ def test_a_problem_inside_names_its_byte(data: bytes, offset: int, message: str,
     _, framer = framed(in_pieces(data, size))
     assert framer.problem is not None
     assert (framer.problem.offset, message in framer.problem.message) == (offset, True), framer.problem
+
+
+def test_arrays_one_after_another_are_read_while_they_hold_something() -> None:
+    records, framer = framed([b'[{"a":1}]\n[{"b":1},{}]  []\n'])
+    assert (framer.problem, [one.line for one in records]) == (None, [1, 2, 2])
 
 
 def test_an_array_of_documents_is_its_documents() -> None:

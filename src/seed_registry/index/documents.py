@@ -150,7 +150,9 @@ class DocumentFramer:
         if position == len(self._buffer):
             return position, False
         if self.pages:
-            if not self.layout.is_sequence or self._buffer[position] != self._first_byte:
+            is_alike = self._buffer[position] == self._first_byte
+            is_page = is_alike and (self._first_byte == _BRACE or any(self.page_counts.values()))  # not `[][]`
+            if not (self.layout.is_sequence and is_page):
                 raise Broken("the document has ended, but something follows", self._base + position)
             self._require_records()
         self._first_byte = self._buffer[position]
