@@ -13,6 +13,7 @@ import pytest
 from conftest import Cli
 from seed_registry import DatabaseUrl, Report, Settings, ingest
 from seed_registry.errors import SettingsInvalid
+from seed_registry.plan import MissingPlan
 
 pytestmark = pytest.mark.anyio
 CATALOG = {"conformsTo": "https://project-open-data.cio.gov/v1.1/schema", "@id": "https://open.example.org/data.json"}
@@ -277,3 +278,48 @@ async def test_every_record_of_a_real_index_is_a_row_of_its_own(
     assert (report.dates_ignored, report.texts_ignored) == (0, 0)
     if settings:
         assert set(await column(database_url, "source_key")) == {settings["domain"]}
+
+
+async def execute(url: DatabaseUrl, statement: str, *arguments: Any) -> None:
+    connection = await asyncpg.connect(url.reveal)
+    try:
+        await connection.execute(statement, *arguments)
+    finally:
+        await connection.close()
+
+
+async def test_plan_says_where_this_version_gives_records_other_keys_than_an_earlier_one(
+    database_url: DatabaseUrl, tmp_path: Path, cli: Cli
+) -> None:
+    pages = [f"{HUB}{number}_0" for number in range(3)]
+    records = [{"identifier": page, "title": "t", "landingPage": page} for page in pages]
+    records += [{"identifier": "bureau-1", "title": "t", "landingPage": "https://open.example.org/d/abcd-2345"}]
+    path = tmp_path / "i.json"
+    await load(database_url, path, data_sets(*records, {"identifier": "same", "title": "t"}))
+    # As version 1 of the dialect left them: three datasets as one, a page for an identifier; one row is of nobody.
+    await execute(database_url, "delete from registry.assets where asset_key <> 'same'")
+    rest = "select key, id, '{}' from registry.sources, unnest($1::text[]) as key"
+    olds = ["data-city", "abcd-2345", "unrelated"]
+    await execute(database_url, f"insert into registry.assets (asset_key, source_id, raw) {rest}", olds)
+    report = await load(database_url, path, dry_run=True)
+    assert report.plan is not None
+    assert (report.plan.assets.new, report.plan.assets.unchanged) == (4, 1)
+    assert report.plan.missing_upstream == MissingPlan(3, ["abcd-2345", "data-city", "unrelated"])
+    assert report.plan.rekeyed == MissingPlan(2, ["abcd-2345", "data-city"])
+    words = " ".join(cli("plan", path, url=database_url).stdout.decode().split())
+    assert "2 rows of it (abcd-2345, data-city) have keys that an earlier version gave" in words
+    await execute(database_url, "delete from registry.assets where asset_key = any($1)", olds[:2])
+    report = await load(database_url, path, dry_run=True)
+    assert report.plan is not None
+    assert (report.plan.missing_upstream, report.plan.rekeyed) == (MissingPlan(1, ["unrelated"]), MissingPlan(0, []))
+    assert "earlier version" not in cli("plan", path, url=database_url).stdout.decode()
+
+
+async def test_what_tells_no_portal_and_takes_none_is_not_told_to_name_one(
+    database_url: DatabaseUrl, tmp_path: Path, cli: Cli
+) -> None:
+    path = tmp_path / "i.json"
+    path.write_text(json.dumps(DISCOVERED | {"results": [*DISCOVERED["results"], {"resource": {"id": "k"}}]}))
+    done = cli("load", path, "--max-rejects", "1", url=database_url)
+    rejected = next(json.loads(line) for line in done.stderr.splitlines() if b"record_rejected" in line)
+    assert (rejected["reason"], rejected["detail"]) == ("no_source", "asset does not tell its source")

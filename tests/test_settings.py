@@ -29,6 +29,8 @@ untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]) 
         ({"max_sources": 0}, "--max-sources"),
         ({"verify_sample": -1}, "--sample"),
         ({"domain": ""}, "--domain"),
+        ({"language": ""}, "--language"),
+        ({"language": "english, please"}, "--language"),
         ({"domain": "https://data.example.org"}, "--domain"),
         ({"domain": "two words"}, "--domain"),
         ({"domain": "d" * 254}, "--domain"),

@@ -85,6 +85,9 @@ class Account:
         self._sample = _Sample(settings.verify_sample)
         self._warned: dict[str, int] = {}
 
+    def begun(self, reader: IndexReader) -> None:
+        """Note that an index is read from now on."""
+
     def finished(self, reader: IndexReader) -> None:
         """Note that an index was read to its end."""
         loaded, name = self.loaded, reader.name

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from seed_registry.access import Registry
 from seed_registry.accounting import Account
 from seed_registry.errors import TooManyRejects
-from seed_registry.plan import Change, Examples, Misdeclared, MissingPlan, Plan, RejectExample, RejectPlan, TablePlan
+from seed_registry.index.reading import IndexReader
+from seed_registry.plan import Change, Examples, Misdeclared, Plan, RejectExample, RejectPlan, TablePlan
 from seed_registry.records import Asset, Reject, SourceRow
 from seed_registry.registry.estimating import estimate, unguessed, wal_bytes
 from seed_registry.registry.planning import EXAMPLES, Outlook, missing_upstream
@@ -31,6 +32,17 @@ class ForeseeingAccount(Account):
         self.rejects: dict[str, list[RejectExample]] = {}
         self.too_many: TooManyRejects | None = None
         self._outlook = outlook
+        self._former_key: Callable[[Asset], str | None] = lambda _: None
+
+    def begun(self, reader: IndexReader) -> None:
+        """Like `Account`'s."""
+        self._former_key = reader.former_key
+
+    def sent(self, asset: Asset, key_hash: int, sources: Mapping[str, SourceRow]) -> None:
+        """Like `Account`'s."""
+        if (former := self._former_key(asset)) is not None:
+            self._outlook.note_former(former)
+        super().sent(asset, key_hash, sources)
 
     def missing(self, asset: Asset) -> None:
         """Like `Account`'s."""
@@ -91,15 +103,14 @@ async def foresee(
     outlook.offer("sources", "unchanged", _unchanged(sources, outlook))
     new, changed = tally.assets.inserted, tally.assets.updated
     wal = wal_bytes(new, changed, outlook.bytes_to_write / max(outlook.assets_to_write, 1))
-    missing, guess = None, unguessed(wal)
+    missing, rekeyed, guess = None, None, unguessed(wal)
     if main is not None and tables is not None:
         guess = await main.do(lambda session: estimate(session.connection, tally.read, new + changed, wal))
         if is_whole:
-            count, examples = await main.do(
+            missing, rekeyed = await main.do(
                 lambda session: missing_upstream(session.connection, tables, sources, outlook, seconds=seconds),
                 is_limited=False,
             )
-            missing = MissingPlan(count, examples)
     return Plan(
         database=str(registry.url) if registry.url is not None else None,
         empty_because=registry.empty_because,
@@ -107,6 +118,7 @@ async def foresee(
         assets=_table("assets", tally.assets, fields, outlook),
         rejects=[RejectPlan(reason, count, account.rejects[reason]) for reason, count in tally.rejects.most_common()],
         missing_upstream=missing,
+        rekeyed=rekeyed,
         misdeclared=[Misdeclared(*one) for one in account.loaded.declared if one[1] != one[2]],
         estimate=guess,
     )

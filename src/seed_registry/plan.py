@@ -100,6 +100,7 @@ class Plan(Struct, frozen=True):
         database: what the indexes were compared with, None where there is none.
         empty_because: why the registry was taken for an empty one, None where it was asked.
         missing_upstream: None of an empty registry, or where an index could not be read to its end.
+        rekeyed: those of them whose key an earlier version gave to a record that now has another.
         misdeclared: the headers whose count is not that of their index: a load's verification would fail.
     """
 
@@ -109,6 +110,7 @@ class Plan(Struct, frozen=True):
     assets: TablePlan
     rejects: list[RejectPlan]
     missing_upstream: MissingPlan | None
+    rekeyed: MissingPlan | None
     misdeclared: list[Misdeclared]
     estimate: Estimate
 

@@ -112,7 +112,7 @@ class _Replay(Run):
     async def _foresee(self, registry: Registry, account: Account) -> Plan | None:
         """As of a load; but that the registry has more than a rejects file is no news."""
         plan = await super()._foresee(registry, account)
-        return plan and replace(plan, missing_upstream=None)
+        return plan and replace(plan, missing_upstream=None, rekeyed=None)
 
     async def _verify(self, registry: Registry, account: Account) -> Verification | None:
         """As a load, but for what was not written."""

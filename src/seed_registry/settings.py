@@ -177,6 +177,8 @@ class Settings(Struct, frozen=True, kw_only=True):
             raise SettingsInvalid("database_url takes a DatabaseUrl, which does not print its password")
         if self.domain is not None and not re.fullmatch(r"[^\s/]{1,253}", self.domain):
             raise SettingsInvalid(f"--domain takes a host name like data.example.org, got {self.domain!r}")
+        if self.language is not None and not re.fullmatch(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8}){0,9}", self.language):
+            raise SettingsInvalid(f"--language takes a code like en or de-CH, got {self.language!r}")
         if self.records_at is not None and not all(self.records_at.split(".")):
             raise SettingsInvalid(f"--records-at takes a path like result.results, got {self.records_at!r}")
         for name in self.columns:

@@ -142,6 +142,14 @@ def _place(example: RejectExample, *, several: bool) -> str:
 def _verdict(report: Report, plan: Plan, tally: Tally) -> Iterator[Text]:
     if plan.missing_upstream is not None and plan.missing_upstream.count:
         yield Text("Missing upstream: in the registry, but not in what was read. A load leaves it.")
+    if plan.rekeyed is not None and plan.rekeyed.count:
+        rows = counted(plan.rekeyed.count, "row")
+        yield Text(
+            f"{rows} of it ({_fitting(plan.rekeyed.examples, plan.rekeyed.count, _FILE_COLUMNS // 2)}) "
+            "have keys that an earlier version gave to records of this index: they stay, and their records come as new "
+            "rows. docs/operations.md says how to re-key.",
+            "yellow",
+        )
     if any(part.error for part in report.per_index):
         yield Text("What is missing upstream was not counted: an index could not be read to its end.", "yellow")
     for one in plan.misdeclared:

@@ -126,6 +126,16 @@ class Decoder:
             return self._source(record, wire, data)
         return _reject(record, "no_type", f"record {REASONS['no_type']}")
 
+    def former_key(self, asset: Asset) -> str | None:
+        """The key that an earlier version of the dialect gave this asset's record; None where none was another."""
+        if self._dialect.former_key is None:
+            return None
+        try:
+            key = self._dialect.former_key(self._decode(asset.raw))
+        except (ValueError, RecursionError):
+            return None  # nor did an earlier version take it
+        return key if key != asset.key else None
+
     def _source(self, record: RawRecord, wire: Any, data: bytes) -> Source | Reject:
         assert self._dialect.source is not None
         fields, seed = self._dialect.source(wire), self._seed

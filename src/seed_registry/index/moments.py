@@ -28,19 +28,14 @@ def moment_of(value: Any) -> tuple[datetime | None, bool]:
     """
     if value is None or value == "":
         return None, False
-    try:
-        if type(value) is str:
-            if value[10:11] not in _SEPARATORS:
-                return _unusual(value), True
-            moment = datetime.fromisoformat(value)
-        elif type(value) is datetime:
-            moment = value
-        else:
-            return _unusual(_only(value)), True
-    except ValueError:
+    if type(value) is str and value[10:11] not in _SEPARATORS:
         return _unusual(value), True
-    in_utc = _in_utc(moment)
-    return in_utc, in_utc is None
+    try:
+        moment = value if type(value) is datetime else datetime.fromisoformat(value)
+        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (TypeError, ValueError, OverflowError):
+        return _unusual(_only(value)), True
+    return (moment, False) if moment.year in _YEARS else (None, True)
 
 
 def _in_utc(moment: datetime) -> datetime | None:

@@ -23,7 +23,7 @@ from seed_registry.index.opening import OpenIndex, open_index
 from seed_registry.index.pages import Pages
 from seed_registry.index.unread import UnreadArrays
 from seed_registry.marks import FileState
-from seed_registry.records import RawRecord, Record, Reject
+from seed_registry.records import Asset, RawRecord, Record, Reject
 from seed_registry.report import Stages
 from seed_registry.settings import Settings
 
@@ -132,6 +132,10 @@ class IndexReader:
         """How many records seem to stand in arrays that are not read, by the place of the array."""
         of_document = {} if isinstance(self._framer, LineFramer) else self._framer.unread.counts
         return dict(Counter(of_document) + Counter(self._unread.counts))
+
+    def former_key(self, asset: Asset) -> str | None:
+        """The key that an earlier version of the dialect gave this asset's record; None where none was another."""
+        return self._decoder.former_key(asset)
 
     def decode(self, record: RawRecord) -> Record | None:
         """Decode a record once more, with all that is known by now; None if it only looks like one."""

@@ -11,6 +11,7 @@ import xxhash
 from msgspec import Struct
 
 from seed_registry.marks import Mark
+from seed_registry.plan import MissingPlan
 from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry.limiting import limited
 from seed_registry.registry.merging import asset_values
@@ -61,6 +62,7 @@ class Outlook:
         self.bytes_to_write = 0
         self._known = MarkedHashes()
         self._skipped = MarkedHashes()
+        self._former = MarkedHashes()
         self._remembered: set[int] = set()
 
     def assets(self, new: DistinctHashes) -> AssetOutlook:
@@ -100,14 +102,23 @@ class Outlook:
         """Note an asset that the index has and a load would not take."""
         self._skipped.add(_hashed(key))
 
+    def note_former(self, key: str) -> None:
+        """Note the key that an earlier version gave to a record of the index."""
+        self._former.add(_hashed(key))
+
     def settle(self) -> None:
-        """Make the keys ready for `has`."""
+        """Make the keys ready for `has` and `had`."""
         self._known.settle()
         self._skipped.settle()
+        self._former.settle()
 
     def has(self, key: str, key_hash: int) -> bool:
         """Whether the index has this asset of the registry's, whether a load would take it or not."""
         return self._known.holds(key_hash) or self._skipped.holds(_hashed(key))
+
+    def had(self, key: str) -> bool:
+        """Whether a record of the index had this key in an earlier version."""
+        return self._former.holds(_hashed(key))
 
     def offer(self, table: str, kind: str, keys: Iterable[str]) -> None:
         """Keep the first few of these keys and of those offered before."""
@@ -118,6 +129,7 @@ class Outlook:
         """Give the disk space back."""
         self._known.close()
         self._skipped.close()
+        self._former.close()
 
     def _note(self, table: str, foreseen: Foreseen[Any], keys: Sequence[tuple[str, int]]) -> None:
         self.offer(table, "new", (record.key for record in foreseen.new))
@@ -239,8 +251,8 @@ async def missing_upstream(
     outlook: Outlook,
     *,
     seconds: float | None = None,
-) -> tuple[int, list[str]]:
-    """How many assets the registry has of these sources that no index has, and the first keys of them.
+) -> tuple[MissingPlan, MissingPlan]:
+    """The assets that the registry has of these sources and no index has, and those of them that have a former key.
 
     Args:
         connection: any session; reads only.
@@ -258,7 +270,7 @@ async def missing_upstream(
         provider=tables.assets.column("provider") if "provider" in tables.assets.key else "null",
         id_type=tables.sources.id_type,
     )
-    key_hash, count, first = key_hashes(tables), 0, list[str]()
+    key_hash, missing, rekeyed = key_hashes(tables), MissingPlan(0, []), MissingPlan(0, [])
     ids = [row.id for row in sources.values() if row.id is not None]
     async with connection.transaction():
         async with limited(connection, seconds):
@@ -268,13 +280,17 @@ async def missing_upstream(
                 rows = await cursor.fetch(_ROWS_A_FETCH)
             if not rows:
                 break
-            missing = []
-            for key, source_id, provider in rows:
-                if not outlook.has(key, key_hash(provider, names[source_id], key)):
-                    missing.append(key)
-            count += len(missing)
-            first = nsmallest(EXAMPLES, [*first, *missing])
-    return count, first
+            keys = [
+                key
+                for key, source_id, provider in rows
+                if not outlook.has(key, key_hash(provider, names[source_id], key))
+            ]
+            missing, rekeyed = _with(missing, keys), _with(rekeyed, [key for key in keys if outlook.had(key)])
+    return missing, rekeyed
+
+
+def _with(plan: MissingPlan, keys: Sequence[str]) -> MissingPlan:
+    return MissingPlan(plan.count + len(keys), nsmallest(EXAMPLES, [*plan.examples, *keys]))
 
 
 def key_hashes(tables: Tables | None) -> KeyHash:
