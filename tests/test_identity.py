@@ -38,9 +38,11 @@ pieces = st.sampled_from(
     [*IDS, "/d/", "/api/views/", "/resource/", "/", ".json", "?x=1", "#y", "about", "rows.csv", f"https://{OWN}",
      f"http://{OWN}", f"https://{OTHER}", f"https://{OWN}:8443", " ", '["', '"', "]", ",", "a", "data.json"]
 )  # fmt: skip
-texts = st.one_of(st.lists(pieces, max_size=5).map("".join), st.text(max_size=8), st.sampled_from(IDS))
+written = st.lists(pieces, min_size=1, max_size=2).map(lambda parts: json.dumps(parts, separators=(",", ":")))
+texts = st.one_of(written, st.lists(pieces, max_size=5).map("".join), st.text(max_size=8), st.sampled_from(IDS))
 pairs = st.fixed_dictionaries({"schemaAgency": texts | st.integers(), "notation": texts | st.integers()})
-identifiers = st.one_of(texts, st.integers(), texts.map(lambda text: {"@id": text}), pairs)
+small = st.fixed_dictionaries({"schemaAgency": pieces, "notation": pieces})
+identifiers = st.one_of(texts, written, small, st.integers(), texts.map(lambda text: {"@id": text}), pairs)
 
 
 def identity(identifier: Any) -> Any:
@@ -79,6 +81,15 @@ def test_two_identifiers_of_data_sets_are_one_key_exactly_where_they_mean_the_sa
         keys.append(key_of(DATA_JSON, record | {"identifier": identifier}, portal))
     if None not in keys:
         assert (keys[0] == keys[1]) == (identity(one) == identity(other))
+
+
+@given(pairs | small)
+@untimed
+def test_a_text_that_is_what_agency_and_notation_are_written_as_is_another_identifier(pair: dict[str, Any]) -> None:
+    portal = Portal(header=OWN)
+    key = key_of(DATA_JSON, {"identifier": pair}, portal)
+    if key is not None and key.startswith("["):
+        assert key_of(DATA_JSON, {"identifier": key}, portal) not in (key, None)
 
 
 @given(st.text(max_size=12) | st.integers() | st.sampled_from(IDS), st.text(max_size=12) | st.integers())

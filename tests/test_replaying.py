@@ -329,6 +329,13 @@ async def test_the_dialect_is_told_by_the_first_record_that_can(
             await replayed(path, database_url, domain=SITE)
 
 
+async def test_a_replay_takes_the_language_that_is_asked_for(database_url: DatabaseUrl, rejects: Write) -> None:
+    path = rejects(line({"id": "k", "metadata_modified": LATER, "title": {"en": "Forest", "fr": "Forêt"}}))
+    for language, name in ((None, "Forest"), ("fr", "Forêt")):
+        await replayed(path, database_url, dialect="ckan", domain=SITE, language=language)
+        assert await rows(database_url) == {"k": name}
+
+
 async def test_a_dialect_that_nothing_tells_has_to_be_named(database_url: DatabaseUrl, rejects: Write) -> None:
     path = rejects(line({"asset_key": "a", "source_key": SITE}))
     with pytest.raises(IndexNotUnderstood, match=r"do not tell their dialect\n.*--dialect seed\|"):

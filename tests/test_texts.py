@@ -247,6 +247,18 @@ def test_what_is_read_otherwise_than_before_is_hashed_otherwise_and_nothing_else
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "date", "former"),
+    [("7", "null", "003aa60d0cf4c80e41b505a8a2de6583"), ('"n"', '"2018-05"', "45c6b11109d86926acb6c34e5461c467")],
+)
+def test_the_rows_that_earlier_versions_left_without_a_text_or_a_date_are_written_anew(
+    name: str, date: str, former: str
+) -> None:
+    found = decoded("directory", name, "null", date)
+    assert (found.name, found.updated_at is None) == (name.strip('"'), date == "null")
+    assert found.content_hash != bytes.fromhex(former)
+
+
 def test_a_written_number_is_a_float_that_tells_its_text() -> None:
     number = Written("1.50")
     assert (number, number.text) == (1.5, "1.50")
