@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -135,6 +136,13 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         monkeypatch.setenv(name, "127.0.0.1")
     monkeypatch.setattr(remote, "BACKOFF_SECONDS", 0.001)
     monkeypatch.setattr(remote, "MAX_RETRY_AFTER_SECONDS", 0.01)
+    with serving() as running:
+        yield running
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    """A server at work."""
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
@@ -300,7 +308,7 @@ async def test_a_redirect_never_leaves_https() -> None:
         httpx.Client(transport=httpx.MockTransport(lambda _: answer)) as client,
         pytest.raises(remote._Refused, match="from https to http"),
     ):
-        remote._Download("https://data.org/a", bool)._ask(client)
+        remote._Download("https://data.org/a", [], bool)._ask(client)
 
 
 # closing

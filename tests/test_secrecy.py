@@ -10,15 +10,15 @@ import pytest
 
 from conftest import Cli
 from seed_registry import ingest
-from seed_registry.cli.secrecy import cover_password
+from seed_registry.cli.secrecy import cover_secrets
 from seed_registry.errors import DatabaseUnavailable
 from seed_registry.settings import DatabaseUrl, Settings
 
 CANARY = "cAnArY"
 SHOWN = """
 import sys
-from seed_registry.cli.secrecy import cover_password
-cover_password(sys.argv[1:])
+from seed_registry.cli.secrecy import cover_secrets
+list(cover_secrets(sys.argv[1:]))
 sys.stdout.write(open("/proc/self/cmdline").read().replace("\\0", " "))
 sys.stdout.write("|" + " ".join(sys.argv))
 """
@@ -33,6 +33,11 @@ sys.stdout.write("|" + " ".join(sys.argv))
         ["load", "--database-url", f"postgresql://u:1{CANARY}@h/d?sslpassword=2{CANARY}"],
         ["load", "--database-url", f"host=h password={CANARY}"],
         ["load", "--database-url", f"postgresql://u:{CANARY}é@h/d"],
+        ["load", "--header", f"Authorization: Bearer {CANARY}", "x"],
+        ["load", f"--header=X-Token:{CANARY}"],
+        ["load", "--header", f"https://data.example.org X-Token: {CANARY}", "--header", f"Cookie: a={CANARY}; b"],
+        ["load", "--header", f"no header at all {CANARY}"],
+        ["load", "--header", f"User-Agent: {CANARY}"],
     ],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a program cover its arguments")
@@ -52,10 +57,12 @@ def test_a_password_on_the_command_line_is_covered_in_the_list_of_processes(argu
         ["load", "--database-url", "postgresql://u@h:5432/d"],
         ["load", "--database-url", "postgresql://h/d?options=-ca%3Db"],
         ["load", "https://user:password@portal.example.org/index.json"],
+        ["load", "--header", "User-Agent: me"],
+        ["load", "--header"],
     ],
 )
 def test_arguments_without_a_password_of_a_database_are_left_alone(arguments: list[str]) -> None:
-    assert cover_password(arguments) is None
+    assert list(cover_secrets(arguments)) == []
 
 
 def test_a_password_on_the_command_line_is_warned_of_once_and_never_shown(cli: Cli) -> None:

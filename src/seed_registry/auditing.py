@@ -15,6 +15,7 @@ from msgspec import Struct
 from seed_registry.access import database
 from seed_registry.comparing import Comparer, Difference, Met
 from seed_registry.errors import DatabaseUnavailable, IndexBroken
+from seed_registry.headers import see_that_each_has_one_origin
 from seed_registry.index.finding import Name, find, require
 from seed_registry.index.reading import read_index
 from seed_registry.registry import embedded
@@ -128,6 +129,7 @@ async def audit(
     """
     settings = settings or Settings()
     found = find(indexes)
+    see_that_each_has_one_origin(settings.headers, found)
     require(found)
     if chosen(settings.database_url) is None and not embedded.exists():
         raise DatabaseUnavailable(

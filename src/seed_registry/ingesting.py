@@ -9,6 +9,7 @@ import anyio
 
 from seed_registry.access import open_registry
 from seed_registry.errors import CommitsLost, IndexBroken, IndexNotUnderstood, IndexUnreadable
+from seed_registry.headers import see_that_each_has_one_origin
 from seed_registry.index.finding import Name, find, require
 from seed_registry.index.reading import read_index
 from seed_registry.report import Progress, Report, Silent
@@ -40,6 +41,7 @@ async def ingest(
     settings = settings or Settings()
     progress = progress or Silent()
     found = find(indexes)
+    see_that_each_has_one_origin(settings.headers, found)
     if not settings.keep_going or len(found) == 1:
         require(found)
     await _see_that_domain_fits(found, settings)

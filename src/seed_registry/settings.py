@@ -10,6 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 from msgspec import Struct, field
 
 from seed_registry.errors import SettingsInvalid
+from seed_registry.headers import Header
 
 # Real records average 4 KB; 500 of them or 4 MiB measured best, and more spills Postgres' 8 MB of temp_buffers.
 BATCH_SIZE = 500
@@ -152,7 +153,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     retry_for_seconds: float = 300.0  # how long what may pass is tried again, e.g. a lost connection
     io_timeout_seconds: float = 300.0  # the longest that the database may take for one statement of a batch
     complete: bool = False  # fail where a portal declares more records than the indexes hold
-    headers: tuple[str, ...] = ()  # "Name: value", for URLs
+    headers: tuple[Header, ...] = ()  # sent with requests for URLs
     digest: bool = False  # of the registry, after the load
     verify: bool = True
     verify_sample: int = 5  # assets compared field by field after a load
@@ -175,6 +176,8 @@ class Settings(Struct, frozen=True, kw_only=True):
             raise SettingsInvalid(f"max_rejects takes MaxRejects.parse({str(self.max_rejects)!r})")
         if not isinstance(self.database_url, DatabaseUrl | None):
             raise SettingsInvalid("database_url takes a DatabaseUrl, which does not print its password")
+        if not all(isinstance(header, Header) for header in self.headers):
+            raise SettingsInvalid("headers takes Header.parse('Name: value'), which does not print its value")
         if self.domain is not None and not re.fullmatch(r"[^\s/]{1,253}", self.domain):
             raise SettingsInvalid(f"--domain takes a host name like data.example.org, got {self.domain!r}")
         if self.language is not None and not re.fullmatch(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8}){0,9}", self.language):

@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn
 
@@ -20,6 +21,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from seed_registry.cli.console import print_rows, print_warning
+from seed_registry.cli.headers import TABLE as HEADERS
+from seed_registry.cli.headers import by_line, covered, of_file, secrets_of
 from seed_registry.cli.options import (
     CommandPath,
     Options,
@@ -47,6 +50,8 @@ class Command(TyperCommand):
         super().__init__(*args, **kwargs)
         for key, option in options_of(self).items():
             option.envvar = [variable(self.name or "", key), *listed(option.envvar)]
+            if key == "header":
+                option.value_from_envvar = partial(by_line, option)
             option.show_envvar = False  # click would name them in errors, as a list in Python
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
@@ -75,6 +80,10 @@ class Command(TyperCommand):
             if option is not None and usage and (origin := _origin(ctx, option)) is not None:
                 raise SettingsInvalid(f"{origin}: {one_line(usage).removeprefix('Value error, ')}") from exc
             raise
+        if "header" in ctx.params:
+            file, _ = ctx.meta.get(__name__, (None, {}))
+            of_origins = [text for table in of_file(file).values() for text in table]
+            ctx.params["header"] = [*of_origins, *(ctx.params["header"] or [])]
         if not (ctx.resilient_parsing or ctx.params.get("quiet") or path_of(ctx)[:1] == ("config",)):
             for name in _unknown_variables(ctx.find_root().command):  # `config show` tells them itself
                 print_warning(f"{printable(name, 80)} is set, but is no setting of any command")
@@ -152,11 +161,17 @@ def check(file: ConfigurationFile, root: Any) -> None:
         SettingsInvalid: naming the file, the table and the key.
     """
     _check_table(file, file.tables, (), dict(commands_of(root)))
-    secrets = [value for key, value in _texts(file.tables) if key == "database-url" and _hides_something(value)]
-    if secrets and file.path.stat().st_mode & 0o077:
+    if not file.path.stat().st_mode & 0o077:
+        return
+    if any(key == "database-url" and _hides_something(value) for key, value in _texts(file.tables)):
         raise SettingsInvalid(
             f"{printable(file.path, 500)} can be read by others, and its database-url may hold a password: "
             "chmod 600 it, or keep the password in ~/.pgpass"
+        )
+    if any(secrets_of(file)):
+        raise SettingsInvalid(
+            f"{printable(file.path, 500)} can be read by others, and its headers may hold a secret: "
+            "chmod 600 it, or set SEED_REGISTRY_HEADER"
         )
 
 
@@ -167,6 +182,9 @@ def _check_table(
     seen: set[str] = set()
     for name, value in table.items():
         deeper = (*place, name)
+        if deeper == (HEADERS,):
+            of_file(file)
+            continue
         if isinstance(value, Mapping) and any(path[: len(deeper)] == deeper for path in below):
             _check_table(file, value, deeper, commands)
             continue
@@ -363,10 +381,16 @@ def _shown(context: Any, file: ConfigurationFile | None, path: CommandPath, targ
         else:
             default = option.default if isinstance(option.default, bool | int | float | str) else None
             yield _Shown(key, _open(key, default), "default", None, name)
+    if file is not None and "header" in options_of(target):
+        for origin, texts in of_file(file).items():
+            place = (HEADERS, f'"{origin}"')
+            yield _Shown(".".join(place), [covered(text) for text in texts], "file", file.at(place), "")
 
 
 def _open(key: str, value: Any) -> Any:
-    """A value without the secrets of a URL."""
+    """A value without the secrets of a URL, or of a header."""
+    if key == "header":
+        return [covered(text) for text in value or ()] or None
     if isinstance(value, str) and (key == "database-url" or "://" in value):
         return str(DatabaseUrl(value))
     return list(value) if isinstance(value, tuple) else value

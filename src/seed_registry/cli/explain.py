@@ -11,6 +11,7 @@ import msgspec
 import typer
 
 from seed_registry.cli.console import counted, print_rows
+from seed_registry.cli.headers import headers_of
 from seed_registry.cli.options import (
     DialectOption,
     DomainOption,
@@ -59,7 +60,7 @@ def explain(
         domain=domain,
         language=language,
         provider=provider,
-        headers=tuple(header or ()),
+        headers=headers_of(header),
         records_at=records_at,
     )
     found = anyio.run(_look, index, settings)

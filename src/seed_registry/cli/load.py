@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from seed_registry.cli.following import followed
+from seed_registry.cli.headers import headers_of
 from seed_registry.cli.interrupting import run_interruptibly
 from seed_registry.cli.options import (
     DEFAULT_INDEX,
@@ -120,7 +121,7 @@ def load(  # a flag each
         domain=domain,
         language=language,
         provider=provider,
-        headers=tuple(header or ()),
+        headers=headers_of(header),
         records_at=records_at,
         derive_sources=derive_sources,
         columns=columns_of(column),

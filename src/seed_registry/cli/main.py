@@ -19,7 +19,7 @@ from seed_registry.cli.explain import explain
 from seed_registry.cli.load import load, plan
 from seed_registry.cli.runs import show_runs
 from seed_registry.cli.sample import sample
-from seed_registry.cli.secrecy import cover_password
+from seed_registry.cli.secrecy import cover_secrets
 from seed_registry.cli.verify import verify
 from seed_registry.errors import SeedRegistryError
 from seed_registry.escaping import printable
@@ -69,8 +69,9 @@ def _root(
 def main() -> NoReturn:
     """Run the command line and exit."""
     verbose = not {"-v", "--verbose"}.isdisjoint(sys.argv[1:])
-    if (warning := cover_password(sys.argv[1:])) and {"-q", "--quiet"}.isdisjoint(sys.argv[1:]):
-        print_warning(warning)
+    for warning in list(cover_secrets(sys.argv[1:])):
+        if {"-q", "--quiet"}.isdisjoint(sys.argv[1:]):
+            print_warning(warning)
     stamina.instrumentation.set_on_retry_hooks([])  # its own would print every retry on stdout
     try:
         code = app(standalone_mode=False)

@@ -1,48 +1,79 @@
-"""Secrecy: a password on the command line is one that everybody on the machine can read; say so, and cover it up."""
+"""Secrecy: a secret on the command line is one that everybody on the machine can read; say so, and cover it up."""
 
 from __future__ import annotations
 
 import ctypes
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-_FLAG: Final = "--database-url"
+from seed_registry.errors import SettingsInvalid
+from seed_registry.headers import Header
+
+_DATABASE: Final = "--database-url"
+_HEADER: Final = "--header"
 _IN_USER: Final = re.compile(r"://[^/?@:]*:(?P<password>.+)@", re.DOTALL)
 _IN_QUERY: Final = re.compile(r"(?:^|[?&\s])(?:ssl)?password\s*=\s*(?P<password>[^&\s]+)")
 # The fields of /proc/self/stat (proc(5)) behind the program's name, which may hold spaces: where the arguments lie.
 _ARG_START, _ARG_END = 45, 46
 
 
-def cover_password(arguments: Sequence[str]) -> str | None:
-    """A warning if the arguments hold a database's password, which is then covered in what `ps` shows.
+def cover_secrets(arguments: Sequence[str]) -> Iterator[str]:
+    """Warnings, if the arguments hold a database's password or a header, which are then covered in what `ps` shows.
 
-    On Linux only; it was to be seen for a moment all the same, and is in the shell's history.
+    On Linux only; they were to be seen for a moment all the same, and are in the shell's history.
     """
-    passwords = _passwords(arguments)
-    if not passwords:
-        return None
-    if sys.platform == "linux":
-        _overwrite(passwords)
-    return (
-        f"the password in {_FLAG} can be read by others (ps, the shell's history): "
-        "give the URL in DATABASE_URL, or the password in PGPASSWORD or ~/.pgpass"
-    )
+    passwords = [found for value in _values(arguments, _DATABASE) for found in _passwords(value)]
+    headers = _values(arguments, _HEADER)
+    if sys.platform == "linux" and (passwords or headers):
+        _overwrite([*passwords, *map(_secret_of, headers)])
+    if passwords:
+        yield (
+            f"the password in {_DATABASE} can be read by others (ps, the shell's history): "
+            "give the URL in DATABASE_URL, or the password in PGPASSWORD or ~/.pgpass"
+        )
+    if any(map(_may_be_secret, headers)):
+        yield (
+            f"the value of {_HEADER} can be read by others (ps, the shell's history): "
+            "give it in SEED_REGISTRY_HEADER, or in a file of settings"
+        )
 
 
-def _passwords(arguments: Sequence[str]) -> list[str]:
+def _values(arguments: Sequence[str], flag: str) -> list[str]:
+    """What follows a flag, wherever it stands."""
     found = []
-    for flag, value in zip(["", *arguments], [*arguments, ""], strict=True):
-        name, equals, attached = value.partition("=")
-        url = attached if name == _FLAG and equals else value if flag == _FLAG else ""
-        found += [match["password"] for pattern in (_IN_USER, _IN_QUERY) for match in pattern.finditer(url)]
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        name, equals, attached = argument.partition("=")
+        if before == flag:
+            found.append(argument)
+        elif name == flag and equals:
+            found.append(attached)
     return found
 
 
-def _overwrite(passwords: Sequence[str]) -> None:
-    """Write over the passwords where the kernel reads the arguments from, with as many asterisks."""
+def _passwords(url: str) -> list[str]:
+    return [match["password"] for pattern in (_IN_USER, _IN_QUERY) for match in pattern.finditer(url)]
+
+
+def _secret_of(header: str) -> str:
+    """The value of a header; all of what is none, for it may be one without its name."""
+    try:
+        return Header.parse(header).reveal
+    except SettingsInvalid:
+        return header
+
+
+def _may_be_secret(header: str) -> bool:
+    try:
+        return Header.parse(header).may_be_secret
+    except SettingsInvalid:
+        return True
+
+
+def _overwrite(secrets: Sequence[str]) -> None:
+    """Write over the secrets where the kernel reads the arguments from, with as many asterisks."""
     try:
         fields = Path("/proc/self/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
         start, end = int(fields[_ARG_START]), int(fields[_ARG_END])
@@ -51,8 +82,8 @@ def _overwrite(passwords: Sequence[str]) -> None:
             return
     except (OSError, ValueError, IndexError):
         return
-    for password in passwords:
-        secret = password.encode(errors="surrogateescape")
+    for text in filter(None, secrets):
+        secret = text.encode(errors="surrogateescape")
         position = shown.find(secret)
         while position >= 0:
             ctypes.memset(start + position, ord("*"), len(secret))

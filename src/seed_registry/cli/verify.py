@@ -16,6 +16,7 @@ from rich.text import Text
 from seed_registry.auditing import MOST_LISTED, AuditReport, SourceAudit, audit
 from seed_registry.cli.console import counted, notes, print_error, unbroken
 from seed_registry.cli.following import told_on_stderr
+from seed_registry.cli.headers import headers_of
 from seed_registry.cli.interrupting import run_interruptibly
 from seed_registry.cli.live import NARROW, LiveProgress
 from seed_registry.cli.options import (
@@ -100,7 +101,7 @@ def verify(
         domain=domain,
         language=language,
         provider=provider,
-        headers=tuple(header or ()),
+        headers=headers_of(header),
         records_at=records_at,
         derive_sources=derive_sources,
         columns=columns_of(column),

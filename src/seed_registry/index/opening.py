@@ -14,7 +14,7 @@ import select
 import shlex
 import stat
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -25,6 +25,7 @@ import xxhash
 
 from seed_registry.errors import IndexNotUnderstood, IndexUnreadable
 from seed_registry.escaping import printable
+from seed_registry.headers import Header
 from seed_registry.index.finding import is_url, shown
 from seed_registry.index.unpacking import (
     DAMAGE,
@@ -196,12 +197,15 @@ class OpenIndex:
 
 
 @asynccontextmanager
-async def open_index(path: str, *, max_unpacked_bytes: int | None = None) -> AsyncIterator[OpenIndex]:
+async def open_index(
+    path: str, *, max_unpacked_bytes: int | None = None, headers: Sequence[Header] = ()
+) -> AsyncIterator[OpenIndex]:
     """Open a path, a URL, or standard input for `-`, plain, gzip or zstd.
 
     Args:
         path: of the index.
         max_unpacked_bytes: more is taken for an attack; None for 1 GiB and 400 times what was read of the file.
+        headers: sent with requests for a URL.
 
     Raises:
         IndexUnreadable: no such file, a directory or device, no permission, no answer, damaged compression, or far too
@@ -209,7 +213,7 @@ async def open_index(path: str, *, max_unpacked_bytes: int | None = None) -> Asy
         IndexNotUnderstood: it is empty, or obviously no index.
     """
     name = "stdin" if path == "-" else shown(path) if is_url(path) else printable(path, len(path))
-    packed = _Counting(_open_file(path, name))
+    packed = _Counting(_open_file(path, name, headers))
     try:
         index = OpenIndex(name, packed, path, max_unpacked_bytes)
         await index.read_head()
@@ -259,12 +263,12 @@ class _RawFile(Protocol):
     def close(self) -> None: ...
 
 
-def _open_file(path: str, name: str) -> _RawFile:
+def _open_file(path: str, name: str, headers: Sequence[Header]) -> _RawFile:
     """The file. What was opened is what is examined: the path is not looked up twice."""
     if is_url(path):
         from seed_registry.index.remote import RemoteFile  # noqa: PLC0415  # httpx takes a fifth of the start of a load
 
-        return RemoteFile(path)
+        return RemoteFile(path, headers)
     if path == "-" and sys.stdin is None:
         raise IndexUnreadable("stdin is closed")
     try:

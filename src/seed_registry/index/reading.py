@@ -255,5 +255,5 @@ async def read_index(
         IndexNotUnderstood: it is no index that any dialect knows.
         SettingsInvalid: `--domain` cannot be used with it.
     """
-    async with open_index(path, max_unpacked_bytes=settings.max_unpacked_bytes) as opened:
+    async with open_index(path, max_unpacked_bytes=settings.max_unpacked_bytes, headers=settings.headers) as opened:
         yield IndexReader(opened, settings, salt, stages or Stages())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -16,6 +16,7 @@ import httpx
 
 from seed_registry.errors import IndexUnreadable
 from seed_registry.escaping import printable
+from seed_registry.headers import Header, origin, sent_to
 from seed_registry.index.finding import shown
 
 # Hundreds of times the largest index known: more is a server that never stops.
@@ -31,16 +32,20 @@ BACKOFF_SECONDS = 1.0
 MAX_RETRY_AFTER_SECONDS = 60.0
 # A few of the reader's chunks: the network goes on while records are decoded.
 READ_AHEAD_BYTES = 1 << 20
+# Some servers refuse agents that do not say what they are; it names no person, and can be overridden.
+_AGENT = f"seed-registry/{version('seed-registry')} (loads open-data portal indexes; python-httpx/{httpx.__version__})"
 
 
 class RemoteFile:
     """A raw file that a thread of its own fetches ahead: that thread may hang in the network, a reader never does."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, headers: Sequence[Header] = ()) -> None:
+        """`headers` are sent to the origin of the URL only."""
         self.size: int | None = None  # None: the server has not told it
         self.modified: int | None = None
         self.closed = False
         self._url = url
+        self._headers = headers
         self._changed = threading.Condition()
         self._closing = threading.Event()
         self._ahead = bytearray()
@@ -89,7 +94,7 @@ class RemoteFile:
     def _fetch(self) -> None:
         received = 0
         http = self._url.lower().startswith(("http://", "https://"))
-        pieces = _Download(self._url, self._closing.wait).pieces() if http else _fsspec(self._url)
+        pieces = _Download(self._url, self._headers, self._closing.wait).pieces() if http else _fsspec(self._url)
         try:
             for self.size, piece in pieces:
                 received += len(piece)
@@ -125,8 +130,10 @@ _QUOTES_NO_URL = (_Refused, _Busy, httpx.NetworkError, httpx.TimeoutException, I
 class _Download:
     """One file over as many connections as it takes."""
 
-    def __init__(self, url: str, given_up_within: Callable[[float], bool]) -> None:
+    def __init__(self, url: str, headers: Sequence[Header], given_up_within: Callable[[float], bool]) -> None:
         self._url, self._given_up_within = url, given_up_within
+        self._headers = sent_to(url, headers)
+        self._elsewhere: str | None = None  # the origin that it redirects to, where our headers are not sent
         self._position = 0
         self._size: int | None = None
         self._wait = 0.0  # seconds that the server asked for
@@ -134,8 +141,7 @@ class _Download:
 
     def pieces(self) -> Iterator[tuple[int | None, bytes]]:
         failures = 0
-        agent = f"seed-registry/{version('seed-registry')}"
-        with httpx.Client(timeout=TIMEOUT, headers={"User-Agent": agent, "Accept-Encoding": "identity"}) as client:
+        with httpx.Client(timeout=TIMEOUT, headers={"User-Agent": _AGENT, "Accept-Encoding": "identity"}) as client:
             while True:
                 try:
                     with closing(self._ask(client)) as response:
@@ -156,7 +162,8 @@ class _Download:
                         return
 
     def _ask(self, client: httpx.Client) -> httpx.Response:
-        request = client.build_request("GET", self._url, headers=self._range())
+        self._elsewhere = None
+        request = client.build_request("GET", self._url, headers=self._range() | self._headers)
         for _ in range(MAX_REDIRECTS + 1):
             response = client.send(request, stream=True)
             if response.next_request is None:
@@ -165,7 +172,18 @@ class _Download:
             came_from, request = request.url.scheme, response.next_request
             if request.url.scheme not in {"https", came_from}:
                 raise _Refused(f"it redirects from {came_from} to {printable(request.url.scheme)}")
+            request = self._redirected(client, request)
         raise _Refused(f"it redirects more than {MAX_REDIRECTS} times")
+
+    def _redirected(self, client: httpx.Client, request: httpx.Request) -> httpx.Request:
+        """A request that a redirect asks for, without our headers from where it leaves their origin on."""
+        to = origin(str(request.url))
+        if self._elsewhere is None and to != origin(self._url):
+            self._elsewhere = to or "elsewhere"
+        if not self._headers:
+            return request
+        own = self._headers if self._elsewhere is None else {}
+        return client.build_request("GET", request.url, headers=self._range() | own)
 
     def _range(self) -> dict[str, str]:
         if not self._position:
@@ -182,6 +200,8 @@ class _Download:
         said = f"the server answers {status} {printable(response.reason_phrase)}"
         if status in {429, 503} or (status >= 500 and self._version):  # noqa: PLR2004  # a server's own errors pass
             raise _Busy(said)
+        if status in {401, 403}:
+            raise _Refused(f"{said}{self._hint()}")
         if status != 200 and not (status == 206 and self._position):  # noqa: PLR2004  # their names say no more
             raise _Refused(said)
         found = headers.get("etag", ""), headers.get("last-modified", "")
@@ -194,6 +214,11 @@ class _Download:
         part = re.fullmatch(rf"bytes {self._position}-[0-9]+/([0-9]+|\*)", headers.get("content-range", ""))
         if status == 200 or not part or (self._size and part[1] not in {"*", str(self._size)}):  # noqa: PLR2004
             raise _Refused(f"lost at byte {self._position}; the server cannot resume, or the file changed")
+
+    def _hint(self) -> str:
+        if self._elsewhere is not None and self._headers:
+            return f"; it is {printable(self._elsewhere, 80)}, to which it redirects, and which no --header is sent to"
+        return "; a token, or another agent, is sent with --header 'Name: value'"
 
 
 def _seconds(retry_after: str) -> float:
