@@ -9,6 +9,7 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from seed_registry.accounting import hashed, told_unread
+from seed_registry.blame import Blame
 from seed_registry.errors import IndexNotUnderstood
 from seed_registry.halving import merge_halving
 from seed_registry.index.reading import IndexReader
@@ -301,15 +302,17 @@ async def _differing(
     """The fields that differ, of those that do; what the database could not hold at all differs, too."""
     found: dict[int, list[str]] = {}
 
-    async def merge(some: list[int]) -> None:
+    async def merge(some: list[int]) -> bool:
         compared = zip(some, await compare(some), strict=True)
         found.update((position, fields) for position, fields in compared if fields)
+        return False
 
     def refused(position: int, _: str) -> None:
         found[position] = ["raw"]
 
-    async def probe(_: int) -> None:
+    async def probe(_: int, __: Exception) -> Blame:
         """Nothing is written, so nothing else can be to blame."""
+        return Blame.RECORD
 
     if positions:
         await merge_halving(positions, merge, refused, probe)

@@ -13,6 +13,7 @@ import asyncpg
 import stamina
 from msgspec import Struct
 
+from seed_registry.blame import Blame
 from seed_registry.errors import DatabaseUnavailable, SeedRegistryError
 from seed_registry.marks import Mark
 from seed_registry.records import Asset, Source, SourceRow
@@ -168,13 +169,13 @@ class LastingWriter:
         """Like `Merger`'s."""
         return await self.do(lambda session: session.writer.find_sources(keys))
 
-    async def probe_sources(self, refused: Source) -> None:
+    async def probe_sources(self, refused: Source, reason: Exception) -> Blame:
         """Like `Merger`'s."""
-        await self.do(lambda session: session.writer.probe_sources(refused))
+        return await self.do(lambda session: session.writer.probe_sources(refused, reason))
 
-    async def probe_assets(self, refused: Asset, sources: Mapping[str, SourceRow]) -> None:
+    async def probe_assets(self, refused: Asset, reason: Exception, sources: Mapping[str, SourceRow]) -> Blame:
         """Like `Merger`'s."""
-        await self.do(lambda session: session.writer.probe_assets(refused, sources))
+        return await self.do(lambda session: session.writer.probe_assets(refused, reason, sources))
 
     async def _merged(
         self,

@@ -22,7 +22,7 @@ from seed_registry.errors import (
     IndexUnreadable,
     SeedRegistryError,
 )
-from seed_registry.halving import merge_halving
+from seed_registry.halving import Halving
 from seed_registry.index.reading import IndexReader
 from seed_registry.marks import OF_PARTS, Resumption, unplaced
 from seed_registry.producing import Batch, Lane, Producer
@@ -79,22 +79,29 @@ async def _run(
     resumption: Resumption | None,
     shared: Writer | None,
 ) -> SeedRegistryError | None:
-    async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
-        lanes: list[Lane] = []
-        try:
-            writers = await _opened(stack, open_writer, settings, account.progress, shared)
-            account.tally.workers = len(writers)
-            for writer in writers:
-                send, receive = anyio.create_memory_object_stream[Batch](_QUEUED_BATCHES)
-                lanes.append(Lane(settings, send))
-                tasks.start_soon(_work, receive, writer, account, book, len(lanes))
-            await Producer(reader, settings, account, book, lanes, resumption).produce()
-        except (IndexBroken, IndexNotUnderstood, IndexUnreadable) as exc:
-            return exc  # the workers finish what was sent
-        finally:
-            for lane in lanes:
-                lane.send.close()
-    return None
+    broken: SeedRegistryError | None = None
+    halvings: list[Halving[Asset]] = []
+    async with AsyncExitStack() as stack:
+        async with anyio.create_task_group() as tasks:
+            lanes: list[Lane] = []
+            try:
+                writers = await _opened(stack, open_writer, settings, account.progress, shared)
+                account.tally.workers = len(writers)
+                for writer in writers:
+                    send, receive = anyio.create_memory_object_stream[Batch](_QUEUED_BATCHES)
+                    lanes.append(Lane(settings, send))
+                    halvings.append(_halving(writer, book))
+                    tasks.start_soon(_work, receive, writer, halvings[-1], account, book, len(lanes))
+                await Producer(reader, settings, account, book, lanes, resumption).produce()
+            except (IndexBroken, IndexNotUnderstood, IndexUnreadable) as exc:
+                broken = exc  # the workers finish what was sent
+            finally:
+                for lane in lanes:
+                    lane.send.close()
+        for halving in halvings:  # only now the table has what all lanes brought
+            await halving.settle()
+        account.keep_rejects()
+    return broken
 
 
 async def _opened(
@@ -130,17 +137,25 @@ async def _opened(
     return writers
 
 
+def _halving(writer: Writer, book: SourceBook) -> Halving[Asset]:
+    return Halving(lambda asset, reason: writer.probe_assets(asset, reason, book.rows))
+
+
 async def _work(
-    receive: MemoryObjectReceiveStream[Batch], writer: Writer, account: Account, book: SourceBook, number: int
+    receive: MemoryObjectReceiveStream[Batch],
+    writer: Writer,
+    halving: Halving[Asset],
+    account: Account,
+    book: SourceBook,
+    number: int,
 ) -> None:
-    async def merge(assets: list[Asset]) -> None:
+    async def merge(assets: list[Asset]) -> bool:
         # Of a batch that was split, no part tells that the whole is committed; the next batch's mark will.
         is_whole = len(assets) == len(batch.assets)
         mark = batch.mark if is_whole else unplaced(batch.index, number, OF_PARTS)
-        account.tally.assets.add(await writer.merge_assets(assets, book.rows, mark))
-
-    async def probe(asset: Asset) -> None:
-        await writer.probe_assets(asset, book.rows)
+        counts = await writer.merge_assets(assets, book.rows, mark)
+        account.tally.assets.add(counts)
+        return counts.inserted + counts.updated > 0
 
     async with receive:
         while True:
@@ -150,7 +165,7 @@ async def _work(
             except anyio.EndOfStream:
                 break
             started = monotonic()
-            await merge_halving(batch.assets, merge, partial(account.refused, batch.index), probe)
+            await halving.merge(batch.assets, merge, partial(account.refused, batch.index))
             account.keep_rejects()  # the mark of a batch behind this one may be on its way
             account.tally.batches += 1
             seconds = round(monotonic() - started, 4)

@@ -157,9 +157,10 @@ class Producer:
         seconds = round(monotonic() - started, 4)
         self._account.progress.tell("debug", "sources_merged", index=self._index, records=len(pending), seconds=seconds)
 
-    async def _merge_sources(self, sources: list[Source]) -> None:
-        await self._book.merge(sources)
+    async def _merge_sources(self, sources: list[Source]) -> bool:
+        has_written = await self._book.merge(sources)
         self._listed.update(source.key for source in sources)
+        return has_written
 
     def _refused(self, source: Source, detail: str) -> None:
         reject = Reject("database_refused", detail, source.raw, source.line, source.offset, "source", source.key)

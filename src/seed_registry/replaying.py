@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from seed_registry.access import Registry
 from seed_registry.accounting import Account, hashed
+from seed_registry.blame import Blame
 from seed_registry.errors import SettingsInvalid
 from seed_registry.index.reading import IndexReader
 from seed_registry.index.replaying import OriginalRejects, Origins, read_rejects
@@ -208,13 +209,13 @@ class _CautiousWriter:
         """Like `Merger`'s."""
         return await self._writer.find_sources(keys)
 
-    async def probe_sources(self, refused: Source) -> None:
+    async def probe_sources(self, refused: Source, reason: Exception) -> Blame:
         """Like `Merger`'s."""
-        await self._writer.probe_sources(refused)
+        return await self._writer.probe_sources(refused, reason)
 
-    async def probe_assets(self, refused: Asset, sources: Mapping[str, SourceRow]) -> None:
+    async def probe_assets(self, refused: Asset, reason: Exception, sources: Mapping[str, SourceRow]) -> Blame:
         """Like `Merger`'s."""
-        await self._writer.probe_assets(refused, sources)
+        return await self._writer.probe_assets(refused, reason, sources)
 
     def _key_hash(self, sources: Mapping[str, SourceRow]) -> Callable[[Asset], int]:
         key_hash = key_hashes(self._tables)

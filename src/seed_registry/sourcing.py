@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from seed_registry.blame import Blame
 from seed_registry.errors import DatabaseRefused, IndexNotUnderstood, SettingsInvalid, StorageFailed
 from seed_registry.escaping import printable
 from seed_registry.halving import merge_halving
@@ -38,8 +39,8 @@ class Writer(Protocol):
         self, assets: Sequence[Asset], sources: Mapping[str, SourceRow], mark: Mark | None = ...
     ) -> MergeCounts: ...
     async def find_sources(self, keys: Sequence[str]) -> dict[str, SourceRow]: ...  # noqa: D102
-    async def probe_sources(self, refused: Source) -> None: ...  # noqa: D102
-    async def probe_assets(self, refused: Asset, sources: Mapping[str, SourceRow]) -> None: ...  # noqa: D102
+    async def probe_sources(self, refused: Source, reason: Exception) -> Blame: ...  # noqa: D102
+    async def probe_assets(self, refused: Asset, reason: Exception, sources: Mapping[str, SourceRow]) -> Blame: ...  # noqa: D102
 
 
 class SourceBook:
@@ -67,8 +68,8 @@ class SourceBook:
         self._tally = tally
         self._max = max_sources
 
-    async def merge(self, sources: Sequence[Source]) -> None:
-        """Write listed sources and learn their rows.
+    async def merge(self, sources: Sequence[Source]) -> bool:
+        """Write listed sources and learn their rows; whether any was written.
 
         Raises:
             IndexNotUnderstood: these are more than `max_sources` can be meant.
@@ -78,10 +79,11 @@ class SourceBook:
         counts, rows = await self._writer.merge_sources(sources, mark)
         self._tally.sources.add(counts)
         self._meet(rows)
+        return counts.inserted + counts.updated > 0
 
-    async def probe(self, refused: Source) -> None:
-        """Raise, if the database refuses any source."""
-        await self._writer.probe_sources(refused)
+    async def probe(self, refused: Source, reason: Exception) -> Blame:
+        """Whose fault it is that the database refused this source."""
+        return await self._writer.probe_sources(refused, reason)
 
     async def derive(self, assets: Iterable[Asset]) -> None:
         """See to it that the sources of these assets exist; what is known of an existing one is not touched.
@@ -104,13 +106,13 @@ class SourceBook:
         if missing:
             await merge_halving(missing, self._merge_derived, self._refused, self.probe)
 
-    async def _merge_derived(self, sources: list[Source]) -> None:
-        await self.merge(sources)
+    async def _merge_derived(self, sources: list[Source]) -> bool:
+        return await self.merge(sources)
 
     def _refused(self, source: Source, detail: str) -> None:
         raise DatabaseRefused(
             f"{self._tally.index}: the source {printable(source.key)} of its assets is refused: {detail}\n"
-            "mend the table or its triggers, then load again"
+            "fix the table or its triggers, then load again"
         )
 
     def _meet(self, rows: Mapping[str, SourceRow]) -> None:

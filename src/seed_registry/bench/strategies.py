@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from seed_registry import pipeline
 from seed_registry.accounting import Account
+from seed_registry.blame import Blame
 from seed_registry.errors import SeedRegistryError
 from seed_registry.index.reading import read_index
 from seed_registry.index.rejects import RejectsFile
@@ -77,13 +78,13 @@ class Inserting:
         """As this program does."""
         return await self._merger.find_sources(keys)
 
-    async def probe_sources(self, refused: Source) -> None:
+    async def probe_sources(self, refused: Source, reason: Exception) -> Blame:
         """As this program does."""
-        await self._merger.probe_sources(refused)
+        return await self._merger.probe_sources(refused, reason)
 
-    async def probe_assets(self, refused: Asset, sources: Mapping[str, SourceRow]) -> None:
+    async def probe_assets(self, refused: Asset, reason: Exception, sources: Mapping[str, SourceRow]) -> Blame:
         """As this program does."""
-        await self._merger.probe_assets(refused, sources)
+        return await self._merger.probe_assets(refused, reason, sources)
 
     async def merge_assets(
         self, assets: Sequence[Asset], sources: Mapping[str, SourceRow], mark: Mark | None = None

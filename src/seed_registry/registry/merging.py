@@ -14,21 +14,27 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 
+from seed_registry.blame import Blame
+from seed_registry.errors import DatabaseRefused
 from seed_registry.marks import Mark
 from seed_registry.records import Asset, Source, SourceRow
+from seed_registry.registry.connecting import refusal
+from seed_registry.registry.identifiers import quoted
 from seed_registry.registry.ledger import Ledger
 from seed_registry.registry.limiting import limited
-from seed_registry.registry.schema import Tables, introspect
+from seed_registry.registry.probe import Probe
+from seed_registry.registry.schema import Table, Tables, introspect
 from seed_registry.registry.source_rows import find_source_rows, with_stored_providers
+from seed_registry.registry.sql import statement
 from seed_registry.registry.tabling import Save, TableMerger, Values, plain_values
 from seed_registry.registry.witness import Witness
 from seed_registry.report import MergeCounts, Stages
 
-# What is probed with where nothing was taken yet; a larger record is not kept for it.
-_PROBED_SOURCE: Final = Source(
+# What is tried where the table has no row that could be.
+_MADE_UP_SOURCE: Final = Source(
     "seed-registry-probe", "", "seed-registry", "https://example.org", content_hash=b"\0" * 16
 )
-_PROBED_ASSET: Final = Asset(
+_MADE_UP_ASSET: Final = Asset(
     "seed-registry-probe",
     "",
     "seed-registry",
@@ -37,6 +43,8 @@ _PROBED_ASSET: Final = Asset(
     datetime(2000, 1, 1, tzinfo=UTC),
     content_hash=b"\0" * 16,
 )
+
+# A larger record is not kept as one that was taken.
 _KEPT_RECORD_BYTES: Final = 64 << 10
 
 SourceId = Any  # int or uuid.UUID: whatever registry.sources.id is
@@ -191,23 +199,35 @@ class Merger:
         if is_saved:
             ledger.confirm(mark)
 
-    async def probe_sources(self, refused: Source) -> None:
-        """Write a source that nobody could refuse, and take it back.
+    async def probe_sources(self, refused: Source, reason: Exception) -> Blame:
+        """Whose fault it is that the database refused this source."""
+        made_up = msgspec.structs.replace(_MADE_UP_SOURCE, provider=refused.provider)
+        return await self._probe(self._tables.sources, self._sources).blame(refused, reason, made_up, plain_values)
+
+    async def probe_assets(self, refused: Asset, reason: Exception, sources: Mapping[str, SourceRow]) -> Blame:
+        """Whose fault it is that the database refused this asset.
 
         Raises:
-            asyncpg.PostgresError, ValueError, TypeError: it is refused all the same.
+            DatabaseRefused: its source is gone.
         """
-        await self._sources.probe(msgspec.structs.replace(_PROBED_SOURCE, provider=refused.provider), plain_values)
+        if isinstance(reason, asyncpg.ForeignKeyViolationError):
+            await self._see_that_it_is_there(sources[refused.source_key], reason)
+        made_up = msgspec.structs.replace(_MADE_UP_ASSET, source_key=refused.source_key)
+        probe = self._probe(self._tables.assets, self._assets)
+        return await probe.blame(refused, reason, made_up, asset_values(sources))
 
-    async def probe_assets(self, refused: Asset, sources: Mapping[str, SourceRow]) -> None:
-        """Write an asset that the database took before, or one that nobody could refuse, and take it back.
+    def _probe(self, table: Table, merger: TableMerger) -> Probe[Any]:
+        return Probe(self._connection, table, merger, seconds=self._seconds)
 
-        Raises:
-            asyncpg.PostgresError, ValueError, TypeError: it is refused all the same.
-        """
-        # Of the same source: that may be what is refused, for it is gone.
-        asset = msgspec.structs.replace(self._taken or _PROBED_ASSET, source_key=refused.source_key)
-        await self._assets.probe(asset, asset_values(sources))
+    async def _see_that_it_is_there(self, source: SourceRow, reason: asyncpg.ForeignKeyViolationError) -> None:
+        count = statement("count_sources").format(
+            table=self._tables.sources.name, id_column=quoted("id"), id_type=self._tables.sources.id_type
+        )
+        async with limited(self._connection, self._seconds):
+            if not await self._connection.fetchval(count, [source.id]):
+                raise DatabaseRefused(
+                    f"{refusal(reason)}\nits source was deleted meanwhile: load again", sqlstate=reason.sqlstate
+                ) from reason
 
     async def compare_assets(self, assets: Sequence[Asset], sources: Mapping[str, SourceRow]) -> dict[str, list[str]]:
         """The fields in which the registry differs from these assets, by key, of those that differ."""

@@ -10,6 +10,7 @@ import asyncpg
 import xxhash
 from msgspec import Struct
 
+from seed_registry.blame import Blame
 from seed_registry.marks import Mark
 from seed_registry.plan import MissingPlan
 from seed_registry.records import Asset, Source, SourceRow
@@ -231,11 +232,15 @@ class Planner:
         self._outlook.note_assets(foreseen, assets, key_hash)
         return foreseen.counts(len(assets))
 
-    async def probe_sources(self, refused: Source) -> None:
-        """Nothing: what only reads cannot fill a rejects file."""
+    async def probe_sources(self, refused: Source, reason: Exception) -> Blame:
+        """That of the record: what only reads cannot fill a rejects file."""
+        del refused, reason
+        return Blame.RECORD
 
-    async def probe_assets(self, refused: Asset, sources: Mapping[str, SourceRow]) -> None:
-        """Nothing, likewise."""
+    async def probe_assets(self, refused: Asset, reason: Exception, sources: Mapping[str, SourceRow]) -> Blame:
+        """Likewise."""
+        del refused, reason, sources
+        return Blame.RECORD
 
     async def find_sources(self, keys: Sequence[str]) -> dict[str, SourceRow]:
         """Like `Merger`'s."""

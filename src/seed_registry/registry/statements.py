@@ -50,6 +50,21 @@ def kept_out(table: Table, staging: str) -> str:
     )
 
 
+def samples(table: Table, *, by_key: bool = False) -> str:
+    """A few rows of a table in the form in which they are staged; `by_key` the one of a key, a value a key field."""
+    return statement("samples").format(
+        table=table.name,
+        values=", ".join(_restaged(table, field) for field in table.columns),
+        condition="where "
+        + " and ".join(
+            f"existing.{table.column(field)} = ${number}::pg_catalog.{staged_type(table, field)}"
+            for number, field in enumerate(table.key, 1)
+        )
+        if by_key
+        else "",
+    )
+
+
 def filter_by_hash(table: Table) -> str:
     """Which records of a batch, given as one array a key field and one of hashes, the table does not hold."""
     names = [*table.key, "hash"]
@@ -100,6 +115,16 @@ def _unstaged(table: Table, field: str, alias: str = "staged") -> str:
         return f"{alias}.{field}"
     text = f"pg_catalog.convert_from({alias}.raw, 'UTF8')"
     return text if table.types["raw"] == "text" else f"{text}::pg_catalog.{table.types['raw']}"
+
+
+def _restaged(table: Table, field: str) -> str:
+    """A value of a row in the type in which it is staged."""
+    held = _held(table, field)
+    if field == "updated_at" and table.types[field] == "timestamp":
+        return f"pg_catalog.timezone('UTC', {held})"
+    if field == "raw":
+        return f"pg_catalog.convert_to({held}::pg_catalog.text, 'UTF8')"
+    return f"{held}::pg_catalog.{staged_type(table, field)}"
 
 
 def _kept(table: Table) -> set[str]:

@@ -123,19 +123,29 @@ class TableMerger:
                 await save(counts, lazily=True)
         return counts
 
-    async def probe(self, record: Record, values: Values[Record]) -> None:
-        """Write a record and take it back: that it is taken says that another's refusal is that record's own fault.
-
-        Raises:
-            asyncpg.PostgresError, ValueError, TypeError: it is refused.
-        """
-        async with self._transaction() as transaction:
-            if not self._has_staging:
+    async def attempt(self, row: Sequence[Any]) -> tuple[Exception | None, bool]:
+        """Write a row and take it back; why it was refused, None if it was taken, and whether its key was there."""
+        inserted = 0
+        try:
+            async with self._transaction() as transaction:
                 async with self._step("copying"):
-                    await self.staging.create(per_transaction=True)
-            await self._upserted(list(zip(*self._columns([record], values), strict=True)))
-            async with self._step("copying"):
-                await transaction.rollback()
+                    if not self._has_staging:
+                        await self.staging.create(per_transaction=True)
+                    await self.staging.fill([row])
+                async with self._step("merging"):
+                    written = await self._connection.fetchrow(upsert(self._table, self.staging.name, also_equal=True))
+                    assert written is not None
+                    inserted, updated = written
+                    if not inserted + updated:
+                        raise self._kept_out_by_trigger()  # noqa: TRY301  # as if the server had said so
+                    await self._connection.execute("set constraints all immediate")
+                async with self._step("copying"):
+                    await transaction.rollback()
+        except Exception as exc:
+            if remedy(exc) is not Remedy.HALVE:
+                raise
+            return exc, False
+        return None, not inserted
 
     async def plan(self, records: Sequence[Record], values: Values[Record]) -> Foreseen[Record]:
         """What merging this batch would do to the record that counts of each key; reads only."""
@@ -244,7 +254,10 @@ class TableMerger:
         async with self._step("merging"):
             missing = await self._connection.fetchval(self._kept_out)
         if missing:
-            raise RowsKeptOut(f"a trigger of {shown(self._table.name)} keeps it out")
+            raise self._kept_out_by_trigger()
+
+    def _kept_out_by_trigger(self) -> RowsKeptOut:
+        return RowsKeptOut(f"a trigger of {shown(self._table.name)} keeps it out")
 
     async def _copy_straight(
         self, rows: Sequence[Sequence[Any]], duplicate: int, save: Save | None

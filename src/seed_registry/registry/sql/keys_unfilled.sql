@@ -1,0 +1,7 @@
+-- Whether a constraint of a table is over nothing but columns that no record fills: then a record is not to blame for it.
+select not pg_catalog.bool_or(index.indexprs is not null or attribute.attname = any($3::pg_catalog.text[]))
+from pg_catalog.pg_index as index
+join pg_catalog.pg_class as class on class.oid = index.indexrelid
+left join pg_catalog.pg_attribute as attribute
+  on attribute.attrelid = index.indrelid and attribute.attnum = any(index.indkey)
+where index.indrelid = pg_catalog.to_regclass($1) and class.relname = $2;
