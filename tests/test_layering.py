@@ -11,7 +11,8 @@ import seed_registry
 
 PACKAGE = Path(seed_registry.__file__).parent
 BASE = {
-    "blame", "completeness", "errors", "escaping", "headers", "marks", "plan", "records", "report", "settings", "spooling",
+    "blame", "completeness", "errors", "escaping", "headers", "marks", "plan", "records", "report",
+    "settings", "spooling",
 }  # fmt: skip
 # What the modules of each place may import besides their own place; "cli" and "bench" see everything.
 ALLOWED = {
