@@ -22,11 +22,13 @@ from seed_registry.accounting import Account
 from seed_registry.concluding import facts_of, judged, outcome_of
 from seed_registry.errors import (
     DatabaseRefused,
+    EmbeddedServerFailed,
     IndexBroken,
     IndexesFailed,
     IndexNotUnderstood,
     IndexUnreadable,
     SeedRegistryError,
+    StorageFailed,
     TooManyRejects,
     VerificationFailed,
 )
@@ -380,4 +382,10 @@ def _rejects_file(settings: Settings, run_id: str) -> RejectsFile:
     """Where the rejects go: not the current directory, which an unattended run may not be able to write."""
     if settings.rejects is not None:
         return RejectsFile(Path(settings.rejects).absolute())
-    return RejectsFile(embedded.make_home_directory() / "rejects" / f"{run_id}.ndjson", own_directory=True)
+    try:
+        home = embedded.make_home_directory()
+    except EmbeddedServerFailed as exc:
+        if chosen(settings.database_url) is None:
+            raise
+        raise StorageFailed(f"{exc}, or name the file for rejected records with --rejects") from exc
+    return RejectsFile(home / "rejects" / f"{run_id}.ndjson", own_directory=True)

@@ -13,7 +13,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib.metadata import version as installed_version
@@ -28,6 +28,7 @@ from seed_registry.escaping import printable
 
 _INSTALLS = {18: "pginstall18", 16: "pginstall"}  # the wheel's folders, beside which its libraries lie
 _USER = "seed-registry"
+_LIBRARIES = ("usr/lib", "usr/lib/*", "usr/lib64", "lib", "lib/*", "lib64")
 
 
 def shown(text: object) -> str:
@@ -43,7 +44,7 @@ def translated(place: Path) -> Iterator[None]:
     except OSError as exc:
         raise EmbeddedServerFailed(
             f"the embedded server's files cannot be used: {shown(exc.filename or place)}: {exc.strerror}\n"
-            "mend that, or set SEED_REGISTRY_HOME to a place that you own"
+            "mend that, or set SEED_REGISTRY_HOME to a directory that this user can write to"
         ) from exc
 
 
@@ -72,9 +73,15 @@ class Account(Struct, frozen=True):
     gid: int
 
     def run(
-        self, command: Sequence[str | Path], *, cwd: Path = Path("/"), text: str = "", fds: Sequence[int] = ()
+        self,
+        command: Sequence[str | Path],
+        *,
+        cwd: Path = Path("/"),
+        text: str = "",
+        fds: Sequence[int] = (),
+        env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a command as this user, away from the terminal's signals, knowing nothing of our environment."""
+        """Runs a command as this user, away from the terminal's signals, knowing of our environment `env` only."""
         other: dict[str, Any] = {}
         if self.uid != os.geteuid():
             other = {"user": self.uid, "group": self.gid, "extra_groups": ()}
@@ -84,7 +91,7 @@ class Account(Struct, frozen=True):
             command,
             **other,
             cwd=cwd,
-            env={"PATH": os.defpath} | known | {"LC_ALL": "C"},
+            env={"PATH": os.defpath} | known | {"LC_ALL": "C"} | dict(env or {}),
             input=text,
             capture_output=True,
             encoding="utf-8",
@@ -94,6 +101,31 @@ class Account(Struct, frozen=True):
             umask=0o077,
             check=False,
         )
+
+    @contextmanager
+    def named(self, directory: Path) -> Iterator[dict[str, str]]:
+        """The variables by which a program finds a name for this user, which initdb does not run without.
+
+        In a container the user id may have no passwd entry. Then libnss_wrapper (https://cwrap.org/nss_wrapper.html),
+        where it is installed, shows one that lies in the `directory` during the block, as the official image does it.
+        Raises EmbeddedServerFailed where it is not.
+        """
+        with suppress(KeyError):
+            pwd.getpwuid(self.uid)
+            yield {}
+            return
+        wrapper = next((path for place in _LIBRARIES for path in Path("/").glob(f"{place}/libnss_wrapper.so")), None)
+        if wrapper is None:
+            raise EmbeddedServerFailed(
+                f"user id {self.uid} has no entry in /etc/passwd, and Postgres makes no database without one\n"
+                f"make one where the image is made (useradd -u {self.uid} loader), or install libnss-wrapper there, "
+                "or name a server with --database-url"
+            )
+        with tempfile.TemporaryDirectory(prefix="name.", dir=directory) as place:
+            passwd, group = Path(place, "passwd"), Path(place, "group")
+            passwd.write_text(f"{_USER}:x:{self.uid}:{self.gid}::/:/bin/false\n")
+            group.write_text(f"{_USER}:x:{self.gid}:\n")
+            yield {"LD_PRELOAD": str(wrapper), "NSS_WRAPPER_PASSWD": str(passwd), "NSS_WRAPPER_GROUP": str(group)}
 
     def can(self, *command: str | Path) -> bool:
         """Whether this user runs the command with success."""

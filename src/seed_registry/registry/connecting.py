@@ -6,6 +6,7 @@ Messages are built from SQLSTATE and the message of the server; DETAIL and CONTE
 from __future__ import annotations
 
 import errno
+import getpass
 import os
 import ssl
 from collections.abc import AsyncIterator
@@ -45,6 +46,7 @@ async def connect(
     """
     with_problem = f"cannot connect to {url}"
     target = read(url)
+    _see_that_there_is_a_user(target)
     try:
         return await open_session(
             url,
@@ -84,6 +86,14 @@ async def connect(
                 f"{with_problem}: {reason}\nallow more of them (ulimit -n), or use fewer workers (--concurrency)"
             ) from exc
         raise DatabaseUnavailable(f"{with_problem}: {reason}; is the server running, are host and port right?") from exc
+
+
+def _see_that_there_is_a_user(target: Target) -> None:
+    """Who comes without a name comes by the operating system's, and in a container that may have none."""
+    try:
+        target.login.get("user") or getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        raise unusable("it names no user, and this user id has no name; write USER@ into it, or set PGUSER") from None
 
 
 def _silence(exc: TimeoutError, target: Target) -> str:

@@ -21,6 +21,11 @@ from seed_registry.errors import EmbeddedServerFailed
 from seed_registry.registry.bundled import programs, server_account, shown, translated
 from seed_registry.registry.server import Server, held, url_of
 
+_HOMELESS = (
+    "there is no home directory for this program's files; "
+    "set SEED_REGISTRY_HOME to an absolute path that this user can write to"
+)
+
 
 class Status(Struct, frozen=True):
     """What is known about the embedded server; `url` and `pid` only while it runs."""
@@ -51,7 +56,7 @@ def home_directory() -> Path:
     try:
         return _usable(Path.home() / ".local/share/seed-registry")
     except RuntimeError as exc:
-        raise EmbeddedServerFailed("there is no home directory; set SEED_REGISTRY_HOME to a directory") from exc
+        raise EmbeddedServerFailed(_HOMELESS) from exc
 
 
 def make_home_directory(home: Path | None = None) -> Path:
@@ -60,10 +65,16 @@ def make_home_directory(home: Path | None = None) -> Path:
     Raises EmbeddedServerFailed when it cannot be made.
     """
     home = _usable(home) if home else home_directory()
-    with translated(home):
-        if not home.is_dir():
+    if not home.is_dir():
+        try:
             home.mkdir(parents=True, exist_ok=True)
             home.chmod(0o755 if os.geteuid() == 0 else 0o700)
+        except OSError as exc:
+            raise EmbeddedServerFailed(
+                f"the directory for this program's files, {shown(home)}, cannot be made: {exc.strerror}\n"
+                "set SEED_REGISTRY_HOME to one that this user can write to"
+            ) from exc
+    with translated(home):
         if home.stat().st_mode & stat.S_IWOTH:
             raise EmbeddedServerFailed(
                 f"others can write into {shown(home)}\nrun chmod o-w on it, or set SEED_REGISTRY_HOME to another place"
@@ -152,7 +163,10 @@ def psql_path(version: int = 18) -> Path:
 def _usable(path: Path) -> Path:
     if "\0" in str(path) or "\n" in str(path):
         raise EmbeddedServerFailed(f"{shown(path)} holds a line break or NUL; set SEED_REGISTRY_HOME to another place")
-    return path.expanduser().absolute()
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as exc:  # it begins with ~
+        raise EmbeddedServerFailed(_HOMELESS) from exc
 
 
 def _located(home: Path | None, version: int) -> Server:

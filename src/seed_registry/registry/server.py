@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -217,10 +217,11 @@ class Server(Struct, frozen=True):
         # Trust, because whoever passes the socket's private directory is this user or root.
         options = ("--encoding=UTF8", "--no-locale", "--username=registry", "--auth=trust")
         sync = () if durable else ("--no-sync",)
-        initdb = self.pg("initdb", "-D", ".", *options, *sync, cwd=made)
-        if initdb.returncode == 0:
-            single = ("--single", "-D", ".", "-c", "exit_on_error=on", "postgres")
-            initdb = self.pg("postgres", *single, cwd=made, text="CREATE DATABASE registry\n")
+        single = ("--single", "-D", ".", "-c", "exit_on_error=on", "postgres")
+        with self.account.named(self.directory) as env:
+            initdb = self.pg("initdb", "-D", ".", *options, *sync, cwd=made, env=env)
+            if initdb.returncode == 0:
+                initdb = self.pg("postgres", *single, cwd=made, text="CREATE DATABASE registry\n", env=env)
         if initdb.returncode:
             mend = self.mend()  # before the disk has room again
             self.sweep()
@@ -271,11 +272,17 @@ class Server(Struct, frozen=True):
         return f"see {shown(self.directory / 'log')}; to begin anew without its data: seed-registry db reset"
 
     def pg(
-        self, program: str, *arguments: str, cwd: Path = Path("/"), text: str = "", fds: Sequence[int] = ()
+        self,
+        program: str,
+        *arguments: str,
+        cwd: Path = Path("/"),
+        text: str = "",
+        fds: Sequence[int] = (),
+        env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Runs one of the bundled programs as the server's user."""
         where = reachable_programs(self.version, self.account, self.home)
-        return self.account.run((where / program, *arguments), cwd=cwd, text=text, fds=fds)
+        return self.account.run((where / program, *arguments), cwd=cwd, text=text, fds=fds, env=env)
 
 
 @contextmanager
