@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from conftest import _clone, make_asset, make_source, source_rows
 from seed_registry.errors import SchemaMissing, SettingsInvalid
@@ -659,6 +660,7 @@ KEYED = {
     ("source_id", "asset_key"): "add unique (source_id, asset_key)",
 }
 SOURCES = ["a.org", "b.org"]
+OWN_KEYS = "ab"
 
 
 @pytest.fixture(scope="module", params=KEYED, ids=", ".join)
@@ -688,7 +690,9 @@ async def keyed(
 
 
 record = st.builds(
-    lambda key, source, name, moment, raw: make_asset(key, source, name=name, updated_at=moment, raw=raw),
+    lambda key, source, name, moment, raw: make_asset(
+        key, source, name=name, updated_at=moment, raw=raw, own_key=key in OWN_KEYS
+    ),
     st.sampled_from("abcd"),
     st.sampled_from(SOURCES),
     st.sampled_from([None, "", "one", "two"]),
@@ -698,11 +702,31 @@ record = st.builds(
 batches = st.lists(st.tuples(st.lists(record, max_size=6), st.booleans()), max_size=6)
 
 
-def model(batches: Sequence[Sequence[Asset]], key: tuple[str, ...]) -> dict[Any, Any]:
-    """The last of a key wins, its moment is the greatest."""
-    table: dict[Any, Any] = {}
-    for asset in (asset for batch in batches for asset in batch):
-        at = (asset.source_key, asset.key) if "source_id" in key else asset.key
+def place_of(asset: Asset, key: tuple[str, ...]) -> Any:
+    """What the table tells the asset from others by."""
+    return (asset.source_key, asset.key) if "source_id" in key else asset.key
+
+
+def parted(batch: Sequence[Asset], held: dict[Any, Any], key: tuple[str, ...]) -> tuple[list[Asset], list[Asset]]:
+    """The assets that are taken, one after the other, and those whose key another source has, which is its own."""
+    owners = {at: row[0] for at, row in held.items()}
+    taken: list[Asset] = []
+    rejected: list[Asset] = []
+    for asset in batch:
+        at = place_of(asset, key)
+        if asset.own_key and owners.get(at, asset.source_key) != asset.source_key:
+            rejected.append(asset)
+        else:
+            owners[at] = asset.source_key
+            taken.append(asset)
+    return taken, rejected
+
+
+def model(batch: Sequence[Asset], held: dict[Any, Any], key: tuple[str, ...]) -> dict[Any, Any]:
+    """What a table becomes: the last of a key wins, its moment is the greatest."""
+    table = dict(held)
+    for asset in batch:
+        at = place_of(asset, key)
         moments = [moment for moment in (asset.updated_at, table.get(at, [None])[-1]) if moment]
         table[at] = (asset.source_key, asset.name, asset.raw, max(moments, default=None))
     return table
@@ -719,14 +743,18 @@ async def test_any_batches_leave_what_the_model_says(
     assert tables.assets.key == key
     sources = source_rows(await upsert_sources(connection, [make_source(source) for source in SOURCES]))
     held: dict[Any, Any] = {}
-    for number, (batch, full) in enumerate(batches, 1):
+    for number, (batch, full) in enumerate(batches):
         merger = Merger(connection, tables, full=full)
-        await merger.prepare()
+        await merger.prepare(is_empty=number == 0)
         planned = await Planner(connection, tables, DistinctHashes(), full=full).merge_assets(batch, sources)
         counts = await merger.merge_assets(batch, sources)
-        assert counts == planned
-        assert counts == expected_counts(batch, held, key)
-        held = model([batch for batch, _ in batches[:number]], key)
+        taken, rejected = parted(batch, held, key)
+        assert [reject.data for reject in counts.rejects] == [asset.raw for asset in rejected]
+        assert [reject.data for reject in planned.rejects] == [asset.raw for asset in rejected]
+        counts = replace(counts, rejects=())
+        assert counts == replace(planned, rejects=())
+        assert counts == expected_counts(taken, held, key)
+        held = model(taken, held, key)
     rows = await connection.fetch(
         "select source_key, asset_key, assets.name, assets.raw, assets.updated_at "
         "from registry.assets join registry.sources on source_id = sources.id"
@@ -739,8 +767,8 @@ async def test_any_batches_leave_what_the_model_says(
 
 
 def expected_counts(batch: list[Asset], held: dict[Any, Any], key: tuple[str, ...]) -> MergeCounts:
-    merged = model([batch], key)
-    outcomes = {"inserted": 0, "updated": 0, "unchanged": 0, "duplicate": len(batch) - len(merged)}
+    merged = model(batch, {}, key)
+    outcomes: dict[str, Any] = {"inserted": 0, "updated": 0, "unchanged": 0, "duplicate": len(batch) - len(merged)}
     for at, (source, name, raw, moment) in merged.items():
         if at not in held:
             outcomes["inserted"] += 1

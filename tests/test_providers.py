@@ -21,7 +21,11 @@ PORTAL = "data.a.example"
 # The same portal in three dialects, each evidence of another software or of none.
 INDEXES: Final[dict[str, Any]] = {
     "directory": {"source": "socrata", "domain": PORTAL, "datasets": [{"id": "abcd-2345", "name": "One"}]},
-    "ckan": [{"id": "k-1", "name": "two", "metadata_modified": "2024-01-01"}],
+    "ckan": {
+        "help": f"https://{PORTAL}/api/3/action/help_show?name=package_search",
+        "success": True,
+        "result": {"results": [{"id": "k-1", "name": "two", "metadata_modified": "2024-01-01"}]},
+    },
     "seed": {
         "sources": [{"source_key": PORTAL, "name": "The portal"}],
         "assets": [{"asset_key": "s-1", "source_key": PORTAL}],
@@ -80,7 +84,7 @@ async def ask(url: DatabaseUrl, query: str) -> list[tuple[Any, ...]]:
 
 
 async def load(url: DatabaseUrl, *indexes: str, **options: Any) -> Report:
-    report = await ingest(indexes, Settings(database_url=url, **{"domain": PORTAL, **options}))
+    report = await ingest(indexes, Settings(database_url=url, **options))
     assert report.verification is None or report.verification.passed
     return report
 
@@ -104,7 +108,7 @@ async def test_the_first_index_of_a_portal_decides_its_provider_and_all_its_asse
         assert await ask(database_url, "select distinct provider from registry.assets") == [(first,)]
     again = await load(database_url, *paths.values())
     assert again.assets == AssetCounts(read=3, unchanged=3)
-    audited = await audit(list(paths.values()), Settings(database_url=database_url, domain=PORTAL))
+    audited = await audit(list(paths.values()), Settings(database_url=database_url))
     assert audited.verification.passed
     assert (audited.assets.in_database, audited.assets.extra, len(audited.per_source)) == (3, 0, 1)
     assert audited.per_source[0].provider == first
@@ -135,7 +139,7 @@ async def test_where_nothing_tells_the_provider_of_a_source_each_index_says_that
     held = await ask(database_url, "select provider, asset_key from registry.assets order by 1")
     assert held == [("ckan", "k-1"), ("socrata", "abcd-2345")]
     assert (await load(database_url, *both, verify_sample=10)).assets == AssetCounts(read=2, unchanged=2)
-    assert (await audit(both, Settings(database_url=database_url, domain=PORTAL))).verification.passed
+    assert (await audit(both, Settings(database_url=database_url))).verification.passed
 
 
 async def test_the_operator_names_the_provider_of_sources_that_are_created(
@@ -160,12 +164,12 @@ async def test_of_two_sources_with_one_key_the_operator_has_to_name_one(
         with pytest.raises(SettingsInvalid, match=advice):
             await load(database_url, paths[name], dry_run=dry_run)
     with pytest.raises(SettingsInvalid, match=advice):
-        await audit([paths[name]], Settings(database_url=database_url, domain=PORTAL))
+        await audit([paths[name]], Settings(database_url=database_url))
     assert await ask(database_url, "select from registry.assets") == []
     await load(database_url, paths[name], provider="socrata")  # what the advice says works
     query = "select provider from registry.assets as asset join registry.sources as source on source.id = source_id"
     assert await ask(database_url, query) == [("socrata",)]
-    settings = Settings(database_url=database_url, domain=PORTAL, provider="socrata")
+    settings = Settings(database_url=database_url, provider="socrata")
     assert (await audit([paths[name]], settings)).verification.passed
 
 

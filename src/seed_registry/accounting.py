@@ -98,7 +98,8 @@ class Account:
     def sent(self, asset: Asset, key_hash: int, sources: Mapping[str, SourceRow]) -> None:
         """Note an asset that goes to the database; its source is one of `sources`."""
         self.tally.assets_by_source[asset.source_key] += 1
-        self._distinct.add(hashed(f"{asset.source_key}\0{asset.key}") if self._keys_per_source else key_hash)
+        is_per_source = self._keys_per_source or asset.own_key
+        self._distinct.add(hashed(f"{asset.source_key}\0{asset.key}") if is_per_source else key_hash)
         if key_hash < self._sample.limit or asset.key in self._sample.assets:
             self._sample.offer(asset, key_hash, sources[asset.source_key])
         if asset.repaired:
@@ -128,9 +129,18 @@ class Account:
         Raises:
             TooManyRejects: that was one too many.
         """
+        place = (asset.raw, asset.line, asset.offset)
+        self.not_taken(index, Reject("database_refused", detail, *place, "asset", asset.key))
+
+    def not_taken(self, index: str, reject: Reject) -> None:
+        """Note an asset that went to the database and is not there.
+
+        Raises:
+            TooManyRejects: that was one too many.
+        """
         self.loaded.refused_assets += 1
-        self._sample.forget(asset)
-        self.reject(index, Reject("database_refused", detail, asset.raw, asset.line, asset.offset, "asset", asset.key))
+        self._sample.forget(reject)
+        self.reject(index, reject)
 
     def reject(self, index: str, reject: Reject) -> None:
         """Count, log and keep a reject.
@@ -207,7 +217,8 @@ class _Sample:
         if len(self.assets) == self._size:
             self.limit = max(self._hashes.values())
 
-    def forget(self, asset: Asset) -> None:
+    def forget(self, record: Asset | Reject) -> None:
         """The database refused it."""
-        self.assets.pop(asset.key, None)
-        self._hashes.pop(asset.key, None)
+        if record.key is not None:
+            self.assets.pop(record.key, None)
+            self._hashes.pop(record.key, None)

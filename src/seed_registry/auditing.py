@@ -6,6 +6,7 @@ Memory is O(1) in the length of the index: a batch, what is known of its sources
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from time import monotonic
 from typing import Final
 
@@ -174,8 +175,9 @@ class _Audit:
         started = monotonic()
         self._progress.began(self._tally)
         self._progress.tell("info", "connected", **msgspec.structs.asdict(where))
-        for index in indexes:
-            await self._read(index)
+        with closing(self._comparer):
+            for index in indexes:
+                await self._read(index)
         self._progress.tell("info", "verifying")
         report = await self._report(where, started)
         facts = {check.name: check.actual for check in report.verification.checks}

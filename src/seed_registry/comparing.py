@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import Struct, field
@@ -14,11 +14,13 @@ from seed_registry.errors import IndexNotUnderstood
 from seed_registry.halving import merge_halving
 from seed_registry.index.reading import IndexReader
 from seed_registry.records import Asset, Record, Reject, Source, SourceRow
-from seed_registry.registry.auditing import Auditor
+from seed_registry.registry.auditing import Auditor, Probed
+from seed_registry.registry.key_owners import are_shared, has_own_keys, key_of_another_source
+from seed_registry.registry.planning import key_hashes
 from seed_registry.registry.schema import Tables
 from seed_registry.report import Progress, Tally
 from seed_registry.settings import Settings
-from seed_registry.spooling import ParkedAssets
+from seed_registry.spooling import FirstOwners, ParkedAssets
 
 # A COPY costs a round trip; so many rows of notes are a megabyte or two.
 _STAGED_ROWS: Final = 10_000
@@ -163,6 +165,13 @@ class Comparer:
         self._progress = progress
         self._sample = Sample(settings.verify_sample)
         self._rows: list[tuple[Any, ...]] = []
+        self._shares_keys = are_shared(tables.assets)
+        self._key_hash = key_hashes(tables)
+        self._owners = FirstOwners()
+
+    def close(self) -> None:
+        """Give temporary files back."""
+        self._owners.close()
 
     async def compare(self, reader: IndexReader, number: int) -> None:
         """One index, from its beginning to its end.
@@ -238,6 +247,10 @@ class Comparer:
         await roll.meet(provider, keys, part.reader.name)
         rows = roll.rows[provider]
         probed = await auditor.probe_assets(assets, rows)
+        if self._shares_keys and has_own_keys(assets):
+            rejected = self._rejected(assets, probed, rows)
+            assets = [asset for position, asset in enumerate(assets) if position not in rejected]
+            probed = probed.without(rejected)
         missing = set(probed.missing)
         by_value = sorted((self._sample.choose(assets) | set(probed.uncertain)) - missing)
 
@@ -257,6 +270,23 @@ class Comparer:
             ))  # fmt: skip
         if len(self._rows) >= _STAGED_ROWS:
             await self._stage()
+
+    def _rejected(self, assets: Sequence[Asset], probed: Probed, rows: Mapping[str, SourceRow]) -> set[int]:
+        """The positions of those assets that a load would reject, for another source has their key, or comes first."""
+        missing = set(probed.missing)
+        rejected = {position for position in probed.of_another if assets[position].own_key}
+        free = [position for position, asset in enumerate(assets) if asset.own_key and position in missing]
+        key_hash, roll = self._key_hash, self.roll
+        claims = [
+            (key_hash(rows[asset.source_key].provider, asset.source_key, asset.key), roll.number(asset.source_key))
+            for asset in (assets[position] for position in free)
+        ]
+        for position, (_, source), owner in zip(free, claims, self._owners.claim(claims), strict=True):
+            if owner != source:
+                rejected.add(position)
+        for position in rejected:
+            self._reject(key_of_another_source(assets[position], None, None))
+        return rejected
 
     async def _compare_sources(self, part: _Part, sources: Sequence[Source]) -> None:
         provider, roll = part.reader.provider, self.roll

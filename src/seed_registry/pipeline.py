@@ -155,6 +155,8 @@ async def _work(
         mark = batch.mark if is_whole else unplaced(batch.index, number, OF_PARTS)
         counts = await writer.merge_assets(assets, book.rows, mark)
         account.tally.assets.add(counts)
+        for reject in counts.rejects:
+            account.not_taken(batch.index, reject)
         return counts.inserted + counts.updated > 0
 
     async with receive:

@@ -71,6 +71,8 @@ class Asset(Struct, frozen=True, gc=False):
     An empty `source_key` means that only the rest of the document can tell it (a header that comes after the records).
     `texts_ignored` names the fields that are null although the record has something there: it is no text.
     `was_committed` is set of what lies before a checkpoint of the run that is resumed.
+    `own_key` says that the key is its portal's own ("1", "population"), which another may give to something else: it
+    never takes a row from another source.
     """
 
     key: str
@@ -87,6 +89,7 @@ class Asset(Struct, frozen=True, gc=False):
     date_ignored: bool = False
     texts_ignored: tuple[str, ...] = ()
     was_committed: bool = False
+    own_key: bool = False
 
 
 class Reject(Struct, frozen=True, gc=False):

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from msgspec import Struct, field
 from msgspec.structs import astuple
 
 from seed_registry.plan import Plan
+from seed_registry.records import Reject
 
 
 class Counts(Struct):
@@ -48,7 +49,7 @@ class Counts(Struct):
         return Counts(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
 
     def add(self, other: MergeCounts) -> None:
-        """Take in what became of a batch."""
+        """Take in what became of a batch, but for its rejects: they are told one by one."""
         self.inserted += other.inserted
         self.updated += other.updated
         self.unchanged += other.unchanged
@@ -60,17 +61,34 @@ class Counts(Struct):
         self.not_written += self.read - self.outcomes
 
 
+# The numbers of a `MergeCounts`, as they stand in a checkpoint.
+MERGE_COUNTS: Final = ("inserted", "updated", "unchanged", "duplicate", "resumed")
+
+
 class MergeCounts(Struct, frozen=True):
-    """What became of the records of one batch; `resumed`: those that an earlier attempt of the run had committed."""
+    """What became of the records of one batch.
+
+    Attributes:
+        resumed: those that an earlier attempt of the run had committed.
+        rejects: those whose key is another source's.
+    """
 
     inserted: int = 0
     updated: int = 0
     unchanged: int = 0
     duplicate: int = 0
     resumed: int = 0
+    rejects: tuple[Reject, ...] = ()
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The counts alone."""
+        return tuple(getattr(self, name) for name in MERGE_COUNTS)
 
     def __add__(self, other: MergeCounts) -> MergeCounts:
-        return MergeCounts(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+        """The sum of the counts; rejects are told batch by batch."""
+        sums = {name: getattr(self, name) + getattr(other, name) for name in MERGE_COUNTS}
+        return MergeCounts(**sums)
 
 
 class Stages(Struct):

@@ -1,12 +1,13 @@
-"""What must be remembered for a whole index, on disk, not in memory: parked assets, distinct keys, marked keys."""
+"""What must be remembered for a whole index, on disk, not in memory: parked assets, distinct, marked and owned keys."""
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Final
 
 import msgspec
@@ -211,6 +212,42 @@ class MarkedHashes:
         if self._sorted is not None:
             self._sorted.close()
             self._sorted, self._page = None, (-1, array("Q"))
+
+
+class FirstOwners:
+    """For each 64-bit hash the first owner that claimed it.
+
+    A temporary database of SQLite: a few megabytes of memory (https://www.sqlite.org/inmemorydb.html#temp_db), the rest
+    on disk.
+    """
+
+    def __init__(self) -> None:
+        self._database: sqlite3.Connection | None = None
+
+    def claim(self, claims: Sequence[tuple[int, int]]) -> list[int]:
+        """Claim each hash for an owner, one after the other; which owners they have now.
+
+        Raises:
+            StorageFailed: there is no room for it.
+        """
+        signed = [(value - (1 << 63), owner) for value, owner in claims]
+        try:
+            if self._database is None:
+                self._database = sqlite3.connect("", isolation_level=None)
+                self._database.execute("create table claim (hash integer primary key, owner integer not null)")
+            self._database.execute("begin")
+            self._database.executemany("insert or ignore into claim values (?, ?)", signed)
+            self._database.execute("commit")
+            query = "select owner from claim where hash = ?"
+            return [self._database.execute(query, (value,)).fetchone()[0] for value, _ in signed]
+        except sqlite3.Error as exc:
+            raise StorageFailed(f"a temporary file cannot be written: {exc}; set TMPDIR to another") from exc
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
 
 
 def _turned(value: int) -> int:

@@ -16,6 +16,7 @@ from seed_registry.escaping import printable
 from seed_registry.registry import schema
 from seed_registry.registry.connecting import session
 from seed_registry.registry.identifiers import shown
+from seed_registry.registry.key_owners import are_shared, wider_key
 from seed_registry.registry.rehearsal import rehearse
 from seed_registry.registry.sql import statement
 from seed_registry.settings import Settings
@@ -38,12 +39,12 @@ def check(database_url: DatabaseOption = None, column: Columns = None) -> None:
     """Say whether a load could write to the tables as they are; exit 1 if not."""
     settings = Settings(columns=columns_of(column))
 
-    async def look(connection: asyncpg.Connection[Any]) -> schema.Tables:
+    async def look(connection: asyncpg.Connection[Any]) -> tuple[schema.Tables, str]:
         tables = await schema.introspect(connection, settings.columns)
         await rehearse(connection, tables)
-        return tables
+        return tables, await wider_key(connection, tables.assets) if are_shared(tables.assets) else ""
 
-    tables = _with_session(database_url, look)
+    tables, fix = _with_session(database_url, look)
     for table in (tables.sources, tables.assets):
         rows = [(field, column.name, column.type, _remark(table, field)) for field, column in table.facts.items()]
         rows += [(field, "", "", "left out: no such column") for field in table.left_out]
@@ -51,6 +52,12 @@ def check(database_url: DatabaseOption = None, column: Columns = None) -> None:
         for caution in table.cautions:
             typer.echo(printable(f"warning: {caution.finding}; {caution.fix}", _SHOWN_CHARACTERS))
     typer.echo("a load can write to them")
+    if fix:
+        note = (
+            "note: two portals cannot both have an asset with a key of their own alike, such as 1 or population: "
+            f"the later one is rejected as key_of_another_source; to keep both: {fix}"
+        )
+        typer.echo(printable(note, _SHOWN_CHARACTERS))
 
 
 @app.command()

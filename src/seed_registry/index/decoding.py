@@ -35,6 +35,7 @@ REASONS: Final = {
     "no_source": "does not tell its source: name it with --domain",
     "nul_in_key": "has the character U+0000 in its key",
     "key_too_long": f"has a key longer than {MAX_KEY_BYTES:,} bytes",
+    "key_of_another_source": "has a key that is another source's",
     "record_too_large": "is longer than --max-record-bytes",
     "too_deep": f"is nested deeper than {MAX_DEPTH} levels",
     "database_refused": "is refused by the database",
@@ -86,6 +87,7 @@ class Decoder:
         self._provider = provider or dialect.provider
         self._kind_of = dialect.kind_of
         self._fields_of = dialect.asset
+        self._is_global = dialect.is_global
         self._decode = msgspec.json.Decoder(dialect.wire).decode
         self._speller: Speller | None = None  # few indexes have records that need it
         self._language = same_language(language)
@@ -196,6 +198,7 @@ class Decoder:
             repaired or record.repaired,
             date_ignored,
             ignored,
+            own_key=self._is_global is not None and not self._is_global(key),
         )
 
     def _spelled(self, data: bytes) -> Any:

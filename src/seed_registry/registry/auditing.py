@@ -7,7 +7,8 @@ through a pooler.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -34,10 +35,23 @@ _SOURCE_COLUMNS: Final = ("source", "scope", "source_id")
 
 
 class Probed(Struct, frozen=True):
-    """Positions of a batch: of the records that the table has no row for, and of those whose row may differ."""
+    """Positions of a batch: of the records that the table has no row for, and of those whose row may differ.
+
+    Those `of_another` are among these, and their row is another source's.
+    """
 
     missing: list[int]
     uncertain: list[int]
+    of_another: list[int]
+
+    def without(self, left_out: Collection[int]) -> Probed:
+        """The same of the batch without the records at these positions."""
+        left = sorted(left_out)
+
+        def moved(positions: list[int]) -> list[int]:
+            return [position - bisect_left(left, position) for position in positions if position not in left_out]
+
+        return Probed(moved(self.missing), moved(self.uncertain), moved(self.of_another))
 
 
 class Auditor:
@@ -104,8 +118,13 @@ class Auditor:
         values = asset_values(sources)
         async with limited(self._connection, self._seconds):
             found = await self._connection.fetch(self._probe, *(values(field, assets) for field in self._probed))
-        missing = [position - 1 for position, is_missing in found if is_missing]
-        return Probed(missing, [position - 1 for position, is_missing in found if not is_missing])
+        return Probed(
+            missing=[position - 1 for position, is_missing, _ in found if is_missing],
+            uncertain=[position - 1 for position, is_missing, _ in found if not is_missing],
+            of_another=[
+                position - 1 for position, is_missing, is_of_another in found if is_of_another and not is_missing
+            ],
+        )
 
     async def compare_assets(self, assets: Sequence[Asset], sources: Mapping[str, SourceRow]) -> list[list[str]]:
         """For each asset the fields in which its row differs.
@@ -223,6 +242,7 @@ def _probe(table: Table, fields: Sequence[str], *, by_hash: bool) -> str:
         names=", ".join(fields),
         same_key=" and ".join(f"existing.{table.column(field)} = batch.{field}" for field in table.key),
         key_column=table.column(table.key[-1]),
+        is_of_another=f"existing.{table.column('source_id')} is distinct from batch.source_id",
         differs=" or ".join(f"existing.{table.column(field)} is distinct from batch.{field}" for field in compared)
         if by_hash
         else "true",

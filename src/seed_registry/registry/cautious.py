@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,9 +20,10 @@ from seed_registry.report import Stages
 
 def newest(assets: Sequence[Asset], tables: Tables, sources: Mapping[str, SourceRow]) -> list[Asset]:
     """The newest asset of each key, by the portal's own moment, in file order; of those as new as another the first."""
-    key_hash, kept = key_hashes(tables), dict[int, Asset]()
+    key_hash, kept = key_hashes(tables), dict[tuple[int, str], Asset]()
     for asset in assets:
-        hashed = key_hash(sources[asset.source_key].provider, asset.source_key, asset.key)
+        own = asset.source_key if asset.own_key else ""  # one of another source is no older or newer one
+        hashed = (key_hash(sources[asset.source_key].provider, asset.source_key, asset.key), own)
         other = kept.get(hashed)
         if other is None or _is_newer(asset, other):
             kept[hashed] = asset
@@ -34,18 +36,34 @@ async def newer(
     assets: Sequence[Asset],
     sources: Mapping[str, SourceRow],
 ) -> list[Asset]:
-    """Of assets of different keys those that the registry does not have, or only older, by the portal's own moment.
+    """Of different assets those that the registry does not have, or only older, by the portal's own moment.
 
     Raises:
         asyncpg.PostgresError: the database refuses one.
     """
     # By value: what a content hash says is not which of two is newer.
     merger = TableMerger(connection, tables.assets, "", full=True, stages=Stages())
-    foreseen = await merger.plan(assets, asset_values(sources))
-    # `updated_at` never goes backwards: it differs only where the record's is greater.
-    taken = {id(asset) for asset in foreseen.new}
-    taken |= {id(asset) for asset, fields in foreseen.changed if "updated_at" in fields}
+    taken: set[int] = set()
+    for part in _of_different_keys(assets, tables, sources):
+        foreseen = await merger.plan(part, asset_values(sources))
+        # `updated_at` never goes backwards: it differs only where the record's is greater.
+        taken |= {id(asset) for asset in foreseen.new}
+        taken |= {id(asset) for asset, fields in foreseen.changed if "updated_at" in fields}
+        # A key that another source has is for the merge to reject.
+        taken |= {id(asset) for asset, fields in foreseen.changed if asset.own_key and "source_id" in fields}
     return [asset for asset in assets if id(asset) in taken]
+
+
+def _of_different_keys(assets: Sequence[Asset], tables: Tables, sources: Mapping[str, SourceRow]) -> list[list[Asset]]:
+    """The assets in parts, so that those of several sources with one key are in different ones."""
+    key_hash, parts, times = key_hashes(tables), list[list[Asset]](), Counter[int]()
+    for asset in assets:
+        hashed = key_hash(sources[asset.source_key].provider, asset.source_key, asset.key)
+        if times[hashed] == len(parts):
+            parts.append([])
+        parts[times[hashed]].append(asset)
+        times[hashed] += 1
+    return parts
 
 
 async def listed_sources(connection: asyncpg.Connection[Any], table: Table, ids: Sequence[Any]) -> set[str]:

@@ -24,7 +24,7 @@ from seed_registry.registry.holders import find_holders, told
 from seed_registry.registry.limiting import limited
 from seed_registry.registry.pooling import is_pooled
 from seed_registry.registry.sql import statement
-from seed_registry.report import MergeCounts, Report
+from seed_registry.report import MERGE_COUNTS, MergeCounts, Report
 
 # A batch that changes nothing needs no transaction; its checkpoint gets one only so often.
 _SECONDS_BETWEEN_LAZY_CHECKPOINTS: Final = 1.0
@@ -168,7 +168,7 @@ class Ledger:
     def _row(self, mark: Mark, counts: MergeCounts) -> tuple[Any, ...]:
         """The arguments of the statements that save a checkpoint."""
         place = (mark.index, mark.lane, mark.lanes, mark.line, mark.offset, mark.assets)
-        return self.run_id, *place, *astuple(mark.file), self._number(mark), *astuple(counts)
+        return self.run_id, *place, *astuple(mark.file), self._number(mark), *counts.numbers
 
     async def end(
         self, connection: asyncpg.Connection[Any], outcome: str, report: Report | None, error: str | None
@@ -403,11 +403,11 @@ _COLUMNS: Final = (
 _COMMITTED: Final = ", ".join(
     f"(select pg_catalog.sum({name})::pg_catalog.int8 from seed_registry.checkpoints as checkpoint "
     f"where checkpoint.run_id = run.run_id) as {name}_before"
-    for name in MergeCounts.__struct_fields__
+    for name in MERGE_COUNTS
 )
 
 
 def _run(row: Mapping[str, Any]) -> Run:
     columns = dict(row)
-    counts = {name: columns.pop(f"{name}_before", None) for name in MergeCounts.__struct_fields__}
+    counts = {name: columns.pop(f"{name}_before", None) for name in MERGE_COUNTS}
     return Run(**columns, committed=None if None in counts.values() else MergeCounts(**counts))

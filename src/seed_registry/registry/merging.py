@@ -20,6 +20,7 @@ from seed_registry.marks import Mark
 from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry.connecting import refusal
 from seed_registry.registry.identifiers import quoted
+from seed_registry.registry.key_owners import KeyOwners, are_shared
 from seed_registry.registry.ledger import Ledger
 from seed_registry.registry.limiting import limited
 from seed_registry.registry.probe import Probe
@@ -92,7 +93,8 @@ async def upsert_assets(
         tables: what `introspect` told, to save asking again.
 
     Returns:
-        How many were inserted, updated, unchanged, and duplicates within the call.
+        How many were inserted, updated, unchanged, and duplicates within the call; `rejects` are those whose `own_key`
+        another source has, where the table has one row of a key: they are not written.
 
     Raises:
         KeyError: the source of an asset is not in `source_ids`.
@@ -132,7 +134,8 @@ class Merger:
         self._connection = connection
         self._tables = tables
         self._sources = TableMerger(connection, tables.sources, "seed_registry_sources", **options)
-        self._assets = TableMerger(connection, tables.assets, "seed_registry_assets", **options)
+        owners = KeyOwners(connection, tables) if are_shared(tables.assets) else None
+        self._assets = TableMerger(connection, tables.assets, "seed_registry_assets", owners=owners, **options)
 
     async def prepare(self, *, is_empty: bool = False) -> None:
         """Create the session's staging tables; `is_empty` tells that there are no assets yet."""

@@ -9,11 +9,13 @@ from typing import Any, Final
 import asyncpg
 import xxhash
 from msgspec import Struct
+from msgspec.structs import replace
 
 from seed_registry.blame import Blame
 from seed_registry.marks import Mark
 from seed_registry.plan import MissingPlan
-from seed_registry.records import Asset, Source, SourceRow
+from seed_registry.records import Asset, Reject, Source, SourceRow
+from seed_registry.registry.key_owners import KeyOwners, are_shared, has_own_keys, key_of_another_source
 from seed_registry.registry.limiting import limited
 from seed_registry.registry.merging import asset_values
 from seed_registry.registry.schema import Tables
@@ -21,7 +23,7 @@ from seed_registry.registry.source_rows import find_source_rows, with_stored_pro
 from seed_registry.registry.sql import statement
 from seed_registry.registry.tabling import Foreseen, TableMerger, plain_values
 from seed_registry.report import MergeCounts, Stages
-from seed_registry.spooling import DistinctHashes, MarkedHashes
+from seed_registry.spooling import DistinctHashes, FirstOwners, MarkedHashes
 
 # As many as fit a line of a terminal.
 EXAMPLES: Final = 5
@@ -65,6 +67,8 @@ class Outlook:
         self._skipped = MarkedHashes()
         self._former = MarkedHashes()
         self._remembered: set[int] = set()
+        self._owners = FirstOwners()
+        self._source_numbers: dict[str, int] = {}  # of those that have keys of their own, in the order of the numbers
 
     def assets(self, new: DistinctHashes) -> AssetOutlook:
         """What was found so far; `new` holds the keys that the registry does not have.
@@ -107,6 +111,16 @@ class Outlook:
         """Note the key that an earlier version gave to a record of the index."""
         self._former.add(_hashed(key))
 
+    def first_owners(self, assets: Sequence[Asset], key_hashes: Sequence[int]) -> list[str]:
+        """The source that came first with the key of each of these assets, in this dry run."""
+        numbers = self._source_numbers
+        claims = [
+            (key_hash, numbers.setdefault(asset.source_key, len(numbers)))
+            for asset, key_hash in zip(assets, key_hashes, strict=True)
+        ]
+        names = list(numbers)
+        return [names[number] for number in self._owners.claim(claims)]
+
     def settle(self) -> None:
         """Make the keys ready for `has` and `had`."""
         self._known.settle()
@@ -131,6 +145,7 @@ class Outlook:
         self._known.close()
         self._skipped.close()
         self._former.close()
+        self._owners.close()
 
     def _note(self, table: str, foreseen: Foreseen[Any], keys: Sequence[tuple[str, int]]) -> None:
         self.offer(table, "new", (record.key for record in foreseen.new))
@@ -182,7 +197,8 @@ class Planner:
         if connection is not None and tables is not None:
             self._sources = TableMerger(connection, tables.sources, "", full=full, stages=stages)
             self._assets = TableMerger(connection, tables.assets, "", full=full, stages=stages)
-        self._keys_per_source = tables is not None and "source_id" in tables.assets.key
+        self._keys_per_source = tables is not None and not are_shared(tables.assets)
+        self._owners = KeyOwners(connection, tables) if connection is not None and tables is not None else None
 
     async def prepare(self, *, is_empty: bool = False) -> None:
         """Nothing: a session that only reads needs no staging."""
@@ -215,9 +231,13 @@ class Planner:
         def key_hash(asset: Asset) -> int:
             return self._key_hash(sources[asset.source_key].provider, asset.source_key, asset.key)
 
+        taken: Sequence[Asset] = assets
+        rejects: tuple[Reject, ...] = ()
+        if not self._keys_per_source and has_own_keys(assets):
+            taken, rejects = await self._parted(assets, sources, key_hash)
         new: dict[int, Asset] = {}
         known = []
-        for asset in assets:
+        for asset in taken:
             if self._assets is None or (self._keys_per_source and sources[asset.source_key].id is None):
                 new[key_hash(asset)] = asset  # the registry cannot have what a new source is part of
             else:
@@ -229,8 +249,33 @@ class Planner:
         foreseen = Foreseen(list(new.values()), foreseen.changed, foreseen.unchanged)
         for hashed in new:
             self._new.add(hashed)
-        self._outlook.note_assets(foreseen, assets, key_hash)
-        return foreseen.counts(len(assets))
+        self._outlook.note_assets(foreseen, taken, key_hash)
+        return replace(foreseen.counts(len(taken)), rejects=rejects)
+
+    async def _parted(
+        self, assets: Sequence[Asset], sources: Mapping[str, SourceRow], key_hash: Callable[[Asset], int]
+    ) -> tuple[list[Asset], tuple[Reject, ...]]:
+        """The assets that a load would write, and the rejects of those whose key another source has by then."""
+        own = [asset for asset in assets if asset.own_key]
+        rejects: dict[int, Reject] = {}  # by the identity of the asset
+        held = set[int]()
+        if self._owners is not None:
+            owners = await self._owners.find(own, asset_values(sources))
+            keys = self._owners.keys(own, asset_values(sources))
+            foreign = [
+                (asset, owners[key])
+                for asset, key in zip(own, keys, strict=True)
+                if key in owners and owners[key] != sources[asset.source_key].id
+            ]
+            told = await self._owners.rejects(foreign)
+            rejects = {id(asset): reject for (asset, _), reject in zip(foreign, told, strict=True)}
+            held = {id(asset) for asset, key in zip(own, keys, strict=True) if key in owners}
+        free = [asset for asset in own if id(asset) not in held]
+        for asset, owner in zip(free, self._outlook.first_owners(free, list(map(key_hash, free))), strict=True):
+            if owner != asset.source_key:
+                rejects[id(asset)] = key_of_another_source(asset, owner, None)
+        taken = [asset for asset in assets if id(asset) not in rejects]
+        return taken, tuple(rejects[id(asset)] for asset in assets if id(asset) in rejects)
 
     async def probe_sources(self, refused: Source, reason: Exception) -> Blame:
         """That of the record: what only reads cannot fill a rejects file."""

@@ -120,6 +120,12 @@ class Staging:
         )
         return int(status.removeprefix("COPY "))
 
+    async def take_out(self, asset_keys: Sequence[str]) -> None:
+        """Take the rows with these keys out again."""
+        await self._connection.execute(
+            f"delete from {self.name} where asset_key = any ($1::pg_catalog.text[])", asset_keys
+        )
+
     async def empty(self) -> None:
         """Empty it inside a transaction that is not ours to commit."""
         await self._connection.execute(f"truncate {self.name}")

@@ -9,8 +9,11 @@ from seed_registry.registry.sql import statement
 from seed_registry.registry.staging import staged_type
 
 
-def upsert(table: Table, staging: str, *, also_equal: bool = False) -> str:
-    """The staged batch into its table; rows that do not differ are left alone, or `also_equal` ones are updated."""
+def upsert(table: Table, staging: str, *, also_equal: bool = False, keeps_sources: bool = False) -> str:
+    """The staged batch into its table; rows that do not differ are left alone, or `also_equal` ones are updated.
+
+    With `keeps_sources` rows of the keys that it is given keep their source.
+    """
     fields = list(table.columns)
     proposed = {field: f"excluded.{table.column(field)}" for field in fields}
     assignments = [
@@ -34,8 +37,16 @@ def upsert(table: Table, staging: str, *, also_equal: bool = False) -> str:
         order=", ".join(_ordered(table, field) for field in table.key),
         key=", ".join(table.column(field) for field in table.key),
         assignments=", ".join(assignments),
-        differs="true" if also_equal else _differs(table, proposed),
+        differs="true"
+        if also_equal
+        else _differs(table, proposed) + (_has_same_source(table) if keeps_sources else ""),
     )
+
+
+def _has_same_source(table: Table) -> str:
+    source, key = table.column("source_id"), table.column("asset_key")
+    is_same = f"existing.{source} is not distinct from excluded.{source}"
+    return f" and ({is_same} or existing.{key}::pg_catalog.text <> all ($1::pg_catalog.text[]))"
 
 
 def kept_out(table: Table, staging: str) -> str:
@@ -65,17 +76,31 @@ def samples(table: Table, *, by_key: bool = False) -> str:
     )
 
 
+def key_owners(table: Table) -> str:
+    """Which source has the rows of a batch's keys, given as one array a key field."""
+    return statement("key_owners").format(
+        table=table.name,
+        arrays=_arrays([staged_type(table, field) for field in table.key]),
+        names=", ".join(table.key),
+        same_key=_same_key(table),
+        source_column=table.column("source_id"),
+    )
+
+
 def filter_by_hash(table: Table) -> str:
-    """Which records of a batch, given as one array a key field and one of hashes, the table does not hold."""
-    names = [*table.key, "hash"]
-    types = [*(staged_type(table, field) for field in table.key), "bytea"]
+    """Which records of a batch, given as one array for each of `hashed_fields`, the table does not hold."""
+    fields = hashed_fields(table)
     return statement("filter_by_hash").format(
         table=table.name,
-        arrays=_arrays(types),
-        names=", ".join(names),
-        same_key=_same_key(table),
-        hash_column=table.column("content_hash"),
+        arrays=_arrays([staged_type(table, field) for field in fields]),
+        names=", ".join(fields),
+        same_row=" and ".join(f"existing.{table.column(field)} = batch.{field}" for field in fields),
     )
+
+
+def hashed_fields(table: Table) -> list[str]:
+    """What tells that a row is a record's: its key, its source and its content hash."""
+    return [*table.key, *(["source_id"] if "source_id" in {*table.columns} - {*table.key} else []), "content_hash"]
 
 
 def by_value(table: Table, name: str) -> str:

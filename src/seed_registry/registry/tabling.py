@@ -13,14 +13,15 @@ from asyncpg.transaction import Transaction
 from msgspec import Struct
 from msgspec.structs import replace
 
-from seed_registry.records import Asset, Source
+from seed_registry.records import Asset, Reject, Source
 from seed_registry.registry.identifiers import shown
+from seed_registry.registry.key_owners import KeyOwners, has_own_keys
 from seed_registry.registry.limiting import limited
 from seed_registry.registry.pooling import is_pooled
 from seed_registry.registry.remedies import CommitUnknown, Remedy, RowsKeptOut, remedy
 from seed_registry.registry.schema import Table
 from seed_registry.registry.staging import Staging
-from seed_registry.registry.statements import by_value, filter_by_hash, kept_out, upsert
+from seed_registry.registry.statements import by_value, filter_by_hash, hashed_fields, kept_out, upsert
 from seed_registry.report import MergeCounts, Stages
 
 Record = TypeVar("Record", Source, Asset)
@@ -36,6 +37,10 @@ _ATTRIBUTES: Final = {"source_key": "key", "asset_key": "key"}
 def plain_values(field: str, records: Sequence[Source | Asset]) -> list[Any]:
     """The values of a field that the records themselves hold."""
     return list(map(attrgetter(_ATTRIBUTES.get(field, field)), records))
+
+
+def _own_keys(records: Sequence[Any]) -> list[str]:
+    return [record.key for record in records if record.own_key]
 
 
 class Difference(Struct, frozen=True):
@@ -70,8 +75,12 @@ class TableMerger:
         full: bool,
         stages: Stages,
         seconds: float | None = None,
+        owners: KeyOwners | None = None,
     ) -> None:
-        """`stages` is for the time spent; no statement may take more than these `seconds`."""
+        """`stages` is for the time spent; no statement may take more than these `seconds`.
+
+        `owners` is of a table of assets in which sources share keys.
+        """
         self.staging = Staging(connection, table, staging_name)
         self._connection = connection
         self._table = table
@@ -82,6 +91,7 @@ class TableMerger:
         self._has_staging = False
         # Through a pooler nothing outlives a transaction. Two catalog entries a batch are the price.
         self._staged_per_transaction = is_pooled(connection)
+        self._hashed = hashed_fields(table)
         self._filter_by_hash = filter_by_hash(table) if self._by_hash else ""
         self._filter_by_value = by_value(table, "filter_by_value")
         self._compare = by_value(table, "compare")
@@ -89,6 +99,8 @@ class TableMerger:
         self._upsert = upsert(table, self.staging.name)
         self._kept_out = kept_out(table, self.staging.name)
         self._defaulted = [number for number, field in enumerate(table.columns) if table.facts[field].default]
+        self._owners = owners
+        self._upsert_keeping_sources = upsert(table, self.staging.name, keeps_sources=True) if owners else ""
 
     async def prepare(self, *, is_empty: bool = False) -> None:
         """Batches for a table that `is_empty` are copied straight into it while that goes well."""
@@ -100,28 +112,34 @@ class TableMerger:
         Raises:
             CommitUnknown: the connection was lost before the answer to the COMMIT came.
         """
-        unique = self._unique(records, values)
-        duplicate = len(records) - len(unique)
-        if self._straight:
-            columns = self._columns(unique, values)
-            # COPY cannot send a default for one row and a value for another.
-            if not any(None in columns[number] for number in self._defaulted):
-                counts = await self._copy_straight(list(zip(*columns, strict=True)), duplicate, save)
-                if counts is not None:
-                    return counts
-                self._straight = False
+        owners = self._owners if self._owners and has_own_keys(records) else None
+        if self._straight and (counts := await self._merge_straight(records, values, owners, save)):
+            return counts
+        taken, rejects = await self._parted(records, values, owners)
+        unique = self._unique(taken, values)
         rows = await self._not_held(unique, values) if self._by_hash else unique
         # A record without a hash may be held all the same, and an upsert would lock the row only to find that out.
         if rows and (not self._by_hash or None in values("content_hash", rows)):
             rows = [rows[difference.position] for difference in await self._differing(rows, values)]
         resumed = _committed(unique) - _committed(rows)
-        counts = MergeCounts(unchanged=len(unique) - resumed, duplicate=duplicate, resumed=resumed)
+        counts = MergeCounts(
+            unchanged=len(unique) - resumed, duplicate=len(taken) - len(unique), resumed=resumed, rejects=rejects
+        )
         if rows:
-            return await self._write(rows, values, counts, save)
+            return await self._write(rows, values, counts, owners, save)
         if save:
             async with limited(self._connection, self._seconds):
                 await save(counts, lazily=True)
         return counts
+
+    async def _parted(
+        self, records: Sequence[Record], values: Values[Record], owners: KeyOwners | None, *, is_empty: bool = False
+    ) -> tuple[Sequence[Record], tuple[Reject, ...]]:
+        """The records that may be written, and the rejects of those whose key is another source's."""
+        if owners is None:
+            return records, ()
+        async with self._step("filtering"):
+            return await owners.part(records, values, is_empty=is_empty)
 
     async def attempt(self, row: Sequence[Any]) -> tuple[Exception | None, bool]:
         """Write a row and take it back; why it was refused, None if it was taken, and whether its key was there."""
@@ -199,7 +217,7 @@ class TableMerger:
     async def _not_held(self, records: list[Record], values: Values[Record]) -> list[Record]:
         """The records that the table does not hold with this content hash."""
         async with self._step("filtering"):
-            arrays = [values(field, records) for field in (*self._table.key, "content_hash")]
+            arrays = [values(field, records) for field in self._hashed]
             found = await self._connection.fetch(self._filter_by_hash, *arrays)
         return [records[record[0] - 1] for record in found]
 
@@ -212,7 +230,12 @@ class TableMerger:
         return [Difference(record[0] - 1, record[1]) for record in found]
 
     async def _write(
-        self, records: list[Record], values: Values[Record], counts: MergeCounts, save: Save | None
+        self,
+        records: list[Record],
+        values: Values[Record],
+        counts: MergeCounts,
+        owners: KeyOwners | None,
+        save: Save | None,
     ) -> MergeCounts:
         """Stage and upsert; `counts` takes everything for unchanged, what is returned knows better."""
         rows = list(zip(*self._columns(records, values), strict=True))
@@ -225,13 +248,16 @@ class TableMerger:
             if self._staged_per_transaction:
                 async with self._step("copying"):
                     await self.staging.create(per_transaction=True)
-            inserted, updated = await self._upserted(rows)
+            inserted, updated = await self._upserted(rows, _own_keys(records) if owners else None)
+            lost: tuple[Reject, ...] = ()
             if inserted + updated < len(rows):
+                lost = await self._lost(records, values, owners)
                 await self._see_that_none_is_kept_out()
             if is_callers:
                 await self.staging.empty()
+            unchanged = counts.unchanged - inserted - updated - len(lost)
             counts = replace(
-                counts, inserted=inserted, updated=updated, unchanged=counts.unchanged - inserted - updated
+                counts, inserted=inserted, updated=updated, unchanged=unchanged, rejects=counts.rejects + lost
             )
             if save:
                 async with self._step("committing"):
@@ -239,15 +265,32 @@ class TableMerger:
             await self._commit(transaction, counts)
         return counts
 
-    async def _upserted(self, rows: Sequence[Sequence[Any]]) -> tuple[int, int]:
-        """Stage rows and upsert them; how many were inserted, and how many updated."""
+    async def _upserted(self, rows: Sequence[Sequence[Any]], own_keys: Sequence[str] | None = None) -> tuple[int, int]:
+        """Stage rows and upsert them; how many were inserted, and how many updated.
+
+        Of `own_keys` no row changes its source.
+        """
         async with self._step("copying"):
             await self.staging.fill(rows)
         async with self._step("merging"):
-            written = await self._connection.fetchrow(self._upsert)
+            if own_keys is None:
+                written = await self._connection.fetchrow(self._upsert)
+            else:
+                written = await self._connection.fetchrow(self._upsert_keeping_sources, own_keys)
         assert written is not None
         inserted, updated = written
         return inserted, updated
+
+    async def _lost(
+        self, records: Sequence[Record], values: Values[Record], owners: KeyOwners | None
+    ) -> tuple[Reject, ...]:
+        """The rejects of those records, just upserted, whose key a load at the same time took for another source."""
+        if owners is None:
+            return ()
+        async with self._step("merging"):
+            if rejects := await owners.lost(records, values):
+                await self.staging.take_out([str(reject.key) for reject in rejects])
+        return rejects
 
     async def _see_that_none_is_kept_out(self) -> None:
         """Rows that were not written must be there, and equal."""
@@ -259,10 +302,22 @@ class TableMerger:
     def _kept_out_by_trigger(self) -> RowsKeptOut:
         return RowsKeptOut(f"a trigger of {shown(self._table.name)} keeps it out")
 
-    async def _copy_straight(
-        self, rows: Sequence[Sequence[Any]], duplicate: int, save: Save | None
+    async def _merge_straight(
+        self, records: Sequence[Record], values: Values[Record], owners: KeyOwners | None, save: Save | None
     ) -> MergeCounts | None:
-        """Copy into the table itself; None, and nothing copied, if it does not take all of them like this."""
+        """Like `merge`, into a table that has none of these keys; None, and nothing copied, where that cannot be."""
+        taken, rejects = await self._parted(records, values, owners, is_empty=True)
+        unique = self._unique(taken, values)
+        columns = self._columns(unique, values)
+        # COPY cannot send a default for one row and a value for another.
+        if any(None in columns[number] for number in self._defaulted):
+            return None
+        counts = MergeCounts(inserted=len(unique), duplicate=len(taken) - len(unique), rejects=rejects)
+        self._straight = await self._copy_straight(list(zip(*columns, strict=True)), counts, save)
+        return counts if self._straight else None
+
+    async def _copy_straight(self, rows: Sequence[Sequence[Any]], counts: MergeCounts, save: Save | None) -> bool:
+        """Copy into the table itself; False, and nothing copied, if it does not take all of them like this."""
         async with self._transaction() as transaction:
             try:
                 async with self._step("copying"):
@@ -278,13 +333,12 @@ class TableMerger:
             if inserted < len(rows):
                 async with self._step("copying"):
                     await transaction.rollback()
-                return None
-            counts = MergeCounts(inserted, 0, 0, duplicate)
+                return False
             if save:
                 async with self._step("committing"):
                     await save(counts, lazily=False)
             await self._commit(transaction, counts)
-        return counts
+        return True
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[Transaction]:

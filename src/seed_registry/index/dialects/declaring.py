@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from seed_registry.index.detecting import Shape
+from seed_registry.index.dialects.global_keys import is_global
 from seed_registry.index.envelope import Layout, Path
 
 # Socrata's ids: eight characters of an alphabet without the look-alikes 0, 1, l and o (all of 13,383 real ones).
@@ -79,6 +80,7 @@ class Dialect(Struct, frozen=True):
         is_paged: whether several documents may follow one another in an index.
         keys: the fields that may hold a record's key; what has one of them and another of `wire` looks like a record.
         wire: the Struct that a record is decoded to.
+        is_global: whether a key is none that another portal may give to something else; None where no key is.
         asset, source: from the wire Struct to fields; None for what only looks like a record and is none.
         mapping: what `asset` does, in words, for people: where each field comes from.
         fits: whether a shape looks like this dialect.
@@ -102,6 +104,7 @@ class Dialect(Struct, frozen=True):
     mapping: Mapping[str, str]
     fits: Callable[[Shape], bool]
     provider: str
+    is_global: Callable[[str], bool] | None = is_global
     source: Callable[[Any], Fields] | None = None
     lists_sources: bool = False
     kind_of: Callable[[Any], str | None] = lambda _: "asset"

@@ -77,6 +77,7 @@ DIRECTORY: Final = Dialect(
     version=1,
     arrays={("datasets",): "asset", ("kept",): "asset", (): "asset"},
     provider="socrata",
+    is_global=None,  # Socrata's ids
     wire=DirectoryRecord,
     asset=_asset,
     mapping={

@@ -66,6 +66,7 @@ DISCOVERY: Final = Dialect(
     version=1,
     arrays={("results",): "asset", (): "asset"},
     provider="socrata",
+    is_global=None,  # Socrata's ids
     wire=Result,
     asset=_asset,
     mapping={

@@ -52,6 +52,7 @@ SEED: Final = Dialect(
     version=1,
     arrays={("sources",): "source", ("assets",): "asset"},
     provider="socrata",
+    is_global=None,  # the operator answers for them: an asset goes to the source that its record names
     wire=SeedRecord,
     asset=_asset,
     mapping={

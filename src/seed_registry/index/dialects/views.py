@@ -49,6 +49,7 @@ VIEWS: Final = Dialect(
     version=1,
     arrays={(): "asset"},
     provider="socrata",
+    is_global=None,  # Socrata's ids
     wire=View,
     asset=_asset,
     mapping={

@@ -1,0 +1,133 @@
+"""Key owners: which source has a key that portals may share, where the table has room for one row of each key.
+
+The first source that has such a key keeps it. Records of another source that come with it later, in the same index, in
+another one or in another run, are rejected: they are about something else, and the row would change hands at every
+load. Of loads at the same time the one that commits first is the first. Keys that mean one thing everywhere, and those
+of the operator's own indexes, go to the source that their last record names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+import asyncpg
+from msgspec.structs import replace
+
+from seed_registry.escaping import printable
+from seed_registry.records import Asset, Reject
+from seed_registry.registry.identifiers import quoted
+from seed_registry.registry.schema import Table, Tables
+from seed_registry.registry.sql import statement
+from seed_registry.registry.statements import key_owners
+
+Key = tuple[Any, ...]
+# The values of a field, one for each asset, as `tabling` has them.
+Values = Any
+
+_is_own = attrgetter("own_key")
+
+
+def has_own_keys(assets: Sequence[Any]) -> bool:
+    """Whether the key of one of these assets is its portal's own."""
+    return True in map(_is_own, assets)
+
+
+def are_shared(table: Table) -> bool:
+    """Whether two sources cannot have an asset each with one key."""
+    return "source_id" not in table.key
+
+
+def parted(
+    assets: Sequence[Asset], keys: Sequence[Key], sources: Sequence[Any], owners: Mapping[Key, Any]
+) -> tuple[list[Asset], list[tuple[Asset, Any]]]:
+    """The assets that may be written, and those whose key is another source's, each with that.
+
+    Args:
+        assets: a batch, in the order of its index.
+        keys: of each.
+        sources: of each, whatever tells one from another.
+        owners: of the keys that have one before this batch.
+    """
+    owner_of, moved = dict(owners), set[Key]()
+    taken, foreign = list[Asset](), list[tuple[Asset, Any]]()
+    for asset, key, source in zip(assets, keys, sources, strict=True):
+        if asset.own_key and (owner := owner_of.get(key, source)) != source:
+            foreign.append((asset, owner))
+            continue
+        owner_of[key] = source
+        if not asset.own_key:
+            moved.add(key)
+        # What a record with a global key moves here may be written by the next one as well.
+        taken.append(replace(asset, own_key=False) if asset.own_key and key in moved else asset)
+    return taken, foreign
+
+
+class KeyOwners:
+    """Asks one table which source has a key."""
+
+    def __init__(self, connection: asyncpg.Connection[Any], tables: Tables) -> None:
+        self._connection = connection
+        self._tables = tables
+        self._find = key_owners(tables.assets)
+
+    async def part(
+        self, assets: Sequence[Any], values: Values, *, is_empty: bool = False
+    ) -> tuple[list[Any], tuple[Reject, ...]]:
+        """The assets that may be written, and the rejects of the others; a table that `is_empty` is not asked."""
+        keys, sources = self.keys(assets, values), values("source_id", assets)
+        owners = {} if is_empty else await self.find(assets, values)
+        taken, foreign = parted(assets, keys, sources, owners)
+        return taken, await self.rejects(foreign)
+
+    async def lost(self, assets: Sequence[Any], values: Values) -> tuple[Reject, ...]:
+        """The rejects of those assets whose key another source has by now, after they were to be written."""
+        owners = await self.find(assets, values)
+        _, foreign = parted(assets, self.keys(assets, values), values("source_id", assets), owners)
+        return await self.rejects(foreign)
+
+    def keys(self, assets: Sequence[Any], values: Values) -> list[Key]:
+        """What the table tells each asset from others by."""
+        return list(zip(*(values(field, assets) for field in self._tables.assets.key), strict=True))
+
+    async def find(self, assets: Sequence[Asset], values: Values) -> dict[Key, Any]:
+        """The ids of the sources that have the keys of these assets that are a portal's own, by key."""
+        own = [asset for asset in assets if asset.own_key]
+        arrays = [values(field, own) for field in self._tables.assets.key]
+        found = await self._connection.fetch(self._find, *arrays)
+        keys = self.keys(own, values)
+        return {keys[position - 1]: source for position, source in found}
+
+    async def rejects(self, foreign: Sequence[tuple[Asset, Any]]) -> tuple[Reject, ...]:
+        """The rejects of assets whose key is that of a source with this id."""
+        if not foreign:
+            return ()
+        sources = self._tables.sources
+        query = statement("source_names").format(
+            table=sources.name, id_column=quoted("id"), key_column=sources.column("source_key"), id_type=sources.id_type
+        )
+        ids = list({owner for _, owner in foreign})
+        names = {row["id"]: row["key"] for row in await self._connection.fetch(query, ids)}
+        fix = await wider_key(self._connection, self._tables.assets)
+        return tuple(key_of_another_source(asset, names.get(owner), fix) for asset, owner in foreign)
+
+
+def key_of_another_source(asset: Asset, owner: str | None, fix: str | None) -> Reject:
+    """The reject of an asset whose key the source `owner` has; `fix` are the statements that make room for both."""
+    name = printable(owner) if owner is not None else "a source that is gone"
+    run = f"run: {fix}" if fix else "see `seed-registry schema check`"
+    detail = (
+        f"its key is that of an asset of {name}, and the table has one row of a key; to keep both, make "
+        f"(source_id, asset_key) the unique key of the assets; {run}"
+    )
+    place = (asset.raw, asset.line, asset.offset)
+    return Reject("key_of_another_source", detail, *place, "asset", asset.key)
+
+
+async def wider_key(connection: asyncpg.Connection[Any], assets: Table) -> str:
+    """The statements that let each source have keys of its own: an index on (source_id, asset_key), no narrower one."""
+    columns = [assets.columns[field] for field in ("asset_key", "provider") if field in assets.columns]
+    key = ", ".join(assets.column(field) for field in ("source_id", "asset_key"))
+    rows = await connection.fetch(statement("narrow_keys"), assets.schema, assets.relation, columns[0], columns)
+    return " ".join([f"create unique index on {assets.name} ({key});", *(row["statement"] for row in rows)])
