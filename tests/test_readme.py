@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import configparser
 import gzip
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import asyncpg
 import pytest
 
 from conftest import Cli
@@ -178,3 +180,17 @@ def test_every_target_that_the_readme_names_is_one_of_make() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
     named = set(re.findall(r"(?:`|^)make ([a-z-]+)", README, re.MULTILINE))
     assert {name for name in named if not re.search(rf"^{name}:", makefile, re.MULTILINE)} == set()
+
+
+async def _run_statements(url: DatabaseUrl, statements: list[str]) -> None:
+    connection = await asyncpg.connect(url.reveal)
+    for statement in statements:
+        await connection.execute(statement)
+    await connection.close()
+
+
+def test_the_statements_of_the_operations_page_run(database_url: DatabaseUrl) -> None:
+    page = (ROOT / "docs/operations.md").read_text("utf-8")
+    statements = re.findall(r"^```sql\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert len(statements) == 2
+    asyncio.run(_run_statements(database_url, statements))
