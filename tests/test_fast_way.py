@@ -383,7 +383,6 @@ async def waiting(url: DatabaseUrl, sessions: int = 1) -> None:
         "alter name type char(40)",
         "alter asset_key type char(8)",
         "alter name type citext",
-        "alter asset_key type citext",
     ],
 )
 async def test_a_column_of_another_type_than_ours_is_reason_enough_to_stage(

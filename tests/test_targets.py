@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import secrets
 from pathlib import Path
 from threading import Thread
 from typing import Any, TypeAlias
@@ -17,9 +18,9 @@ from hypothesis import strategies as st
 from msgspec import Struct, field
 from msgspec.structs import asdict
 
-from conftest import Cli
+from conftest import Cli, _login
 from seed_registry import DatabaseUrl, Report, Settings, ingest
-from seed_registry.errors import SchemaMismatch, SeedRegistryError
+from seed_registry.errors import DatabaseRefused, SchemaMismatch, SeedRegistryError
 from seed_registry.registry.connecting import session
 from seed_registry.registry.examining import examine
 from seed_registry.registry.rehearsal import rehearse
@@ -475,3 +476,67 @@ async def test_numbers_that_only_json_can_hold_stay_as_they_are(
     path.write_text('{"type":"asset","asset_key":"a","source_key":"a.org","x":1e999999}')
     assert (await load(database_url, str(path), derive_sources=True)).assets.inserted == 1
     assert (await load(database_url, str(path), derive_sources=True, full=True)).assets.unchanged == 1
+
+
+FOLDED = {
+    "citext": "create extension citext schema pg_catalog; alter table registry.assets alter name type citext",
+    "a nondeterministic collation": "create collation registry.folded "
+    "(provider = icu, locale = 'und-u-ks-level2', deterministic = false); "
+    "alter table registry.assets alter name type text collate registry.folded",
+}
+
+
+@pytest.mark.parametrize("has_hashes", [True, False])
+@pytest.mark.parametrize("folding", FOLDED)
+async def test_a_text_that_changes_in_case_only_is_updated_whatever_its_column_takes_for_equal(
+    folding: str, has_hashes: bool, database_url: DatabaseUrl, connection: Connection, tmp_path: Path
+) -> None:
+    try:
+        await connection.execute(FOLDED[folding])
+    except asyncpg.PostgresError:
+        pytest.skip("the server has none")
+    await connection.execute("alter table registry.assets drop raw")
+    if not has_hashes:
+        await connection.execute("alter table registry.assets drop content_hash")
+    assert (await load(database_url, index(tmp_path, {"id": "aaaa-2222", "name": "Air"}))).assets.inserted == 1
+    path = index(tmp_path, {"id": "aaaa-2222", "name": "AIR"})
+    assert (await load(database_url, path, dry_run=True)).assets.updated == 1
+    assert (await load(database_url, path)).assets.updated == 1
+    assert await connection.fetchval("select name::text from registry.assets") == "AIR"
+    for full in (False, True):
+        assert (await load(database_url, path, full=full)).assets.unchanged == 1
+
+
+@pytest.mark.parametrize(
+    "revoked",
+    ["update (url) on registry.assets", "insert (name) on registry.sources", "select (raw) on registry.assets"],
+)
+async def test_a_role_that_may_not_write_a_column_is_told_so_before_the_first_write(
+    revoked: str, database_url: DatabaseUrl, connection: Connection, tmp_path: Path, cli: Cli
+) -> None:
+    """COPY into an empty table asks for less than the upsert of the next load."""
+    role = f"columns_{secrets.token_hex(4)}"
+    privilege, column, table = re.findall(r"(\w+) \((\w+)\) on (\S+)", revoked)[0]
+    columns = await connection.fetchval(
+        "select string_agg(attname::text, ', ') from pg_attribute where attrelid = $1::text::regclass and attnum > 0 "
+        "and attname <> $2",
+        table,
+        column,
+    )
+    await connection.execute(
+        f"create role {role} login; grant usage on schema registry to {role}; "
+        f"grant select, insert, update on registry.sources, registry.assets to {role}; "
+        f"revoke {privilege} on {table} from {role}; grant {privilege} ({columns}) on {table} to {role}"
+    )
+    limited = DatabaseUrl(_login(database_url.reveal, role, ""))
+    path = index(tmp_path, {"id": "aaaa-2222"})
+    try:
+        with pytest.raises(
+            DatabaseRefused, match=r"permission denied for table .*\n.*seed-registry schema grants ROLE"
+        ):
+            await load(limited, path)
+        assert await connection.fetchval("select count(*) from registry.sources") == 0
+        checked = cli("schema", "check", url=limited)
+        assert (checked.returncode, b"permission denied" in checked.stderr) == (1, True)
+    finally:
+        await connection.execute(f"drop owned by {role}; drop role {role}")

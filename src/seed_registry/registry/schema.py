@@ -90,6 +90,7 @@ class Column(Struct, frozen=True):
         precision: the digits of a second that it keeps; None if all that there are.
         default: what it gets where a record has no value and it is NOT NULL; None if NULL.
         is_folded: whether it takes texts that are spelt otherwise for equal (citext, nondeterministic collations).
+        refuses_null: whether it is NOT NULL.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Column(Struct, frozen=True):
     precision: int | None = None
     default: Default | None = None
     is_folded: bool = False
+    refuses_null: bool = False
 
 
 class Table(Struct, frozen=True):
@@ -234,11 +236,15 @@ async def _look(connection: asyncpg.Connection[Any], schema: str, kind: _Kind, n
     columns = _find_columns(schema, kind, types, named)
     touched = kind is _SOURCES and types.get("updated_at") in _MOMENTS
     _see_that_all_are_filled(schema, kind, written.values(), {*columns.values(), *(["updated_at"] if touched else [])})
-    key = _find_key(schema, kind, columns, await connection.fetch(statement("unique_indexes"), schema, kind.name))
-    for column in (columns[field] for field in key):
-        if written[column]["is_folded"]:
-            raise SchemaMismatch(folded_key(name, column, types[column]))
     described = {field: _described(written[column]) for field, column in columns.items()}
+    _see_that_keys_are_told_apart(name, {field: described[field] for field in kind.needed})
+    key = _find_key(schema, kind, columns, await connection.fetch(statement("unique_indexes"), schema, kind.name))
+    _see_that_keys_are_told_apart(name, {field: described[field] for field in key})
+    required = [
+        described[field].name
+        for field in kind.optional
+        if field in described and described[field].refuses_null and described[field].default is None
+    ]
     return Table(
         schema=schema,
         relation=kind.name,
@@ -251,16 +257,14 @@ async def _look(connection: asyncpg.Connection[Any], schema: str, kind: _Kind, n
             field for field in kind.fields if field not in columns and not (kind is _ASSETS and field == "provider")
         ],
         facts=described,
-        cautions=cautions(
-            name,
-            facts,
-            [
-                column
-                for field, column in columns.items()
-                if field in kind.optional and written[column]["refuses_null"] and described[field].default is None
-            ],
-        ),
+        cautions=cautions(name, facts, required),
     )
+
+
+def _see_that_keys_are_told_apart(name: str, key: Mapping[str, Column]) -> None:
+    for column in key.values():
+        if column.is_folded:
+            raise SchemaMismatch(folded_key(name, column.name, column.type))
 
 
 def _see_that_all_are_filled(
@@ -301,6 +305,7 @@ def _described(row: Mapping[str, Any]) -> Column:
         precision=modifier if type_ in _MOMENTS and modifier >= 0 else None,
         default=default,
         is_folded=row["is_folded"],
+        refuses_null=row["refuses_null"],
     )
 
 
