@@ -1,5 +1,6 @@
--- How many rows of a staged batch, upserted a moment ago in this transaction, the table does not hold. A trigger that
--- returns no row keeps one out without an error. What a trigger changed was written by this transaction all the same.
+-- How many rows of a staged batch, upserted a moment ago in this transaction, the table does not seem to hold.
+-- A trigger that returns no row keeps one out without an error. What a trigger changed was written by this transaction
+-- all the same, or was like this before.
 select pg_catalog.count(*)
 from {staging} as staged
 left join {table} as existing on {same_key}
