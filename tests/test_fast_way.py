@@ -20,7 +20,7 @@ import msgspec
 import pytest
 
 from conftest import _database, _login, make_asset, make_source
-from seed_registry import DatabaseUrl, Report, Settings, ingest
+from seed_registry import DatabaseUrl, MaxRejects, Report, Settings, ingest
 from seed_registry.errors import VerificationFailed
 from seed_registry.registry.connecting import session
 from seed_registry.registry.merging import Merger
@@ -192,6 +192,7 @@ def mixed(seed: int) -> list[Json | bytes]:
 
 
 async def loaded(url: DatabaseUrl, *paths: str, progress: Told | None = None, **settings: Any) -> Report:
+    settings.setdefault("max_rejects", MaxRejects(percent=100))
     return await ingest(paths, Settings(database_url=url, **settings), progress)
 
 

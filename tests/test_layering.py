@@ -12,7 +12,7 @@ import seed_registry
 PACKAGE = Path(seed_registry.__file__).parent
 BASE = {
     "blame", "completeness", "errors", "escaping", "headers", "marks", "plan", "records", "report",
-    "settings", "spooling",
+    "settings", "shortfall", "spooling",
 }  # fmt: skip
 # What the modules of each place may import besides their own place; "cli" and "bench" see everything.
 ALLOWED = {

@@ -8,6 +8,7 @@ import base64
 import gzip
 import json
 import os
+import re
 import stat
 import threading
 from collections import Counter
@@ -140,7 +141,8 @@ def conserved(report: Report) -> Report:
 
 
 async def load(url: DatabaseUrl | None, *indexes: str, progress: Told | None = None, **settings: Any) -> Report:
-    settings = {"retry_for_seconds": 0} | settings
+    settings.setdefault("retry_for_seconds", 0)
+    settings.setdefault("max_rejects", MaxRejects(percent=100))
     report = conserved(await ingest(indexes, Settings(database_url=url, **settings), progress))
     if url is not None and settings.get("verify", True) and not settings.get("dry_run"):
         assert report.verification
@@ -268,7 +270,12 @@ def test_any_order_of_records_and_any_cut_into_chunks_and_batches_gives_the_tabl
 
     async def loaded() -> Report:
         await ask(database_url, "truncate registry.sources, registry.assets")
-        return await load(database_url, path, batch_size=batch_size, concurrency=concurrency)
+        try:
+            return await load(database_url, path, batch_size=batch_size, concurrency=concurrency)
+        except VerificationFailed as exc:
+            if not str(exc).startswith("nothing was loaded: "):
+                raise
+            return exc.report
 
     with patch.multiple(opening, CHUNK_BYTES=chunk, HEAD_BYTES=300):
         report = anyio.run(loaded, backend_options=UVLOOP)
@@ -830,8 +837,9 @@ async def test_assets_of_an_unlisted_source_are_counted_told_and_not_loaded(
 @pytest.mark.anyio
 async def test_a_source_is_listed_by_its_own_index_alone(database_url: DatabaseUrl, index: Index) -> None:
     await load(database_url, index(lines(source(A), source(B)), "first.ndjson"))
-    report = await load(database_url, index(lines(source(A), asset("aaaa-0001", B)), "second.ndjson"))
-    assert report.assets.missing_source == 1
+    second = index(lines(source(A), asset("aaaa-0002", A), asset("aaaa-0001", B)), "second.ndjson")
+    report = await load(database_url, second)
+    assert (report.assets.missing_source, report.assets.inserted) == (1, 1)
 
 
 @pytest.mark.anyio
@@ -1059,7 +1067,7 @@ async def test_without_rejects_there_is_no_rejects_file_and_with_them_it_is_in_t
 ) -> None:
     report = await load(database_url, index(lines(source(), asset("aaaa-0001"))))
     assert (report.rejects_file, list(home.glob("rejects/*"))) == (None, [])
-    report = await load(database_url, index(lines(source(), b"{}")))
+    report = await load(database_url, index(lines(source(), asset("aaaa-0001"), b"{}")))
     assert [str(path) for path in home.glob("rejects/*")] == [report.rejects_file]
     assert report.run_id in str(report.rejects_file)
 
@@ -1100,14 +1108,57 @@ async def test_too_many_rejects_end_the_load_and_what_was_committed_stays(
 
 
 @pytest.mark.anyio
-async def test_a_percentage_of_rejects_ends_the_load_only_once_a_thousand_records_were_read(
+async def test_a_percentage_of_rejects_stops_the_load_only_once_a_thousand_records_were_read_but_counts_at_its_end(
     database_url: DatabaseUrl, index: Index
 ) -> None:
-    few = index(lines(source(), asset("aaaa-0001"), *[b"{}"] * 997))
-    assert (await load(database_url, few)).assets.rejected == 997
-    many = index(lines(source(), asset("aaaa-0001"), *[b"{}"] * 998))
-    with pytest.raises(TooManyRejects, match="998 of 1,000 records rejected, more than --max-rejects 10% allows"):
-        await load(database_url, many)
+    for bad, is_whole in ((997, True), (998, False)):
+        path = index(lines(source(), asset("aaaa-0001"), *[b"{}"] * bad))
+        told = f"{bad} of {bad + 2:,} records rejected, more than --max-rejects 10% allows; most often: no_type"
+        with pytest.raises(TooManyRejects, match=told) as raised:
+            await load(database_url, path, max_rejects=MaxRejects())
+        assert raised.value.is_whole is is_whole
+        assert raised.value.report is not None
+        assert (raised.value.report.verification is not None) is is_whole
+    path = index(lines(source(), *(asset(f"{number}") for number in range(8)), b"{}"))
+    assert (await load(database_url, path, max_rejects=MaxRejects())).assets.rejected == 1, "it is 10 %, not more"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("limit", ["100%", "1000"])
+@pytest.mark.parametrize(
+    ("rejected", "missing", "error", "told"),
+    [
+        (2, 0, TooManyRejects, "2 of 2 assets rejected (no_type): name the shape of the index with --dialect"),
+        (0, 2, VerificationFailed, "2 of 2 assets of sources that are not listed: create their sources with"),
+        (1, 2, VerificationFailed, "2 of 3 assets of sources that are not listed, 1 rejected (no_type): create"),
+        (2, 1, TooManyRejects, "2 of 3 assets rejected (no_type), 1 of sources that are not listed: name"),
+        (1, 1, TooManyRejects, "1 of 2 assets rejected (no_type), 1 of sources that are not listed: name"),
+    ],
+)
+async def test_a_load_that_reads_assets_and_keeps_none_fails_by_the_more_frequent_reason(
+    database_url: DatabaseUrl,
+    index: Index,
+    limit: str,
+    rejected: int,
+    missing: int,
+    error: type[Exception],
+    told: str,
+) -> None:
+    path = index(lines(source(), *[b"{}"] * rejected, *(asset(f"b-{number}", B) for number in range(missing))))
+    with pytest.raises(error, match=re.escape(f"nothing was loaded: {told}")) as raised:
+        await load(database_url, path, max_rejects=MaxRejects.parse(limit))
+    report = getattr(raised.value, "report", None)
+    assert isinstance(report, Report)
+    assert report.verification is not None
+    assert (report.assets.rejected, report.assets.missing_source, report.sources.read) == (rejected, missing, 1)
+
+
+@pytest.mark.anyio
+async def test_a_load_that_reads_only_sources_and_keeps_none_fails(database_url: DatabaseUrl, index: Index) -> None:
+    with pytest.raises(TooManyRejects, match="nothing was loaded: 2 of 2 sources rejected"):
+        await load(database_url, index({"sources": [{}, {"name": "x"}], "assets": []}))
+    await load(database_url, index({"sources": [], "assets": []}))
+    await load(database_url, index({"sources": [source()], "assets": []}))
 
 
 @pytest.mark.anyio
@@ -1126,7 +1177,10 @@ async def test_of_each_reason_the_first_twenty_warnings_are_told_and_the_others_
 ) -> None:
     told = Told()
     path = index(lines(source(), *[b"{}"] * 30, *[b"4"] * 3, *(asset(f"{n:04}", B) for n in range(25))))
-    report = await load(database_url, path, progress=told)
+    with pytest.raises(TooManyRejects) as raised:
+        await load(database_url, path, progress=told)
+    report = raised.value.report
+    assert report is not None
     assert (report.assets.rejected, report.assets.missing_source) == (33, 25)
     reasons = Counter(fields["reason"] for level, _, fields in told.events if level == "warning")
     assert reasons == {"no_type": 21, "not_an_object": 3, "missing_source": 21}

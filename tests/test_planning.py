@@ -17,7 +17,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from conftest import Cli
-from seed_registry import DatabaseUrl, Report, Settings, ingest, spooling
+from seed_registry import DatabaseUrl, MaxRejects, Report, Settings, ingest, spooling
 from seed_registry.bench.workloads import Workload, generate
 from seed_registry.cli.planned import detailed_exit_code, print_result
 from seed_registry.errors import DatabaseUnavailable, IndexesFailed
@@ -88,6 +88,7 @@ def asset(key: str, source_key: str = A, **fields: Any) -> Json:
 
 
 async def load(url: DatabaseUrl | None, *indexes: str, **settings: Any) -> Report:
+    settings = {"max_rejects": MaxRejects(percent=100)} | settings
     return await ingest(indexes, Settings(database_url=url, retry_for_seconds=0, **settings))
 
 
@@ -242,7 +243,7 @@ async def test_an_asset_that_a_load_would_not_take_is_not_missing_upstream(
 ) -> None:
     await load(database_url, index(source(), asset("a"), asset("b"), asset("c")))
     refused = json.dumps(typed(asset("a"))).encode()[:-1] + b', "number": 1e200000}'
-    report, plan = await planned(database_url, index(source(), refused, asset("b", "unlisted.example")))
+    report, plan = await planned(database_url, index(source(), refused, asset("b", "unlisted.example"), asset("d")))
     assert (report.assets.rejected, report.assets.missing_source) == (1, 1)
     assert plan.missing_upstream is not None
     assert plan.missing_upstream.examples == ["c"]
@@ -447,8 +448,9 @@ async def test_the_plan_fits_a_terminal_and_is_calm(
     changed = [asset(f"long-key-number-{n}", name="Other") for n in range(20)]
     report, _ = await planned(database_url, index(source(), source(B), *changed, *changed, b"{", asset("new", B)))
     lines = printed(report)
-    assert lines[0].startswith("would load ")
-    assert max(map(len, lines[2:])) <= 80
+    assert lines[0] == "1 of 44 records would not be loaded: 1 rejected"
+    assert lines[1].startswith("would load ")
+    assert max(map(len, lines[3:])) <= 80
     assert not [line for line in lines if line != line.rstrip()]
     assets = lines[: lines.index("sources")]
     rows = {line.split("  ")[1]: line.split() for line in assets if line.startswith("  ") and line[2] != " "}

@@ -22,7 +22,13 @@ from typer.testing import CliRunner
 from conftest import Cli
 from seed_registry import DatabaseUrl, Settings, ingest
 from seed_registry.cli.rejects import app
-from seed_registry.errors import IndexNotUnderstood, IndexUnreadable, SettingsInvalid, TooManyRejects
+from seed_registry.errors import (
+    IndexNotUnderstood,
+    IndexUnreadable,
+    SettingsInvalid,
+    TooManyRejects,
+    VerificationFailed,
+)
 from seed_registry.index.dialects import DIALECTS
 from seed_registry.index.opening import CHUNK_BYTES
 from seed_registry.index.replaying import Origins, parse, read_lines
@@ -106,7 +112,7 @@ def rejected(report: Report) -> list[Json]:
 
 
 async def replayed(path: str, url: DatabaseUrl, **settings: Any) -> Report:
-    return await replay(path, Settings(database_url=url, **settings))
+    return await replay(path, Settings(database_url=url, **({"max_rejects": MaxRejects(percent=100)} | settings)))
 
 
 async def test_what_the_database_refused_is_there_after_the_fix_and_a_replay(
@@ -116,7 +122,7 @@ async def test_what_the_database_refused_is_there_after_the_fix_and_a_replay(
     records = [{"type": "source", "source_key": SITE}, asset("a", "é"), asset("b", "bad"), asset("c", "bad")]
     index.write_bytes(b"\n".join(json.dumps(record).encode() for record in records))
     await execute(database_url, "alter table registry.assets add constraint good check (name <> 'bad')")
-    first = await ingest([str(index)], Settings(database_url=database_url))
+    first = await ingest([str(index)], Settings(database_url=database_url, max_rejects=MaxRejects(percent=100)))
     assert (first.assets.inserted, first.assets.rejected) == (1, 2)
     assert first.rejects_file is not None
     before = Path(first.rejects_file).read_bytes()
@@ -128,7 +134,7 @@ async def test_what_the_database_refused_is_there_after_the_fix_and_a_replay(
     assert report.rejects_file is None
     assert await rows(database_url) == {"a": "é", "b": "bad", "c": "bad"}
     assert Path(first.rejects_file).read_bytes() == before
-    again = await ingest([str(index)], Settings(database_url=database_url))
+    again = await ingest([str(index)], Settings(database_url=database_url, max_rejects=MaxRejects(percent=100)))
     assert (again.assets.unchanged, again.assets.rejected) == (3, 0)
 
 
@@ -173,7 +179,7 @@ async def test_a_record_replaces_a_row_only_if_it_is_newer(
 ) -> None:
     index = tmp_path / "index.ndjson"
     index.write_text(json.dumps(asset("a", "row", row)) + "\n" + json.dumps(asset("b")))
-    await ingest([str(index)], Settings(database_url=database_url))
+    await ingest([str(index)], Settings(database_url=database_url, max_rejects=MaxRejects(percent=100)))
     path = rejects(line(asset("a", "record", record)), line(asset("new")))
     report = await replayed(path, database_url)
     assert report.verification is not None
@@ -217,7 +223,7 @@ async def test_an_asset_that_moved_to_another_source_stays_where_it_is(
 ) -> None:
     index = tmp_path / "index.ndjson"
     index.write_text(json.dumps(asset("a", "moved", source_key="other.example.org")) + "\n")
-    await ingest([str(index)], Settings(database_url=database_url))
+    await ingest([str(index)], Settings(database_url=database_url, max_rejects=MaxRejects(percent=100)))
     report = await replayed(rejects(line(asset("a"))), database_url)
     assert report.assets == AssetCounts(read=1, unchanged=1)
     assert report.verification is not None
@@ -231,7 +237,9 @@ async def test_a_rejected_source_of_a_document_is_a_source_again(database_url: D
     records = [{"asset_key": "a", "source_key": SITE, "name": "bad"}]
     index.write_text(json.dumps({"sources": [source, {"source_key": "b.example.org"}], "assets": records}))
     await execute(database_url, "alter table registry.sources add constraint good check (name <> 'bad')")
-    first = await ingest([str(index)], Settings(database_url=database_url))
+    with pytest.raises(VerificationFailed, match="nothing was loaded: 1 of 1 assets of sources that are not") as raised:
+        await ingest([str(index)], Settings(database_url=database_url, max_rejects=MaxRejects(percent=100)))
+    first = raised.value.report
     assert first.rejects_file is not None
     assert [one.get("kind") for one in rejected(first)] == ["source"]
     await execute(database_url, "alter table registry.sources drop constraint good")
@@ -265,9 +273,16 @@ async def test_what_was_too_large_is_not_in_the_file_and_stays_rejected(
 ) -> None:
     index = tmp_path / "index.ndjson"
     index.write_text(json.dumps(asset("a")) + "\n" + json.dumps(asset("b", "n" * 5000)) + "\n")
-    first = await ingest([str(index)], Settings(database_url=database_url, max_record_bytes=2048))
+    first = await ingest(
+        [str(index)], Settings(database_url=database_url, max_rejects=MaxRejects(percent=100), max_record_bytes=2048)
+    )
     assert first.rejects_file is not None
-    again = await replayed(first.rejects_file, database_url, dialect="seed")
+    with pytest.raises(
+        TooManyRejects, match=r"nothing was loaded: 1 of 1 assets rejected \(record_too_large\)"
+    ) as raised:
+        await replayed(first.rejects_file, database_url, dialect="seed")
+    again = raised.value.report
+    assert again is not None
     assert again.assets == AssetCounts(read=1, rejected=1)
     (told,) = rejected(again)
     assert (told["reason"], told["line"]) == ("record_too_large", 2)
@@ -384,7 +399,7 @@ async def test_a_dry_run_writes_nothing_and_counts_as_the_replay_does(
 ) -> None:
     index = tmp_path / "index.ndjson"
     index.write_text("\n".join(json.dumps(asset(key, "row", at)) for key, at in (("a", LATER), ("b", EARLIER))))
-    await ingest([str(index)], Settings(database_url=database_url))
+    await ingest([str(index)], Settings(database_url=database_url, max_rejects=MaxRejects(percent=100)))
     records = [asset("a", at=EARLIER), asset("b", at=LATER), asset("c"), asset(None)]
     path = rejects(*(line(record, number) for number, record in enumerate(records)))
     before = await rows(database_url, "asset_key, xmin::text")
@@ -554,7 +569,7 @@ def test_the_command_prints_the_report_of_a_load(
     assert (dry.exit_code, "would load" in dry.stdout) == (0, True)
     text = replay_command(path, *flags).stdout
     assert "loaded" in text
-    assert "rejected: 1 no_key" in text
+    assert re.match(r"1 of [23] records was not loaded: 1 rejected \(no_key\): ", text)
     report = msgspec.json.decode(replay_command(path, *flags, "--json").stdout, type=Report)
     assert report.assets == AssetCounts(read=2, unchanged=1, rejected=1)
 

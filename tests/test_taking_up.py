@@ -72,7 +72,12 @@ def told_rejects(path: Path) -> list[str]:
 
 
 async def load(url: DatabaseUrl, *indexes: str, told: Told | None = None, **settings: Any) -> Report:
-    return await ingest(indexes, Settings(database_url=url, **({"batch_size": 50} | settings)), told)
+    options: dict[str, Any] = {"batch_size": 50, "max_rejects": MaxRejects(percent=100)} | settings
+    return await ingest(
+        indexes,
+        Settings(database_url=url, **options),
+        told,
+    )
 
 
 @pytest.fixture
@@ -98,7 +103,13 @@ def test_two_loads_of_standard_input_at_once_are_two_runs_with_a_rejects_file_ea
     deadline = time.monotonic() + 20
     while ask(database_url, "select count(*) from seed_registry.runs") == "0":
         assert time.monotonic() < deadline
-    second = cli("load", "-", "--json", url=database_url, input=lines(source(), asset("two"), {"two": 2}))
+    second = cli(
+        "load",
+        "-",
+        "--json",
+        url=database_url,
+        input=lines(source(), *(asset(f"two-{number}") for number in range(20)), {"two": 2}),
+    )
     assert second.returncode == 0, second.stderr
     stdout, stderr = stdin_load.communicate(lines(asset("three")), timeout=60)
     assert stdin_load.returncode == 0, stderr
@@ -173,7 +184,7 @@ async def test_rejects_that_a_finished_run_left_are_put_aside_before_the_next_on
     database_url: DatabaseUrl, tmp_path: Path
 ) -> None:
     path, rejects = tmp_path / "index.ndjson", tmp_path / "rejects"
-    path.write_bytes(lines(source(), {"type": "asset", "x": 1}))
+    path.write_bytes(lines(source(), asset("j"), {"type": "asset", "x": 1}))
     await load(database_url, str(path), rejects=str(rejects))
     path.write_bytes(lines(source(), asset("k")))
     await load(database_url, str(path), rejects=str(rejects))
@@ -204,7 +215,7 @@ async def test_relative_rejects_are_the_same_file_wherever_the_command_is_run_ag
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "index.ndjson"
-    path.write_bytes(lines(source(), {"type": "asset", "x": 1}))
+    path.write_bytes(lines(source(), asset("j"), {"type": "asset", "x": 1}))
     report = await load(database_url, str(path), rejects="rejects")
     assert report.rejects_file == str(tmp_path / "rejects")
 

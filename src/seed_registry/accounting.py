@@ -11,12 +11,13 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from seed_registry.completeness import Total, incomplete
-from seed_registry.errors import TooManyRejects
+from seed_registry.errors import SeedRegistryError, TooManyRejects, VerificationFailed
 from seed_registry.index.reading import IndexReader
 from seed_registry.index.rejects import RejectsFile
 from seed_registry.records import Asset, Reject, Source, SourceRow
-from seed_registry.report import Incomplete, Progress, Tally, UnreadRecords
+from seed_registry.report import Incomplete, Progress, Report, Tally, UnreadRecords
 from seed_registry.settings import Settings
+from seed_registry.shortfall import empty_handed, fix_of, mostly_missing, shortfall
 from seed_registry.spooling import DistinctHashes
 
 _UNREAD: Final = "an array that looks like records and is not read: --records-at reads it, in a load of its own"
@@ -155,16 +156,8 @@ class Account:
         if self._rejects is not None:
             self._rejects.write(index, reject)
         self._warn("record_rejected", reject.reason, index, reject, detail=reject.detail)
-        rejected = max(tally.rejected, self._rejects.count) if self._rejects else tally.rejected  # a resumed run's, too
-        if self._max_rejects.exceeded(rejected, tally.read):
-            most_often = tally.rejects.most_common(1)[0][0]
-            where = f"\nlook at them with `seed-registry rejects show {self._rejects.path}`" if self._rejects else ""
-            self.stop(
-                TooManyRejects(
-                    f"{rejected:,} of {tally.read:,} records rejected, more than --max-rejects "
-                    f"{self._max_rejects} allows; most often: {most_often}{where}"
-                )
-            )
+        if self._max_rejects.exceeded(self._rejected, tally.read):
+            self.stop(self._too_many())
 
     def stop(self, too_many: TooManyRejects) -> None:
         """End the load."""
@@ -174,6 +167,19 @@ class Account:
         """What the portals have more of than was read; after `close`."""
         sent = sum(self.tally.assets_by_source.values())
         return incomplete(self.loaded.totals, sent - self.loaded.distinct_assets)
+
+    def verdict(self, report: Report) -> SeedRegistryError | None:
+        """What the counts of a run that was read to its end say against it; None if nothing."""
+        counts, is_over = empty_handed(report), self._max_rejects.exceeded(self._rejected, self.tally.read, at_end=True)
+        if counts is None and not is_over:
+            return None
+        if counts is not None and mostly_missing(counts) and not is_over:
+            return VerificationFailed(shortfall(report, self.tally.rejects), report)
+        too_many = self._too_many()
+        if counts is not None:
+            too_many = TooManyRejects(f"{shortfall(report, self.tally.rejects)}{self._where()}")
+        too_many.report, too_many.is_whole = report, True
+        return too_many
 
     def keep_rejects(self) -> None:
         """Bring the rejects so far to disk."""
@@ -185,6 +191,25 @@ class Account:
         self.loaded.distinct_assets = self._distinct.count()
         self.loaded.sample = self._sample.assets
         self._distinct.close()
+
+    @property
+    def _rejected(self) -> int:
+        """How many records were rejected, by the run that this one resumes, too."""
+        return max(self.tally.rejected, self._rejects.count) if self._rejects else self.tally.rejected
+
+    def _too_many(self) -> TooManyRejects:
+        rejects, fix = self.tally.rejects, fix_of(self.tally.rejects)
+        often = f"; most often: {rejects.most_common(1)[0][0]}" if rejects else ""
+        return TooManyRejects(
+            f"{self._rejected:,} of {self.tally.read:,} records rejected, more than --max-rejects {self._max_rejects} "
+            f"allows{often}{self._where(fix) or (fix and chr(10) + fix)}"
+        )
+
+    def _where(self, fix: str = "") -> str:
+        """How to look at the rejects, on a line of its own; empty if they are not kept."""
+        if self._rejects is None or not self._rejects.created:
+            return ""
+        return f"\n{fix}{'; ' if fix else ''}look at them with `seed-registry rejects show {self._rejects.path}`"
 
     def _warn(self, event: str, reason: str, index: str, record: Asset | Source | Reject, **facts: Any) -> None:
         """Tell the first few of a kind."""

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from seed_registry.errors import IndexesFailed, IndexesIncomplete, TooManyRejects, VerificationFailed
+from seed_registry.errors import (
+    IndexesFailed,
+    IndexesIncomplete,
+    SeedRegistryError,
+    TooManyRejects,
+    VerificationFailed,
+)
 from seed_registry.escaping import printable
 from seed_registry.report import Counts, Incomplete, Report, UnreadRecords
 
 
-def judged(report: Report, *, complete: bool = False) -> Report:
-    """The report, unless it tells of a failure; `complete`: one is that records are known to be missing.
+def judged(report: Report, verdict: SeedRegistryError | None = None, *, complete: bool = False) -> Report:
+    """The report, unless it tells of a failure, or the `verdict` on its counts is one.
+
+    Args:
+        report: of a run that was read to its end.
+        verdict: on its counts, from `Account.verdict`.
+        complete: whether it is a failure that records are known to be missing.
 
     Raises:
-        VerificationFailed, IndexesFailed, IndexesIncomplete: it does; they hold the report.
+        VerificationFailed, TooManyRejects, IndexesFailed, IndexesIncomplete: it does; they hold the report.
     """
     failed = _failed_indexes(report)
     if report.verification is not None and not report.verification.passed:
         facts = "; ".join(str(check) for check in report.verification.checks if not check.passed)
-        raise VerificationFailed("\n".join(filter(None, [f"verification failed: {facts}", failed])), report)
+        told = [f"verification failed: {facts}", str(verdict or "").partition("\n")[0], failed]
+        raise VerificationFailed("\n".join(filter(None, told)), report)
+    if verdict is not None:
+        verdict.args = ("\n".join(filter(None, [str(verdict), failed])),)
+        raise verdict
     if failed:
         raise IndexesFailed(failed, report)
     if complete and (report.incomplete or report.unread_records):

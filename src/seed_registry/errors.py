@@ -113,14 +113,21 @@ class EmbeddedServerFailed(SeedRegistryError):
 
 
 class TooManyRejects(SeedRegistryError):
-    """More records were rejected than `max_rejects` allows; `report` tells what became of those before."""
+    """More records were rejected than `max_rejects` allows, or all of them.
+
+    `report` tells what became of those before, or of all where the run `is_whole`: every record was read.
+    """
 
     exit_code = 3
     report: Report | None = None
+    is_whole = False
 
 
 class VerificationFailed(SeedRegistryError):
-    """The database does not hold what the index said; `report` tells which checks failed."""
+    """The database does not hold what the index said; `report` tells which checks failed.
+
+    None did where nothing was loaded, for the index does not list the sources of its assets.
+    """
 
     exit_code = 4
 

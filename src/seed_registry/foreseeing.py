@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 
 from seed_registry.access import Registry
 from seed_registry.accounting import Account
-from seed_registry.errors import TooManyRejects
+from seed_registry.errors import SeedRegistryError, TooManyRejects
 from seed_registry.index.reading import IndexReader
 from seed_registry.plan import Change, Examples, Misdeclared, Plan, RejectExample, RejectPlan, TablePlan
 from seed_registry.records import Asset, Reject, SourceRow
 from seed_registry.registry.estimating import estimate, unguessed, wal_bytes
 from seed_registry.registry.planning import EXAMPLES, Outlook, missing_upstream
-from seed_registry.report import Counts, Progress, Tally
+from seed_registry.report import Counts, Progress, Report, Tally
 from seed_registry.settings import Settings
 
 
@@ -62,6 +62,12 @@ class ForeseeingAccount(Account):
     def stop(self, too_many: TooManyRejects) -> None:
         """Note it; the plan tells of the whole index."""
         self.too_many = self.too_many or too_many
+
+    def verdict(self, report: Report) -> SeedRegistryError | None:
+        """Like `Account`'s; or what would have stopped a load, though the rest of the index makes up for it."""
+        if self.too_many is not None:
+            self.too_many.report = report
+        return super().verdict(report) or self.too_many
 
 
 def settle(tally: Tally, registry: Registry) -> None:

@@ -147,10 +147,7 @@ class Run:
         for table, counts in (("sources", self.tally.sources), ("assets", self.tally.assets)):
             self.progress.tell("info", f"{table}_loaded", **facts_of(counts), seconds=report.seconds)
         self.progress.tell("info", "run_finished", **msgspec.to_builtins(replace(report, plan=None)))
-        if isinstance(account, ForeseeingAccount) and account.too_many:
-            account.too_many.report = report
-            raise account.too_many
-        return judged(report, complete=self.settings.complete)
+        return judged(report, account.verdict(report), complete=self.settings.complete)
 
     async def _begin(self, registry: Registry) -> None:
         """Enter the run in the ledger, or take up the one that ended early."""
@@ -195,13 +192,12 @@ class Run:
 
     async def _end_badly(self, registry: Registry, exc: BaseException) -> None:
         """Note it in the ledger, if that can be done in a moment; whatever the sessions are doing, this is another."""
-        if isinstance(exc, (VerificationFailed, IndexesFailed)):
-            report = exc.report
-        else:
+        held = exc.report if isinstance(exc, (VerificationFailed, IndexesFailed, TooManyRejects)) else None
+        if held is None:
             self._count_as_not_written()
-            report = self._report()
+        report = held or self._report()
         if isinstance(exc, TooManyRejects):
-            exc.report = exc.report or report
+            exc.report = report
         if self.settings.source_cache and isinstance(exc, (VerificationFailed, DatabaseRefused)):
             drop_source_cache(self.settings.source_cache)  # an id in it may be that of a source long gone
         ledger, url = self._ledger, registry.url

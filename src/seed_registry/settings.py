@@ -19,7 +19,7 @@ BATCH_BYTES = 4 << 20
 MAX_RECORD_BYTES = 16 << 20
 # The map source_key -> id lives in memory; all the world's portals are some thousands.
 MAX_SOURCES = 200_000
-# A percentage of rejects means nothing before this many records were read.
+# A percentage of rejects does not stop a run before this many records were read; at its end any number counts.
 PERCENTAGE_AFTER_RECORDS = 1_000
 
 PoolerName = Literal["auto", "none", "transaction"]
@@ -110,12 +110,12 @@ class MaxRejects(Struct, frozen=True):
             return cls(records=int(match[1]), percent=None)
         raise SettingsInvalid(f"--max-rejects takes a number like 100 or a percentage like 2.5%, got {text!r}")
 
-    def exceeded(self, rejected: int, read: int) -> bool:
-        """Whether `rejected` of `read` records are too many."""
+    def exceeded(self, rejected: int, read: int, *, at_end: bool = False) -> bool:
+        """Whether `rejected` of `read` records are too many; `at_end` if there are no more to come."""
         if self.records is not None:
             return rejected > self.records
         assert self.percent is not None
-        return read >= PERCENTAGE_AFTER_RECORDS and rejected * 100 > read * self.percent
+        return (at_end or read >= PERCENTAGE_AFTER_RECORDS) and rejected * 100 > read * self.percent
 
     def __str__(self) -> str:
         return str(self.records) if self.records is not None else f"{self.percent:g}%"

@@ -15,6 +15,7 @@ from seed_registry.escaping import printable
 from seed_registry.index.decoding import REASONS
 from seed_registry.records import Location
 from seed_registry.report import AssetCounts, Counts, Digest, Report, SourceCounts, Tally
+from seed_registry.shortfall import empty_handed, shortfall
 
 _STYLES = {"warning": "yellow", "error": "red", "info": "dim"}
 _FIELDS = {"updated_at": "date", "url": "URL"}
@@ -49,7 +50,10 @@ def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None
     console = Console(file=sys.stdout, highlight=False)
     names = [printable(index, 1_000) for index in report.indexes]
     what = names[0] if len(names) == 1 else f"{len(names)} indexes"
-    title = f"{'loaded' if is_whole else 'stopped loading'} {what}"
+    print_shortfall(console, report, tally)
+    for note in gaps(report):
+        console.print(Text(note, "yellow"), soft_wrap=True)
+    title = f"{'stopped loading' if not is_whole else 'read' if empty_handed(report) else 'loaded'} {what}"
     console.print(Text(f"{title} ({report.dialect or 'no records'}, run {report.run_id})", "bold"), soft_wrap=True)
     console.print(_counts_table(report) if console.width >= _WIDE else _narrow_counts(report))
     console.print(
@@ -60,11 +64,9 @@ def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None
     )
     if report.database is not None:
         console.print(f"database: {printable(report.database)}", soft_wrap=True)
-    if tally.rejects:
+    if len(tally.rejects) > 1:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in tally.rejects.most_common())
         console.print(f"rejected: {reasons}", soft_wrap=True)
-    for note in (*notes(tally.assets, tally.rejects), *gaps(report)):
-        console.print(Text(note, "yellow"), soft_wrap=True)
     if report.rejects_file:
         console.print(f"rejects file: {printable(report.rejects_file, 1000)}", soft_wrap=True)
     if report.verification is not None:
@@ -79,6 +81,12 @@ def digest_lines(digest: Digest) -> Iterator[str]:
     of_one = f" of {printable(digest.source, 1_000)}" if digest.source is not None else ""
     yield f"sources{of_one} {digest.sources}"
     yield f"assets{of_one} {digest.assets}"
+
+
+def print_shortfall(console: Console, report: Report, tally: Tally) -> None:
+    """What was not loaded and the most likely fix: the first that is read of a report."""
+    if line := shortfall(report, tally.rejects):
+        console.print(Text(line, "red" if empty_handed(report) else "yellow"), soft_wrap=True)
 
 
 def notes(assets: Counts | AssetsAudited, rejects: Mapping[str, int]) -> Iterator[str]:
@@ -188,7 +196,8 @@ def _print_verification(console: Console, report: Report) -> None:
     assert report.verification is not None
     checks = report.verification.checks
     if report.verification.passed:
-        console.print(Text(f"verified: {len(checks)} of {len(checks)} checks passed", "green"))
+        style = "" if empty_handed(report) else "green"
+        console.print(Text(f"verified: {len(checks)} of {len(checks)} checks passed", style))
         return
     for check in checks:
         verdict = Text("passed", "green") if check.passed else Text("FAILED", "red bold")

@@ -155,7 +155,7 @@ def load(  # a flag each
             report = run_interruptibly(lambda: ingest(named, settings, audience))
     except (VerificationFailed, IndexesFailed, TooManyRejects) as exc:
         if exc.report is not None:
-            is_whole = not isinstance(exc, TooManyRejects)
+            is_whole = not isinstance(exc, TooManyRejects) or exc.is_whole
             print_result(exc.report, audience.tally, as_json=as_json, is_whole=is_whole)
         raise
     print_result(report, audience.tally, as_json=as_json)

@@ -15,10 +15,11 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from seed_registry.cli.console import counted, gaps, left_out, notes, print_report
+from seed_registry.cli.console import counted, gaps, left_out, print_report, print_shortfall
 from seed_registry.escaping import printable
 from seed_registry.plan import Change, Estimate, Plan, RejectExample, TablePlan
 from seed_registry.report import Report, Tally
+from seed_registry.shortfall import empty_handed
 
 # What `--detailed-exitcode` answers besides 0, as terraform and others do.
 CHANGES_EXIT_CODE: Final = 2
@@ -54,6 +55,7 @@ def _print_plan(report: Report, plan: Plan, tally: Tally) -> None:
     )
     names = [printable(index, 200) for index in report.indexes]
     what = names[0] if len(names) == 1 else f"{len(names)} indexes"
+    print_shortfall(console, report, tally)
     console.print(Text(f"would load {what} ({report.dialect or 'no records'})", "bold"), soft_wrap=True)
     compared = f"an empty registry: {plan.empty_because}" if plan.empty_because else printable(report.database or "")
     console.print(Text(f"compared with {compared}", "yellow" if plan.empty_because else "dim"), soft_wrap=True)
@@ -156,12 +158,12 @@ def _verdict(report: Report, plan: Plan, tally: Tally) -> Iterator[Text]:
         name = printable(one.name)
         says = f"The index declares {name} {one.declared:,}, and has {one.read:,}"
         yield Text(f"{says}: a load's verification would fail.", "red")
-    for note in (*notes(tally.assets, tally.rejects), *gaps(report)):
+    for note in gaps(report):
         yield Text(f"{note[0].upper()}{note[1:]}.", "yellow")
     if plan.has_changes:
         yield Text(f"A load would {_deeds(plan)}.", "bold")
         yield Text(f"It would {_effort(plan.estimate)}.")
-    else:
+    elif not empty_handed(report):
         yield Text("Nothing to do: a load would change nothing.", "bold")
     facts = [counted(tally.read, "record"), _size(report.bytes_read), f"{report.seconds:,.1f} s"]
     facts += [f"{report.repaired:,} repaired"] if report.repaired else []

@@ -1,0 +1,90 @@
+"""The shortfall of a run: what of its records was not loaded, why, and the most likely fix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec.structs import replace
+
+from seed_registry.report import AssetCounts, Report, SourceCounts
+
+# For each reason of a reject the most likely fix; what the reasons mean is in `index.decoding.REASONS`.
+FIXES: Final[Mapping[str, str]] = {
+    "not_json": "is it the right file, is it whole?",
+    "not_an_object": "name the array of the records with --records-at",
+    "bad_utf8": "convert the index to UTF-8",
+    "bad_unicode": "have the portal correct these records",
+    "no_type": "name the shape of the index with --dialect",
+    "no_key": "is --dialect right, and --records-at?",
+    "no_source": "name the portal with --domain",
+    "nul_in_key": "have the portal correct these keys",
+    "key_too_long": "is --dialect right? Keys as long as these cannot be stored",
+    "record_too_large": "raise --max-record-bytes",
+    "too_deep": "is --records-at right? Records as deep as these cannot be stored",
+    "database_refused": "correct the table, or these records",
+}
+_NO_SOURCE_LISTED: Final = "create their sources with --derive-sources"
+
+
+def shortfall(report: Report, rejects: Mapping[str, int]) -> str:
+    """What was not loaded, in one line; empty if everything was. `rejects` counts them by reason."""
+    if counts := empty_handed(report):
+        would = "would be" if report.dry_run else "was"
+        records = "assets" if isinstance(counts, AssetCounts) else "sources"
+        return f"nothing {would} loaded: {_causes(counts, rejects, records)}{_fix(counts, rejects)}"
+    sources, assets = report.sources, report.assets
+    lost = replace(
+        assets,
+        rejected=sources.rejected + assets.rejected,
+        not_written=sources.not_written + assets.not_written,
+    )
+    count, read = lost.rejected + lost.missing_source + lost.not_written, sources.read + assets.read
+    if not count:
+        return ""
+    would = "would not be" if report.dry_run else "were not" if count > 1 else "was not"
+    return f"{count:,} of {read:,} records {would} loaded: {_causes(lost, rejects)}{_fix(lost, rejects)}"
+
+
+def empty_handed(report: Report) -> AssetCounts | SourceCounts | None:
+    """The counts of the assets, or where none were read of the sources, if of those read none are in the registry."""
+    counts = report.assets if report.assets.read else report.sources
+    kept = counts.inserted + counts.updated + counts.unchanged
+    if isinstance(counts, AssetCounts):
+        kept += counts.resumed + counts.older
+    return counts if counts.read and not kept else None
+
+
+def mostly_missing(counts: AssetCounts | SourceCounts) -> bool:
+    """Whether more records lack a source than were rejected."""
+    return isinstance(counts, AssetCounts) and counts.missing_source > counts.rejected
+
+
+def fix_of(rejects: Mapping[str, int]) -> str:
+    """The fix for the most frequent reason; empty if none is known."""
+    return FIXES.get(_most_frequent(rejects), "")
+
+
+def _causes(counts: AssetCounts | SourceCounts, rejects: Mapping[str, int], records: str = "") -> str:
+    """How many of what, the more frequent cause first; with `records` their name and how many were read."""
+    causes = []
+    if counts.rejected:
+        often = "most often " if len(rejects) > 1 else ""
+        why = f" ({often}{_most_frequent(rejects)})" if rejects else ""
+        causes.append((counts.rejected, f"rejected{why}"))
+    if isinstance(counts, AssetCounts) and counts.missing_source:
+        causes.append((counts.missing_source, "of sources that are not listed"))
+    if counts.not_written:
+        causes.append((counts.not_written, "not written before the run stopped"))
+    causes.sort(key=lambda cause: -cause[0])
+    of = f" of {counts.read:,} {records}" if records else ""
+    return ", ".join(f"{count:,}{of if number == 0 else ''} {what}" for number, (count, what) in enumerate(causes))
+
+
+def _fix(counts: AssetCounts | SourceCounts, rejects: Mapping[str, int]) -> str:
+    fix = _NO_SOURCE_LISTED if mostly_missing(counts) else fix_of(rejects)
+    return f": {fix}" if fix else ""
+
+
+def _most_frequent(rejects: Mapping[str, int]) -> str:
+    return max(rejects, key=rejects.__getitem__, default="")
