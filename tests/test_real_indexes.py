@@ -178,7 +178,9 @@ async def test_views_without_a_domain_are_an_error_and_nothing_is_written(
 async def test_the_first_project_open_data_file_without_a_domain_is_all_rejects(
     database_url: DatabaseUrl, shared_data: Path
 ) -> None:
-    with pytest.raises(TooManyRejects, match="nothing was loaded: 369 of 369 .* name the portal with --domain") as raised:
+    with pytest.raises(
+        TooManyRejects, match=r"nothing was loaded: 369 of 369 .* name the portal with --domain"
+    ) as raised:
         await load(database_url, shared_data / "pod10_data.sfgov.org.json")
     report = raised.value.report
     assert report is not None

@@ -569,7 +569,7 @@ def test_the_command_prints_the_report_of_a_load(
     assert (dry.exit_code, "would load" in dry.stdout) == (0, True)
     text = replay_command(path, *flags).stdout
     assert "loaded" in text
-    assert re.match(r"1 of [23] records was not loaded: 1 rejected \(no_key\): ", text)
+    assert text.startswith("1 of 3 records was not loaded: 1 rejected (no_key): ")
     report = msgspec.json.decode(replay_command(path, *flags, "--json").stdout, type=Report)
     assert report.assets == AssetCounts(read=2, unchanged=1, rejected=1)
 

@@ -70,9 +70,7 @@ IndexOption = Annotated[str, typer.Option(envvar="INDEX_PATH", help="The index, 
 IndexesFrom = Annotated[str | None, typer.Option(help="A file that names indexes, one a line.")]
 BatchSize = Annotated[int, typer.Option(help="Records a batch.")]
 Concurrency = Annotated[int, typer.Option(help="Workers, one connection each.")]
-MaxRejectsOption = Annotated[
-    str, typer.Option(metavar="N|P%", help="Exit with 3 above this.")
-]
+MaxRejectsOption = Annotated[str, typer.Option(metavar="N|P%", help="Exit with 3 above this.")]
 MaxRecordBytes = Annotated[str, typer.Option(help="Reject longer records.")]
 MaxUnpackedBytes = Annotated[
     str | None, typer.Option(help="Stop when a packed index holds more [default: 1 GiB and 400 times its size]")
