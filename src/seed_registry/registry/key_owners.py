@@ -8,7 +8,7 @@ of the operator's own indexes, go to the source that their last record names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -24,7 +24,7 @@ from seed_registry.registry.statements import key_owners
 
 Key = tuple[Any, ...]
 # The values of a field, one for each asset, as `tabling` has them.
-Values = Any
+Values = Callable[[str, Sequence[Any]], list[Any]]
 
 _is_own = attrgetter("own_key")
 
