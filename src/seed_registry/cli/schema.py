@@ -51,13 +51,13 @@ def check(database_url: DatabaseOption = None, column: Columns = None) -> None:
         print_rows(shown(table.name), ("field", "column", "type", ""), rows)
         for caution in table.cautions:
             typer.echo(printable(f"warning: {caution.finding}; {caution.fix}", _SHOWN_CHARACTERS))
-    typer.echo("a load can write to them")
     if fix:
         note = (
             "note: two portals cannot both have an asset with a key of their own alike, such as 1 or population: "
             f"the later one is rejected as key_of_another_source; to keep both: {fix}"
         )
         typer.echo(printable(note, _SHOWN_CHARACTERS))
+    typer.echo("a load can write to them")
 
 
 @app.command()
