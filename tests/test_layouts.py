@@ -47,7 +47,13 @@ thing = st.recursive(
     ),
     max_leaves=25,
 )
-catalog = st.lists(st.tuples(st.sampled_from(NAMES), thing), max_size=6).map(Pairs)
+# What a layout is about: objects and arrays of them under its names, with datasets, links and other things in them.
+inner = st.lists(
+    st.tuples(st.sampled_from(NAMES), st.one_of(dataset, st.lists(st.one_of(text, dataset, thing), max_size=3))),
+    max_size=3,
+).map(Pairs)
+nested = st.one_of(inner, st.lists(st.one_of(inner, thing), max_size=3))
+catalog = st.lists(st.tuples(st.sampled_from(NAMES), st.one_of(thing, nested)), max_size=6).map(Pairs)
 
 
 def rendered(value: Any, rng: random.Random) -> str:
@@ -142,6 +148,7 @@ def parsed(data: bytes) -> Any:
 @given(catalog, st.integers(0, 1 << 30), st.sampled_from([1, 2, 7, 64, 1 << 20]))
 @example(Pairs([("catalog", [Pairs([("dataset", ["x", Pairs([("identifier", "k")])])]), "y", []])]), 0, 1)
 @example(Pairs([("catalog", Pairs([("catalog", [Pairs([("dataset", Pairs([]))])])]))]), 0, 1)
+@example(Pairs([("datasetSeries", [Pairs([("seriesMember", ["x", 1, Pairs([])])])])]), 0, 1)
 @settings(untimed, max_examples=150)
 def test_nested_records_are_those_of_the_parsed_document_wherever_chunks_are_cut(
     thing: Any, seed: int, size: int

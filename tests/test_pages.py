@@ -192,6 +192,28 @@ async def test_records_in_an_array_that_is_not_read_are_told(database_url: Datab
     assert cli("load", index, "--database-url", database_url.reveal, "--complete").returncode == 4
 
 
+async def test_what_was_not_read_is_read_by_the_path_that_was_told(database_url: DatabaseUrl, write: Write) -> None:
+    groups = [{"name": "g", "members": [{"id": "k", "name": "n"}]}, {"more": {"deep": [{"id": "l", "name": "m"}]}}]
+    index = write({"domain": "d.org", "datasets": [], "groups": groups, "old": {"ones": [{"id": "o", "name": "p"}]}})
+    report = await loaded(database_url, index)
+    told = {one.path for one in report.unread_records}
+    assert told == {"groups[].members", "groups[].more.deep", "old.ones"}
+    for path in told:
+        found = await loaded(database_url, index, records_at=path, dialect="directory")
+        assert (found.assets.inserted, found.assets.rejected) == (1, 0)
+    assert await keys(database_url) == ["k", "l", "o"]
+    assert isinstance(await error_of(database_url, index, records_at="groups[].members"), IndexNotUnderstood)
+
+
+async def test_the_page_about_a_load_tells_of_what_was_not_read(
+    database_url: DatabaseUrl, write: Write, cli: Cli, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    index = write(search([package("p-1")], 38))
+    cli("load", index, "--database-url", database_url.reveal, "--html", str(page))
+    assert "the portal has 38 records, this index 1" in page.read_text()
+
+
 async def test_a_line_that_is_an_envelope_among_lines_of_records_is_told(
     database_url: DatabaseUrl, write: Write
 ) -> None:

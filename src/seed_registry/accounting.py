@@ -20,7 +20,9 @@ from seed_registry.settings import Settings
 from seed_registry.shortfall import empty_handed, fix_of, mostly_missing, shortfall
 from seed_registry.spooling import DistinctHashes
 
-_UNREAD: Final = "an array that looks like records and is not read: --records-at reads it, in a load of its own"
+_UNREAD: Final = (
+    "looks like records, but is not read: load it with --records-at PATH --dialect NAME, by a command of its own"
+)
 # Warnings beyond these of a reason are only counted.
 _WARNINGS_PER_REASON: Final = 20
 # A record larger than this is not kept in memory for being verified.

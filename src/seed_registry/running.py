@@ -25,6 +25,7 @@ from seed_registry.errors import (
     EmbeddedServerFailed,
     IndexBroken,
     IndexesFailed,
+    IndexesIncomplete,
     IndexNotUnderstood,
     IndexUnreadable,
     SeedRegistryError,
@@ -198,7 +199,8 @@ class Run:
         report = held or self._report()
         if isinstance(exc, TooManyRejects):
             exc.report = report
-        if self.settings.source_cache and isinstance(exc, (VerificationFailed, DatabaseRefused)):
+        is_incomplete = isinstance(exc, IndexesIncomplete)  # the database is as it should be
+        if self.settings.source_cache and isinstance(exc, (VerificationFailed, DatabaseRefused)) and not is_incomplete:
             drop_source_cache(self.settings.source_cache)  # an id in it may be that of a source long gone
         ledger, url = self._ledger, registry.url
         if ledger is None or url is None:

@@ -79,7 +79,7 @@ def load(  # a flag each
         str | None, typer.Option(help="The file for rejected records [default: one a run, see the report]")
     ] = None,
     complete: Annotated[
-        bool, typer.Option("--complete", help="Exit with 4 where a portal has more records than were read.")
+        bool, typer.Option("--complete", help="Exit with 4 where it is known that records were not read.")
     ] = False,
     max_rejects: MaxRejectsOption = "10%",
     max_record_bytes: MaxRecordBytes = "16MiB",

@@ -61,7 +61,8 @@ Headers = Annotated[
     typer.Option("--header", metavar="'NAME: VALUE'", help="Sent with requests for URLs; repeat it for more."),
 ]
 RecordsAtOption = Annotated[
-    str | None, typer.Option("--records-at", help="Path of the array of records, like result.results.")
+    str | None,
+    typer.Option("--records-at", help="Path of the array of records, like result.results or groups[].datasets."),
 ]
 Indexes = Annotated[
     list[str] | None, typer.Argument(metavar="[INDEX]...", help="Files, patterns, directories, URLs; - is stdin.")

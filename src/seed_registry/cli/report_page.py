@@ -9,7 +9,7 @@ from typing import Final
 
 from seed_registry import __version__
 from seed_registry.bench.markup import document, html_text, swatch
-from seed_registry.cli.console import print_warning
+from seed_registry.cli.console import gaps, print_warning
 from seed_registry.cli.pages import see_that_it_can_be_written, write_page
 from seed_registry.cli.recording import Recorder, Recording
 from seed_registry.cli.report_charts import duration, percent, share_bar
@@ -152,6 +152,8 @@ def _outcomes(recording: Recording) -> Iterable[str]:
     ):
         if count:
             yield f'<p class="soft">{count:,} {"asset" if count == 1 else "assets"} {words}</p>'
+    for words in gaps(recording.report) if recording.report else ():
+        yield f'<p class="soft">{html_text(words)}</p>'
     yield "</section>"
 
 

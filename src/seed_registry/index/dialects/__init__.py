@@ -61,7 +61,8 @@ def choose(shape: Shape, settings: Settings, name: str) -> tuple[Dialect, Shape]
 def layout_of(dialect: Dialect, shape: Shape, settings: Settings) -> Layout:
     """Where the records of a document are that was taken for this."""
     if settings.records_at is not None:
-        return Layout({tuple(settings.records_at.split(".")): "asset"}, is_sequence=dialect.is_paged)
+        path, nested = _named_path(settings.records_at)
+        return Layout({path: "asset"}, nested, is_sequence=dialect.is_paged)
     if shape.form == "one record":
         kind = "" if dialect.source else "asset"
         return Layout({(): kind}, singles=frozenset({()}), is_sequence=True)
@@ -111,10 +112,10 @@ def _ways(shape: Shape, settings: Settings) -> Iterator[list[_Way]]:
     """The ways to take an index, the plainest first."""
     if settings.records_at is not None:
         document = replace((shape.lines and shape.page) or shape, lines=False, single=False)
-        path = tuple(settings.records_at.split("."))
-        elements = document.arrays.get(path, set())
+        path, nested = _named_path(settings.records_at)
+        elements: dict[Path, set[str]] = {} if nested else {(): document.arrays.get(path, set())}
         scalars: dict[Path, str] = {(): document.scalars[path]} if path in document.scalars else {}
-        yield [_Way(Shape(lines=False, arrays={(): elements}, scalars=scalars), document)]
+        yield [_Way(Shape(lines=False, arrays=elements, scalars=scalars), document)]
         return
     whole, lines = replace(shape, single=False), replace(shape, lines=True, single=False)
     yield [_Way(whole, whole), _Way(lines, lines)] if shape.single else [_Way(whole, whole)]
@@ -124,6 +125,17 @@ def _ways(shape: Shape, settings: Settings) -> Iterator[list[_Way]]:
         yield [_Way(shape.page, replace(shape, form="an array of documents"), is_paged=True)]
     elif not shape.lines:
         yield [_Way(lines, replace(whole, form="one record"))]
+
+
+def _named_path(records_at: str) -> tuple[Path, dict[Path, Path]]:
+    """The path of `groups[].datasets`, and the arrays on the way to it."""
+    path: Path = ()
+    nested: dict[Path, Path] = {}
+    for key in records_at.split("."):
+        path = (*path, key.removesuffix("[]"))
+        if key.endswith("[]"):
+            nested[path] = path
+    return path, nested
 
 
 def _refusal(shape: Shape, known: Sequence[Dialect], name: str) -> str | None:
