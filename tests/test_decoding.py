@@ -292,7 +292,9 @@ def test_a_record_whose_beginning_alone_was_kept_is_too_large() -> None:
 
 
 def test_every_reason_but_the_databases_own_is_tested_here() -> None:
-    assert REJECTED.keys() | {"no_type", "record_too_large", "database_refused"} == REASONS.keys()
+    assert (
+        REJECTED.keys() | {"no_type", "record_too_large", "database_refused", "key_of_another_source"} == REASONS.keys()
+    )
 
 
 def test_a_reject_tells_the_key_and_the_kind_where_they_are_known() -> None:

@@ -385,10 +385,10 @@ def test_runs_shows_what_ran_and_how_it_ended(database_url: DatabaseUrl, tmp_pat
     (tmp_path / "bad").write_bytes(b'{"sources": [], "assets": [{"id": 1')
     assert cli("load", str(tmp_path / "bad"), url=database_url).returncode == 1
     listed = cli("runs", url=database_url).stdout.decode().splitlines()
-    assert "failed" in listed[2]
-    assert "done" in listed[3]
-    assert "3,000" in listed[3]
-    run_id = listed[3].split()[0]
+    assert "failed" in listed[3]
+    assert "done" in listed[4]
+    assert "3,000" in listed[4]
+    run_id = listed[4].split()[0]
     assert "3,000 inserted" in cli("runs", run_id, url=database_url).stdout.decode()
     assert b'"outcome":"done"' in cli("runs", run_id, "--json", url=database_url).stdout
     assert cli("runs", "nonsense", url=database_url).returncode == 2

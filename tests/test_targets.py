@@ -19,7 +19,7 @@ from msgspec import Struct, field
 from msgspec.structs import asdict
 
 from conftest import Cli, _login
-from seed_registry import DatabaseUrl, Report, Settings, ingest
+from seed_registry import DatabaseUrl, MaxRejects, Report, Settings, ingest
 from seed_registry.errors import DatabaseRefused, SchemaMismatch, SeedRegistryError
 from seed_registry.registry.connecting import session
 from seed_registry.registry.examining import examine
@@ -448,12 +448,13 @@ async def test_rows_that_a_trigger_keeps_out_are_rejected_and_nothing_is_counted
            execute function registry.keep_out()"""
     )
     path = index(tmp_path, *({"id": f"aaaa-000{n}", "name": "no" if n == 3 else "yes"} for n in range(6)))
-    report = await load(database_url, path, verify_sample=0)
+    report = await load(database_url, path, verify_sample=0, max_rejects=MaxRejects(records=1))
     assert (report.assets.inserted, report.assets.rejected, report.assets.unchanged) == (5, 1, 0)
     rejects = Path(f"{path}.rejects").read_text()  # noqa: ASYNC240
     assert "a trigger of registry.assets keeps it out" in rejects
-    report = await load(database_url, index(tmp_path, {"id": "aaaa-0001", "name": "no"}), verify_sample=0)
-    assert (report.assets.updated, report.assets.rejected) == (0, 1)
+    path = index(tmp_path, {"id": "aaaa-0001", "name": "no"}, {"id": "aaaa-0002", "name": "yes"})
+    report = await load(database_url, path, verify_sample=0, max_rejects=MaxRejects(records=1))
+    assert (report.assets.updated, report.assets.unchanged, report.assets.rejected) == (0, 1, 1)
 
 
 async def test_a_row_that_a_trigger_makes_what_it_is_already_is_unchanged(

@@ -22,6 +22,7 @@ FIXES: Final[Mapping[str, str]] = {
     "key_too_long": "is --dialect right? Keys as long as these cannot be stored",
     "record_too_large": "raise --max-record-bytes",
     "too_deep": "is --records-at right? Records as deep as these cannot be stored",
+    "key_of_another_source": "`seed-registry schema check` tells how to keep both, by a key with source_id",
     "database_refused": "correct the table, or these records",
 }
 _NO_SOURCE_LISTED: Final = "create their sources with --derive-sources"
