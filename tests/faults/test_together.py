@@ -60,6 +60,9 @@ def test_rows_deleted_while_a_load_runs_are_missed_and_come_back(
     assert scene.fetch(f"delete from registry.assets where {which} returning 1")
     scene.open_gate()
     ended = scene.wait(process)
+    if '"run_restarted"' in ended.stderr:  # it noticed, and loaded them again
+        scene.check_done(ended)
+        return
     assert ended.code == 4, "it must not say that all is there"
     again = scene.load()
     assert again.code == 0, again.stderr
