@@ -15,7 +15,7 @@ import pytest
 from msgspec import Struct, field
 
 from seed_registry import DatabaseUrl, MaxRejects, Report, SeedRegistryError, Settings, ingest
-from seed_registry.errors import IndexBroken, IndexesFailed
+from seed_registry.errors import IndexBroken, IndexesFailed, TooManyRejects
 from seed_registry.index.decoding import REASONS
 from seed_registry.index.reading import read_index
 from seed_registry.records import Asset, Record, Reject
@@ -278,7 +278,8 @@ async def load(url: DatabaseUrl, paths: Sequence[Path], directory: Path, **optio
     )
     try:
         report = await ingest([str(path) for path in paths], settings)
-    except IndexesFailed as exc:
+    except (IndexesFailed, TooManyRejects) as exc:  # too many: nothing else was in it
+        assert exc.report is not None
         report = exc.report
     check_law(report)
     told = [json.loads(line) for line in rejects.read_bytes().splitlines()] if rejects.exists() else []

@@ -99,8 +99,12 @@ async def test_a_file_of_the_suite_as_an_index_is_read_to_its_end_or_to_its_faul
         if kind == "n":
             assert outcome.error or any(reject.reason != "no_key" for reject in outcome.rejects), name
         if kind == "y" and stripped.startswith(b"["):
+            values = exact(stripped)
+            if values and all(isinstance(value, str) for value in values):
+                assert isinstance(outcome.error, IndexNotUnderstood), name  # a list of names, and no index
+                continue
             assert outcome.error is None, name
-            assert len(outcome.records) == len(exact(stripped)), name
+            assert len(outcome.records) == len(values), name
         elif kind == "y":
             assert isinstance(outcome.error, IndexNotUnderstood) or outcome.records, name
     loaded = await load(

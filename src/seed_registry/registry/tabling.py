@@ -335,11 +335,12 @@ class TableMerger:
                     await self.staging.see_that_types_are_the_same()
             except (asyncpg.UniqueViolationError, asyncpg.FeatureNotSupportedError):
                 inserted = -1  # one of these keys is there by now, or COPY is not allowed
-            except asyncpg.PostgresError:
-                async with self._step("copying"):
-                    await transaction.rollback()
-                    await self.staging.see_that_types_are_the_same()
-                raise
+            except asyncpg.PostgresError as exc:
+                if remedy(exc) is Remedy.HALVE or isinstance(exc, asyncpg.ProtocolViolationError):
+                    async with self._step("copying"):
+                        await transaction.rollback()
+                        await self.staging.see_that_types_are_the_same()
+                raise  # behind any other failure the connection may be gone, and that failure is the news
             if inserted < len(rows):
                 async with self._step("copying"):
                     await transaction.rollback()
