@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -211,7 +212,8 @@ class Account:
         """How to look at the rejects, on a line of its own; empty if they are not kept."""
         if self._rejects is None or not self._rejects.created:
             return ""
-        return f"\n{fix}{'; ' if fix else ''}look at them with `seed-registry rejects show {self._rejects.path}`"
+        path = shlex.quote(str(self._rejects.path))
+        return f"\n{fix}{'; ' if fix else ''}look at them with `seed-registry rejects show {path}`"
 
     def _warn(self, event: str, reason: str, index: str, record: Asset | Source | Reject, **facts: Any) -> None:
         """Tell the first few of a kind."""

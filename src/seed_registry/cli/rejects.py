@@ -233,7 +233,9 @@ def _print_groups(shown: _Shown, path: str) -> None:
     where = shlex.quote(printable(path, _TEXT_CHARACTERS))
     first = shlex.quote(printable(shown.reasons[0].reason, _REASON_CHARACTERS))
     hints = [("list", f"seed-registry rejects show {where} --reason {first}")]
-    if path != "-":
+    if {one.reason for one in shown.reasons} == {"record_too_large"}:  # only their beginnings are in the file
+        hints.append(("after a fix", "load the index with a larger --max-record-bytes"))
+    elif path != "-":
         hints.append(("after a fix", f"seed-registry rejects replay {where}"))
     for what, command in hints:
         console.print(Text(f"{what}: {command}", "dim"), soft_wrap=True)

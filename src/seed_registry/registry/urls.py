@@ -6,6 +6,7 @@ import ipaddress
 import math
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -137,8 +138,9 @@ def _login(given: Mapping[str, str]) -> dict[str, str]:
         except OSError as exc:
             raise unusable(f"passfile names {printable(given['passfile'])}: {exc.strerror}") from None
         if mode & 0o077 and os.name == "posix":
-            file = printable(given["passfile"])
-            raise unusable(f"passfile {file} can be read by others and is not trusted; run chmod 600 {file}")
+            file = printable(given["passfile"], 1_000)
+            fix = f"run chmod 600 {shlex.quote(file)}"
+            raise unusable(f"passfile {file} can be read by others and is not trusted; {fix}")
     return {ours: given[name] for name, ours in names.items() if given.get(name)}
 
 
