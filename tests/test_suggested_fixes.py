@@ -578,6 +578,7 @@ ELSEWHERE = {
     "test_doctor.py::test_few_sessions_left_are_warned_of": ["load with --concurrency {}"],
     "test_doctor.py::test_what_slows_or_endangers_a_table_is_warned_of": ["create index on {} ({});"],
     "test_doctor.py::test_schemas_of_benchmarks_are_leftovers": ["drop schema {} cascade;"],
+    "test_key_owners.py::test_what_schema_check_advises_keeps_both": ["see `seed-registry schema check`"],
     "test_providers.py::test_of_two_sources_with_one_key": ["name the one that is meant with --provider"],
 }  # fmt: skip
 # What is said of a flag, a command or a statement without advising it, and what no test can do, by the reason.
