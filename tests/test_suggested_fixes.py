@@ -253,7 +253,9 @@ def test_records_that_are_not_in_the_file_are_not_replayed_but_loaded(shell: She
     shell.works(f"seed-registry load index.json {flag} 1MiB --max-rejects 0")
 
 
-@executes("bytes long; raise --max-record-bytes to load it", "is longer than --max-record-bytes")
+@executes(
+    "bytes long; raise --max-record-bytes to load it", "is longer than --max-record-bytes", "raise --max-record-bytes"
+)
 def test_a_record_that_is_too_long_is_loaded_with_a_higher_limit(shell: Shell) -> None:
     shell.file("index.json", document(asset("aaaa-0001"), asset("aaaa-0002", name="x" * 3_000)))
     shell.works("seed-registry load index.json --max-record-bytes 1KiB --max-rejects 1 --rejects out")
@@ -279,14 +281,14 @@ def test_many_sources_are_loaded_with_a_higher_limit(shell: Shell) -> None:
     shell.works(f"seed-registry load index.json {suggested(told, '--max-sources')} 5")
 
 
-@executes("of sources that are not listed: --derive-sources creates them")
+@executes("of sources that are not listed: --derive-sources creates them", "create their sources with --derive-sources")
 def test_sources_that_are_not_listed_are_derived(shell: Shell) -> None:
     shell.file("index.json", document(asset("aaaa-0001"), {"asset_key": "bbbb-0001", "source_key": "b.example.org"}))
-    flag = suggested(shell.works("seed-registry load index.json"), r"(--derive-sources) creates")
+    flag = suggested(shell.works("seed-registry load index.json"), "--derive-sources")
     assert json.loads(shell.works(f"seed-registry load index.json {flag} --json"))["assets"]["inserted"] == 1
 
 
-@executes("does not tell its source: name it with --domain")
+@executes("does not tell its source: name it with --domain", "name the portal with --domain")
 def test_records_without_a_portal_are_loaded_with_its_name(shell: Shell) -> None:
     dataset = {"title": "a", "accessLevel": "public", "identifier": "one", "description": "x", "modified": "2020-01-01"}
     shell.file("index.json", {"conformsTo": "https://project-open-data.cio.gov/v1.1/schema", "dataset": [dataset]})
@@ -311,22 +313,36 @@ def test_a_domain_that_cannot_be_meant_is_left_out(shell: Shell) -> None:
     shell.works("seed-registry load index.json")
 
 
-@executes("name its dialect with --dialect", "name its path with --records-at")
+@executes(
+    "name its dialect with --dialect",
+    "name its path with --records-at",
+    "is --dialect right, and --records-at?",
+    "name the array of the records with --records-at",
+)
 def test_a_shape_that_is_not_known_is_read_as_it_is_told(shell: Shell) -> None:
     records = [asset("aaaa-0001"), asset("aaaa-0002")]
     shell.file("index.json", {"answer": {"things": [{"k": record} for record in records]}, "rows": records})
     told = shell.fails("seed-registry load index.json")
+    as_told = f"--dialect seed {suggested(told, '--records-at')} rows --derive-sources"
     assert "--dialect" in told
-    assert "--records-at" in told
-    shell.works(f"seed-registry load index.json --dialect seed {suggested(told, '--records-at')} rows --derive-sources")
     told = shell.fails("seed-registry load index.json --dialect directory")
-    done = shell.works(
-        f"seed-registry load index.json --dialect directory {suggested(told, '--records-at')} rows --json"
-    )
-    assert json.loads(done)["assets"]["read"] == 2
+    told = shell.fails(f"seed-registry load index.json --dialect directory {suggested(told, '--records-at')} rows", 3)
+    assert re.search("is (--dialect) right, and (--records-at)", told)
+    shell.works(f"seed-registry load index.json {as_told}")
+    shell.file("other.json", {"source": "socrata", "domain": DOMAIN, "datasets": [[1], [2]], "rows": records})
+    told = shell.fails("seed-registry load other.json", 3)
+    shell.works(f"seed-registry load other.json --dialect seed {suggested(told, '--records-at')} rows --derive-sources")
 
 
-@executes("--records-at reads it, in a load of its own")
+@executes("name the shape of the index with --dialect")
+def test_an_index_of_a_wrong_dialect_is_given_its_own(shell: Shell) -> None:
+    results = [{"resource": {"id": f"aaaa-000{n}"}, "metadata": {"domain": DOMAIN}} for n in range(3)]
+    shell.file("index.json", "\n".join(map(json.dumps, results)).encode())
+    told = shell.fails("seed-registry load index.json --dialect seed", 3)
+    shell.works(f"seed-registry load index.json {suggested(told, '--dialect')} discovery")
+
+
+@executes("load it with --records-at PATH --dialect NAME, by a command of its own")
 def test_records_that_were_not_read_are_read_by_a_load_of_their_own(shell: Shell) -> None:
     datasets = [{"id": f"aaaa-{number:04}", "domain": DOMAIN, "name": "a", "permalink": "x"} for number in range(3)]
     shell.file("index.json", {"source": "socrata", "domain": DOMAIN, "datasets": datasets[:1], "others": datasets[1:]})
@@ -578,7 +594,7 @@ ELSEWHERE = {
     "test_doctor.py::test_few_sessions_left_are_warned_of": ["load with --concurrency {}"],
     "test_doctor.py::test_what_slows_or_endangers_a_table_is_warned_of": ["create index on {} ({});"],
     "test_doctor.py::test_schemas_of_benchmarks_are_leftovers": ["drop schema {} cascade;"],
-    "test_key_owners.py::test_what_schema_check_advises_keeps_both": ["see `seed-registry schema check`"],
+    "test_key_owners.py::test_what_schema_check_advises_keeps_both": ["`seed-registry schema check`"],
     "test_providers.py::test_of_two_sources_with_one_key": ["name the one that is meant with --provider"],
 }  # fmt: skip
 # What is said of a flag, a command or a statement without advising it, and what no test can do, by the reason.
@@ -595,6 +611,7 @@ NO_FIX = {
     "it is a statement or a page of ours": [
         r"^\s*(select|alter|create|drop|with|lock|set)\b", "^{}?\n?select", "<code>", "^  ", "^ ?--batch-", "^usage ",
     ],
+    "it asks": ["^is --(dialect|records-at) right\\? "],
     "it makes a user of the system, or installs from a registry": ["make it with `useradd --system", "pip install"],
     "it takes a machine of another kind": [
         "whom the embedded server runs as", "holds a line break or NUL", r"allow more of them \(ulimit -n\)",
