@@ -72,7 +72,7 @@ def test_a_healthy_database_passes(database_url: DatabaseUrl, cli: Cli) -> None:
 
 
 def test_json_has_the_same_findings(database_url: DatabaseUrl, cli: Cli) -> None:
-    findings = json.loads(cli("doctor", "--json", url=database_url).stdout)
+    findings = json.loads(cli("doctor", "--json", url=database_url).stdout)["findings"]
     assert {tuple(finding) for finding in findings} == {("name", "state", "finding", "mend")}
     assert {"program", "connection", "tls", "pooler", "server", "privileges", "schema", "rejects"} <= {
         finding["name"] for finding in findings

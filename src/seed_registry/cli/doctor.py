@@ -40,7 +40,7 @@ def doctor(
     database_url: DatabaseOption = None,
     column: Columns = None,
     pooler: PoolerOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The findings as one JSON array.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as one JSON object.")] = False,
 ) -> None:
     """Tell what keeps a load from working, or makes it slow, each with its mend; exit 1 if something fails."""
     settings = Settings(
@@ -73,7 +73,7 @@ async def _examine(settings: Settings) -> list[Finding]:
 
 def _print(findings: list[Finding], *, as_json: bool) -> None:
     if as_json:
-        sys.stdout.buffer.write(msgspec.json.encode(findings) + b"\n")
+        sys.stdout.buffer.write(msgspec.json.encode({"findings": findings}) + b"\n")
         sys.stdout.buffer.flush()
         return
     console = Console(file=sys.stdout, highlight=False)
