@@ -123,7 +123,7 @@ def check(command: Command, case: Case, directory: Path) -> Ended:
     path = directory / case.name
     index = case.make(path) or path
     try:
-        ended = command(index, seconds=case.seconds)
+        ended = command(index, *(["--max-rejects", "100%"] if case.rejected else []), seconds=case.seconds)
     finally:
         if path.is_file():
             path.unlink()  # some are large
