@@ -258,7 +258,7 @@ BOMBS: dict[str, Case] = {
     "4,301 digits": Case(
         holding(lines(*(record(b"9" * 4_301, field) for field in (b"z", b"name", b"updated_at", b"url", b"id")))),
         read=7,
-        rejected=4,  # in the fields that are read it is more than Python's own limit
+        rejected=1,  # as a key it is too long; elsewhere it is text, or no date
     ),
     "a million digits": Case(holding(lines(record(b"9" * MB), record(b"-0." + b"9" * MB))), read=4, rejected=2),
     "a thousand of the largest number": Case(
@@ -268,11 +268,11 @@ BOMBS: dict[str, Case] = {
         lambda path: path.write_bytes(gzip_bomb(lines() + b'{"z":"', b"x", 40)) and None, 1, "--max-unpacked-bytes"
     ),
     "gzip of gzip": Case(
-        lambda path: path.write_bytes(gzip.compress(gzip_bomb(b"[", b" ", 4), 9)) and None, 1, "is not JSON"
+        lambda path: path.write_bytes(gzip.compress(gzip_bomb(b"[", b" ", 4), 9)) and None, 1, "gzip -dc"
     ),
     "zip": Case(holding(zipped()), 1, "zip"),
-    "zstd with a window of 2 GiB": Case(holding(zstd_of_runs(b"[", b" ", 9, window_log=31)), 1, "damaged"),
-    "zstd with a window of 256 MiB": Case(holding(zstd_of_runs(b"[", b" ", 9, window_log=28)), 1, "damaged"),
+    "zstd with a window of 2 GiB": Case(holding(zstd_of_runs(b"[", b" ", 9, window_log=31)), 1, "--long=31"),
+    "zstd with a window of 256 MiB": Case(holding(zstd_of_runs(b"[", b" ", 9, window_log=28)), 1, "--long=31"),
     "zstd of runs": Case(holding(zstd_of_runs(b"[", b" ", 9_000)), 1, "--max-unpacked-bytes"),
     "gzip in members": Case(lambda path: path.write_bytes(many_members()) and None, read=2),
     "gzip cut off": Case(lambda path: path.write_bytes(truncated_gzip()) and None, 1, "cut off"),
@@ -318,7 +318,7 @@ HOSTILE: dict[str, Case] = {
     "opening brackets in a record": Case(filled(DOCUMENT + b'{"z":', b"[", 16 * MB, b""), 1, "broken at byte"),
     "opening brackets in a line": Case(filled(lines() + b'{"z":', b"[", 1_000 * MB, b""), read=3, rejected=1),
     "opening braces": Case(filled(b'{"assets":[],"z":', b'{"a":', 1_000 * MB, b""), 1, "deeper than 64"),
-    "numbers": Case(filled(b"[", b"1,", 1_000 * MB, b"1]"), 3, "--max-rejects"),
+    "numbers": Case(filled(b"[", b"1,", 1_000 * MB, b"1]"), 1, "no dialect knows"),
 }
 
 
@@ -353,7 +353,7 @@ SHAPES: dict[str, Case] = {
     "UTF-16, little end first": Case(holding(WHOLE.decode().encode("utf-16")), 1, "UTF-16"),
     "UTF-16, big end first": Case(holding(b"\xfe\xff" + WHOLE.decode().encode("utf-16-be")), 1, "UTF-16"),
     "CR and LF": Case(holding(lines(end=b"\r\n")), read=2),
-    "CR alone": Case(holding(lines(end=b"\r")), 1),
+    "CR alone": Case(holding(lines(end=b"\r")), read=2),
     "no last newline": Case(holding(lines().rstrip()), read=2),
     "blank lines": Case(holding(lines(b"", b" \t\r", b"").replace(b"\n", b"\n\n")), read=2),
     "NULs at the end": Case(holding(lines() + b"\0" * 9_000), read=3, rejected=1),
