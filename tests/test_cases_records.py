@@ -147,10 +147,20 @@ async def test_texts_of_several_languages_give_the_one_that_is_asked_for(
 
 
 HOMEPAGES = [
-    {"id": "p-1", "name": "air-quality", "title": "A", "url": "https://www.agency.example.net/air.html"},
-    {"id": "p-2", "name": "bus-stops", "title": "B", "url": "https://transport.example.com/stops"},
-    {"id": "p-3", "name": "school-places", "title": "S", "url": ""},
-    {"id": "p-4", "name": "budget", "title": "F", "url": "Finance department"},
+    {
+        "id": "6f0d2f5e-1d5a-4d0e-9f0a-000000000001",
+        "name": "air-quality",
+        "title": "A",
+        "url": "https://www.agency.example.net/air.html",
+    },
+    {
+        "id": "6f0d2f5e-1d5a-4d0e-9f0a-000000000002",
+        "name": "bus-stops",
+        "title": "B",
+        "url": "https://transport.example.com/stops",
+    },
+    {"id": "6f0d2f5e-1d5a-4d0e-9f0a-000000000003", "name": "school-places", "title": "S", "url": ""},
+    {"id": "6f0d2f5e-1d5a-4d0e-9f0a-000000000004", "name": "budget", "title": "F", "url": "Finance department"},
 ]
 
 
