@@ -7,9 +7,9 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import asyncpg
 import pytest
@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from conftest import Cli, _clone, make_asset, make_source, source_rows
 from seed_registry import DatabaseUrl, MaxRejects, Report, Settings, ingest
 from seed_registry.auditing import audit
-from seed_registry.errors import StorageFailed
+from seed_registry.errors import StorageFailed, TooManyRejects
 from seed_registry.records import SourceRow
 from seed_registry.registry.connecting import session
 from seed_registry.registry.key_owners import parted
@@ -80,10 +80,18 @@ def written(path: Path, datasets: Sequence[Dataset]) -> str:
     return str(path)
 
 
+async def reported(loading: Coroutine[Any, Any, Report]) -> Report:
+    """The report of a load, also of one that ends with an error since it could keep no record."""
+    try:
+        return await loading
+    except TooManyRejects as exc:
+        return cast("Report", exc.report)
+
+
 async def load(url: DatabaseUrl, *indexes: str, **options: Any) -> Report:
     """A load; every report obeys the law, and verifies."""
     options = {"max_rejects": MaxRejects(records=10**6, percent=None), "dialect": "data-json", **options}
-    report = await ingest(indexes, Settings(database_url=url, **options))
+    report = await reported(ingest(indexes, Settings(database_url=url, **options)))
     counts = report.assets
     assert counts.read == (
         counts.inserted + counts.updated + counts.unchanged + counts.duplicate + counts.rejected + counts.missing_source
@@ -460,11 +468,11 @@ async def test_rejected_records_are_replayed_by_the_same_rule(database_url: Data
         database_url=database_url, dialect="data-json", max_rejects=MaxRejects(records=10, percent=None)
     )
     for dry_run in (True, False):
-        again = await replay(report.rejects_file, replace(settings, dry_run=dry_run))
+        again = await reported(replay(report.rejects_file, replace(settings, dry_run=dry_run)))
         assert again.assets == AssetCounts(read=2, rejected=2)
     await execute(database_url, "delete from registry.assets where asset_key = '1'")
     for dry_run in (True, False):
-        again = await replay(report.rejects_file, replace(settings, dry_run=dry_run))
+        again = await reported(replay(report.rejects_file, replace(settings, dry_run=dry_run)))
         assert again.assets == AssetCounts(read=2, inserted=1, rejected=1)
     await execute(database_url, rejects(again)[0]["detail"].partition("run: ")[2])
     again = await replay(report.rejects_file, settings)
