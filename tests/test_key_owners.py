@@ -553,6 +553,7 @@ KEYS: Final = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 async def test_what_schema_check_advises_keeps_both(
     key: str, database_url: DatabaseUrl, tmp_path: Path, cli: Cli

@@ -50,7 +50,8 @@ def executes(*messages: str) -> Callable[[Test], Test]:
 
     def remember(test: Test) -> Test:
         EXECUTED.update(dict.fromkeys(messages, test.__name__))
-        return test
+        slow: Test = pytest.mark.slow(test)  # each runs some commands, one after the other
+        return slow
 
     return remember
 
