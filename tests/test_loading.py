@@ -647,18 +647,18 @@ async def test_the_same_records_in_every_container_give_the_same_table(
     database_url: DatabaseUrl, index: Index, cli: Cli, dialect: str
 ) -> None:
     found = containers(dialect, SETS[dialect])
+    domain = None if dialect == "discovery" else A  # its records name their portal
     digests = {}
     for name, data in found.items():
         await ask(database_url, "truncate registry.sources, registry.assets")
-        report = await load(database_url, index(data, "index"), domain=A)
+        report = await load(database_url, index(data, "index"), domain=domain)
         assert (report.dialect, report.assets) == (dialect, AssetCounts(read=700, inserted=700)), name
         digests[name] = (await ask(database_url, DIGEST))[0]
-        again = await load(database_url, index(data, "index"), domain=A, full=True)
+        again = await load(database_url, index(data, "index"), domain=domain, full=True)
         assert again.assets.unchanged == 700
     await ask(database_url, "truncate registry.sources, registry.assets")
-    done = await asyncio.to_thread(
-        cli, "load", "-", "--domain", A, url=database_url, input=gzip.compress(found["array"])
-    )
+    named = ["--domain", domain] if domain else []
+    done = await asyncio.to_thread(cli, "load", "-", *named, url=database_url, input=gzip.compress(found["array"]))
     assert done.returncode == 0, done.stderr
     digests["stdin"] = (await ask(database_url, DIGEST))[0]
     assert len(set(digests.values())) == 1, digests

@@ -314,7 +314,7 @@ async def test_with_no_resume_and_with_other_flags_it_is_another_run(
 ) -> None:
     path = sample(tmp_path / "index", format="ndjson")
     killed(database_url, home, path, signal.SIGKILL)
-    for settings in ({"resume": False}, {"domain": "other.example"}):
+    for settings in ({"resume": False}, {"derive_sources": True}):
         told = Told()
         report = await load(database_url, path, told, **settings)
         assert not told.of("run_resumed")

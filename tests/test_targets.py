@@ -135,7 +135,7 @@ HOSTILE = {
     "create publication {schema}_updates for table registry.assets",
     "a required column": "alter table registry.assets add licence text not null",
     "a required domain": "create domain registry.needed as text not null; "
-    "alter table registry.assets add licence registry.needed",
+    "alter table registry.assets add permit registry.needed",
     "a link elsewhere": "create table registry.portals (id bigint primary key); "
     "alter table registry.assets add foreign key (source_id) references registry.portals",
 }
