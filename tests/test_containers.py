@@ -18,6 +18,7 @@ from seed_registry.errors import EmbeddedServerFailed
 from seed_registry.registry import bundled
 from seed_registry.registry.bundled import Account
 
+pytestmark = pytest.mark.slow
 NAMELESS = 54_321
 WRAPPERS = [path for place in bundled._LIBRARIES for path in Path("/").glob(f"{place}/libnss_wrapper.so")]
 

@@ -269,6 +269,7 @@ def model_url(request: pytest.FixtureRequest, server: str) -> Iterator[tuple[Dat
         yield url, request.param
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=steps)
 async def test_any_loads_leave_what_the_model_says(
