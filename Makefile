@@ -7,6 +7,12 @@ PEERS := .venv-peers
 INSTALLED := $(VENV)/.installed
 # The embedded Postgres of the tests: 18 or 16; `debian` for the distribution's, or a postgresql:// URL of a superuser.
 SERVER ?= 18
+# Commits of this repository that `make bench` measures as well, and its rounds.
+AGAINST ?=
+ROUNDS ?= 3
+COMMITS = $(AGAINST:%=--against %)
+LOADING = $(BIN)/python benchmarks/loading.py --repeat $(ROUNDS) $(COMMITS)
+OURS = floor,limit,first,unchanged,document,document-unchanged
 # Test processes, each with a server of its own.
 WORKERS ?= 2
 
@@ -37,10 +43,17 @@ format: $(INSTALLED)  ## Format the code.
 	$(BIN)/ruff format src tests benchmarks
 	$(BIN)/ruff check --fix src tests benchmarks
 
-bench: $(INSTALLED)  ## Measure decoding, and loading next to psql and the peers that are set up (20 minutes).
+bench: $(INSTALLED)  ## Measure decoding, starting, and loading next to psql and the peers that are set up, into docs/benchmarks.md (an hour).
 	$(BIN)/python benchmarks/decoding.py
-	$(BIN)/python benchmarks/loading.py
-	$(BIN)/python benchmarks/loading.py --size real --records 50000
+	$(BIN)/python benchmarks/starting.py $(COMMITS) --write-docs starting
+	$(LOADING) --write-docs mid
+	$(LOADING) --ways first,unchanged --batch-size 500 --write-docs mid-500
+	$(LOADING) --ways $(OURS) --size real --write-docs real
+	$(LOADING) --ways first,unchanged --size real --batch-size 500 --write-docs real-500
+	$(LOADING) --ways changed --size real --changed 100 --batch-size 500 --concurrency 4 --write-docs changed
+	@if ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1; then \
+	  set -x; $(LOADING) --ways first --size real --server packaged --existing-table --write-docs existing; \
+	  else echo "There is no packaged Postgres: without the table that was there before." >&2; fi
 
 bench-peers:  ## Set up the peers of `make bench`, in environments of their own.
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
@@ -48,8 +61,8 @@ bench-peers:  ## Set up the peers of `make bench`, in environments of their own.
 	@if command -v npm > /dev/null; then npm ci --prefix benchmarks/peers/node --no-audit --no-fund; \
 	  else echo "There is no npm: without the peer that runs on Node." >&2; fi
 
-bench-scaling: $(INSTALLED)  ## Time and memory at 200,000 and 5,000,000 records, 1 to 16 workers (20 minutes, 17 GB of disk).
-	$(BIN)/python benchmarks/scaling.py
+bench-scaling: $(INSTALLED)  ## Time and memory at 200,000 to 20,000,000 records, 1 to 16 workers, into docs/benchmarks.md (an hour, 70 GB of disk).
+	$(BIN)/python benchmarks/scaling.py --write-docs scaling
 
 bench-memory: $(INSTALLED)  ## Peak memory of a 2 GB NDJSON and a 1 GB document (minutes, 3 GB of disk).
 	$(BIN)/python benchmarks/memory.py
@@ -71,7 +84,7 @@ constraints:  ## Pin what is newest within the ranges of pyproject.toml.
 	  $(BIN)/pip freeze --exclude-editable) > constraints.txt
 
 clean:  ## Remove what was set up here; the embedded database stays (`seed-registry db reset`).
-	rm -rf $(VENV) $(PEERS) benchmarks/peers/node/node_modules dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .venv-commits benchmarks/peers/node/node_modules dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

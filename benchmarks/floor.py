@@ -2,13 +2,15 @@
 
 Both read binary COPY files made beforehand, with as many psql sessions as there are workers. The floor copies them to a
 temporary table and upserts once a session, as this program does a batch; the limit copies straight into the table with
-its indexes and foreign key, which no program that can be run twice is able to do.
+its indexes and foreign key, which no program that can be run twice is able to do. Their sessions have the settings of a
+load's.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,18 +21,21 @@ from ground import Command
 from seed_registry.index.reading import read_index
 from seed_registry.records import Asset, Record, Source
 from seed_registry.registry import embedded
-from seed_registry.settings import Settings
+from seed_registry.registry.connecting import session
+from seed_registry.settings import DatabaseUrl, Settings
 
 _EPOCH_SECONDS = 946_684_800  # 2000-01-01, where Postgres' own clock begins
 _COLUMNS = "asset_key, source_id, name, description, url, updated_at, raw, content_hash"
 # A whole session's rows are sorted at once; with the memory of a batch it would spill to disk, which batches never do.
 _FLOOR = f"""
+{{settings}}
 set temp_buffers = '512MB';
 set work_mem = '512MB';
 begin;
-create temporary table staged (asset_key text, source_id bigint, name text, description text, url text,
-  updated_at timestamptz, raw jsonb, content_hash bytea);
-\\copy staged from '{{path}}' (format binary)
+-- with the compression of the table: what comes compressed from here is stored as it is
+create temporary table staged (like registry.assets including storage including compression);
+alter table staged drop column id, drop column created_at;
+\\copy staged ({_COLUMNS}) from '{{path}}' (format binary)
 insert into registry.assets as existing ({_COLUMNS})
 select {_COLUMNS} from staged order by asset_key
 on conflict (asset_key) do update set
@@ -40,7 +45,14 @@ on conflict (asset_key) do update set
 where existing.content_hash is distinct from excluded.content_hash;
 commit;
 """
-_LIMIT = f"\\copy registry.assets ({_COLUMNS}) from '{{path}}' (format binary)\n"
+_LIMIT = f"""
+{{settings}}
+\\copy registry.assets ({_COLUMNS}) from '{{path}}' (format binary)
+"""
+# A load waits for the disk once, at its end; so does the one transaction of such a session, when it commits.
+_LOAD_SETTINGS = """
+select name, setting from pg_settings where source = 'session' and name <> 'synchronous_commit' order by name
+"""
 
 
 class Rows(Struct, frozen=True):
@@ -54,8 +66,14 @@ class Rows(Struct, frozen=True):
     limit: list[Command]
 
 
-async def prepare(index: Path, sessions: int, directory: Path) -> Rows:
-    """Read an index and write a file and two scripts for each psql session."""
+async def load_settings(url: str) -> dict[str, str]:
+    """What a session of a load sets on this server."""
+    async with session(DatabaseUrl(url)) as connection:
+        return dict(await connection.fetch(_LOAD_SETTINGS))
+
+
+async def prepare(index: Path, sessions: int, directory: Path, settings: Mapping[str, str]) -> Rows:
+    """Read an index and write a file and two scripts for each psql session, which begins with the settings."""
     paths = [directory / f"rows.{number}" for number in range(sessions)]
     files = _Files(paths)
     async with read_index(str(index), Settings()) as reader:
@@ -63,7 +81,10 @@ async def prepare(index: Path, sessions: int, directory: Path) -> Rows:
             for record in records:
                 files.write(record)
     sources = files.close()
-    return Rows(sources, _sessions(_FLOOR, paths, "floor"), _sessions(_LIMIT, paths, "limit"))
+    preamble = "\n".join(
+        f"select set_config('{name}', '{value}', false) \\g /dev/null" for name, value in settings.items()
+    )
+    return Rows(sources, _sessions(_FLOOR, paths, "floor", preamble), _sessions(_LIMIT, paths, "limit", preamble))
 
 
 class _Files:
@@ -101,10 +122,10 @@ class _Files:
         self._ids.setdefault(source.key, len(self._ids) + 1)
 
 
-def _sessions(text: str, paths: list[Path], name: str) -> list[Command]:
+def _sessions(text: str, paths: list[Path], name: str, settings: str) -> list[Command]:
     scripts = [path.with_name(f"{name}.{number}.sql") for number, path in enumerate(paths)]
     for script, path in zip(scripts, paths, strict=True):
-        script.write_text(text.format(path=path), "utf-8")
+        script.write_text(text.format(path=path, settings=settings), "utf-8")
     return [[embedded.psql_path(), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", script] for script in scripts]
 
 

@@ -1,11 +1,13 @@
-"""How fast an index gets into Postgres: this program, the floor that Postgres sets, and others' ways.
+"""How fast an index gets into Postgres: this program, its older commits, the floor that Postgres sets, others' ways.
 
     python benchmarks/loading.py [--records 200000] [--size 1000|real] [--repeat 3] [--concurrency 2]
-                                 [--batch-size 2000] [--ways floor,first,…] [--dialect seed|discovery]
+                                 [--batch-size 2000] [--ways floor,first,…] [--changed 1] [--dialect seed|discovery]
+                                 [--against COMMIT] [--server embedded|packaged] [--existing-table]
+                                 [--write-docs SECTION]
 
 Every way gets the same records into the same tables; they take turns in one run, each from a state that is the same
-every time, in processes of their own (whose start counts). The peers are those of `make bench-peers`. Prints Markdown;
-fails when a way leaves other rows than the others.
+every time, in processes of their own (whose start counts). A commit loads into tables that its own `schema apply`
+makes. The peers are those of `make bench-peers`. Prints Markdown; fails when a way leaves other rows than the others.
 """
 
 from __future__ import annotations
@@ -20,110 +22,108 @@ from typing import Any
 
 import floor
 import peering
+import programs
 import tables
 from ground import Ground, Measurement, fresh_ground
+from programs import CURRENT, Program
 from seed_registry.bench.workloads import Workload, generate
-from tables import Target
-from ways import NAMES, PEERS, Indexes, Way, ways
-
-Results = dict[str, list[Measurement]]
-
-TARGETS = [
-    Target("first load, of the psql floor's rate", "first", "floor", 0.95),
-    Target("first load, of the psql limit's rate", "first", "limit", 0.75),
-    Target("first load, document against lines", "document", "first", 0.95),
-    Target("the same index again, against the first load", "unchanged", "first", 4),
-    Target("1 % changed, against the same index again", "changed", "unchanged", 0.7),
-    Target("first load, against Node", "first", "node", 2.2),
-    Target("first load of a document, against Node", "document", "node-document", 2.2),
-    Target("the same index again, against Node", "unchanged", "node-again", 8),
-    Target("first load, against psycopg", "first", "psycopg", 2.2),
-    Target("first load, against ADBC", "first", "adbc", 2.5),
-    Target("first load, against dlt", "first", "dlt", 10),
-]
-UNCHANGED_WAL_BYTES = 1e6  # whatever the number of records: none of it is theirs
+from servers import EMBEDDED, SERVERS
+from targets import comparisons_table, costs_table, targets
+from ways import FLOORS, NAMES, PEERS, Index, Indexes, Way, chosen, floors, load, ours, peers
 
 
 class Contest:
     """Ways on a ground, and the rows they leave."""
 
-    def __init__(self, ground: Ground, records: int) -> None:
-        self.fingerprints: dict[str, str] = {}
-        self.results: Results = {}
+    def __init__(self, ground: Ground, options: argparse.Namespace) -> None:
+        self.fingerprints: dict[str, dict[str, str]] = {}
+        self.table_bytes: dict[str, int] = {}
+        self.results: dict[str, list[Measurement]] = {}
         self._ground = ground
-        self._records = records
+        self._options = options
 
-    async def run(self, chosen: Sequence[Way], sources: Sequence[Sequence[Any]], repeat: int) -> None:
-        """All rounds."""
-        for turn in range(repeat):
-            for way in chosen:
-                if turn and way.once:
-                    continue
-                await (self._ground.settle() if way.after else self._ground.empty())
-                if way.only_assets:
-                    await self._ground.add_sources(sources)
-                measurement = await self._ground.measure(way.commands)
-                self.results.setdefault(way.name, []).append(measurement)
-                print(f"round {turn + 1} of {repeat}: {way.name} {measurement.seconds:.2f} s", file=sys.stderr)
-                await self._check(way, measurement)
+    async def warm_up(self, index: Path) -> None:
+        """A load that does not count: it brings the file into memory, compiles modules, and grows the server's WAL."""
+        await self._empty(CURRENT)
+        await self._ground.measure(load(CURRENT, index, self._options.concurrency, self._options.batch_size))
+
+    async def run(self, ways: Sequence[Way], sources: Sequence[Sequence[Any]]) -> None:
+        """All rounds; what follows on another way stays behind it, the rest swaps places."""
+        groups: dict[str, list[Way]] = {}
+        for way in ways:
+            groups.setdefault(way.after or way.name, []).append(way)
+        for turn in range(self._options.repeat):
+            for group in list(groups.values())[:: -1 if turn % 2 else 1]:
+                for way in group:
+                    if not turn or not way.once:
+                        await self._load(way, sources, turn)
+
+    async def _load(self, way: Way, sources: Sequence[Sequence[Any]], turn: int) -> None:
+        await (self._ground.settle() if way.after else self._empty(way.program))
+        if way.only_assets:
+            await self._ground.add_sources(sources)
+        measurement = await self._ground.measure(way.commands)
+        self.results.setdefault(way.name, []).append(measurement)
+        print(f"round {turn + 1} of {self._options.repeat}: {way.name} {measurement.seconds:.2f} s", file=sys.stderr)
+        await self._check(way, measurement)
+
+    async def _empty(self, program: Program) -> None:
+        await self._ground.empty(program.command("schema", "apply"), others_raw=self._options.existing_table)
 
     async def _check(self, way: Way, measurement: Measurement) -> None:
+        records = self._options.records
         count = await self._ground.count(way.table)
-        if count != self._records:
-            sys.exit(f"{way.name} left {count:,} assets, not {self._records:,}")
-        if way.outcome and not measurement.report["assets"][way.outcome]:
-            sys.exit(f"{way.name} counts none as {way.outcome}: {measurement.report['assets']}")
-        if way.same_rows and way.name not in self.fingerprints:
-            self.fingerprints[way.name] = await self._ground.fingerprint(way.table)
-            if len(set(self.fingerprints.values())) > 1:
-                sys.exit(f"{way.name} left other rows than the ways before it: {self.fingerprints}")
+        if count != records:
+            sys.exit(f"{way.name} left {count:,} assets, not {records:,}")
+        if way.outcome:
+            outcomes = measurement.report["assets"]
+            least = 1 if 0 < way.index.changed < 100 else records
+            if outcomes[way.outcome] < least:
+                sys.exit(f"{way.name} counts too few as {way.outcome}: {outcomes}")
+        if way.name not in self.table_bytes:
+            self.table_bytes[way.name] = await self._ground.table_bytes(way.table)
+            alike = self.fingerprints.setdefault(way.index.path.name, {})
+            alike[way.name] = await self._ground.fingerprint(way.table)
+            if len(set(alike.values())) > 1:
+                sys.exit(f"{way.name} left other rows than the ways before it: {alike}")
 
 
-def results_table(results: Results, titles: dict[str, str], records: int) -> str:
+def results_table(contest: Contest, ways: Sequence[Way], records: int) -> str:
     """What each way took: medians, and the range of the rates."""
     rows = []
-    for name, measurements in results.items():
+    for way in ways:
+        measurements = contest.results[way.name]
         rates = [records / measurement.seconds for measurement in measurements]
         rows.append(
             [
-                titles[name],
+                way.title,
                 f"{median(rates):,.0f}",
                 f"{min(rates):,.0f} to {max(rates):,.0f}",
                 tables.seconds(measurements, lambda m: m.seconds),
                 tables.seconds(measurements, lambda m: m.own_seconds),
-                tables.seconds(measurements, lambda m: m.client_cpu),
-                tables.seconds(measurements, lambda m: m.server_cpu),
+                tables.microseconds(measurements, lambda m: m.client_cpu, records),
+                tables.microseconds(measurements, lambda m: m.server_cpu, records),
                 tables.megabytes(max(measurement.wal_bytes for measurement in measurements)),
+                tables.megabytes(contest.table_bytes[way.name]),
                 tables.megabytes(max(measurement.peak_bytes for measurement in measurements)),
                 str(len(measurements)),
             ]
         )
-    header = ["way", "records/s", "slowest to fastest", "s", "s, own", "client CPU s", "server CPU s"]
-    return tables.table([*header, "WAL MB", "peak MB", "rounds"], rows)
-
-
-def targets_table(results: Results) -> str:
-    """What was aimed at, and what came of it; whole processes are compared, as a user waits for them."""
-    rows = []
-    for target in TARGETS:
-        if target.ours in results and target.other in results:
-            ours, other = results[target.ours], results[target.other]
-            whole = tables.ratio([m.seconds for m in other], [m.seconds for m in ours])
-            own = tables.ratio([m.own_seconds for m in other], [m.own_seconds for m in ours])
-            met = tables.verdict(met=whole >= target.wanted)
-            rows.append([target.title, f"{whole:.2f}", f"{own:.2f}", f">= {target.wanted:g}", met])
-    if "unchanged" in results:
-        wal = max(measurement.wal_bytes for measurement in results["unchanged"])
-        met = tables.verdict(met=wal < UNCHANGED_WAL_BYTES)
-        rows.append(
-            ["WAL of the same index again, MB", f"{wal / 1e6:.3f}", "", f"< {UNCHANGED_WAL_BYTES / 1e6:g}", met]
-        )
-    return tables.table(["target", "measured", "by own time", "wanted", "met"], rows)
+    header = [
+        "way",
+        "records/s",
+        "slowest to fastest",
+        "s",
+        "s, own",
+        "client CPU µs a record",
+        "server CPU µs a record",
+    ]
+    return tables.table([*header, "WAL MB", "table MB", "peak MB", "rounds"], rows)
 
 
 def choose(options: argparse.Namespace) -> list[str]:
     """The names of the ways that can take part; says which cannot, and why."""
-    chosen = []
+    able = []
     for name in options.ways:
         peer = PEERS.get(name)
         lack = peering.missing(peer) if peer else None
@@ -132,50 +132,69 @@ def choose(options: argparse.Namespace) -> list[str]:
         if lack:
             print(f"skipped {name}: {lack}", file=sys.stderr)
         else:
-            chosen.append(name)
-    return chosen
+            able.append(name)
+    return able
 
 
-def write_indexes(directory: Path, options: argparse.Namespace) -> list[Path]:
-    """The lines, the lines with 1 % changed, the document."""
+def write_index(index: Index, options: argparse.Namespace) -> None:
+    """Its records are the same for all forms, but for those that are changed."""
     size = None if options.size == "real" else int(options.size)
-    base = {"records": options.records, "size": size, "dialect": options.dialect}
-    paths = []
-    for name, how in (
-        ("index.ndjson", {"format": "ndjson"}),
-        ("changed.ndjson", {"format": "ndjson", "changed": 1}),
-        ("index.json", {"format": "json"}),
-    ):
-        path = directory / name
-        with path.open("wb") as file:
-            file.writelines(generate(Workload(**base, **how)))
-        paths.append(path)
-    return paths
+    with index.path.open("wb") as file:
+        file.writelines(
+            generate(
+                Workload(
+                    records=options.records,
+                    size=size,
+                    dialect=options.dialect,
+                    format=index.form,
+                    changed=index.changed,
+                )
+            )
+        )
 
 
-async def run(options: argparse.Namespace) -> None:
-    """Measure and print."""
+async def run(options: argparse.Namespace) -> str:
+    """Measure, and tell."""
     names = choose(options)
-    async with fresh_ground() as ground:
-        lines, changed, document = write_indexes(ground.directory, options)
-        rows = await floor.prepare(lines, options.concurrency, ground.directory)
-        indexes = Indexes(lines, changed, document, rows)
-        everything = ways(indexes, options.concurrency, options.batch_size)
-        needed = {way.after for way in everything if way.name in names} | set(names)
-        chosen = [way for way in everything if way.name in needed]
+    commits = [programs.at_commit(commit) for commit in options.against]
+    async with fresh_ground(options.server) as ground:
+        indexes = Indexes.of(ground.directory, options.changed)
+        of_programs = (
+            ours(program, indexes, options.concurrency, options.batch_size) for program in (CURRENT, *commits)
+        )
+        # What is compared follows on each other: the machine may be another one minutes later.
+        possible = [way for alike in zip(*of_programs, strict=True) for way in alike]
+        possible += peers(indexes)
+        write_index(indexes.lines, options)
+        sources = []
+        if set(names) & set(FLOORS):
+            settings = await floor.load_settings(ground.url)
+            rows = await floor.prepare(indexes.lines.path, options.concurrency, ground.directory, settings)
+            possible, sources = floors(rows, indexes.lines, options.concurrency) + possible, rows.sources
+        taking_part = chosen(possible, names)
+        for index in {way.index.path: way.index for way in taking_part}.values():
+            write_index(index, options)
         environment = await ground.look_around()
-        contest = Contest(ground, options.records)
-        await contest.run(chosen, rows.sources, options.repeat)
-        mean = lines.stat().st_size / options.records
-    titles = {way.name: way.title for way in chosen}
-    print(
+        contest = Contest(ground, options)
+        await contest.warm_up(indexes.lines.path)
+        await contest.run(taking_part, sources)
+        mean = indexes.lines.path.stat().st_size / options.records
+    existing = ", raw as in a table that was there before" if options.existing_table else ""
+    heading = (
         f"{options.records:,} records of {mean:,.0f} bytes on average ({options.dialect}), this program with "
-        f"{options.concurrency} workers and batches of {options.batch_size:,}. {tables.machine(environment)}\n"
+        f"{options.concurrency} workers and batches of {options.batch_size:,}{existing}. {tables.machine(environment)}"
     )
-    print(results_table(contest.results, titles, options.records) + "\n")
-    print(targets_table(contest.results) + "\n")
-    for fingerprint in set(contest.fingerprints.values()):
-        print(f"The same rows (md5 {fingerprint}): {', '.join(contest.fingerprints)}.")
+    paragraphs = [
+        heading,
+        results_table(contest, taking_part, options.records),
+        comparisons_table(contest.results, targets(options, commits)),
+        costs_table(contest.results, options),
+        *(
+            f"The same rows of {index} (md5 {next(iter(alike.values()))}): {', '.join(alike)}."
+            for index, alike in contest.fingerprints.items()
+        ),
+    ]
+    return "\n\n".join(filter(None, paragraphs))
 
 
 def main() -> None:
@@ -186,11 +205,25 @@ def main() -> None:
         "--size", default="1000", help="median bytes of a record (the mean is half as much again); real"
     )
     parser.add_argument("--dialect", choices=["seed", "discovery"], default="seed")
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--concurrency", type=int, default=2)
+    parser.add_argument("--changed", type=float, default=1, help="percent of the records that the changed ways change")
+    parser.add_argument("--repeat", type=int, default=3, help="rounds")
+    parser.add_argument("--concurrency", type=int, default=2, help="workers, and psql sessions")
     parser.add_argument("--batch-size", type=int, default=2_000)
     parser.add_argument("--ways", type=_names, default=NAMES, help=",".join(NAMES))
-    asyncio.run(run(parser.parse_args()))
+    parser.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="COMMIT",
+        help="measure this commit as well; repeat it for more",
+    )
+    parser.add_argument("--server", choices=SERVERS, default=EMBEDDED, help="packaged: the distribution's, with lz4")
+    parser.add_argument(
+        "--existing-table", action="store_true", help="raw without a compression method, as in tables of others"
+    )
+    parser.add_argument("--write-docs", choices=tables.sections(), help=f"the section of {tables.PAGE.name} to write")
+    options = parser.parse_args()
+    tables.report(asyncio.run(run(options)), options.write_docs)
 
 
 def _names(text: str) -> list[str]:

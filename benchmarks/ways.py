@@ -2,52 +2,76 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from msgspec import Struct
 
 import peering
 from floor import Rows
 from ground import Command
+from programs import CURRENT, Program
+
+Form = Literal["ndjson", "json"]
+
+
+class Index(Struct, frozen=True):
+    """A file of records, in lines or as one document; `changed` percent of them were edited."""
+
+    path: Path
+    form: Form
+    changed: float = 0.0
 
 
 class Indexes(Struct, frozen=True):
-    """The same records as lines and as a document; the lines with 1 % of the records changed; the rows they become."""
+    """The same records in lines and as one document, and both with some of the records changed."""
 
-    lines: Path
-    changed: Path
-    document: Path
-    rows: Rows
+    lines: Index
+    changed: Index
+    document: Index
+    changed_document: Index
+
+    @classmethod
+    def of(cls, directory: Path, changed: float) -> Indexes:
+        """Those of a directory, where they need not be written yet."""
+        return cls(
+            Index(directory / "index.ndjson", "ndjson"),
+            Index(directory / "changed.ndjson", "ndjson", changed),
+            Index(directory / "index.json", "json"),
+            Index(directory / "changed.json", "json", changed),
+        )
 
 
 class Way(Struct, frozen=True):
     """One way.
 
     Attributes:
-        name: for `--ways`.
+        name: for `--ways`; that of another commit begins with its hash.
         title: for the table.
+        index: what it loads; the assets that are there then must be those of all others who load it, byte for byte.
         commands: what runs, side by side.
+        program: whose tables it loads into.
         after: the way whose rows are there already; an empty registry if empty.
         outcome: of this program: what its report has to count.
         only_assets: the sources are put there before, outside of what is measured.
-        same_rows: its assets must be those of all others, byte for byte.
         once: so slow that one round has to do.
         table: where its assets are.
     """
 
     name: str
     title: str
+    index: Index
     commands: list[Command]
+    program: Program = CURRENT
     after: str = ""
     outcome: str = ""
     only_assets: bool = False
-    same_rows: bool = True
     once: bool = False
     table: str = "registry.assets"
 
 
-OURS = ["first", "unchanged", "changed", "document"]
+OURS = ["first", "unchanged", "changed", "document", "document-unchanged", "document-changed"]
 PEERS = {
     "node": "node",
     "node-again": "node",
@@ -56,54 +80,76 @@ PEERS = {
     "adbc": "adbc",
     "dlt": "dlt",
 }
-NAMES = ["floor", "limit", *OURS, *PEERS]
+FLOORS = ["floor", "limit"]
+NAMES = [*FLOORS, *OURS, *PEERS]
 
 
-def load(index: Path, concurrency: int, batch_size: int) -> list[Command]:
+def load(program: Program, index: Path, concurrency: int, batch_size: int) -> list[Command]:
     """This program, as a user runs it, its verification included."""
     flags = ["--concurrency", str(concurrency), "--batch-size", str(batch_size), "--json"]
-    return [[sys.executable, "-m", "seed_registry", "load", index, *flags]]
+    return [program.command("load", index, *flags)]
 
 
-def ways(indexes: Indexes, concurrency: int, batch_size: int) -> list[Way]:
-    """All of them, in the order in which they take turns."""
+def ours(program: Program, indexes: Indexes, concurrency: int, batch_size: int) -> list[Way]:
+    """The ways of this program, of this checkout or of another commit."""
+    label = program.label
 
-    def ours(index: Path) -> list[Command]:
-        return load(index, concurrency, batch_size)
+    def way(name: str, title: str, index: Index, outcome: str, after: str = "") -> Way:
+        return Way(
+            f"{label}/{name}" if label else name,
+            f"{label}, {title}" if label else f"**{title}**",
+            index,
+            load(program, index.path, concurrency, batch_size),
+            program=program,
+            after=f"{label}/{after}" if label and after else after,
+            outcome=outcome,
+        )
 
-    def peer(name: str, index: Path = indexes.lines) -> list[Command]:
-        return [peering.command(name, index)]
+    again = f"again, {indexes.changed.changed:g} % changed"
+    return [
+        way("first", "first load", indexes.lines, "inserted"),
+        way("unchanged", "the same index again", indexes.lines, "unchanged", after="first"),
+        way("changed", again, indexes.changed, "updated", after="first"),
+        # Its raw has no "type", so the rows are others.
+        way("document", "first load, document", indexes.document, "inserted"),
+        way("document-unchanged", "the same document again", indexes.document, "unchanged", after="document"),
+        way("document-changed", f"document {again}", indexes.changed_document, "updated", after="document"),
+    ]
+
+
+def floors(rows: Rows, index: Index, sessions: int) -> list[Way]:
+    """What Postgres takes for the rows of an index."""
+    return [
+        Way("floor", f"psql floor, {sessions} sessions", index, rows.floor, only_assets=True),
+        Way("limit", f"psql limit, {sessions} sessions", index, rows.limit, only_assets=True),
+    ]
+
+
+def peers(indexes: Indexes) -> list[Way]:
+    """Other programs."""
+
+    def way(name: str, title: str, index: Index = indexes.lines, **how: Any) -> Way:
+        return Way(name, title, index, [peering.command(PEERS[name], index.path)], **how)
 
     node = f"Node ({peering.version('node')}), batches of 500, 4 connections"
+    psycopg = f"psycopg {peering.version('psycopg')}: COPY and upsert, batches of 2,000, 1 connection"
     return [
-        Way("floor", f"psql floor, {concurrency} sessions", indexes.rows.floor, only_assets=True),
-        Way("limit", f"psql limit, {concurrency} sessions", indexes.rows.limit, only_assets=True),
-        Way("first", "**first load**", ours(indexes.lines), outcome="inserted"),
-        Way("unchanged", "**the same index again**", ours(indexes.lines), after="first", outcome="unchanged"),
-        Way(
-            "changed",
-            "**again, 1 % changed**",
-            ours(indexes.changed),
-            after="first",
-            outcome="updated",
-            same_rows=False,
-        ),
-        # Its raw has no "type", so the rows are others.
-        Way("document", "**first load, document**", ours(indexes.document), outcome="inserted", same_rows=False),
-        Way("node", node, peer("node")),
-        Way("node-again", "Node, the same index again", peer("node"), after="node"),
-        Way("node-document", "Node, document", peer("node", indexes.document), same_rows=False, once=True),
-        Way(
-            "psycopg",
-            f"psycopg {peering.version('psycopg')}: COPY and upsert, batches of 2,000, 1 connection",
-            peer("psycopg"),
-        ),
-        Way("adbc", f"ADBC {peering.version('adbc')}: ingest, then one upsert, 1 connection", peer("adbc")),
-        Way(
+        way("node", node),
+        way("node-again", "Node, the same index again", after="node"),
+        way("node-document", "Node, document", index=indexes.document, once=True),
+        way("psycopg", psycopg),
+        way("adbc", f"ADBC {peering.version('adbc')}: ingest, then one upsert, 1 connection"),
+        way(
             "dlt",
             f"dlt {peering.version('dlt')}: merge, strategy upsert, tables of its own",
-            peer("dlt"),
             once=True,
             table="dlt_registry.assets",
         ),
     ]
+
+
+def chosen(possible: Sequence[Way], names: Sequence[str]) -> list[Way]:
+    """The ways of these names, of all commits, and those that they follow on."""
+    named = [way for way in possible if way.name.rpartition("/")[2] in names]
+    starts = {way.after for way in named}
+    return [way for way in possible if way in named or way.name in starts]

@@ -191,7 +191,7 @@ class Server(Struct, frozen=True):
             (self.data / "postmaster.pid").unlink(missing_ok=True)
             (socket_directory / f"{_SOCKET}.lock").unlink(missing_ok=True)
         # On the command line, where nothing in the data directory can override them.
-        settings = _settings(self.home, socket_directory, durable=durable)
+        settings = server_settings(self.home, socket_directory, durable=durable)
         options = " ".join(f"-c {name}={value}" for name, value in settings.items())
         # pg_ctl hands this to a shell, so no path of the user's is in it. The lock's copy lives as long as the server.
         started = self.pg("pg_ctl", "start", "-D", ".", "-l", "../log", "-W", "-o", options, cwd=self.data, fds=(lock,))
@@ -314,7 +314,8 @@ def url_of(socket_directory: Path) -> str:
     return f"postgresql://registry@/registry?host={host}&port=5432&sslmode=disable"
 
 
-def _settings(home: Path, socket_directory: Path, *, durable: bool) -> dict[str, str]:
+def server_settings(home: Path, socket_directory: Path, *, durable: bool) -> dict[str, str]:
+    """Settings of Postgres for a server whose data lie in `home`; without `durable` a crash may lose everything."""
     shared_buffers = min(max(_memory_bytes() // 8, 128 << 20), 4 << 30)
     max_wal_size = max(min(shutil.disk_usage(home).free // 4, 4 << 30), 64 << 20)
     settings = {
