@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from conftest import Cli
 from seed_registry import DatabaseUrl, MaxRejects, Report, Settings, ingest, spooling
 from seed_registry.bench.workloads import Workload, generate
-from seed_registry.cli.planned import detailed_exit_code, print_result
+from seed_registry.cli.results import detailed_exit_code, print_result
 from seed_registry.errors import DatabaseUnavailable, IndexesFailed
 from seed_registry.plan import Change, Misdeclared, Plan, RejectExample
 from seed_registry.registry.estimating import estimate

@@ -5,27 +5,31 @@ The public door is `ingest`, or `ingest_sync` where there is no event loop; see 
 
 from __future__ import annotations
 
-from seed_registry.errors import (
-    DatabaseRefused,
-    DatabaseUnavailable,
-    EmbeddedServerFailed,
-    IndexBroken,
-    IndexesFailed,
-    IndexNotUnderstood,
-    IndexUnreadable,
-    SchemaMismatch,
-    SchemaMissing,
-    SeedRegistryError,
-    SettingsInvalid,
-    StorageFailed,
-    TooManyRejects,
-    VerificationFailed,
-)
-from seed_registry.ingesting import ingest, ingest_sync
-from seed_registry.records import Asset, Source
-from seed_registry.registry.merging import upsert_assets, upsert_sources
-from seed_registry.report import Progress, Report
-from seed_registry.settings import DatabaseUrl, MaxRejects, Settings
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seed_registry.errors import (
+        DatabaseRefused,
+        DatabaseUnavailable,
+        EmbeddedServerFailed,
+        IndexBroken,
+        IndexesFailed,
+        IndexNotUnderstood,
+        IndexUnreadable,
+        SchemaMismatch,
+        SchemaMissing,
+        SeedRegistryError,
+        SettingsInvalid,
+        StorageFailed,
+        TooManyRejects,
+        VerificationFailed,
+    )
+    from seed_registry.ingesting import ingest, ingest_sync
+    from seed_registry.records import Asset, Source
+    from seed_registry.registry.merging import upsert_assets, upsert_sources
+    from seed_registry.report import Progress, Report
+    from seed_registry.settings import DatabaseUrl, MaxRejects, Settings
 
 __all__ = [
     "Asset",
@@ -55,3 +59,21 @@ __all__ = [
     "upsert_sources",
 ]
 __version__ = "0.1.0"
+
+# The modules that define these names, those that import least first.
+_HOMES = ("errors", "settings", "records", "report", "registry.merging", "ingesting")
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is asked for: the command line asks for few, and `--version` for none."""
+    if name in __all__:
+        for home in _HOMES:
+            module = import_module(f"{__name__}.{home}")
+            if hasattr(module, name):
+                value = globals()[name] = getattr(module, name)
+                return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

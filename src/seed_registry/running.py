@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 
@@ -16,7 +15,7 @@ import msgspec
 import xxhash
 from msgspec.structs import replace
 
-from seed_registry import pipeline
+from seed_registry import __version__, pipeline
 from seed_registry.access import Registry
 from seed_registry.accounting import Account
 from seed_registry.concluding import facts_of, judged, outcome_of
@@ -186,7 +185,7 @@ class Run:
         settings = self.settings
         asked = (
             settings.schema, settings.dialect, settings.domain, settings.language, settings.provider,
-            settings.records_at, settings.derive_sources, settings.max_record_bytes, salt, version("seed-registry"),
+            settings.records_at, settings.derive_sources, settings.max_record_bytes, salt, __version__,
             *self.held, *([self.id] if "-" in self._indexes else []),
         )  # fmt: skip
         return xxhash.xxh3_128_hexdigest(msgspec.json.encode(asked))

@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
-import msgspec
-import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
-from seed_registry.cli.console import print_rows, print_warning
+from seed_registry.cli.conversion import convert_plainly
 from seed_registry.cli.headers import TABLE as HEADERS
-from seed_registry.cli.headers import by_line, covered, of_file, secrets_of
+from seed_registry.cli.headers import by_line, of_file, secrets_of
+from seed_registry.cli.messages import print_warning
 from seed_registry.cli.options import (
     CommandPath,
     Options,
@@ -35,7 +32,7 @@ from seed_registry.cli.options import (
     type_of,
     variable,
 )
-from seed_registry.cli.settings_file import NAME, TABLE, ConfigurationFile, find, one_line
+from seed_registry.cli.settings_file import ConfigurationFile, find, one_line
 from seed_registry.errors import SettingsInvalid
 from seed_registry.escaping import printable
 from seed_registry.settings import DatabaseUrl
@@ -62,6 +59,7 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Complete the arguments from the file; what is wrong there, or in a variable, is told by its name."""
+        convert_plainly(self.get_params(ctx))
         own = args[: args.index("--")] if "--" in args else args
         if "--help-all" in own:
             self._tell(ctx, everything=True)
@@ -81,11 +79,10 @@ class Command(TyperCommand):
                 raise SettingsInvalid(f"{origin}: {one_line(usage).removeprefix('Value error, ')}") from exc
             raise
         if "header" in ctx.params:
-            file, _ = ctx.meta.get(__name__, (None, {}))
-            of_origins = [text for table in of_file(file).values() for text in table]
+            of_origins = [text for table in of_file(file_of(ctx)).values() for text in table]
             ctx.params["header"] = [*of_origins, *(ctx.params["header"] or [])]
         if not (ctx.resilient_parsing or ctx.params.get("quiet") or path_of(ctx)[:1] == ("config",)):
-            for name in _unknown_variables(ctx.find_root().command):  # `config show` tells them itself
+            for name in unknown_variables(ctx):  # `config show` tells them itself
                 print_warning(f"{printable(name, 80)} is set, but is no setting of any command")
         return rest
 
@@ -109,17 +106,6 @@ class Command(TyperCommand):
         print_help(self, ctx, everything=everything)
 
 
-class Group(TyperGroup):
-    """Several commands, told on one screen."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help as one screen."""
-        from seed_registry.cli.help import print_help  # noqa: PLC0415  # a load does without it
-
-        del formatter
-        print_help(self, ctx, everything=False)
-
-
 class Setting(NamedTuple):
     """A value, where it was set, and in which of the file's tables."""
 
@@ -127,14 +113,10 @@ class Setting(NamedTuple):
     origin: str
 
 
-def configured(app: typer.Typer) -> None:
-    """Make every command of the app one that is configured."""
-    for registered in app.registered_commands:
-        registered.cls = Command
-    for group in app.registered_groups:
-        group.cls = Group
-        assert group.typer_instance is not None
-        configured(group.typer_instance)
+def file_of(ctx: Any) -> ConfigurationFile | None:
+    """The file of settings that the command of a context has read."""
+    file: ConfigurationFile | None = ctx.meta.get(__name__, (None, {}))[0]
+    return file
 
 
 def settings_of(file: ConfigurationFile | None, path: CommandPath, command: Any) -> dict[str, Setting]:
@@ -152,6 +134,16 @@ def settings_of(file: ConfigurationFile | None, path: CommandPath, command: Any)
             if key in options and not isinstance(value, Mapping) and (place or is_shared(path[0], key)):
                 settings[key] = Setting(_value(options[key], value), f"{file.at(place)} {key}")
     return settings
+
+
+def unknown_variables(ctx: Any) -> list[str]:
+    """The variables of the environment that look like a setting, but are none of any command."""
+    unknown = {name for name in os.environ if name.startswith("SEED_REGISTRY_")}
+    unknown -= {"SEED_REGISTRY_HOME", "SEED_REGISTRY_CONFIG"} | _variables(path_of(ctx), ctx.command)
+    if unknown:  # most commands are run without any, and need not import the others
+        for path, command in commands_of(ctx.find_root().command):
+            unknown -= _variables(path, command)
+    return sorted(unknown)
 
 
 def check(file: ConfigurationFile, root: Any) -> None:
@@ -300,6 +292,10 @@ def _blamed(ctx: Any, command: Any, message: str) -> str | None:
     return None
 
 
+def _variables(path: CommandPath, command: Any) -> set[str]:
+    return {variable(path[-1], key) for key in options_of(command)}
+
+
 def _texts(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in table.items():
         if isinstance(value, Mapping):
@@ -310,108 +306,3 @@ def _texts(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _hides_something(url: str) -> bool:
     return str(DatabaseUrl(url)) != url
-
-
-# The command
-
-app = typer.Typer(help="The settings: where each value comes from.", no_args_is_help=True)
-
-
-class _Shown(msgspec.Struct):
-    """A setting as `--json` prints it; `origin` is default, environment or file, `place` names it."""
-
-    option: str
-    value: Any
-    origin: str
-    place: str | None
-    variable: str
-
-
-@app.callback()
-def _config() -> None:
-    """Keep `show` a command of its own."""
-
-
-@app.command()
-def show(
-    context: typer.Context,
-    command: Annotated[
-        list[str] | None, typer.Argument(metavar="[COMMAND]...", help="Whose settings [default: load]")
-    ] = None,
-    *,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-) -> None:
-    """Show the settings of a command, and where each value comes from."""
-    root: Any = context.find_root()
-    path = tuple(command or ["load"])
-    target = dict(commands_of(root.command)).get(path)
-    if target is None:
-        raise SettingsInvalid(f"there is no command {' '.join(path)}; `seed-registry --help` lists them")
-    file: ConfigurationFile | None = context.meta[__name__][0]
-    shown = list(_shown(context, file, path, target))
-    unknown = _unknown_variables(root.command)
-    if as_json:
-        found = {"file": str(file.path) if file else None, "command": " ".join(path), "settings": shown}
-        sys.stdout.buffer.write(msgspec.json.encode({**found, "unknown_variables": unknown}) + b"\n")
-        sys.stdout.buffer.flush()
-        return
-    nothing = f"none found ({NAME}, or pyproject.toml with [{TABLE}])"
-    typer.echo(f"file: {printable(file.path, 500) if file else nothing}")
-    for name in unknown:
-        typer.echo(f"{printable(name, 80)} is set, but is no setting of any command")
-    rows = sorted(shown, key=lambda one: one.origin == "default")
-    header = ("option", "value", "from")
-    print_rows(
-        f"the settings of {' '.join(path)}", header, [(one.option, _told(one.value), _from(one)) for one in rows]
-    )
-
-
-def _shown(context: Any, file: ConfigurationFile | None, path: CommandPath, target: Any) -> Iterator[_Shown]:
-    settings = settings_of(file, path, target)
-    for key, option in options_of(target).items():
-        name = variable(path[-1], key)
-        from_file = {option.name: settings[key].value} if key in settings else {}
-        ctx = type(context)(target, info_name=path[-1], parent=context.parent, default_map=from_file)
-        value, source = option.consume_value(ctx, {})
-        if source.name == "ENVIRONMENT":
-            where = next(name for name in listed(option.envvar) if os.environ.get(name))
-            yield _Shown(key, _open(key, value), "environment", where, name)
-        elif key in settings:
-            yield _Shown(key, _open(key, value), "file", settings[key].origin.removesuffix(f" {key}"), name)
-        else:
-            default = option.default if isinstance(option.default, bool | int | float | str) else None
-            yield _Shown(key, _open(key, default), "default", None, name)
-    if file is not None and "header" in options_of(target):
-        for origin, texts in of_file(file).items():
-            place = (HEADERS, f'"{origin}"')
-            yield _Shown(".".join(place), [covered(text) for text in texts], "file", file.at(place), "")
-
-
-def _open(key: str, value: Any) -> Any:
-    """A value without the secrets of a URL, or of a header."""
-    if key == "header":
-        return [covered(text) for text in value or ()] or None
-    if isinstance(value, str) and (key == "database-url" or "://" in value):
-        return str(DatabaseUrl(value))
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _told(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _from(shown: _Shown) -> str:
-    return {"default": "default", "environment": shown.place, "file": Path(shown.place or "").name}[shown.origin] or ""
-
-
-def _unknown_variables(root: Any) -> list[str]:
-    unknown = {name for name in os.environ if name.startswith("SEED_REGISTRY_")}
-    unknown -= {"SEED_REGISTRY_HOME", "SEED_REGISTRY_CONFIG"}
-    if unknown:  # most commands are run without any
-        for path, command in commands_of(root):
-            unknown -= {variable(path[-1], key) for key in options_of(command)}
-    return sorted(unknown)

@@ -143,19 +143,6 @@ def unbroken() -> Console:
     return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else _UNBROKEN_COLUMNS)
 
 
-def print_error(message: str) -> None:
-    """One failure on stderr."""
-    console = Console(stderr=True, highlight=False)
-    for number, line in enumerate(message.splitlines()):
-        text = Text(printable(line, 2_000))
-        console.print(Text("error: ", "red bold") + text if number == 0 else Text("       ") + text, soft_wrap=True)
-
-
-def print_warning(message: str) -> None:
-    """One warning on stderr."""
-    Console(stderr=True, highlight=False).print(Text("warning: ", "yellow") + printable(message, 2_000), soft_wrap=True)
-
-
 def _counts_table(report: Report) -> Table:
     names = ["read", "inserted", "updated", "unchanged", "duplicate", "rejected"]
     names += [name for name in ("missing_source", "resumed", "older", "not_written") if getattr(report.assets, name)]

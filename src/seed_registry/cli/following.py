@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final, Protocol, TextIO
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 from seed_registry.cli.audience import Audience
-from seed_registry.cli.console import print_warning
-from seed_registry.cli.live import LiveProgress
-from seed_registry.cli.logs import LogProgress, logger
+from seed_registry.cli.messages import print_warning
 from seed_registry.cli.options import LogFormat
 from seed_registry.errors import SeedRegistryError, StorageFailed
 from seed_registry.escaping import printable
 from seed_registry.report import Progress
+
+if TYPE_CHECKING:
+    from seed_registry.cli.live import LiveProgress
 
 # https://opentelemetry.io/docs/specs/otel/protocol/exporter/
 _COLLECTORS: Final = (
@@ -54,10 +53,10 @@ def followed(
         members: list[Progress] = []
         if log_file is not None:
             file = stack.enter_context(_appended(log_file))
-            members.append(LogProgress(logger(file, as_json=True, verbose=verbose)))
+            members.append(_logged(file, as_json=True, verbose=verbose))
         if not quiet:
-            live = LiveProgress(Console(stderr=True, highlight=False), verbose=verbose)
-            members.append(stack.enter_context(told_on_stderr(log_format, live, verbose=verbose)))
+            told = told_on_stderr(log_format, lambda: _live(verbose=verbose), verbose=verbose)
+            members.append(stack.enter_context(told))
         followers = list(_followers(metrics_file, html))
         audience = Audience([*members, *followers])
         exit_code, error = 1, None
@@ -94,16 +93,30 @@ def _followers(metrics_file: str | None, html: Path | None) -> Iterator[Follower
 
 
 @contextmanager
-def told_on_stderr(log_format: LogFormat, live: LiveProgress, *, verbose: bool) -> Iterator[Progress]:
-    """The live display on a terminal, JSON lines elsewhere, plain lines where they are asked for."""
+def told_on_stderr(log_format: LogFormat, live: Callable[[], LiveProgress], *, verbose: bool) -> Iterator[Progress]:
+    """The display that `live` makes on a terminal, JSON lines elsewhere, plain lines where they are asked for."""
     is_terminal = sys.stderr.isatty()
     if log_format is LogFormat.json or (log_format is LogFormat.auto and not is_terminal):
-        yield LogProgress(logger(sys.stderr, as_json=True, verbose=verbose))
+        yield _logged(sys.stderr, as_json=True, verbose=verbose)
     elif is_terminal and os.environ.get("TERM") != "dumb":
-        with live.shown():
-            yield live
+        with live().shown() as display:
+            yield display
     else:
-        yield LogProgress(logger(sys.stderr, as_json=False, verbose=verbose), without=_TOLD_BY_THE_RESULT)
+        yield _logged(sys.stderr, as_json=False, verbose=verbose, without=_TOLD_BY_THE_RESULT)
+
+
+def _live(*, verbose: bool) -> LiveProgress:
+    from rich.console import Console  # noqa: PLC0415  # only a terminal is drawn on
+
+    from seed_registry.cli.live import LiveProgress  # noqa: PLC0415  # see above
+
+    return LiveProgress(Console(stderr=True, highlight=False), verbose=verbose)
+
+
+def _logged(file: TextIO, *, as_json: bool, verbose: bool, without: Collection[str] = ()) -> Progress:
+    from seed_registry.cli.logs import LogProgress, logger  # noqa: PLC0415  # structlog: a quiet load has no log
+
+    return LogProgress(logger(file, as_json=as_json, verbose=verbose), without=without)
 
 
 def _appended(path: str) -> TextIO:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import anyio
+import stamina
 
 from seed_registry.errors import Interrupted
 
@@ -25,6 +26,7 @@ def run_interruptibly(work: Callable[[], Awaitable[Result]], left: str | None = 
     Raises:
         Interrupted: a signal stopped it.
     """
+    stamina.instrumentation.set_on_retry_hooks([])  # its own would print every retry on stdout
     return anyio.run(_interruptible, work, left, backend_options={"use_uvloop": _has_uvloop()})
 
 

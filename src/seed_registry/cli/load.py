@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from seed_registry.cli.collection import rare_collection
 from seed_registry.cli.following import followed
 from seed_registry.cli.headers import headers_of
 from seed_registry.cli.interrupting import run_interruptibly
@@ -46,7 +47,7 @@ from seed_registry.cli.options import (
     dialect_of,
     pooler_of,
 )
-from seed_registry.cli.planned import detailed_exit_code, print_result
+from seed_registry.cli.results import detailed_exit_code, print_result
 from seed_registry.errors import IndexesFailed, TooManyRejects, VerificationFailed
 from seed_registry.escaping import printable
 from seed_registry.index.finding import read_list
@@ -151,7 +152,7 @@ def load(  # a flag each
         verbose=verbose,
     )
     try:
-        with following as audience:
+        with following as audience, rare_collection():
             report = run_interruptibly(lambda: ingest(named, settings, audience))
     except (VerificationFailed, IndexesFailed, TooManyRejects) as exc:
         if exc.report is not None:

@@ -6,45 +6,22 @@ import os
 import sys
 from typing import Annotated, NoReturn
 
-import stamina
 import typer
 
 from seed_registry import __version__
-from seed_registry.cli import configuration, db, rejects, schema
-from seed_registry.cli.bench import bench
-from seed_registry.cli.console import print_error, print_warning
-from seed_registry.cli.digest import show_digest
-from seed_registry.cli.doctor import doctor
-from seed_registry.cli.explain import explain
-from seed_registry.cli.load import load, plan
-from seed_registry.cli.runs import show_runs
-from seed_registry.cli.sample import sample
+from seed_registry.cli.commands import LazyGroup
+from seed_registry.cli.messages import print_error, print_warning
 from seed_registry.cli.secrecy import cover_secrets
-from seed_registry.cli.verify import verify
 from seed_registry.errors import SeedRegistryError
 from seed_registry.escaping import printable
 
 app = typer.Typer(
     help="Load open-data portal indexes into a Postgres registry.",
-    cls=configuration.Group,
+    cls=LazyGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # its tracebacks show local variables, passwords too
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(load)
-app.command()(plan)
-app.command()(verify)
-app.command("digest")(show_digest)
-app.command()(explain)
-app.command("runs")(show_runs)
-app.command()(doctor)
-app.add_typer(rejects.app, name="rejects")
-app.add_typer(schema.app, name="schema")
-app.add_typer(db.app, name="db")
-app.command()(bench)
-app.command()(sample)
-app.add_typer(configuration.app, name="config")
-configuration.configured(app)  # after the last command
 
 
 def _print_version(wanted: bool) -> None:
@@ -72,7 +49,6 @@ def main() -> NoReturn:
     for warning in list(cover_secrets(sys.argv[1:])):
         if {"-q", "--quiet"}.isdisjoint(sys.argv[1:]):
             print_warning(warning)
-    stamina.instrumentation.set_on_retry_hooks([])  # its own would print every retry on stdout
     try:
         code = app(standalone_mode=False)
     except SeedRegistryError as exc:

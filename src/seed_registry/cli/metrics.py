@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import write_to_textfile
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from seed_registry.cli.console import print_warning
+from seed_registry.cli.messages import print_warning
 from seed_registry.errors import StorageFailed
 from seed_registry.escaping import printable
 from seed_registry.report import AssetCounts, Counts, Tally

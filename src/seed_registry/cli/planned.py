@@ -1,28 +1,24 @@
-"""Planned: the plan of a load, drawn for people, and what it means for an exit code."""
+"""Planned: the plan of a load, drawn for people."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-import msgspec
 from msgspec import Struct
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from seed_registry.cli.console import counted, gaps, left_out, print_report, print_shortfall
+from seed_registry.cli.console import counted, gaps, left_out, print_shortfall
 from seed_registry.escaping import printable
 from seed_registry.plan import Change, Estimate, Plan, RejectExample, TablePlan
 from seed_registry.report import Report, Tally
 from seed_registry.shortfall import empty_handed
 
-# What `--detailed-exitcode` answers besides 0, as terraform and others do.
-CHANGES_EXIT_CODE: Final = 2
 # A file has no edge, but whoever opens it has one.
 _FILE_COLUMNS: Final = 120
 # Keys are short; one that is not may not push the others out.
@@ -30,23 +26,7 @@ _KEY_CHARACTERS: Final = 60
 _MINUTE, _HOUR = 60, 3600
 
 
-def detailed_exit_code(report: Report) -> int:
-    """0 if a load would write nothing, 2 if it would."""
-    return CHANGES_EXIT_CODE if report.plan is not None and report.plan.has_changes else 0
-
-
-def print_result(report: Report, tally: Tally, *, as_json: bool, is_whole: bool = True) -> None:
-    """The report on stdout, that of a dry run as its plan; JSON is in ASCII, for keys may do things to a terminal."""
-    if as_json:
-        sys.stdout.buffer.write(json.dumps(msgspec.to_builtins(report), separators=(",", ":")).encode() + b"\n")
-        sys.stdout.buffer.flush()
-    elif report.plan is not None:
-        _print_plan(report, report.plan, tally)
-    else:
-        print_report(report, tally, is_whole=is_whole)
-
-
-def _print_plan(report: Report, plan: Plan, tally: Tally) -> None:
+def print_plan(report: Report, plan: Plan, tally: Tally) -> None:
     """What would become of each table, and what that would take."""
     console = Console(
         file=sys.stdout,

@@ -15,6 +15,7 @@ from msgspec import Struct, field
 from rich.table import Table
 from rich.text import Text
 
+from seed_registry.cli.collection import rare_collection
 from seed_registry.cli.console import unbroken
 from seed_registry.cli.following import followed
 from seed_registry.cli.interrupting import run_interruptibly
@@ -46,7 +47,7 @@ from seed_registry.cli.options import (
     dialect_of,
     pooler_of,
 )
-from seed_registry.cli.planned import print_result
+from seed_registry.cli.results import print_result
 from seed_registry.errors import IndexNotUnderstood, SettingsInvalid, TooManyRejects, VerificationFailed
 from seed_registry.escaping import printable
 from seed_registry.index.decoding import REASONS
@@ -175,7 +176,8 @@ def replay_file(  # a flag each
         verify=verify,
     )
     try:
-        with followed(log_format, log_file=log_file, quiet=quiet, verbose=verbose) as audience:
+        following = followed(log_format, log_file=log_file, quiet=quiet, verbose=verbose)
+        with following as audience, rare_collection():
             report = run_interruptibly(lambda: replay(file, settings, audience))
     except (VerificationFailed, TooManyRejects) as exc:
         if exc.report is not None:

@@ -9,7 +9,8 @@ from typing import Final
 
 from seed_registry import __version__
 from seed_registry.bench.markup import document, html_text, swatch
-from seed_registry.cli.console import gaps, print_warning
+from seed_registry.cli.console import gaps
+from seed_registry.cli.messages import print_warning
 from seed_registry.cli.pages import see_that_it_can_be_written, write_page
 from seed_registry.cli.recording import Recorder, Recording
 from seed_registry.cli.report_charts import duration, percent, share_bar

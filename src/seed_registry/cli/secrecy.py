@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -74,6 +73,8 @@ def _may_be_secret(header: str) -> bool:
 
 def _overwrite(secrets: Sequence[str]) -> None:
     """Write over the secrets where the kernel reads the arguments from, with as many asterisks."""
+    import ctypes  # noqa: PLC0415  # few calls hold a secret
+
     try:
         fields = Path("/proc/self/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
         start, end = int(fields[_ARG_START]), int(fields[_ARG_END])

@@ -14,11 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from seed_registry.auditing import MOST_LISTED, AuditReport, SourceAudit, audit
-from seed_registry.cli.console import counted, notes, print_error, unbroken
+from seed_registry.cli.console import counted, notes, unbroken
 from seed_registry.cli.following import told_on_stderr
 from seed_registry.cli.headers import headers_of
 from seed_registry.cli.interrupting import run_interruptibly
 from seed_registry.cli.live import NARROW, LiveProgress
+from seed_registry.cli.messages import print_error
 from seed_registry.cli.options import (
     DEFAULT_INDEX,
     DEFAULTS,
@@ -112,7 +113,10 @@ def verify(
         max_sources=max_sources,
     )
     named = [*(indexes or []), *(read_list(indexes_from) if indexes_from else [])] or [index]
-    live = _Live(Console(stderr=True, highlight=False), verbose=verbose, indexes=len(named))
+
+    def live() -> LiveProgress:
+        return _Live(Console(stderr=True, highlight=False), verbose=verbose, indexes=len(named))
+
     with nullcontext(Silent()) if quiet else told_on_stderr(log_format, live, verbose=verbose) as progress:
         report = run_interruptibly(lambda: audit(named, settings, progress), "nothing was written")
     if as_json:

