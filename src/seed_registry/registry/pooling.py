@@ -36,6 +36,8 @@ _SESSION: Final = {
     "synchronous_commit": "off",
     # a batch is sorted
     "work_mem": "32MB",
+    # of all columns without a method of their own; where the server has lz4 and nobody chose, see `_SET`
+    "default_toast_compression": "lz4",  # from Postgres 14 on
 }
 # Before anything else the path on which functions and operators are found, for this one message only.
 _SET: Final = """
@@ -43,7 +45,12 @@ select pg_catalog.set_config('search_path', '{search_path}', true);
 select pg_catalog.set_config(wanted.name, wanted.value, {is_local})
 from (values {values}) as wanted (name, value)
 join pg_catalog.pg_settings as known on known.name = wanted.name
-{where}
+where (
+  known.name <> 'default_toast_compression'
+  -- Somebody may have standbys that were built without lz4, and have said so: pglz is left, wherever it was set.
+  or (known.source = 'default' and 'lz4' = any(known.enumvals))
+)
+{only_if}
 """
 
 
@@ -57,8 +64,8 @@ async def set_up(
     A pooler hands out process ids of its own making: they differ from what the server says of itself.
     """
     wanted = _SESSION | own
-    where = f"where pg_catalog.pg_backend_pid() = {connection.get_server_pid()}" if unless_pooled else ""
-    done: str = await connection.execute(_setting(wanted, is_local=False, where=where), timeout=seconds)
+    only_if = f"and pg_catalog.pg_backend_pid() = {connection.get_server_pid()}" if unless_pooled else ""
+    done: str = await connection.execute(_setting(wanted, is_local=False, only_if=only_if), timeout=seconds)
     return done != "SELECT 0"
 
 
@@ -136,7 +143,7 @@ class _Transaction(Transaction):  # type: ignore[misc]  # asyncpg has no types
             raise
 
 
-def _setting(wanted: Mapping[str, str], *, is_local: bool, where: str = "") -> str:
+def _setting(wanted: Mapping[str, str], *, is_local: bool, only_if: str = "") -> str:
     values = ", ".join(f"('{name}', '{value}')" for name, value in wanted.items())
     local = "true" if is_local else "false"
-    return _SET.format(search_path=_SEARCH_PATH, values=values, is_local=local, where=where)
+    return _SET.format(search_path=_SEARCH_PATH, values=values, is_local=local, only_if=only_if)
