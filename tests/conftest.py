@@ -110,6 +110,40 @@ def server(request: pytest.FixtureRequest, place: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def server_with_lz4(server: str, place: Path) -> Iterator[str]:
+    """A superuser's URL on a Postgres that was built with lz4: the tests' own, or else the distribution's."""
+    if _has_lz4(server):
+        yield server
+    else:
+        with _debian(place / "lz4") as url:
+            yield url
+
+
+@pytest.fixture(scope="session")
+def server_without_lz4(server: str, place: Path) -> Iterator[str]:
+    """A superuser's URL on a Postgres that was built without lz4: the tests' own, or else the embedded one."""
+    if not _has_lz4(server):
+        yield server
+    else:
+        with embedded.running(place / "pglz", durable=False) as url:
+            yield url
+
+
+@pytest.fixture
+def lz4_url(server_with_lz4: str) -> Iterator[DatabaseUrl]:
+    """A database of the test's own, without any table, on a server with lz4."""
+    with _clone(server_with_lz4, "template0") as url:
+        yield url
+
+
+@pytest.fixture
+def pglz_url(server_without_lz4: str) -> Iterator[DatabaseUrl]:
+    """A database of the test's own, without any table, on a server without lz4."""
+    with _clone(server_without_lz4, "template0") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
 def template(server: str) -> str:
     """The name of a database that has the registry's tables."""
 
@@ -289,6 +323,11 @@ def _execute(server: str, statement: str) -> None:
         await connection.close()
 
     asyncio.run(run())
+
+
+def _has_lz4(server: str) -> bool:
+    query = "select 'lz4' = any(enumvals) from pg_settings where name = 'default_toast_compression'"
+    return bool(_fetch(server, query))
 
 
 def _fetch(server: str, query: str) -> Any:

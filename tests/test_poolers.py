@@ -37,7 +37,7 @@ pytestmark = [
     pytest.mark.skipif(PGBOUNCER is None, reason="there is no pgbouncer"),
 ]
 
-# Starts a PgBouncer before the test's database, with these settings; the URL through it.
+# Starts a PgBouncer before the test's database, or another, with these settings; the URL through it.
 Pooler = Callable[..., DatabaseUrl]
 
 
@@ -60,10 +60,10 @@ def pooler(database_url: DatabaseUrl, place: Path) -> Iterator[Pooler]:
     """PgBouncers of the test's own, stopped afterwards."""
     running = []
 
-    def start(mode: str = "transaction", **settings: object) -> DatabaseUrl:
+    def start(mode: str = "transaction", before: DatabaseUrl = database_url, **settings: object) -> DatabaseUrl:
         directory = Path(tempfile.mkdtemp(dir=place))
         options = {"pool_mode": mode, "listen_addr": "", "listen_port": 6432, **settings}
-        url, account = configured(directory, database_url, options)
+        url, account = configured(directory, before, options)
         assert PGBOUNCER is not None
         process = subprocess.Popen([PGBOUNCER, directory / "ini"], stderr=subprocess.DEVNULL, **account)
         running.append(process)
@@ -178,6 +178,22 @@ async def test_nothing_is_left_to_the_next_client_of_the_server(
         assert await stranger.fetchval("select count(*) from pg_locks where locktype = 'advisory'") == 0
     finally:
         await stranger.close()
+
+
+async def test_lz4_is_for_transactions_of_ours_only(pooler: Pooler, lz4_url: DatabaseUrl) -> None:
+    url = pooler(before=lz4_url, default_pool_size=1)
+    async with session(url) as connection:
+        assert is_pooled(connection)
+        assert await connection.fetchval("show default_toast_compression") == "lz4"
+    stranger = await asyncpg.connect(url.reveal, statement_cache_size=0)
+    try:
+        assert await stranger.fetchval("show default_toast_compression") == "pglz"
+        name = await stranger.fetchval("select current_database()")
+        await stranger.execute(f"alter database {name} set default_toast_compression = 'pglz'")
+    finally:
+        await stranger.close()
+    async with session(pooler(before=lz4_url, listen_port=6433)) as connection:
+        assert await connection.fetchval("show default_toast_compression") == "pglz", "somebody has set it"
 
 
 async def test_a_pooler_that_keeps_sessions_is_used_like_a_server_when_told(pooler: Pooler, index: str) -> None:

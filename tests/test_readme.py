@@ -193,5 +193,5 @@ async def _run_statements(url: DatabaseUrl, statements: list[str]) -> None:
 def test_the_statements_of_the_operations_page_run(database_url: DatabaseUrl) -> None:
     page = (ROOT / "docs/operations.md").read_text("utf-8")
     statements = re.findall(r"^```sql\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    assert len(statements) == 2
+    assert len(statements) == 3
     asyncio.run(_run_statements(database_url, statements))

@@ -595,6 +595,11 @@ ELSEWHERE = {
     "test_doctor.py::test_few_sessions_left_are_warned_of": ["load with --concurrency {}"],
     "test_doctor.py::test_what_slows_or_endangers_a_table_is_warned_of": ["create index on {} ({});"],
     "test_doctor.py::test_schemas_of_benchmarks_are_leftovers": ["drop schema {} cascade;"],
+    "test_compression.py::test_schema_apply_names_what_a_server_without_lz4_can_do_instead": [
+        "take --compression none (more disk, less CPU) or --compression pglz",
+    ],
+    "test_compression.py::test_doctor_knows_the_statement_that_turns_pglz_into_lz4": ["set compression {};"],
+    "test_compression.py::test_doctor_knows_the_statement_that_leaves_pglz_out": ["set storage external;"],
     "test_key_owners.py::test_what_schema_check_advises_keeps_both": ["`seed-registry schema check`"],
     "test_providers.py::test_of_two_sources_with_one_key": ["name the one that is meant with --provider"],
 }  # fmt: skip

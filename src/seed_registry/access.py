@@ -113,7 +113,7 @@ class Registry:
                 async with limited(connection, settings.io_timeout_seconds):
                     self._tell_where(await identify(connection, is_embedded=url.is_embedded))
                     if url.is_embedded and not settings.dry_run:
-                        await schema.apply(connection, settings.schema)
+                        await schema.apply(connection, settings.schema, is_embedded=True)
                     self.tables = await schema.introspect(connection, settings.columns, settings.schema)
                     empty = statement("is_empty").format(table=self.tables.assets.name)
                     self._is_empty = await connection.fetchval(empty)

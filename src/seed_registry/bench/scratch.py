@@ -67,8 +67,9 @@ from {schema}.assets
 class Scratch:
     """The schema `name` and its tables."""
 
-    def __init__(self, connection: asyncpg.Connection[Any], name: str) -> None:
+    def __init__(self, connection: asyncpg.Connection[Any], name: str, *, is_embedded: bool) -> None:
         self.name = name
+        self._is_embedded = is_embedded
         self._connection = connection
         self._schema = quoted(name)
 
@@ -80,7 +81,7 @@ class Scratch:
         """
         await self._connection.execute(f"select pg_catalog.pg_advisory_lock{_LOCK}".replace("$1", f"'{self.name}'"))
         try:
-            await schema.apply(self._connection, self.name)
+            await schema.apply(self._connection, self.name, is_embedded=self._is_embedded)
         except asyncpg.InsufficientPrivilegeError as exc:
             raise DatabaseRefused(
                 f"{exc.args[0]}\nbench works in a schema of its own: grant create on the database to this role",
@@ -122,7 +123,7 @@ async def scratch_schema(
     Raises:
         DatabaseRefused: the role may not create schemas.
     """
-    scratch = Scratch(connection, PREFIX + secrets.token_hex(4))
+    scratch = Scratch(connection, PREFIX + secrets.token_hex(4), is_embedded=url.is_embedded)
     try:
         await scratch.create()
         yield scratch

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+from enum import StrEnum
+from typing import Annotated, Any, TypeAlias, TypeVar, cast, get_args
 
 import anyio
 import asyncpg
@@ -14,24 +15,51 @@ from seed_registry.cli.console import print_rows
 from seed_registry.cli.options import Columns, DatabaseOption, columns_of, database_of
 from seed_registry.escaping import printable
 from seed_registry.registry import schema
+from seed_registry.registry.compression import Compression, Method, change, used
 from seed_registry.registry.connecting import session
 from seed_registry.registry.identifiers import shown
 from seed_registry.registry.key_owners import are_shared, wider_key
 from seed_registry.registry.rehearsal import rehearse
 from seed_registry.registry.sql import statement
-from seed_registry.settings import Settings
+from seed_registry.settings import DatabaseUrl, Settings
 
 app = typer.Typer(help="The registry's tables: create, check, show.", no_args_is_help=True)
 Result = TypeVar("Result")
+Action: TypeAlias = Callable[["asyncpg.Connection[Any]", DatabaseUrl], Awaitable[Result]]
+# Made from the one list there is.
+Wanted = StrEnum("Wanted", {name: name for name in get_args(Compression)})  # type: ignore[misc]
+CompressionOption = Annotated[
+    Wanted,
+    typer.Option(
+        "--compression", metavar="|".join(get_args(Compression)), help="How assets.raw is compressed if it is created."
+    ),
+]
 # Longer than any warning: its fix must not be cut, it is a command to be copied.
 _SHOWN_CHARACTERS = 4_000
 
 
 @app.command()
-def apply(database_url: DatabaseOption = None) -> None:
-    """Create what is missing; never drops or alters what is there."""
-    _with_session(database_url, schema.apply)
+def apply(
+    database_url: DatabaseOption = None,
+    compression: CompressionOption = Wanted.auto,  # type: ignore[attr-defined]
+) -> None:
+    """Create what is missing; never drops or alters what is there.
+
+    --compression is of the records' own JSON, registry.assets.raw, if that table is created: lz4 needs a server that
+    was built with it, none takes more disk and pglz more CPU of the server. auto is lz4 where the server has it, unless
+    default_toast_compression is set otherwise there; without lz4 it is none on the embedded server, and the server's
+    default on any other.
+    """
+
+    async def create(connection: asyncpg.Connection[Any], url: DatabaseUrl) -> str | None:
+        wanted = cast("Compression", compression.value)
+        await schema.apply(connection, compression=wanted, is_embedded=url.is_embedded)
+        return None if wanted == "auto" else await _kept(connection, wanted)
+
+    kept = _with_session(database_url, create)
     typer.echo("registry.sources and registry.assets are there")
+    if kept:
+        typer.echo(printable(kept, _SHOWN_CHARACTERS))
 
 
 @app.command()
@@ -39,7 +67,7 @@ def check(database_url: DatabaseOption = None, column: Columns = None) -> None:
     """Say whether a load could write to the tables as they are; exit 1 if not."""
     settings = Settings(columns=columns_of(column))
 
-    async def look(connection: asyncpg.Connection[Any]) -> tuple[schema.Tables, str]:
+    async def look(connection: asyncpg.Connection[Any], _: DatabaseUrl) -> tuple[schema.Tables, str]:
         tables = await schema.introspect(connection, settings.columns)
         await rehearse(connection, tables)
         return tables, await wider_key(connection, tables.assets) if are_shared(tables.assets) else ""
@@ -61,9 +89,17 @@ def check(database_url: DatabaseOption = None, column: Columns = None) -> None:
 
 
 @app.command()
-def show() -> None:
-    """Print the statements of `schema apply`."""
-    typer.echo(schema.definition() + "\n" + statement("ledger"), nl=False)
+def show(
+    compression: CompressionOption = Wanted.auto,  # type: ignore[attr-defined]
+) -> None:
+    """Print the statements of `schema apply`.
+
+    No server is asked, so that with --compression auto they leave it to the server's default_toast_compression, which
+    sessions of seed-registry set to lz4 where they may. lz4 and pglz need Postgres 14 or newer.
+    """
+    wanted = cast("Compression", compression.value)
+    method: Method = "default" if wanted == "auto" else wanted
+    typer.echo(schema.definition(compression=method) + "\n" + statement("ledger"), nl=False)
 
 
 @app.command()
@@ -80,10 +116,20 @@ def _remark(table: schema.Table, field: str) -> str:
     return f"where missing {printable(default.expression)}" if default else ""
 
 
-def _with_session(database_url: str | None, action: Callable[[asyncpg.Connection[Any]], Awaitable[Result]]) -> Result:
+async def _kept(connection: asyncpg.Connection[Any], wanted: Method) -> str | None:
+    """What to tell whoever asked for a compression, of a table that was there and has another one."""
+    assets = f"{schema.SCHEMA}.assets"
+    has = (await used(connection, assets, ["raw"])).get("raw")
+    if has is None or has == wanted:
+        return None
+    fix = change(assets, "raw", wanted, is_stored_plain=has == "none")
+    return f"note: {assets} was there before and keeps its compression of raw, {has}; for rows to come: {fix}"
+
+
+def _with_session(database_url: str | None, action: Action[Result]) -> Result:
     async def run() -> Result:
         settings = Settings(database_url=database_of(database_url))
         async with database(settings) as url, session(url) as connection:
-            return await action(connection)
+            return await action(connection, url)
 
     return anyio.run(run)

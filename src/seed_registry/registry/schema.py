@@ -14,6 +14,7 @@ import asyncpg
 from msgspec import Struct
 
 from seed_registry.errors import SchemaMismatch, SchemaMissing, SettingsInvalid
+from seed_registry.registry.compression import CLAUSES, Compression, Method, change, chosen
 from seed_registry.registry.identifiers import quoted
 from seed_registry.registry.sql import statement
 from seed_registry.registry.suitability import Caution, cautions, folded_key, refusal
@@ -160,26 +161,44 @@ class Tables(Struct, frozen=True):
         return ",".join(self.assets.columns) + "/" + ",".join(self.sources.columns)
 
 
-async def apply(connection: asyncpg.Connection[Any], schema: str = SCHEMA) -> None:
-    """Create what is missing of the registry's tables, in one transaction."""
+async def apply(
+    connection: asyncpg.Connection[Any],
+    schema: str = SCHEMA,
+    *,
+    compression: Compression = "auto",
+    is_embedded: bool = False,
+) -> None:
+    """Create what is missing of the registry's tables, in one transaction; what is there stays as it is.
+
+    Args:
+        connection: a session that may create them.
+        schema: where the tables are to be.
+        compression: of `raw` in `assets`, if that is created.
+        is_embedded: whether the server is the embedded one, for which `auto` means something else.
+
+    Raises:
+        SettingsInvalid: the server cannot compress so.
+    """
     async with connection.transaction():
         # Two programs creating the same table at once fail on each other; the second waits here and finds it done.
         await connection.execute("select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('seed_registry.schema'))")
-        has_lz4 = await connection.fetchval(statement("has_lz4"))
-        await connection.execute(definition(schema, has_lz4=has_lz4))
+        method = await chosen(connection, compression, is_embedded=is_embedded)
+        await connection.execute(definition(schema, method))
         if schema == SCHEMA:
             await connection.execute(statement("ledger"))
 
 
-def definition(schema: str = SCHEMA, *, has_lz4: bool = False) -> str:
-    """The statements that create what is missing; `has_lz4` for a server that can compress with it."""
+def definition(schema: str = SCHEMA, compression: Method = "default") -> str:
+    """The statements that create what is missing, with this compression of `raw` in `assets`."""
     name = schema if schema == SCHEMA else quoted(schema)
+    assets = f"{name}.assets"
     return statement("schema").format(
         schema=name,
         schema_text=name.replace("'", "''"),
         # a name could hold any tag that is known beforehand, and end the block
         tag="$$" if "$" not in schema else f"$_{secrets.token_hex(8)}$",
-        compression=" compression lz4" if has_lz4 else "",
+        compression=CLAUSES[compression],
+        storage=f"\n    {change(assets, 'raw', 'none')}" if compression == "none" else "",
     )
 
 

@@ -15,18 +15,23 @@ create table if not exists {schema}.sources (
   unique (provider, source_key)
 );
 
-create table if not exists {schema}.assets (
-  id           bigint generated always as identity primary key,
-  asset_key    text not null unique,
-  source_id    bigint not null references {schema}.sources,
-  name         text,
-  description  text,
-  url          text,
-  updated_at   timestamptz,
-  raw          jsonb{compression},
-  content_hash bytea,
-  created_at   timestamptz not null default now()
-);
+-- In one statement with what is set for `raw`, which a table that was here before does not get.
+do {tag} begin
+  if pg_catalog.to_regclass('{schema_text}.assets') is null then
+    create table {schema}.assets (
+      id           bigint generated always as identity primary key,
+      asset_key    text not null unique,
+      source_id    bigint not null references {schema}.sources,
+      name         text,
+      description  text,
+      url          text,
+      updated_at   timestamptz,
+      raw          jsonb{compression},
+      content_hash bytea,
+      created_at   timestamptz not null default now()
+    );{storage}
+  end if;
+end {tag};
 
 -- A table that was here before may call this column otherwise; its indexes are its owner's business then.
 -- `create index if not exists` waits for everybody who writes, and then does nothing.
