@@ -19,7 +19,7 @@ from seed_registry.index import documents
 from seed_registry.index.documents import DocumentFramer
 from seed_registry.index.envelope import MAX_DEPTH, Layout
 from seed_registry.index.framing import EXCERPT_BYTES
-from seed_registry.records import RawRecord
+from seed_registry.records import RawRecord, raw_records
 
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine fails no test
 ARRAYS = {("sources",): "source", ("assets",): "asset", ("result", "assets"): "inner"}
@@ -125,17 +125,44 @@ def with_arrays_emptied(thing: Any) -> Any:
 def framed(
     parts: Iterable[bytes], arrays: Any = ARRAYS, limit: int = NO_LIMIT
 ) -> tuple[list[RawRecord], DocumentFramer]:
-    framer = DocumentFramer(Layout(arrays), max_record_bytes=limit)
-    records = [found for part in parts for found in fed(framer, part)] + framer.finish()
+    """The records; the same whether the elements are decoded while they are cut out or not."""
+    parts = list(parts)
+    records, framer = framed_by(DocumentFramer(Layout(arrays), max_record_bytes=limit), parts)
+    decoding = DocumentFramer(Layout(arrays), max_record_bytes=limit, decode=decoded_objects)
+    decoded, _ = framed_by(decoding, parts)
+    assert (decoded, decoding.problem, decoding.header) == (records, framer.problem, framer.header)
+    assert decoding.counts == framer.counts
+    return records, framer
+
+
+class Anything(msgspec.Struct):
+    """Any object."""
+
+
+def decoded_objects(data: list[bytes]) -> tuple[list[Any], list[int]]:
+    """Objects, but for some."""
+    decode, others = msgspec.json.Decoder(Anything).decode, []
+    for position, one in enumerate(data):
+        try:
+            decode(one)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            others.append(position)
+        if len(one) % 7 == 0:
+            others.append(position)
+    return [None] * len(data), others
+
+
+def framed_by(framer: DocumentFramer, parts: Iterable[bytes]) -> tuple[list[RawRecord], DocumentFramer]:
+    records = [found for part in parts for found in fed(framer, part)] + raw_records(framer.finish())
     while framer.pending:
-        records += framer.finish()
+        records += raw_records(framer.finish())
     return records, framer
 
 
 def fed(framer: DocumentFramer, part: bytes) -> list[RawRecord]:
-    records = framer.feed(part)
+    records = raw_records(framer.feed(part))
     while framer.pending:
-        records += framer.feed(b"")
+        records += raw_records(framer.feed(b""))
     return records
 
 
@@ -203,7 +230,7 @@ def test_records_are_what_ijson_finds(data: bytes, where: list[float]) -> None:
 
 def test_offsets_count_from_where_the_document_begins() -> None:
     framer = DocumentFramer(Layout(WHOLE), max_record_bytes=NO_LIMIT, offset=3)
-    assert [one.offset for one in framer.feed(b" [1, 2]")] == [5, 8]
+    assert [one.offset for one in raw_records(framer.feed(b" [1, 2]"))] == [5, 8]
 
 
 def test_the_header_before_an_array_is_known_with_its_first_records() -> None:

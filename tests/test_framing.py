@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seed_registry.index.framing import EXCERPT_BYTES, LineFramer
-from seed_registry.records import RawRecord
+from seed_registry.records import RawRecord, raw_records
 
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine fails no test
 NO_LIMIT = 1 << 20
@@ -18,8 +18,8 @@ chunks = st.lists(piece, max_size=12)
 
 def framed(parts: Iterable[bytes], limit: int = NO_LIMIT, offset: int = 0) -> list[RawRecord]:
     framer = LineFramer(max_record_bytes=limit, offset=offset)
-    records = [record for part in parts for record in framer.feed(part)]
-    return records + framer.finish()
+    pieces = [piece for part in parts for piece in framer.feed(part)]
+    return raw_records(pieces + framer.finish())
 
 
 def model(data: bytes, limit: int = NO_LIMIT) -> list[RawRecord]:

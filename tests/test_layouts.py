@@ -17,7 +17,7 @@ from seed_registry.index.dialects.data_json import DATA_JSON
 from seed_registry.index.documents import DocumentFramer
 from seed_registry.index.envelope import MAX_DEPTH, Layout
 from seed_registry.index.unread import OTHER_PLACES
-from seed_registry.records import RawRecord
+from seed_registry.records import RawRecord, raw_records
 from seed_registry.settings import Settings
 
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -128,12 +128,12 @@ def framed(
     framer = DocumentFramer(layout, max_record_bytes=limit, is_record=looks_like_record)
     records = []
     for part in parts:
-        records += framer.feed(part)
+        records += raw_records(framer.feed(part))
         while framer.pending:
-            records += framer.feed(b"")
-    records += framer.finish()
+            records += raw_records(framer.feed(b""))
+    records += raw_records(framer.finish())
     while framer.pending:
-        records += framer.finish()
+        records += raw_records(framer.finish())
     return records, framer
 
 
@@ -176,12 +176,12 @@ def test_documents_one_after_another_are_read_each_with_its_own_header(things: l
     headers: list[int] = []
     steps = [lambda part=part: framer.feed(part) for part in in_pieces(data, size)] + [framer.finish]
     for step in steps:
-        found[-1] += step()
+        found[-1] += raw_records(step())
         while framer.closed and framer.pages > len(headers):
             headers.append(framer.header["page"])
             found.append([])
             if framer.pending:
-                found[-1] += framer.finish() if step == framer.finish else framer.feed(b"")
+                found[-1] += raw_records(framer.finish() if step == framer.finish else framer.feed(b""))
     assert framer.problem is None
     assert headers == list(range(len(pages)))
     expected = [list(records_at(parsed(rendered(page, rng).encode()), (), CATALOG)) for page in pages]
@@ -214,10 +214,10 @@ def test_a_nested_catalog_may_be_far_larger_than_a_record_and_none_of_it_is_kept
     framer = DocumentFramer(CATALOG, max_record_bytes=2_000)
     count = 0
     for part in in_pieces(data, 4_000):
-        count += len(framer.feed(part))
+        count += len(raw_records(framer.feed(part)))
         assert len(framer._buffer) < 4_000 + 2_000
         assert sum(len(level.envelope._skeleton) for level in framer._levels) < 2_000
-    count += len(framer.finish())
+    count += len(raw_records(framer.finish()))
     assert (framer.problem, count) == (None, 500 + 900 + 1)
 
 
@@ -279,12 +279,12 @@ def test_an_array_of_documents_is_its_documents() -> None:
         framer = DocumentFramer(layout, max_record_bytes=NO_LIMIT)
         told = []
         for part in in_pieces(data, size):
-            records = framer.feed(part)
+            records = raw_records(framer.feed(part))
             while True:
                 told += [(framer.header.get("page"), one.line) for one in records]
                 if not framer.pending:
                     break
-                records = framer.feed(b"")
+                records = raw_records(framer.feed(b""))
         assert framer.finish() == []
         assert framer.problem is None
         assert [line for _, line in told] == [1, 1, 2]

@@ -135,5 +135,5 @@ def test_many_hashes_spill_with_the_real_block_size() -> None:
             distinct.add(value)
     assert distinct._file is not None
     assert distinct.count() == spooling._BLOCK_HASHES + 1000
-    assert sum(map(len, distinct._parts)) < spooling._BLOCK_HASHES, "what was spilled is no longer held"
+    assert len(distinct._new) < spooling._BLOCK_HASHES, "what was spilled is no longer held"
     distinct.close()

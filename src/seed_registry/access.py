@@ -12,6 +12,7 @@ import msgspec
 import stamina
 
 from seed_registry.errors import CommitsLost, DatabaseUnavailable, IndexTaken, SchemaMissing
+from seed_registry.index.reading import IndexReader
 from seed_registry.lasting import LONGEST_WAIT_SECONDS, LastingWriter, OpenSession, Patience, Session
 from seed_registry.registry import embedded, schema
 from seed_registry.registry.connecting import blockers, locked, session
@@ -75,6 +76,7 @@ class Registry:
         self._stack = stack
         self._indexes = indexes
         self._is_empty = False
+        self._encoding = ""
         self._main_pid: int | None = None  # of the session that held the indexes last
         self._pooler = settings.pooler
         self._has_pooler = False
@@ -117,6 +119,7 @@ class Registry:
                     self.tables = await schema.introspect(connection, settings.columns, settings.schema)
                     empty = statement("is_empty").format(table=self.tables.assets.name)
                     self._is_empty = await connection.fetchval(empty)
+                    self._encoding = connection.get_settings().server_encoding
                     # told now, and not by the first batch, when sources have been written
                     await rehearse(connection, self.tables, is_reading=settings.dry_run)
                     self._has_pooler = await is_behind_a_pooler(connection)
@@ -131,6 +134,17 @@ class Registry:
         if self.database is None:  # or it was told, and this is another try
             self._progress.tell("info", "connected", **msgspec.structs.asdict(database))
         self.database = database
+
+    def prepare(self, reader: IndexReader) -> None:
+        """Have an index read with as few checks and as little decoding as its way into this registry needs."""
+        tables = self.tables
+        if self._settings.dry_run or tables is None:
+            return
+        columns = tables.assets.types
+        # What jsonb refuses need not be looked for; in another encoding it refuses more, and other types take more.
+        reader.is_strict = columns.get("raw") != "jsonb" or self._encoding != "UTF8"
+        reader.defers_texts = not reader.is_strict and "content_hash" in columns and not self._settings.full
+        reader.most_are_held = not self._is_empty
 
     def use(self, ledger: Ledger) -> None:
         """Have checkpoints written, by the run's own session and by those that are opened from now on."""

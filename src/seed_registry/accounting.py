@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -55,6 +55,11 @@ def hashed(key: str) -> int:
     return xxhash.xxh3_64_intdigest(key.encode())
 
 
+def hashes(keys: Iterable[str]) -> list[int]:
+    """`hashed` of each."""
+    return list(map(xxhash.xxh3_64_intdigest, map(str.encode, keys)))
+
+
 def told_unread(reader: IndexReader, progress: Progress) -> list[UnreadRecords]:
     """What looks like records in an index that was read to its end, and was not read; tells of it, too."""
     found = [UnreadRecords(reader.name, path, count) for path, count in reader.unread().items()]
@@ -99,13 +104,37 @@ class Account:
         loaded.totals.extend(replace(total, index=name) for total in reader.totals())
         loaded.unread.extend(told_unread(reader, self.progress))
 
-    def sent(self, asset: Asset, key_hash: int, sources: Mapping[str, SourceRow]) -> None:
-        """Note an asset that goes to the database; its source is one of `sources`."""
-        self.tally.assets_by_source[asset.source_key] += 1
-        is_per_source = self._keys_per_source or asset.own_key
-        self._distinct.add(hashed(f"{asset.source_key}\0{asset.key}") if is_per_source else key_hash)
-        if key_hash < self._sample.limit or asset.key in self._sample.assets:
-            self._sample.offer(asset, key_hash, sources[asset.source_key])
+    def sent(self, assets: Sequence[Asset], key_hashes: Sequence[int], sources: Mapping[str, SourceRow]) -> None:
+        """Note assets that go to the database; their sources are among `sources`."""
+        if not assets:
+            return
+        self.tally.assets_by_source.update([asset.source_key for asset in assets])
+        self._distinct.extend(self._identities(assets, key_hashes))
+        sample = self._sample
+        if min(key_hashes) < sample.limit or not sample.assets.keys().isdisjoint([asset.key for asset in assets]):
+            for asset, key_hash in zip(assets, key_hashes, strict=True):
+                if key_hash < sample.limit or asset.key in sample.assets:
+                    record = asset.unchecked.check(asset) if asset.unchecked else asset
+                    if type(record) is Asset:
+                        sample.offer(record, key_hash, sources[asset.source_key])
+        for asset in assets:
+            if asset.unchecked is None:
+                self.checked(asset)
+
+    def _identities(self, assets: Sequence[Asset], key_hashes: Sequence[int]) -> Sequence[int]:
+        """A hash of what tells each asset from all others."""
+        if self._keys_per_source:
+            return hashes(f"{asset.source_key}\0{asset.key}" for asset in assets)
+        own = [at for at, asset in enumerate(assets) if asset.own_key]
+        if not own:
+            return key_hashes
+        identities = list(key_hashes)
+        for at in own:
+            identities[at] = hashed(f"{assets[at].source_key}\0{assets[at].key}")
+        return identities
+
+    def checked(self, asset: Asset) -> None:
+        """Note what the checks of an asset found, once it has gone to the database, or goes there."""
         if asset.repaired:
             self.tally.repaired += 1
         if asset.date_ignored:

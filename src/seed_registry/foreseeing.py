@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from seed_registry.access import Registry
 from seed_registry.accounting import Account
@@ -38,11 +38,12 @@ class ForeseeingAccount(Account):
         """Like `Account`'s."""
         self._former_key = reader.former_key
 
-    def sent(self, asset: Asset, key_hash: int, sources: Mapping[str, SourceRow]) -> None:
+    def sent(self, assets: Sequence[Asset], key_hashes: Sequence[int], sources: Mapping[str, SourceRow]) -> None:
         """Like `Account`'s."""
-        if (former := self._former_key(asset)) is not None:
-            self._outlook.note_former(former)
-        super().sent(asset, key_hash, sources)
+        for asset in assets:
+            if (former := self._former_key(asset)) is not None:
+                self._outlook.note_former(former)
+        super().sent(assets, key_hashes, sources)
 
     def missing(self, asset: Asset) -> None:
         """Like `Account`'s."""

@@ -24,6 +24,8 @@ Item = TypeVar("Item")
 Merge = Callable[[list[Item]], Awaitable[bool]]
 Refused = Callable[[Item, str], None]
 Probe = Callable[[Item, Exception], Awaitable[Blame]]
+# Checks that were left to the database; the same list where there are none.
+Check = Callable[[list[Item]], list[Item]]
 
 
 class _Suspect(Struct, Generic[Item], frozen=True):
@@ -44,9 +46,13 @@ async def merge_halving(records: list[Item], merge: Merge[Item], refused: Refuse
 class Halving(Generic[Item]):
     """Merges the batches of one session."""
 
-    def __init__(self, probe: Probe[Item]) -> None:
-        """`probe` tells whose fault it is that a record was refused for a reason."""
+    def __init__(self, probe: Probe[Item], check: Check[Item] = lambda records: records) -> None:
+        """`probe` tells whose fault it is that a record was refused for a reason.
+
+        `check` is asked first, once of each record: what of a batch is left may be taken as a whole.
+        """
         self._probe = probe
+        self._check = check
         self._suspects: list[_Suspect[Item]] = []
 
     async def merge(self, records: list[Item], merge: Merge[Item], refused: Refused[Item]) -> None:
@@ -66,6 +72,10 @@ class Halving(Generic[Item]):
         except Exception as exc:
             if remedy(exc) is not Remedy.HALVE:
                 raise
+            if (checked := self._check(records)) is not records:
+                if checked:
+                    await self.merge(checked, merge, refused)
+                return
             if len(records) == 1:
                 await self._blame(_Suspect(records[0], exc, refused))
                 return

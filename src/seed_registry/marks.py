@@ -76,14 +76,21 @@ class Resumption(Struct, frozen=True):
     @classmethod
     def of(cls, marks: Iterable[Mark]) -> Resumption:
         """From the marks of one index; what those of one number of lanes say is true beside what others say."""
-        by_lanes: dict[int, dict[int, Mark]] = {}
+        by_lanes: dict[tuple[int, bool], dict[int, Mark]] = {}
         for mark in marks:
             if mark.offset >= 0:
-                lane = 0 if mark.lane == WHOLE else mark.lane
-                by_lanes.setdefault(mark.lanes, {})[lane] = mark
-        offsets = [[of[lane].offset if lane in of else -1 for lane in range(lanes)] for lanes, of in by_lanes.items()]
-        complete = [min(mark.assets for mark in of.values()) for lanes, of in by_lanes.items() if len(of) == lanes]
+                is_whole = mark.lane == WHOLE
+                by_lanes.setdefault((mark.lanes, is_whole), {})[0 if is_whole else mark.lane] = mark
+        offsets = [
+            [of[lane].offset if lane in of else -1 for lane in range(lanes)] for (lanes, _), of in by_lanes.items()
+        ]
+        complete = [min(mark.assets for mark in of.values()) for (lanes, _), of in by_lanes.items() if len(of) == lanes]
         return cls(offsets, max(complete, default=0))
+
+    @property
+    def end(self) -> int:
+        """No asset that begins behind this was committed."""
+        return max((offset for lanes in self.offsets for offset in lanes), default=-1)
 
     def has(self, offset: int, key_hash: int) -> bool:
         """Whether the asset with this key that begins there was committed."""

@@ -5,7 +5,8 @@ This is the only module with a task group. It has one way to fail: whatever goes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Container, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from time import monotonic
@@ -13,8 +14,10 @@ from typing import Final
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
+from msgspec.structs import replace
 
 from seed_registry.accounting import Account
+from seed_registry.blame import Blame
 from seed_registry.errors import (
     DatabaseUnavailable,
     IndexBroken,
@@ -26,12 +29,14 @@ from seed_registry.halving import Halving
 from seed_registry.index.reading import IndexReader
 from seed_registry.marks import OF_PARTS, Resumption, unplaced
 from seed_registry.producing import Batch, Lane, Producer
-from seed_registry.records import Asset
+from seed_registry.records import Asset, Reject
 from seed_registry.registry.remedies import has_no_room
 from seed_registry.report import Progress
 from seed_registry.settings import Settings
 from seed_registry.sourcing import SourceBook, Writer
 
+# So many refused batches tell that an index has more records that Postgres refuses.
+_REFUSED_BATCHES: Final = 3
 # One batch is written while the next one waits; more would only be memory.
 _QUEUED_BATCHES: Final = 1
 
@@ -81,6 +86,7 @@ async def _run(
 ) -> SeedRegistryError | None:
     broken: SeedRegistryError | None = None
     halvings: list[Halving[Asset]] = []
+    checks = _Checks(reader, account)
     async with AsyncExitStack() as stack:
         async with anyio.create_task_group() as tasks:
             lanes: list[Lane] = []
@@ -90,8 +96,9 @@ async def _run(
                 for writer in writers:
                     send, receive = anyio.create_memory_object_stream[Batch](_QUEUED_BATCHES)
                     lanes.append(Lane(settings, send))
-                    halvings.append(_halving(writer, book))
-                    tasks.start_soon(_work, receive, writer, halvings[-1], account, book, len(lanes))
+                    worker = _Worker(writer, account, book, reader, checks, len(lanes))
+                    halvings.append(worker.halving)
+                    tasks.start_soon(worker.work, receive)
                 await Producer(reader, settings, account, book, lanes, resumption).produce()
             except (IndexBroken, IndexNotUnderstood, IndexUnreadable) as exc:
                 broken = exc  # the workers finish what was sent
@@ -137,43 +144,104 @@ async def _opened(
     return writers
 
 
-def _halving(writer: Writer, book: SourceBook) -> Halving[Asset]:
-    return Halving(lambda asset, reason: writer.probe_assets(asset, reason, book.rows))
+class _Checks:
+    """The checks of one index' assets that were left to Postgres."""
+
+    def __init__(self, reader: IndexReader, account: Account) -> None:
+        self._index = reader.name
+        self._account = account
+        self._refused = 0
+
+    def first(self, assets: list[Asset]) -> list[Asset]:
+        """A batch before it is written, with those checks done that cannot wait."""
+        if self._refused >= _REFUSED_BATCHES:
+            return self._done(assets)
+        keys = Counter([asset.key for asset in assets])
+        if len(keys) == len(assets):
+            return assets
+        # Only the last of a key is written, and it may not be the last that is good.
+        return self._done(assets, {key for key, count in keys.items() if count > 1})
+
+    def of_refused(self, assets: list[Asset]) -> list[Asset]:
+        """A batch that was refused, with all checks done; the same list where they were done before."""
+        if all(asset.unchecked is None for asset in assets):
+            return assets
+        self._refused += 1
+        return self._done(assets)
+
+    def _done(self, assets: list[Asset], keys: Container[str] | None = None) -> list[Asset]:
+        checked: list[Asset] = []
+        for asset in assets:
+            if asset.unchecked is None or (keys is not None and asset.key not in keys):
+                checked.append(asset)
+                continue
+            record = asset.unchecked.check(asset)
+            if type(record) is Asset:
+                self._account.checked(record)
+                checked.append(replace(record, was_committed=asset.was_committed))
+            elif type(record) is Reject:
+                self._account.not_taken(self._index, record)
+        return checked
 
 
-async def _work(
-    receive: MemoryObjectReceiveStream[Batch],
-    writer: Writer,
-    halving: Halving[Asset],
-    account: Account,
-    book: SourceBook,
-    number: int,
-) -> None:
-    async def merge(assets: list[Asset]) -> bool:
+class _Worker:
+    """Writes the batches of one lane."""
+
+    def __init__(
+        self, writer: Writer, account: Account, book: SourceBook, reader: IndexReader, checks: _Checks, number: int
+    ) -> None:
+        self.halving = Halving(self._blame, self._check)
+        self._writer = writer
+        self._account = account
+        self._book = book
+        self._reader = reader
+        self._checks = checks
+        self._number = number
+        self._batch: Batch
+        self._size = 0  # how many assets of the batch are to be written
+
+    async def work(self, receive: MemoryObjectReceiveStream[Batch]) -> None:
+        """Write what comes, to its end."""
+        account = self._account
+        async with receive:
+            while True:
+                try:
+                    with account.tally.stages.timed("waiting"):
+                        self._batch = batch = await receive.receive()
+                except anyio.EndOfStream:
+                    break
+                started = monotonic()
+                assets = self._checks.first(batch.assets)
+                self._size = len(assets)
+                await self.halving.merge(assets, self._merge, partial(account.refused, batch.index))
+                account.keep_rejects()  # the mark of a batch behind this one may be on its way
+                account.tally.batches += 1
+                seconds = round(monotonic() - started, 4)
+                account.progress.tell(
+                    "debug", "batch_merged", index=batch.index, records=len(batch.assets), seconds=seconds
+                )
+
+    async def _merge(self, assets: list[Asset]) -> bool:
+        batch = self._batch
         # Of a batch that was split, no part tells that the whole is committed; the next batch's mark will.
-        is_whole = len(assets) == len(batch.assets)
-        mark = batch.mark if is_whole else unplaced(batch.index, number, OF_PARTS)
-        counts = await writer.merge_assets(assets, book.rows, mark)
-        account.tally.assets.add(counts)
+        mark = batch.mark if len(assets) == self._size else unplaced(batch.index, self._number, OF_PARTS)
+        counts = await self._writer.merge_assets(assets, self._book.rows, mark)
+        self._account.tally.assets.add(counts)
         for reject in counts.rejects:
-            account.not_taken(batch.index, reject)
+            self._account.not_taken(batch.index, reject)
+        # Where most records are held already, their texts are not needed.
+        self._reader.most_are_held = 2 * (counts.unchanged + counts.resumed) > len(assets)
         return counts.inserted + counts.updated > 0
 
-    async with receive:
-        while True:
-            try:
-                with account.tally.stages.timed("waiting"):
-                    batch = await receive.receive()
-            except anyio.EndOfStream:
-                break
-            started = monotonic()
-            await halving.merge(batch.assets, merge, partial(account.refused, batch.index))
-            account.keep_rejects()  # the mark of a batch behind this one may be on its way
-            account.tally.batches += 1
-            seconds = round(monotonic() - started, 4)
-            account.progress.tell(
-                "debug", "batch_merged", index=batch.index, records=len(batch.assets), seconds=seconds
-            )
+    def _check(self, assets: list[Asset]) -> list[Asset]:
+        checked = self._checks.of_refused(assets)
+        if checked is not assets:
+            self._account.keep_rejects()  # before a mark says that what they are about is done
+            self._size += len(checked) - len(assets)
+        return checked
+
+    async def _blame(self, asset: Asset, reason: Exception) -> Blame:
+        return await self._writer.probe_assets(asset, reason, self._book.rows)
 
 
 def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Container, Iterator, Sequence
+from itertools import accumulate
 from time import monotonic
 
 import anyio
@@ -10,7 +12,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 from msgspec import Struct
 from msgspec.structs import replace
 
-from seed_registry.accounting import Account, hashed
+from seed_registry.accounting import Account, hashes
 from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadable
 from seed_registry.halving import merge_halving
 from seed_registry.index.reading import IndexReader
@@ -39,11 +41,22 @@ class Lane:
         self._size = settings.batch_size
         self._max_bytes = settings.batch_bytes
 
-    def add(self, asset: Asset) -> bool:
-        """Put an asset into the batch; whether that is full now."""
-        self._assets.append(asset)
-        self._bytes += len(asset.raw)
-        return len(self._assets) >= self._size or self._bytes >= self._max_bytes
+    def add(self, assets: Sequence[Asset]) -> list[list[Asset]]:
+        """Put assets into the batch; those batches that are full by then."""
+        full: list[list[Asset]] = []
+        ends = list(accumulate(len(asset.raw) for asset in assets))
+        taken, before = 0, 0
+        while True:
+            enough_bytes = bisect_left(ends, self._max_bytes - self._bytes + before, taken) + 1
+            stop = min(enough_bytes, taken + self._size - len(self._assets))
+            if stop > len(assets):
+                break
+            full.append(self.take() + list(assets[taken:stop]))
+            taken, before = stop, ends[stop - 1]
+        if taken < len(assets):
+            self._assets += assets[taken:]
+            self._bytes += ends[-1] - before
+        return full
 
     def take(self) -> list[Asset]:
         """The batch as far as it is filled; the next one begins."""
@@ -80,8 +93,10 @@ class Producer:
         self._pending: list[Source] = []  # listed, not merged yet
         self._pending_bytes = 0
         self._resumption = resumption
-        self._place = (1, -1)  # line and offset of the last asset whose way is decided
-        self._assets = 0  # how many of this index that were
+        self._place = (1, -1)  # line and offset of the last asset that was read
+        self._assets = 0  # how many there were before this chunk
+        self._rejected = 0  # how many were rejected
+        self._chunk: Sequence[Record] = ()
 
     async def produce(self) -> None:
         """Read the index to its end.
@@ -113,7 +128,7 @@ class Producer:
         await self._flush_lanes()
 
     async def _take(self, records: Sequence[Record]) -> None:
-        """The records of a chunk: first what they need to know of sources, then each in its turn."""
+        """The records of a chunk: first what they need to know of sources, then what is rejected, then the assets."""
         assets = [record for record in records if type(record) is Asset]
         if len(assets) < len(records):
             sources = [record for record in records if type(record) is Source]
@@ -127,24 +142,38 @@ class Producer:
         if assets or len(self._pending) >= settings.batch_size or self._pending_bytes >= settings.batch_bytes:
             await self._merge_pending()
         if not self._reader.dialect.lists_sources:
+            assets = self._first_of_sources_checked(assets)
             await self._book.derive(asset for asset in assets if asset.source_key)
-        counts = self._tally.assets
-        for record in records:
+        self._tally.assets.read += len(assets)
+        if len(assets) < len(records):
+            for record in records:
+                if type(record) is Reject:
+                    self._reject(record)
+        if assets:
+            self._chunk = records
+            await self._route(assets)
+            self._assets += len(assets)
+
+    def _first_of_sources_checked(self, assets: list[Asset]) -> list[Asset]:
+        """The assets, those of new sources with all checks done: no source is created for a record that is none."""
+        known, taken = self._book.rows, list[Asset]()
+        if all(source_key in known for source_key in {asset.source_key for asset in assets}):
+            return assets
+        for asset in assets:
+            is_new = asset.source_key not in known
+            record = asset.unchecked.check(asset) if is_new and asset.unchecked else asset
             if type(record) is Asset:
-                counts.read += 1
-                self._assets += 1
-                self._place = (record.line, record.offset)
-                if full := self._route(record):
-                    await self._flush(full)
+                taken.append(record)
             elif type(record) is Reject:
                 self._reject(record)
+        return taken
 
     def _reject(self, reject: Reject) -> None:
         if reject.kind == "source":
             self._tally.sources.read += 1
         else:
             self._tally.assets.read += 1
-            self._assets += 1
+            self._rejected += 1
             self._place = (reject.line, reject.offset)
         self._account.reject(self._index, reject)
 
@@ -166,20 +195,33 @@ class Producer:
         reject = Reject("database_refused", detail, source.raw, source.line, source.offset, "source", source.key)
         self._account.reject(self._index, reject)
 
-    def _route(self, asset: Asset) -> Lane | None:
-        """An asset whose source is known goes, one whose source may yet come waits, the others miss theirs.
+    async def _route(self, assets: list[Asset]) -> None:
+        """Those whose source is known go, those whose source may yet come wait, the others miss theirs."""
+        key_hashes = hashes([asset.key for asset in assets])
+        source_keys = {asset.source_key for asset in assets}
+        if not self._parked.count and all(key in self._known for key in source_keys):
+            await self._send(assets, key_hashes)
+            return
+        going: list[tuple[Asset, int]] = []
+        for asset, key_hash in zip(assets, key_hashes, strict=True):
+            is_known = asset.source_key in self._known
+            if is_known and not self._parked.holds(key_hash):
+                going.append((asset, key_hash))
+            elif (checked := self._checked(asset)) is None:
+                continue
+            elif is_known or self._may_come(asset):
+                self._parked.park(asset, key_hash)
+            else:
+                self._account.missing(checked)
+        if going:
+            await self._send([asset for asset, _ in going], [key_hash for _, key_hash in going])
 
-        Returns:
-            The lane that is full now, if one is.
-        """
-        key_hash = hashed(asset.key)
-        if asset.source_key in self._known and not (self._parked.count and self._parked.holds(key_hash)):
-            return self._send(asset, key_hash)
-        if asset.source_key in self._known or self._may_come(asset):
-            self._parked.park(asset, key_hash)
-        else:
-            self._account.missing(asset)
-        return None
+    def _checked(self, asset: Asset) -> Asset | None:
+        """An asset that does not go to Postgres now, all checks done; None where it is rejected."""
+        record = asset.unchecked.check(asset) if asset.unchecked else asset
+        if type(record) is Reject:
+            self._account.reject(self._index, record)
+        return record if type(record) is Asset else None
 
     def _may_come(self, asset: Asset) -> bool:
         return (
@@ -191,18 +233,20 @@ class Producer:
         derive = self._settings.derive_sources or not self._reader.dialect.lists_sources or not self._listed
         if self._parked.count:
             self._account.progress.tell("info", "loading_parked", index=self._index, assets=self._parked.count)
+        self._chunk = ()
         for raws in self._groups(self._parked.take_all()):
             group = [self._reader.decode(raw) for raw in raws]
             if derive:
                 await self._book.derive(record for record in group if type(record) is Asset)
+            assets = []
             for record in group:
                 if type(record) is Reject:
                     self._account.reject(self._index, record)
                 elif type(record) is Asset and (derive or record.source_key in self._listed):
-                    if full := self._send(record, hashed(record.key)):
-                        await self._flush(full)
+                    assets.append(record)
                 elif type(record) is Asset:
                     self._account.missing(record)
+            await self._send(assets, hashes([asset.key for asset in assets]))
 
     def _groups(self, records: Iterator[RawRecord]) -> Iterator[list[RawRecord]]:
         """As many at a time as a batch may hold."""
@@ -217,33 +261,50 @@ class Producer:
         if group:
             yield group
 
-    def _send(self, asset: Asset, key_hash: int) -> Lane | None:
-        if self._resumption is not None and self._resumption.has(asset.offset, key_hash):
-            asset = replace(asset, was_committed=True)  # found or not, it is looked for
-        self._account.sent(asset, key_hash, self._book.rows)
-        lane = self._lanes[key_hash % len(self._lanes)]
-        return lane if lane.add(asset) else None
+    async def _send(self, assets: list[Asset], key_hashes: list[int]) -> None:
+        """Give assets to the lanes, by the hashes of their keys, and send the batches that are full."""
+        resumption = self._resumption
+        if resumption is not None and any(asset.offset <= resumption.end for asset in assets):
+            assets = [  # found or not, it is looked for
+                replace(asset, was_committed=True) if resumption.has(asset.offset, key_hash) else asset
+                for asset, key_hash in zip(assets, key_hashes, strict=True)
+            ]
+        self._account.sent(assets, key_hashes, self._book.rows)
+        count = len(self._lanes)
+        parts: list[list[Asset]] = [[] for _ in self._lanes]
+        for asset, key_hash in zip(assets, key_hashes, strict=True):
+            parts[key_hash % count].append(asset)
+        for lane, part in zip(self._lanes, parts, strict=True):
+            for batch in lane.add(part):
+                await self._flush(lane, batch, self._mark(lane, batch[-1]))
 
-    async def _flush(self, lane: Lane) -> None:
-        """Send the lane's batch, if there is anything in it; waits while the worker has enough to do."""
-        assets = lane.take()
-        if not assets:
-            return
+    async def _flush(self, lane: Lane, assets: list[Asset], mark: Mark) -> None:
+        """Send a batch; waits while the worker has enough to do."""
         try:
             with self._tally.stages.timed("sending"):
-                await lane.send.send(Batch(self._index, assets, self._mark(lane)))
+                await lane.send.send(Batch(self._index, assets, mark))
         except anyio.BrokenResourceError:
             await anyio.sleep_forever()  # the worker failed; its failure is the news, and cancels this
 
-    def _mark(self, lane: Lane) -> Mark:
-        """How far the lane is, what is parked aside; of what cannot be read twice, only which batch it is."""
+    def _mark(self, lane: Lane, last: Asset | None = None) -> Mark:
+        """How far the lane is with its `last` asset, or with all that were read; parked ones are aside.
+
+        Of an index that cannot be read twice, only which batch it is.
+        """
         number, lanes, file = self._lanes.index(lane), len(self._lanes), self._reader.file_state
         if file is None:
             return unplaced(self._index, number, lanes)
         self._account.keep_rejects()  # before it is said that what they are about is done
-        line, offset = self._place
-        return Mark(self._reader.path, number, lanes, line, offset, self._assets, file)
+        if last is None or not self._chunk:
+            (line, offset), assets = self._place, self._assets + self._rejected
+        else:
+            line, offset = last.line, last.offset
+            behind = sum(record.offset > offset for record in self._chunk if type(record) is Reject)
+            assets = self._assets + self._rejected - behind
+            assets += sum(record.offset <= offset for record in self._chunk if type(record) is Asset)
+        return Mark(self._reader.path, number, lanes, line, offset, assets, file)
 
     async def _flush_lanes(self) -> None:
         for lane in self._lanes:
-            await self._flush(lane)
+            if assets := lane.take():
+                await self._flush(lane, assets, self._mark(lane))

@@ -6,8 +6,9 @@ index from 0; together with the index's name they are a record's location.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -38,6 +39,45 @@ class RawRecord(Struct, frozen=True, gc=False):
     excess: int = 0
     repaired: bool = False
 
+    def __iter__(self) -> Iterator[RawRecord]:
+        """Itself, as a block has its values."""
+        yield self
+
+
+class RawBlock(Struct, gc=False):
+    """JSON values cut out of an index one after the other, by columns; none is longer than the limit.
+
+    Attributes:
+        data: the bytes of each.
+        lines, offsets: where each begins.
+        kind: of all, as in `RawRecord`.
+        decoded: what each was decoded to, where that was needed to find its end; None for one that is not ordinary.
+    """
+
+    data: list[bytes]
+    lines: Sequence[int]
+    offsets: Sequence[int]
+    kind: str = ""
+    decoded: list[Any] | None = None
+
+    def __iter__(self) -> Iterator[RawRecord]:
+        """Each value by itself."""
+        for data, line, offset in zip(self.data, self.lines, self.offsets, strict=True):
+            yield RawRecord(data, line, offset, self.kind)
+
+    def at(self, position: int) -> RawRecord:
+        """One value."""
+        return RawRecord(self.data[position], self.lines[position], self.offsets[position], self.kind)
+
+
+# What a framer returns: blocks, and values that are too long.
+Piece = RawBlock | RawRecord
+
+
+def raw_records(pieces: Iterable[Piece]) -> list[RawRecord]:
+    """The values of these, one by one."""
+    return [raw for piece in pieces for raw in piece]
+
 
 class Source(Struct, frozen=True, gc=False):
     """A portal that publishes; the row of `registry.sources` with this provider and key."""
@@ -65,14 +105,31 @@ class SourceRow(Struct, frozen=True, gc=False):
     provider: str | None
 
 
+class Unchecked(Protocol):
+    """What decoded assets without the checks that Postgres does as well, and can do the rest."""
+
+    def with_texts(self, assets: Sequence[Asset]) -> list[Asset]:
+        """The assets with texts and date; ValueError where one of them is not ordinary."""
+        ...
+
+    def check(self, asset: Asset) -> Record | None:
+        """What the record is, all checks done."""
+        ...
+
+
 class Asset(Struct, frozen=True, gc=False):
     """One thing published; the row of `registry.assets` with this key.
 
-    An empty `source_key` means that only the rest of the document can tell it (a header that comes after the records).
-    `texts_ignored` names the fields that are null although the record has something there: it is no text.
-    `was_committed` is set of what lies before a checkpoint of the run that is resumed.
-    `own_key` says that the key is its portal's own ("1", "population"), which another may give to something else: it
-    never takes a row from another source.
+    Attributes:
+        source_key: empty where only the rest of the document can tell it (a header that comes after the records).
+        own_key: whether the key is its portal's own ("1", "population"), which another may give to something else: it
+            never takes a row from another source.
+        was_committed: whether it lies before a checkpoint of the run that is resumed.
+        is_unread: whether only key, source and hash are known; texts and date are not decoded yet.
+        unchecked: what does the checks that were left to Postgres; None where all are done.
+        repaired: whether U+0000 in it was replaced.
+        date_ignored: whether it has a date that is none.
+        texts_ignored: the fields that are null although the record has something there: it is no text.
     """
 
     key: str
@@ -85,11 +142,13 @@ class Asset(Struct, frozen=True, gc=False):
     content_hash: bytes | None = None
     line: int = 0
     offset: int = 0
+    own_key: bool = False
+    was_committed: bool = False
+    is_unread: bool = False
+    unchecked: Unchecked | None = None
     repaired: bool = False
     date_ignored: bool = False
     texts_ignored: tuple[str, ...] = ()
-    was_committed: bool = False
-    own_key: bool = False
 
 
 class Reject(Struct, frozen=True, gc=False):

@@ -279,6 +279,7 @@ class Run:
             note = "records name their portal themselves; --domain is only for those that do not"
             self.progress.tell("warning", "domain_not_used", index=name, note=note)
         account.begun(reader)
+        registry.prepare(reader)
         book = self._book(registry, reader.provider)
         try:
             await pipeline.run(reader, self.settings, account, book, registry.open_writer, resumption, registry.writer)

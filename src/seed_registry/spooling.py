@@ -7,7 +7,7 @@ import tempfile
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Final
 
 import msgspec
@@ -86,8 +86,7 @@ class DistinctHashes:
     """Counts distinct 64-bit hashes exactly: 8 bytes of disk and no memory for each."""
 
     def __init__(self) -> None:
-        self._parts = [array("Q") for _ in range(_PARTS)]
-        self._held = 0
+        self._new = array("Q")
         self._file: IO[bytes] | None = None
         self._blocks: list[list[int]] = []  # the lengths of the parts in each block of the file
 
@@ -97,9 +96,16 @@ class DistinctHashes:
         Raises:
             StorageFailed: there is no room for it.
         """
-        self._parts[value & (_PARTS - 1)].append(value)
-        self._held += 1
-        if self._held >= _BLOCK_HASHES:
+        self.extend((value,))
+
+    def extend(self, values: Iterable[int]) -> None:
+        """Count each of these hashes, unless it was counted before.
+
+        Raises:
+            StorageFailed: there is no room for them.
+        """
+        self._new.extend(values)
+        if len(self._new) >= _BLOCK_HASHES:
             self._spill()
 
     def count(self) -> int:
@@ -108,7 +114,7 @@ class DistinctHashes:
 
     def parts(self) -> Iterator[array[int]]:
         """All hashes, those with the same last 8 bits together, in the order in which they were added."""
-        for number, held in enumerate(self._parts):
+        for number, new in enumerate(_by_part(self._new)):
             hashes = array("Q")
             start = 0
             for lengths in self._blocks:
@@ -116,7 +122,7 @@ class DistinctHashes:
                 self._file.seek(8 * (start + sum(lengths[:number])))
                 hashes.frombytes(self._file.read(8 * lengths[number]))
                 start += sum(lengths)
-            yield hashes + held
+            yield hashes + new
 
     def close(self) -> None:
         """Give the disk space back."""
@@ -128,11 +134,18 @@ class DistinctHashes:
         if self._file is None:
             self._file = _temporary_file()
         self._file.seek(0, 2)
-        for part in self._parts:
+        parts = _by_part(self._new)
+        for part in parts:
             _append(self._file, part.tobytes())
-        self._blocks.append([len(part) for part in self._parts])
-        self._parts = [array("Q") for _ in range(_PARTS)]
-        self._held = 0
+        self._blocks.append([len(part) for part in parts])
+        self._new = array("Q")
+
+
+def _by_part(hashes: array[int]) -> list[array[int]]:
+    parts = [array("Q") for _ in range(_PARTS)]
+    for value in hashes:
+        parts[value & (_PARTS - 1)].append(value)
+    return parts
 
 
 class MarkedHashes:

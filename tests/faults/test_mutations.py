@@ -21,7 +21,7 @@ from seed_registry.index.dialects.directory import DIRECTORY
 from seed_registry.index.documents import DocumentFramer
 from seed_registry.index.envelope import Layout
 from seed_registry.index.framing import LineFramer
-from seed_registry.records import Asset, RawRecord
+from seed_registry.records import Asset, RawRecord, raw_records
 
 pytestmark = pytest.mark.anyio
 
@@ -203,8 +203,8 @@ async def test_a_thousand_lines_with_one_flipped_bit_each_are_stored_exactly_or_
 def framed(data: bytes, framer: DocumentFramer | LineFramer, cuts: list[int]) -> list[RawRecord]:
     found: list[RawRecord] = []
     for start, end in pairwise([0, *cuts, len(data)]):
-        found += framer.feed(data[start:end])
-    found += framer.finish()
+        found += raw_records(framer.feed(data[start:end]))
+    found += raw_records(framer.finish())
     assert isinstance(framer, LineFramer) or framer.problem is None
     return found
 

@@ -3,23 +3,31 @@
 A record is checked for what Postgres would refuse (https://www.postgresql.org/docs/current/datatype-json.html) before
 it costs a batch: msgspec refuses bad grammar and lone surrogates anywhere in it, the rest is done here. What is checked
 is what is stored: the record's own bytes.
+
+Ordinary assets are decoded many at a time, by columns, and without what Postgres checks as well; whoever writes them
+has the checks done once Postgres has refused one.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from itertools import islice, repeat
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
 import xxhash
+from msgspec import Struct
 from msgspec.structs import replace
 
-from seed_registry.index.dialects.declaring import UNREAD_HEADER, Dialect, Fields, Portal
+from seed_registry.index.dialects.declaring import UNREAD_HEADER, Dialect, Fields, Ordinary, Portal
 from seed_registry.index.envelope import MAX_DEPTH
-from seed_registry.index.moments import moment_of
+from seed_registry.index.moments import moment_of, usual_moment_of
 from seed_registry.index.spelling import Speller
 from seed_registry.index.texts import same_language, says_something, text_of, url_of
-from seed_registry.records import Asset, RawRecord, Record, Reject, Source
+from seed_registry.records import Asset, RawBlock, RawRecord, Record, Reject, Source
 
 # A key longer than this may not fit a btree page once it is part of a composite key (2,704 bytes).
 MAX_KEY_BYTES: Final = 1_000
@@ -41,10 +49,11 @@ REASONS: Final = {
     "database_refused": "is refused by the database",
 }
 
-# A record in which a text or a date is not simply one has another hash than earlier versions gave it: they read it
-# otherwise. Those of all other records stay, and the rows of these are not written anew.
-_UNUSUAL: Final = xxhash.xxh3_64_intdigest(b"unusual 1")
 _NONE: Final[tuple[str, ...]] = ()
+_NOT_ORDINARY: Final = "one of the records is to be decoded by itself"
+# The fields of an asset before and behind its texts and its date, in their order.
+_BESIDES_TEXTS: Final = ("key", "source_key", "raw", "content_hash", "line", "offset", "own_key", "was_committed")
+_hash = xxhash.xxh3_128_digest
 _NUL = b"\\u0000"
 _ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 _ALL_BUT_STRUCTURE = bytes(set(range(256)) - set(b'{}[]"'))
@@ -70,6 +79,7 @@ class Decoder:
         header_complete: bool = True,
         salt: str = "",
         language: str | None = None,
+        is_lines: bool = False,
     ) -> None:
         """Make what the records of one index have in common.
 
@@ -80,6 +90,7 @@ class Decoder:
             header_complete: whether no header is to come.
             salt: of the content hashes.
             language: that of texts in several, a tag like "de-CH".
+            is_lines: whether each record has to say of itself what kind it is.
         """
         self.portal = Portal(domain=domain)
         self.header_complete = header_complete
@@ -87,6 +98,7 @@ class Decoder:
         self._provider = provider or dialect.provider
         self._kind_of = dialect.kind_of
         self._fields_of = dialect.asset
+        self._ordinary = _Ordinary(dialect.ordinary, is_lines=is_lines) if dialect.ordinary else None
         self._is_global = dialect.is_global
         self._decode = msgspec.json.Decoder(dialect.wire).decode
         self._speller: Speller | None = None  # few indexes have records that need it
@@ -94,7 +106,7 @@ class Decoder:
         # Hashes of another dialect, mapping, language or choice of columns never match: the row is written anew.
         self._seeds: dict[str, int] = {}  # by source; loads end before there are too many of them
         salt += f" {self._language}" if self._language else ""
-        self._seed = xxhash.xxh3_64_intdigest(f"{dialect.name} {dialect.version} {dialect.provider} {salt}".encode())
+        self._seed = xxhash.xxh3_64_intdigest(f"{dialect.name} {dialect.version} {salt}".encode())
 
     def decode(self, record: RawRecord) -> Record | None:
         """What the record is, None if it only looks like one; never raises, whatever its bytes."""
@@ -128,6 +140,94 @@ class Decoder:
             return self._source(record, wire, data)
         return _reject(record, "no_type", f"record {REASONS['no_type']}")
 
+    def decode_wires(self, data: list[bytes], *, keys_only: bool = False) -> tuple[list[Any], list[int]]:
+        """The wire Structs of ordinary assets, and the positions of those that are not, where there is None."""
+        if self._ordinary is None:
+            return [], list(range(len(data)))
+        return self._ordinary.decode(data, keys_only=keys_only)
+
+    def decode_ordinary(self, block: RawBlock, *, keys_only: bool = False) -> tuple[list[Asset], list[int]]:
+        """The ordinary assets of a block, not checked, and the positions of what has to be decoded by itself.
+
+        Args:
+            block: records of one kind.
+            keys_only: leave texts and dates for later.
+        """
+        ordinary = self._ordinary
+        if ordinary is None or block.kind == "source":
+            return [], list(range(len(block.data)))
+        if block.decoded is None:
+            wires, others = ordinary.decode(block.data, keys_only=keys_only)
+        else:
+            wires, others = block.decoded, [at for at, wire in enumerate(block.decoded) if wire is None]
+        data, lines, offsets = block.data, block.lines, block.offsets
+        places: Sequence[int] = range(len(data))
+        if others:
+            places = sorted(set(places).difference(others))
+            wires = [wires[at] for at in places]
+            data = [data[at] for at in places]
+            lines, offsets = [lines[at] for at in places], [offsets[at] for at in places]
+        if not wires:
+            return [], others
+        columns = (ordinary.key_columns if keys_only else ordinary.columns)(wires, self.portal)
+        keys, (sources, seeds) = _stripped(columns[0]), self._sources_and_seeds(columns[1])
+        odd = _odd_keys(keys, sources)
+        if not self.header_complete and not self.portal.header:
+            found = ordinary.key_columns(wires, replace(self.portal, header=UNREAD_HEADER))
+            odd |= _differing(columns[0], found[0]) | _differing(columns[1], found[1])
+        texts: list[Iterable[Any]] = [repeat(None)] * 4
+        if not keys_only:
+            moments, odd_moments = _moments(columns[5])
+            texts = [*columns[2:5], moments]
+            odd |= odd_moments | _odd_texts(columns[2]) | _odd_texts(columns[3])
+        own = repeat(False) if self._is_global is None else [not self._is_global(key) for key in keys]
+        facts = (own, repeat(False), repeat(keys_only), repeat(_Unchecked(self, self.portal)))
+        assets = list(map(Asset, keys, sources, *texts, data, map(_hash, data, seeds), lines, offsets, *facts))
+        if odd:
+            others = sorted([*others, *(places[at] for at in odd)])
+            assets = [asset for at, asset in enumerate(assets) if at not in odd]
+        return assets, others
+
+    def with_texts(self, assets: Sequence[Asset], portal: Portal) -> list[Asset]:
+        """Assets of which only the keys were decoded, with texts and dates; `portal` is what was known at their place.
+
+        Raises:
+            ValueError: one of them is not ordinary, and has to be decoded by itself.
+        """
+        assert self._ordinary is not None
+        wires, others = self._ordinary.decode([asset.raw for asset in assets])
+        if others:
+            raise ValueError(_NOT_ORDINARY)
+        *_, names, descriptions, urls, dates = self._ordinary.columns(wires, portal)
+        moments, odd = _moments(dates)
+        if odd or _odd_texts(names) or _odd_texts(descriptions):
+            raise ValueError(_NOT_ORDINARY)
+        keys, sources, *known = (map(attrgetter(name), assets) for name in _BESIDES_TEXTS)
+        unchecked = repeat(_Unchecked(self, portal))
+        return list(map(Asset, keys, sources, names, descriptions, urls, moments, *known, repeat(False), unchecked))
+
+    def check(self, asset: Asset, portal: Portal) -> Record | None:
+        """What an asset is that was decoded without checks; `portal` is what was known at its place."""
+        now, self.portal = self.portal, portal
+        try:
+            return self.decode(RawRecord(asset.raw, asset.line, asset.offset, "asset"))
+        finally:
+            self.portal = now
+
+    def _sources_and_seeds(self, values: Sequence[Any]) -> tuple[Sequence[str], Iterable[int]]:
+        """The keys of sources as they are stored, empty where there is none or a bad one, and the seeds of hashes."""
+        found: dict[Any, str] = {}
+        for value in dict.fromkeys(values):
+            key = _key(value).lower()
+            found[value] = key = "" if _key_problem(key) else key
+            if key not in self._seeds:
+                self._seed_of(key)
+        if len(found) == 1:
+            source = next(iter(found.values()))
+            return [source] * len(values), repeat(self._seeds[source])
+        sources = [found[value] for value in values]
+        return sources, [self._seeds[source] for source in sources]
+
     def former_key(self, asset: Asset) -> str | None:
         """The key that an earlier version of the dialect gave this asset's record; None where none was another."""
         if self._dialect.former_key is None:
@@ -140,19 +240,19 @@ class Decoder:
 
     def _source(self, record: RawRecord, wire: Any, data: bytes) -> Source | Reject:
         assert self._dialect.source is not None
-        fields, seed = self._dialect.source(wire), self._seed
+        fields = self._dialect.source(wire)
         key = _key(fields.source_key).lower()
         if problem := _key_problem(key):
             return _reject(record, problem, f"source {REASONS[problem]}", key=key, kind="source")
         if _are_unusual(fields):
-            fields, seed = self._dialect.source(self._spelled(data)), seed ^ _UNUSUAL
+            fields = self._dialect.source(self._spelled(data))
         name, _, url, ignored = self._texts(fields)
         return Source(
             key=key,
             name=name,
             url=url or f"https://{key}",
             raw=data,
-            content_hash=xxhash.xxh3_128_digest(data, seed),
+            content_hash=xxhash.xxh3_128_digest(record.data, self._seed),
             provider=self._provider,
             line=record.line,
             offset=record.offset,
@@ -171,16 +271,14 @@ class Decoder:
             source_key = ""
         elif not source_key:
             return _reject(record, "no_source", self._no_source(), key=key)
-        # The source is part of the hash: two records of the same bytes differ if a header gives them different ones.
         if (seed := self._seeds.get(source_key)) is None:
             if source_key and (problem := _key_problem(source_key)):
                 return _reject(record, problem, f"asset's source {REASONS[problem]}", key=key)
-            seed = self._seeds[source_key] = self._seed ^ xxhash.xxh3_64_intdigest(source_key.encode())
+            seed = self._seed_of(source_key)
         updated_at, is_unusual = moment_of(fields.date)
         date_ignored = is_unusual and updated_at is None
         name, description, url, ignored = fields.name, fields.description, fields.url, _NONE
         if _are_unusual(fields):
-            is_unusual = True
             name, description, url, ignored = self._texts(self._fields_of(self._spelled(data), self.portal) or fields)
         elif repaired:  # else there is no U+0000 in them: JSON has no other way to write it
             name, description, url, ignored = self._texts(fields)
@@ -192,14 +290,19 @@ class Decoder:
             url,
             updated_at,
             data,
-            xxhash.xxh3_128_digest(data, seed ^ _UNUSUAL if is_unusual else seed),
+            xxhash.xxh3_128_digest(record.data, seed),
             record.line,
             record.offset,
-            repaired or record.repaired,
-            date_ignored,
-            ignored,
             own_key=self._is_global is not None and not self._is_global(key),
+            repaired=repaired,
+            date_ignored=date_ignored,
+            texts_ignored=ignored,
         )
+
+    def _seed_of(self, source_key: str) -> int:
+        """The seed of the hashes of a source's assets: records of the same bytes differ if they are of two sources."""
+        seed = self._seeds[source_key] = self._seed ^ xxhash.xxh3_64_intdigest(source_key.encode())
+        return seed
 
     def _spelled(self, data: bytes) -> Any:
         """The record with its numbers as they are written."""
@@ -230,6 +333,76 @@ class Decoder:
             return False
         other = self._dialect.asset(wire, replace(self.portal, header=UNREAD_HEADER))
         return other is not None and bool((other.key, other.source_key) != (fields.key, fields.source_key))
+
+
+class _Unchecked(Struct, frozen=True):
+    """How assets were decoded."""
+
+    decoder: Decoder
+    portal: Portal
+
+    def with_texts(self, assets: Sequence[Asset]) -> list[Asset]:
+        return self.decoder.with_texts(assets, self.portal)
+
+    def check(self, asset: Asset) -> Record | None:
+        return self.decoder.check(asset, self.portal)
+
+
+class _Ordinary:
+    """The ordinary Structs of a dialect, and their decoders."""
+
+    def __init__(self, ordinary: Ordinary, *, is_lines: bool) -> None:
+        wire, keys = ordinary.wire, ordinary.keys
+        if is_lines:
+            wire, keys = ordinary.line or wire, ordinary.line_keys or keys
+        self.columns, self.key_columns = ordinary.columns, ordinary.key_columns
+        self._decode = msgspec.json.Decoder(wire).decode
+        self._decode_keys = msgspec.json.Decoder(keys).decode
+
+    def decode(self, data: Sequence[bytes], *, keys_only: bool = False) -> tuple[list[Any], list[int]]:
+        """The records, and the positions of those that are not ordinary, where there is None."""
+        decode = self._decode_keys if keys_only else self._decode
+        wires: list[Any] = []
+        others: list[int] = []
+        while len(wires) < len(data):
+            try:
+                wires.extend(map(decode, islice(data, len(wires), None)))  # keeps what comes before a failure
+            except (ValueError, RecursionError):
+                others.append(len(wires))
+                wires.append(None)
+        return wires, others
+
+
+def _stripped(keys: Sequence[Any]) -> list[str]:
+    try:
+        return list(map(str.strip, keys))
+    except TypeError:
+        return list(map(_key, keys))
+
+
+def _odd_keys(keys: Sequence[str], sources: Sequence[str]) -> set[int]:
+    """Where there is no key, no source, or a key that has to be looked at."""
+    if all(keys) and all(sources) and "\0" not in "".join(keys) and len(max(keys, key=len)) * 4 <= MAX_KEY_BYTES:
+        return set()
+    return {at for at, (key, source) in enumerate(zip(keys, sources, strict=True)) if not source or _key_problem(key)}
+
+
+def _odd_texts(texts: Sequence[str | None]) -> set[int]:
+    """Where a text may be an object of several."""
+    return {at for at, text in enumerate(texts) if text and text[0] == "{"}
+
+
+def _moments(dates: Sequence[Any]) -> tuple[Sequence[datetime | None], set[int]]:
+    """The moments of these dates, and where one is not written as most are."""
+    try:
+        return list(map(usual_moment_of, dates)), set()
+    except (TypeError, ValueError, OverflowError):
+        judged = list(map(moment_of, dates))
+        return [moment for moment, _ in judged], {at for at, (_, is_unusual) in enumerate(judged) if is_unusual}
+
+
+def _differing(values: Sequence[Any], others: Sequence[Any]) -> set[int]:
+    return {at for at, (one, other) in enumerate(zip(values, others, strict=True)) if one != other}
 
 
 def _are_unusual(fields: Fields) -> bool:

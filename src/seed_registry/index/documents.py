@@ -4,9 +4,10 @@ A document is an *envelope* of nested objects around arrays. The envelope withou
 kept (the *skeleton*), decoded as a whole, and answers for the syntax and the header fields. The elements are found in
 two ways that always agree:
 
-- by the block: up to the last place that looks like a seam between two elements (the same bytes as between the two
-  before), everything is given to msgspec as one array of raw values. It checks every byte, so if that is an array, the
-  seam was one; about 1 GB/s.
+- by the block: everything up to the last place that looks like a seam between two elements (the same bytes as between
+  the two before) is split at all such places and decoded. An object ends where its last bracket is closed and nowhere
+  before, so what decodes from the end of one element to a seam is the next one. Where something does not, or nobody
+  wants the elements decoded, msgspec gets the whole as one array of raw values: it checks every byte.
 - by the token: brackets are counted outside strings, whatever the bytes are and wherever the chunks are cut; some ten
   times slower, and only needed at the beginning, at the end, and where no seam is found.
 
@@ -16,6 +17,8 @@ Pure, fed bytes. Holds one chunk, one element (capped) and the skeleton (capped)
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -24,7 +27,7 @@ from seed_registry.index.answers import words_of
 from seed_registry.index.envelope import Broken, Envelope, Layout, Path, Problem, error_position
 from seed_registry.index.framing import EXCERPT_BYTES
 from seed_registry.index.unread import IsRecord, UnreadArrays
-from seed_registry.records import RawRecord
+from seed_registry.records import Piece, RawBlock, RawRecord
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 _TOKEN = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+")|([{}\[\],:])|([^ \t\r\n"{}\[\],:]++)', re.DOTALL)
@@ -39,7 +42,11 @@ _OPENING = b"{["
 _MAX_OPEN_BRACKETS = 1_000_000
 
 _decode_block = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 _decode = msgspec.json.Decoder().decode
+
+
+Decode = Callable[[list[bytes]], tuple[list[Any], list[int]]]
 
 
 class DocumentFramer:
@@ -69,7 +76,9 @@ class DocumentFramer:
         offset: int = 0,
         line: int = 1,
         is_record: IsRecord = lambda _: False,
+        decode: Decode | None = None,
     ) -> None:
+        """`decode` is of assets in blocks: what they are, and the positions of those that it did not decode."""
         self.layout = layout
         self.problem: Problem | None = None
         self.header: dict[str, Any] = {}
@@ -78,6 +87,7 @@ class DocumentFramer:
         self.pages = 0
         self.has_found = False
         self.unread = UnreadArrays(is_record)
+        self._decode = decode
         self._counts: dict[Path, int] = {}  # of arrays that have ended
         self._counts_before: dict[Path, int] = {}  # this page
         self._max = max_record_bytes
@@ -104,22 +114,22 @@ class DocumentFramer:
         """The same of this page."""
         return {path: count - self._counts_before.get(path, 0) for path, count in self.counts.items()}
 
-    def feed(self, chunk: bytes) -> list[RawRecord]:
+    def feed(self, chunk: bytes) -> list[Piece]:
         """The records that end in this chunk, or in the page that ends in it, as far as the document is sound."""
         if chunk:
             self._drop_read()
             self._buffer += chunk
         return self._advance(final=False)
 
-    def finish(self) -> list[RawRecord]:
+    def finish(self) -> list[Piece]:
         """The last records, up to the end of a page; if none is pending then, `problem` tells whether all was whole."""
         records = self._advance(final=True)
         if not self.pending and self.problem is None and (self._levels or not self.pages):
             self.problem = Problem("the document is cut off", self._base + len(self._buffer))
         return records
 
-    def _advance(self, *, final: bool) -> list[RawRecord]:
-        records: list[RawRecord] = []
+    def _advance(self, *, final: bool) -> list[Piece]:
+        records: list[Piece] = []
         position, goes_on = self._start, self.problem is None
         self.pending = False
         try:
@@ -260,9 +270,7 @@ class DocumentFramer:
         self.pending = position < len(self._buffer)
         return position, False
 
-    def _walk_elements(
-        self, array: _Elements, position: int, records: list[RawRecord], *, final: bool
-    ) -> tuple[int, bool]:
+    def _walk_elements(self, array: _Elements, position: int, records: list[Piece], *, final: bool) -> tuple[int, bool]:
         """Read elements to the array's end, to one that is read like a document, or as far as the buffer goes."""
         separator = _SEPARATOR.match(self._buffer, position) if array.after_element else None
         if separator:
@@ -328,7 +336,7 @@ class DocumentFramer:
         self._levels[-1].array = None
         self._levels[-1].envelope.resume(bracket, self._base + position)
 
-    def _take_block(self, array: _Elements, position: int, records: list[RawRecord]) -> int:
+    def _take_block(self, array: _Elements, position: int, records: list[Piece]) -> int:
         """Take all elements up to the last seam in one go; returns where, or `position` if that did not work."""
         buffer = self._buffer
         if array.seam is None or array.after_element or (array.scan is not None and array.scan.dropped):
@@ -336,12 +344,15 @@ class DocumentFramer:
         cut = buffer.rfind(array.seam, position) + 1
         if cut <= position:
             return position
+        start = _space_after(buffer, position)
+        if self._decode is not None and array.kind == "asset" and self._take_decoded(array, start, cut, records):
+            return cut
         try:
             values = _decode_block(b"[" + buffer[position:cut] + b"]")
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             return position
         array.scan = None
-        position = _space_after(buffer, position)
+        position = start
         for value in values:
             data = bytes(value)
             scan = _Scan(self._base + position, self._line_at(position))
@@ -353,7 +364,37 @@ class DocumentFramer:
                 position = separator.end()
         return cut
 
-    def _emit(self, array: _Elements, position: int, end: int, scan: _Scan, records: list[RawRecord]) -> None:
+    def _take_decoded(self, array: _Elements, start: int, cut: int, pieces: list[Piece]) -> bool:
+        """Take the elements between these places, decoded; False if they are not all cut right, or not all short."""
+        assert self._decode is not None
+        data, gap = array.split(self._buffer[start:cut])
+        lengths = list(map(len, data))
+        if max(lengths) > self._max:
+            return False
+        decoded, others = self._decode(data)
+        try:
+            for position in others:
+                _decode_raw(data[position])
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return False
+        first = self._base + start
+        *offsets, _ = accumulate((length + len(gap) for length in lengths), initial=first)
+        lines = self._lines(data, gap.count(b"\n"), start, cut)
+        array.end_element()
+        array.count += len(data)
+        pieces.append(RawBlock(data, lines, offsets, "asset", decoded or None))
+        return True
+
+    def _lines(self, data: list[bytes], between: int, start: int, cut: int) -> Sequence[int]:
+        """The line of each element; so many newlines are between two."""
+        line = self._line_at(start)
+        inside = self._line_at(cut) - line - between * (len(data) - 1)
+        if not inside:
+            return range(line, line + between * len(data), between) if between else [line] * len(data)
+        *lines, _ = accumulate((element.count(b"\n") + between for element in data), initial=line)
+        return lines
+
+    def _emit(self, array: _Elements, position: int, end: int, scan: _Scan, records: list[Piece]) -> None:
         """Take the element, or the rest of one, that ends there."""
         if end == position and not scan.dropped:
             raise Broken("a value is expected here", self._base + position)
@@ -361,7 +402,7 @@ class DocumentFramer:
         if not array.is_walked:
             array.learn_seam(self._buffer, position, end)
 
-    def _take(self, array: _Elements, data: bytes, scan: _Scan, records: list[RawRecord]) -> None:
+    def _take(self, array: _Elements, data: bytes, scan: _Scan, records: list[Piece]) -> None:
         array.end_element()
         length = scan.dropped + len(data)
         if array.kind is None or (array.has_links and data[:1] == b'"'):
@@ -501,6 +542,17 @@ class _Elements:
         key = separator and _FIRST_KEY.match(buffer, separator.end())
         if key and buffer[end - 1 : end] == b"}" and end > start:
             self.seam = buffer[end - 1 : key.end()]
+
+    def split(self, block: bytes) -> tuple[list[bytes], bytes]:
+        """The elements of a block that begins with one and ends where another does, and what is between two of them."""
+        assert self.seam is not None
+        head = self.seam[self.seam.index(b"{") :]
+        first, *rest = block.split(self.seam)
+        if not rest:
+            return [first], b""
+        last = rest.pop()
+        between = self.seam[1 : -len(head)]
+        return [first + b"}", *[head + part + b"}" for part in rest], head + last], between
 
 
 def _matched_to(pattern: re.Pattern[bytes], buffer: bytes, position: int) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from seed_registry.records import RawRecord
+from itertools import accumulate
+
+from seed_registry.records import Piece, RawBlock, RawRecord
 
 # What is kept of a record that is too long, for the rejects file.
 EXCERPT_BYTES = 1 << 10
@@ -22,47 +24,72 @@ class LineFramer:
         self._line = line
         self._offset = offset
 
-    def feed(self, chunk: bytes) -> list[RawRecord]:
+    def feed(self, chunk: bytes) -> list[Piece]:
         """The records that end in this chunk."""
-        first, *rest = chunk.split(b"\n")
-        self._hold(first)
-        if not rest:
+        lines = chunk.split(b"\n")
+        if len(lines) == 1:
+            self._hold(chunk)
             return []
-        last = rest.pop()
-        records: list[RawRecord] = []
-        self._end_line(records)
-        line, offset, limit = self._line, self._offset, self._max
-        for data in rest:
-            if len(data) > limit:
-                records.append(RawRecord(data[:EXCERPT_BYTES], line, offset, "", len(data)))
-            elif stripped := data.strip(_JSON_WHITESPACE):
-                records.append(RawRecord(stripped, line, offset))
-            line += 1
-            offset += len(data) + 1
-        self._line, self._offset = line, offset
+        last = lines.pop()
+        pieces: list[Piece] = []
+        if self._pending:
+            self._hold(lines[0])
+            if self._pending_bytes > self._max:
+                self._end_long_line(pieces)
+                del lines[0]
+            else:
+                lines[0] = b"".join(self._pending)
+                self._pending, self._pending_bytes = [], 0
+        self._take(lines, pieces)
         self._hold(last)
-        return records
+        return pieces
 
-    def finish(self) -> list[RawRecord]:
+    def finish(self) -> list[Piece]:
         """The last record, where the last line has no newline."""
-        records: list[RawRecord] = []
-        if self._pending_bytes:
-            self._end_line(records)
-        return records
+        pieces: list[Piece] = []
+        if self._pending_bytes > self._max:
+            self._end_long_line(pieces)
+        elif self._pending_bytes:
+            self._take([b"".join(self._pending)], pieces)
+            self._pending, self._pending_bytes = [], 0
+        return pieces
+
+    def _take(self, lines: list[bytes], pieces: list[Piece]) -> None:
+        """Whole lines, the first at `_line` and `_offset`."""
+        if not lines:
+            return
+        line, count = self._line, len(lines)
+        lengths = list(map(len, lines))
+        *offsets, end = accumulate((length + 1 for length in lengths), initial=self._offset)
+        self._line, self._offset = line + count, end
+        data = [text.strip(_JSON_WHITESPACE) for text in lines]
+        if max(lengths) <= self._max and all(data):
+            pieces.append(RawBlock(data, range(line, line + count), offsets))
+            return
+        start = 0
+        for position in [at for at in range(count) if lengths[at] > self._max or not data[at]]:
+            self._append(pieces, data, offsets, line, slice(start, position))
+            if lengths[position] > self._max:
+                excerpt = lines[position][:EXCERPT_BYTES]
+                pieces.append(RawRecord(excerpt, line + position, offsets[position], "", lengths[position]))
+            start = position + 1
+        self._append(pieces, data, offsets, line, slice(start, count))
+
+    def _append(self, pieces: list[Piece], data: list[bytes], offsets: list[int], line: int, part: slice) -> None:
+        if part.start < part.stop:
+            pieces.append(RawBlock(data[part], range(line + part.start, line + part.stop), offsets[part]))
 
     def _hold(self, piece: bytes) -> None:
         self._pending_bytes += len(piece)
         if self._pending_bytes <= self._max:
-            self._pending.append(piece)
+            if piece:
+                self._pending.append(piece)
         else:  # too long now: keep what the excerpt needs
             self._pending = [b"".join([*self._pending, piece[:EXCERPT_BYTES]])[:EXCERPT_BYTES]]
 
-    def _end_line(self, records: list[RawRecord]) -> None:
-        data = b"".join(self._pending)
-        if self._pending_bytes > self._max:
-            records.append(RawRecord(data[:EXCERPT_BYTES], self._line, self._offset, "", self._pending_bytes))
-        elif stripped := data.strip(_JSON_WHITESPACE):
-            records.append(RawRecord(stripped, self._line, self._offset))
+    def _end_long_line(self, pieces: list[Piece]) -> None:
+        excerpt = b"".join(self._pending)
+        pieces.append(RawRecord(excerpt, self._line, self._offset, "", self._pending_bytes))
         self._line += 1
         self._offset += self._pending_bytes + 1
         self._pending, self._pending_bytes = [], 0

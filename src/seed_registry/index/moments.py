@@ -38,6 +38,28 @@ def moment_of(value: Any) -> tuple[datetime | None, bool]:
     return (moment, False) if moment.year in _YEARS else (None, True)
 
 
+def usual_moment_of(value: str | datetime | None) -> datetime | None:
+    """The moment of a date that is written as most are; the same as `moment_of` gives.
+
+    Raises:
+        ValueError, OverflowError: it is not.
+    """
+    if not value:
+        return None
+    if type(value) is datetime:
+        moment = value
+    else:
+        assert type(value) is str
+        if value[10:11] not in _SEPARATORS:
+            raise ValueError(value)
+        moment = datetime.fromisoformat(value)
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if moment.year not in _YEARS:
+        raise ValueError(value)
+    return moment
+
+
 def _in_utc(moment: datetime) -> datetime | None:
     try:
         moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)

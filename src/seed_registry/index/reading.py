@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -23,7 +24,7 @@ from seed_registry.index.opening import OpenIndex, open_index
 from seed_registry.index.pages import Pages
 from seed_registry.index.unread import UnreadArrays
 from seed_registry.marks import FileState
-from seed_registry.records import Asset, RawRecord, Record, Reject
+from seed_registry.records import Asset, Piece, RawBlock, RawRecord, Record, Reject, raw_records
 from seed_registry.report import Stages
 from seed_registry.settings import Settings
 
@@ -40,6 +41,9 @@ class IndexReader:
         dialect: detected, or as the settings say.
         shape: what the beginning looks like.
         provider: of the sources that are created: what the settings say, else the dialect.
+        is_strict: whether every record is checked here, or only what Postgres does not check.
+        defers_texts: whether texts and dates of ordinary assets may be left for later; not where it `is_strict`.
+        most_are_held: whether they are, for the registry has most of the assets already.
     """
 
     def __init__(self, opened: OpenIndex, settings: Settings, salt: str, stages: Stages) -> None:
@@ -58,7 +62,10 @@ class IndexReader:
             header_complete=self.shape.lines,
             salt=salt,
             language=settings.language,
+            is_lines=self.shape.lines,
         )
+        self.is_strict = True
+        self.defers_texts = self.most_are_held = False
         self._framer: LineFramer | DocumentFramer
         self._pages = Pages(self.dialect)
         self._unread = UnreadArrays(looks_like_record)
@@ -67,7 +74,13 @@ class IndexReader:
             self._framer = LineFramer(max_record_bytes=limit, offset=offset)
         else:
             layout = layout_of(self.dialect, self.shape, settings)
-            self._framer = DocumentFramer(layout, max_record_bytes=limit, offset=offset, is_record=looks_like_record)
+            self._framer = DocumentFramer(
+                layout,
+                max_record_bytes=limit,
+                offset=offset,
+                is_record=looks_like_record,
+                decode=self._decode_elements,
+            )
 
     @property
     def position(self) -> int:
@@ -143,7 +156,7 @@ class IndexReader:
             self._decoder.portal = replace(self._decoder.portal, header=portal)
         return self._decoder.decode(record)
 
-    def _framed(self, step: Callable[[], list[RawRecord]], *, at_end: bool = False) -> Iterator[list[Record]]:
+    def _framed(self, step: Callable[[], list[Piece]], *, at_end: bool = False) -> Iterator[list[Record]]:
         """The records that a step of the framer brings, those of each page for themselves."""
         while True:
             with self._stages.timed("decoding"):
@@ -155,15 +168,13 @@ class IndexReader:
                 return
             step = self._framer.finish if at_end else partial(self._framer.feed, b"")
 
-    def _decoded(
-        self, raw_records: list[RawRecord], *, at_end: bool = False
-    ) -> tuple[list[Record], SeedRegistryError | None]:
+    def _decoded(self, pieces: list[Piece], *, at_end: bool = False) -> tuple[list[Record], SeedRegistryError | None]:
         """The records, and what is wrong with the document after them."""
         framer = self._framer
         if isinstance(framer, LineFramer):
-            return self._records(raw_records), None
+            return self._records(pieces), None
         self._take_header(framer)
-        records = self._records(raw_records)
+        records = self._records(pieces)
         last = records[-1] if records else None
         if type(last) is Reject and last.reason == "not_json":
             error = ValueError(last.detail)
@@ -180,29 +191,61 @@ class IndexReader:
             return records, self._nothing_found(framer)
         return records, None
 
-    def _records(self, raw_records: list[RawRecord]) -> list[Record]:
+    def _decode_elements(self, data: list[bytes]) -> tuple[list[Any], list[int]]:
+        """Ordinary assets of a document, which are cut out of it by decoding them."""
+        if self.is_strict:
+            return [], list(range(len(data)))
+        return self._decoder.decode_wires(data, keys_only=self.defers_texts and self.most_are_held)
+
+    def _records(self, pieces: list[Piece]) -> list[Record]:
         """The records; of a document up to the first that is not JSON, for the document is none then."""
-        decode, is_document = self._decoder.decode, isinstance(self._framer, DocumentFramer)
-        inner = self.dialect.inner
         records: list[Record] = []
-        for raw in raw_records:
-            record = decode(raw)
-            if record is None:
-                continue
-            records.append(record)
-            if type(record) is Reject:
-                if is_document and record.reason == "not_json":
-                    break
-                if record.reason in _NO_RECORD:
-                    self._look_into(raw)
-            if inner is not None and inner[0] in raw.data and not raw.excess:
-                records += self._inner_records(raw, inner[1])
+        for piece in pieces:
+            if self.is_strict or type(piece) is RawRecord:
+                goes_on = all(self._decode_one(raw, records) for raw in piece)
+            else:
+                assert type(piece) is RawBlock
+                goes_on = self._decode_block(piece, records)
+            if not goes_on:
+                break
         return records
+
+    def _decode_block(self, block: RawBlock, records: list[Record]) -> bool:
+        """Add the records of a block, most of them by columns; whether to go on behind it."""
+        assets, others = self._decoder.decode_ordinary(block, keys_only=self.defers_texts and self.most_are_held)
+        if not others:
+            records += assets
+            return True
+        start = 0  # of the ordinary assets that come next
+        for number, position in enumerate(others):
+            end = position - number
+            records += assets[start:end]
+            start = end
+            if not self._decode_one(block.at(position), records):
+                return False
+        records += assets[start:]
+        return True
+
+    def _decode_one(self, raw: RawRecord, records: list[Record]) -> bool:
+        """Add what a record is, and what it holds; whether to go on behind it."""
+        record = self._decoder.decode(raw)
+        if record is None:
+            return True
+        records.append(record)
+        if type(record) is Reject:
+            if record.reason == "not_json" and isinstance(self._framer, DocumentFramer):
+                return False
+            if record.reason in _NO_RECORD:
+                self._look_into(raw)
+        inner = self.dialect.inner
+        if inner is not None and inner[0] in raw.data and not raw.excess:
+            records += self._inner_records(raw, inner[1])
+        return True
 
     def _inner_records(self, raw: RawRecord, layout: Layout) -> Iterator[Record]:
         """The records that a record holds: each is one of its own."""
         framer = DocumentFramer(layout, max_record_bytes=len(raw.data), offset=raw.offset, line=raw.line)
-        for one in framer.feed(raw.data):
+        for one in raw_records(framer.feed(raw.data)):
             if (record := self._decoder.decode(one)) is not None:
                 yield record
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import os
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Final, Self
@@ -29,7 +29,7 @@ from seed_registry.index.pages import Pages
 from seed_registry.index.reading import IndexReader
 from seed_registry.index.rejects import RejectsFile
 from seed_registry.index.unread import UnreadArrays
-from seed_registry.records import RawRecord, Record, Reject
+from seed_registry.records import Piece, RawRecord, Record, Reject, raw_records
 from seed_registry.report import Stages
 from seed_registry.settings import Settings
 
@@ -93,8 +93,12 @@ async def read_lines(path: str, settings: Settings) -> AsyncIterator[list[Reject
     async with open_index(path, max_unpacked_bytes=settings.max_unpacked_bytes) as opened:
         framer = LineFramer(max_record_bytes=longest_line(settings.max_record_bytes), offset=opened.head_offset)
         async for chunk in opened.chunks():
-            yield [None if raw.excess else parse(raw.data) for raw in framer.feed(chunk)]
-        yield [None if raw.excess else parse(raw.data) for raw in framer.finish()]
+            yield _parsed(framer.feed(chunk))
+        yield _parsed(framer.finish())
+
+
+def _parsed(pieces: Iterable[Piece]) -> list[RejectLine | None]:
+    return [None if raw.excess else parse(raw.data) for raw in raw_records(pieces)]
 
 
 class Origins:
@@ -219,6 +223,7 @@ class _LineDecoder(Decoder):
             dialect, domain=settings.domain or "", provider=provider, salt=salt, language=settings.language
         )
         self._has_sources = dialect.source is not None
+        self._ordinary = None  # a line holds its record as a text
         self._max = settings.max_record_bytes
 
     def decode(self, record: RawRecord) -> Record | None:
@@ -266,6 +271,7 @@ class ReplayReader(IndexReader):
         self._decoder = _LineDecoder(dialect, settings, provider=self.provider, salt=salt)
         self._pages, self._unread = Pages(dialect), UnreadArrays(looks_like_record)
         longest = longest_line(settings.max_record_bytes)
+        self.is_strict, self.defers_texts, self.most_are_held = True, False, False
         self._framer = LineFramer(max_record_bytes=longest, offset=opened.head_offset)
 
 

@@ -61,6 +61,16 @@ def kept_out(table: Table, staging: str) -> str:
     )
 
 
+def renew_hashes(table: Table, staging: str) -> str:
+    """The content hashes of a staged batch, just upserted, to the rows that it left alone."""
+    return statement("renew_hashes").format(
+        table=table.name,
+        staging=staging,
+        same_key=_same_key(table, "staged"),
+        hash_column=table.column("content_hash"),
+    )
+
+
 def samples(table: Table, *, by_key: bool = False) -> str:
     """A few rows of a table in the form in which they are staged; `by_key` the one of a key, a value a key field."""
     return statement("samples").format(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final, Generic, TypeVar
 
@@ -21,7 +22,7 @@ from seed_registry.registry.pooling import is_pooled
 from seed_registry.registry.remedies import CommitUnknown, Remedy, RowsKeptOut, remedy
 from seed_registry.registry.schema import Table
 from seed_registry.registry.staging import Staging
-from seed_registry.registry.statements import by_value, filter_by_hash, hashed_fields, kept_out, upsert
+from seed_registry.registry.statements import by_value, filter_by_hash, hashed_fields, kept_out, renew_hashes, upsert
 from seed_registry.report import MergeCounts, Stages
 
 Record = TypeVar("Record", Source, Asset)
@@ -98,6 +99,7 @@ class TableMerger:
         self._plan = by_value(table, "plan")
         self._upsert = upsert(table, self.staging.name)
         self._kept_out = kept_out(table, self.staging.name)
+        self._renew_hashes = renew_hashes(table, self.staging.name) if "content_hash" in table.columns else ""
         self._defaulted = [number for number, field in enumerate(table.columns) if table.facts[field].default]
         self._owners = owners
         self._upsert_keeping_sources = upsert(table, self.staging.name, keeps_sources=True) if owners else ""
@@ -117,7 +119,7 @@ class TableMerger:
             return counts
         taken, rejects = await self._parted(records, values, owners)
         unique = self._unique(taken, values)
-        rows = await self._not_held(unique, values) if self._by_hash else unique
+        rows = with_texts(await self._not_held(unique, values) if self._by_hash else unique)
         # A record without a hash may be held all the same, and an upsert would lock the row only to find that out.
         if rows and (not self._by_hash or None in values("content_hash", rows)):
             rows = [rows[difference.position] for difference in await self._differing(rows, values)]
@@ -253,6 +255,9 @@ class TableMerger:
             if inserted + updated < len(rows):
                 lost = await self._lost(records, values, owners)
                 await self._see_that_none_is_kept_out(len(rows) - len(lost))
+                if self._renew_hashes:  # or every load would compare their values
+                    async with self._step("merging"):
+                        await self._connection.execute(self._renew_hashes)
             if is_callers:
                 await self.staging.empty()
             unchanged = counts.unchanged - inserted - updated - len(lost)
@@ -317,7 +322,7 @@ class TableMerger:
     ) -> MergeCounts | None:
         """Like `merge`, into a table that has none of these keys; None, and nothing copied, where that cannot be."""
         taken, rejects = await self._parted(records, values, owners, is_empty=True)
-        unique = self._unique(taken, values)
+        unique = with_texts(self._unique(taken, values))
         columns = self._columns(unique, values)
         # COPY cannot send a default for one row and a value for another.
         if any(None in columns[number] for number in self._defaulted):
@@ -388,6 +393,18 @@ class TableMerger:
 
     def _columns(self, records: Sequence[Record], values: Values[Record]) -> list[list[Any]]:
         return [values(field, records) for field in self._table.columns]
+
+
+def with_texts(records: list[Any]) -> list[Any]:
+    """The records, those with texts and dates of which only the keys were decoded.
+
+    Raises:
+        ValueError: one of them has to be decoded by itself.
+    """
+    if not any(type(record) is Asset and record.is_unread for record in records):
+        return records
+    groups = [(unchecked, list(assets)) for unchecked, assets in groupby(records, attrgetter("unchecked"))]
+    return [asset for unchecked, assets in groups for asset in (unchecked.with_texts(assets) if unchecked else assets)]
 
 
 def _committed(records: Sequence[Source | Asset]) -> int:

@@ -8,7 +8,7 @@ objects, as objects in strings, and in `title_translated` and `notes_translated`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
@@ -16,8 +16,10 @@ from msgspec import Struct
 from seed_registry.index.detecting import Shape
 from seed_registry.index.dialects.declaring import (
     TOTALS,
+    Columns,
     Dialect,
     Fields,
+    Ordinary,
     Portal,
     first,
     host_of,
@@ -41,6 +43,24 @@ class Package(Struct, gc=False):
     metadata_modified: Any = None
 
 
+class _Keys(Struct, gc=False):
+    """What tells an ordinary package, where the portal is known."""
+
+    id: str
+
+
+class _Package(_Keys, gc=False):
+    """An ordinary package: its texts are in one language."""
+
+    name: str | None = None
+    title: str | None = None
+    title_translated: None = None
+    notes: str | None = None
+    notes_translated: None = None
+    url: str | None = None
+    metadata_modified: str | None = None
+
+
 _ARRAYS: Final = (("result", "results"), ("result",))
 # Under which keys harvested packages tell where they come from. Only the first is about a portal like this one; the
 # others are about the dataset, wherever it is.
@@ -56,6 +76,21 @@ def _asset(package: Package, portal: Portal) -> Fields:
         url = (page(source, "dataset", name) if key == _EXTRAS[0] else None) or package.url
         source = source or host_of(package.url) or ""
     return Fields(package.id, source, _title(package), _notes(package), url, package.metadata_modified)
+
+
+def _key_columns(packages: Sequence[_Keys], portal: Portal) -> Columns:
+    return [package.id for package in packages], [portal.name] * len(packages)
+
+
+def _columns(packages: Sequence[_Package], portal: Portal) -> Columns:
+    source = portal.name
+    return (
+        *_key_columns(packages, portal),
+        [package.title or package.name or None for package in packages],
+        [package.notes for package in packages],
+        [page(source, "dataset", package.name or package.id) or package.url for package in packages],
+        [package.metadata_modified for package in packages],
+    )
 
 
 def _title(package: Package) -> Any:
@@ -110,6 +145,7 @@ CKAN: Final = Dialect(
     arrays=dict.fromkeys((*_ARRAYS, ()), "asset"),
     wire=Package,
     asset=_asset,
+    ordinary=Ordinary(_Package, _Keys, _columns, _key_columns),
     mapping={
         "key": "id",
         "source_key": "--domain, the host of the header's help, of an extra, of url",

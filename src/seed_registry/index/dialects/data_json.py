@@ -11,6 +11,7 @@ may be that of many datasets, a DOI's or a story's: it is no identifier.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -18,9 +19,12 @@ from msgspec import Struct, field
 
 from seed_registry.index.detecting import Shape
 from seed_registry.index.dialects.declaring import (
+    Columns,
     Dialect,
     Fields,
+    Ordinary,
     Portal,
+    by_record,
     first,
     host_of,
     is_catalog,
@@ -41,6 +45,23 @@ class Dataset(Struct, gc=False):
     description: Any = None
     modified: Any = None
     landingPage: Any = None  # noqa: N815  # a field of the format
+
+
+class _Keys(Struct, gc=False):
+    """What tells an ordinary dataset: one that has no others in it."""
+
+    identifier: str
+    node: str | None = field(default=None, name="@id")
+    title: str | None = None
+    landingPage: str | None = None  # noqa: N815  # a field of the format
+    seriesMember: None = None  # noqa: N815  # a field of the format
+
+
+class _Dataset(_Keys, gc=False):
+    """An ordinary dataset."""
+
+    description: str | None = None
+    modified: str | None = None
 
 
 # An object names its identifier in one of these; else a notation is unique within the agency that gave it
@@ -64,19 +85,13 @@ _OTHERS: Final[tuple[Path, ...]] = (("datasetSeries",), ("service",))
 _CATALOG_FIELDS: Final = ("dataset", "datasets", "catalog", "hasPart", "datasetSeries", "service")
 
 
-def _asset(dataset: Dataset, portal: Portal) -> Fields | None:
-    identifier, landing = dataset.identifier, dataset.landingPage
-    if type(identifier) is not str:
-        identifier = _plain(identifier)
-    if type(landing) is not str:
-        landing = url_of(landing)
-    if type(identifier) is str and _is_catalogue_itself(identifier, dataset.title):
+def _asset(dataset: Dataset | _Dataset, portal: Portal) -> Fields | None:
+    identity = _identity(dataset, portal)
+    if identity is None:
         return None
-    # In a federated catalogue identifiers are of other hosts: the portal that publishes them all is the source.
-    source = portal.name or first(host_of(landing), host_of(identifier))
+    landing = url_of(dataset.landingPage)
     return Fields(
-        _key(dataset, identifier, landing, portal if portal.name else Portal(header=source or "")),
-        source,
+        *identity,
         dataset.title,
         dataset.description,
         dataset.landingPage if landing is None else landing,
@@ -84,7 +99,24 @@ def _asset(dataset: Dataset, portal: Portal) -> Fields | None:
     )
 
 
-def _key(dataset: Dataset, identifier: Any, landing: str | None, portal: Portal) -> Any:
+def _identity(dataset: Dataset | _Keys, portal: Portal) -> tuple[Any, Any] | None:
+    """The key and the source of a dataset; None of the row that stands for its catalogue."""
+    identifier, landing = dataset.identifier, url_of(dataset.landingPage)
+    if type(identifier) is not str:
+        identifier = _plain(identifier)
+    if type(identifier) is str and _is_catalogue_itself(identifier, dataset.title):
+        return None
+    # In a federated catalogue identifiers are of other hosts: the portal that publishes them all is the source.
+    source = portal.name or first(host_of(landing), host_of(identifier))
+    return _key(dataset, identifier, landing, portal if portal.name else Portal(header=source or "")), source
+
+
+def _key_columns(datasets: Sequence[_Keys], portal: Portal) -> Columns:
+    found = [_identity(dataset, portal) or (None, None) for dataset in datasets]
+    return [key for key, _ in found], [source for _, source in found]
+
+
+def _key(dataset: Dataset | _Keys, identifier: Any, landing: str | None, portal: Portal) -> Any:
     """The Socrata id of the portal's own URL, else the identifier: two datasets never have the same.
 
     One without any identifier has that of its node in JSON-LD, or what Socrata made of it: its page has the id. Any
@@ -191,6 +223,7 @@ DATA_JSON: Final = Dialect(
     provider="socrata",
     wire=Dataset,
     asset=_asset,
+    ordinary=Ordinary(_Dataset, _Keys, by_record(_asset), _key_columns),
     mapping={
         "key": "the 4x4 id that identifier is or that its URL on the portal has; identifier; @id",
         "source_key": "--domain, the host of the header's @id, of landingPage, of identifier",

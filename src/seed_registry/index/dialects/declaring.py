@@ -6,8 +6,9 @@ Wire Structs name only the fields that are read, with any value: what a field re
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -69,6 +70,45 @@ class Fields(Struct, frozen=True, gc=False):
     date: Any = None
 
 
+_NO_FIELDS: Final = Fields(None, None)
+_ALL_FIELDS: Final = attrgetter("key", "source_key", "name", "description", "url", "date")
+
+
+# By columns: keys and source keys; or these, names, descriptions, URLs and dates.
+Columns = tuple[Sequence[Any], ...]
+
+
+class Ordinary(Struct, frozen=True):
+    """How the ordinary assets of a dialect are decoded, many at a time.
+
+    What a Struct refuses here, and what has no key or source in these columns, is decoded by itself with the dialect's
+    own; columns must have what that gives.
+
+    Attributes:
+        wire: a Struct with the exact types of an ordinary asset.
+        keys: the same with what is needed for its key and its source only.
+        columns, key_columns: from such Structs to columns.
+        line, line_keys: `wire` and `keys` of lines, where these are others.
+    """
+
+    wire: type[Struct]
+    keys: type[Struct]
+    columns: Callable[[list[Any], Portal], Columns]
+    key_columns: Callable[[list[Any], Portal], Columns]
+    line: type[Struct] | None = None
+    line_keys: type[Struct] | None = None
+
+
+def by_record(asset: Callable[[Any, Portal], Fields | None]) -> Callable[[list[Any], Portal], Columns]:
+    """All columns, from a function of one record."""
+
+    def columns(wires: list[Any], portal: Portal) -> Columns:
+        found = [asset(wire, portal) or _NO_FIELDS for wire in wires]
+        return tuple(zip(*map(_ALL_FIELDS, found), strict=True))
+
+    return columns
+
+
 class Dialect(Struct, frozen=True):
     """One known shape.
 
@@ -94,6 +134,7 @@ class Dialect(Struct, frozen=True):
         refuses_domain: why `--domain` cannot be used, if it cannot.
         names_portals: whether the records of this shape name their portal themselves, which `--domain` leaves alone.
         former_key: the key that an earlier version gave a record; None where it is the same.
+        ordinary: how ordinary assets are decoded many at a time; None where each is decoded by itself.
     """
 
     name: str
@@ -121,6 +162,7 @@ class Dialect(Struct, frozen=True):
     is_paged: bool = True
     keys: frozenset[str] = frozenset({"id"})
     totals: tuple[Path, ...] = TOTALS
+    ordinary: Ordinary | None = None
 
 
 def first(*values: Any) -> Any:

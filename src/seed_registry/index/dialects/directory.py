@@ -7,7 +7,7 @@ of the oldest, a bare array, have a `resource_url` for a `permalink` and no date
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
@@ -15,8 +15,10 @@ from msgspec import Struct
 from seed_registry.index.detecting import Shape
 from seed_registry.index.dialects.declaring import (
     TOTALS,
+    Columns,
     Dialect,
     Fields,
+    Ordinary,
     Portal,
     first,
     host_of,
@@ -36,6 +38,39 @@ class DirectoryRecord(Struct, gc=False):
     permalink: Any = None
     resource_url: Any = None
     updatedAt: Any = None  # noqa: N815  # a field of the format
+
+
+class _Keys(Struct, gc=False):
+    """What tells an ordinary dataset."""
+
+    id: str
+    domain: str | None = None
+
+
+class _Dataset(_Keys, gc=False):
+    """An ordinary dataset."""
+
+    name: str | None = None
+    description: str | None = None
+    permalink: str | None = None
+    updatedAt: str | None = None  # noqa: N815  # a field of the format
+
+
+def _key_columns(records: Sequence[_Keys], portal: Portal) -> Columns:
+    # Of what names no domain where the portal is not known, the address has to tell it: that is not ordinary.
+    return [r.id for r in records], [r.domain or portal.name for r in records]
+
+
+def _columns(records: Sequence[_Dataset], portal: Portal) -> Columns:
+    keys, sources = _key_columns(records, portal)
+    return (
+        keys,
+        sources,
+        [r.name for r in records],
+        [r.description for r in records],
+        [r.permalink or page(source, "d", r.id) for r, source in zip(records, sources, strict=True)],
+        [r.updatedAt for r in records],
+    )
 
 
 def _asset(record: DirectoryRecord, portal: Portal) -> Fields:
@@ -80,6 +115,7 @@ DIRECTORY: Final = Dialect(
     is_global=None,  # Socrata's ids
     wire=DirectoryRecord,
     asset=_asset,
+    ordinary=Ordinary(_Dataset, _Keys, _columns, _key_columns),
     mapping={
         "key": "id",
         "source_key": "domain, --domain, the header's domain, the host of permalink or resource_url",

@@ -6,12 +6,22 @@ One catalogue of all portals: each result names its own in `metadata.domain` (27
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from msgspec import Struct
 
 from seed_registry.index.detecting import Shape
-from seed_registry.index.dialects.declaring import TOTALS, Dialect, Fields, Portal, first, keys_at
+from seed_registry.index.dialects.declaring import (
+    TOTALS,
+    Columns,
+    Dialect,
+    Fields,
+    Ordinary,
+    Portal,
+    first,
+    keys_at,
+)
 
 
 class Resource(Struct, gc=False):
@@ -36,6 +46,57 @@ class Result(Struct, gc=False):
     resource: Resource | None = None
     metadata: Metadata | None = None
     permalink: Any = None
+
+
+class _Metadata(Struct, gc=False):
+    """The metadata of an ordinary result."""
+
+    domain: str
+
+
+class _ResourceKeys(Struct, gc=False):
+    """What tells an ordinary resource."""
+
+    id: str
+
+
+class _Resource(_ResourceKeys, gc=False):
+    """An ordinary resource."""
+
+    name: str | None = None
+    description: str | None = None
+    updatedAt: str | None = None  # noqa: N815  # a field of the format
+    data_updated_at: str | None = None
+
+
+class _Keys(Struct, gc=False):
+    """What tells an ordinary result."""
+
+    resource: _ResourceKeys
+    metadata: _Metadata
+
+
+class _Result(Struct, gc=False):
+    """An ordinary result."""
+
+    resource: _Resource
+    metadata: _Metadata
+    permalink: str | None = None
+
+
+def _key_columns(results: Sequence[_Keys | _Result], _: Portal) -> Columns:
+    return [r.resource.id for r in results], [r.metadata.domain for r in results]
+
+
+def _columns(results: Sequence[_Result], portal: Portal) -> Columns:
+    resources = [r.resource for r in results]
+    return (
+        *_key_columns(results, portal),
+        [r.name for r in resources],
+        [r.description for r in resources],
+        [r.permalink for r in results],
+        [r.updatedAt or r.data_updated_at for r in resources],
+    )
 
 
 _NO_RESOURCE: Final = Resource()
@@ -69,6 +130,7 @@ DISCOVERY: Final = Dialect(
     is_global=None,  # Socrata's ids
     wire=Result,
     asset=_asset,
+    ordinary=Ordinary(_Result, _Keys, _columns, _key_columns),
     mapping={
         "key": "resource.id",
         "source_key": "metadata.domain",

@@ -6,11 +6,12 @@ writes it; the second names of its fields are for indexes that other programs wr
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from seed_registry.index.dialects.declaring import Dialect, Fields, Portal, first
+from seed_registry.index.dialects.declaring import Columns, Dialect, Fields, Ordinary, Portal, first
 
 
 class SeedRecord(Struct, gc=False):
@@ -29,6 +30,54 @@ class SeedRecord(Struct, gc=False):
     updated_at: Any = None
     updatedAt: Any = None  # noqa: N815  # a field of the format
     modified: Any = None
+
+
+class _Keys(Struct, gc=False):
+    """What tells an ordinary asset."""
+
+    asset_key: str | None = None
+    id: str | None = None
+    source_key: str | None = None
+    domain: str | None = None
+
+
+class _Asset(_Keys, gc=False):
+    """An ordinary asset."""
+
+    name: str | None = None
+    description: str | None = None
+    url: str | None = None
+    permalink: str | None = None
+    link: str | None = None
+    updated_at: str | None = None
+    updatedAt: str | None = None  # noqa: N815  # a field of the format
+    modified: str | None = None
+
+
+class _LineKeys(_Keys, gc=False, kw_only=True):
+    """The same in lines, each of which says what it is."""
+
+    type: Literal["asset"]
+
+
+class _Line(_Asset, gc=False, kw_only=True):
+    """The same."""
+
+    type: Literal["asset"]
+
+
+def _key_columns(records: Sequence[_Keys], _: Portal) -> Columns:
+    return [r.asset_key or r.id for r in records], [r.source_key or r.domain for r in records]
+
+
+def _columns(records: Sequence[_Asset], portal: Portal) -> Columns:
+    return (
+        *_key_columns(records, portal),
+        [r.name for r in records],
+        [r.description for r in records],
+        [r.url or r.permalink or r.link or None for r in records],
+        [r.updated_at or r.updatedAt or r.modified for r in records],
+    )
 
 
 def _asset(record: SeedRecord, _: Portal) -> Fields:
@@ -64,6 +113,7 @@ SEED: Final = Dialect(
         "updated_at": "updated_at, updatedAt, modified",
     },
     source=_source,
+    ordinary=Ordinary(_Asset, _Keys, _columns, _key_columns, _Line, _LineKeys),
     lists_sources=True,
     refuses_domain="it lists its sources itself, and each asset names one",
     is_paged=False,  # sources come before or after their assets, but in one document

@@ -6,12 +6,24 @@ not the milliseconds of other interfaces.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from msgspec import Struct
 
 from seed_registry.index.detecting import Shape
-from seed_registry.index.dialects.declaring import Dialect, Fields, Portal, first, keys_at, moment, page
+from seed_registry.index.dialects.declaring import (
+    Columns,
+    Dialect,
+    Fields,
+    Ordinary,
+    Portal,
+    by_record,
+    first,
+    keys_at,
+    moment,
+    page,
+)
 
 
 class View(Struct, gc=False):
@@ -24,7 +36,26 @@ class View(Struct, gc=False):
     viewLastModified: Any = None  # noqa: N815  # a field of the format
 
 
-def _asset(view: View, portal: Portal) -> Fields:
+class _Keys(Struct, gc=False):
+    """What tells an ordinary view."""
+
+    id: str
+
+
+class _View(_Keys, gc=False):
+    """An ordinary view."""
+
+    name: str | None = None
+    description: str | None = None
+    rowsUpdatedAt: int | None = None  # noqa: N815  # a field of the format
+    viewLastModified: int | None = None  # noqa: N815  # a field of the format
+
+
+def _key_columns(views: Sequence[_Keys], portal: Portal) -> Columns:
+    return [view.id for view in views], [portal.domain] * len(views)
+
+
+def _asset(view: View | _View, portal: Portal) -> Fields:
     return Fields(
         view.id,
         portal.domain,
@@ -52,6 +83,7 @@ VIEWS: Final = Dialect(
     is_global=None,  # Socrata's ids
     wire=View,
     asset=_asset,
+    ordinary=Ordinary(_View, _Keys, by_record(_asset), _key_columns),
     mapping={
         "key": "id",
         "source_key": "--domain",
