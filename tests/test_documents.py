@@ -488,11 +488,11 @@ def test_an_element_that_is_too_long_is_dropped_and_the_next_one_is_right(kind: 
     long, limit = TOO_LONG[kind], 256
     data = b'{"assets": [{"a":1},\n ' + long + b' ,\n{"b":2}, "x"]}'
     framer = DocumentFramer(Layout(ARRAYS), max_record_bytes=limit)
-    records, most = [], 0
+    records, most = list[RawRecord](), 0
     for part in in_pieces(data, size):
-        records += framer.feed(part)
+        records += raw_records(framer.feed(part))
         most = max(most, len(framer._buffer))
-    records += framer.finish()
+    records += raw_records(framer.finish())
     assert framer.problem is None
     assert [one.data for one in records if not one.excess] == [b'{"a":1}', b'{"b":2}', b'"x"']
     dropped = records[1]

@@ -16,7 +16,6 @@ from typing import Any
 
 import asyncpg
 import pytest
-from asyncpg.transaction import Transaction
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +27,7 @@ from seed_registry.ingesting import ingest
 from seed_registry.marks import FileState, Mark, Resumption, unplaced
 from seed_registry.records import Reject
 from seed_registry.registry.remedies import Remedy, remedy
+from seed_registry.registry.transactions import BatchTransaction
 from seed_registry.report import Report, Tally
 from seed_registry.settings import DatabaseUrl, Settings
 
@@ -207,24 +207,24 @@ async def test_terminated_sessions_are_replaced_and_nothing_is_counted_twice(
 async def test_a_commit_without_an_answer_is_looked_up_and_counted_once(
     database_url: DatabaseUrl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, was_done: bool
 ) -> None:
-    path, commit = sample(tmp_path / "index.ndjson", format="ndjson"), Transaction.commit
+    path, commit = sample(tmp_path / "index.ndjson", format="ndjson"), BatchTransaction.commit
     lost: list[int] = []
 
-    async def unanswered(self: Any) -> None:
+    async def unanswered(self: Any, last: str = "") -> None:
         connection = self._connection
         saved = connection.get_server_pid() not in lost and len(lost) < 3
         if not saved or not await connection.fetchval("select count(*) > 3 from seed_registry.checkpoints"):
-            await commit(self)
+            await commit(self, last)
             return
         lost.append(connection.get_server_pid())
         if was_done:
-            await commit(self)
+            await commit(self, last)
         connection.terminate()
         raise ConnectionResetError("the answer is lost")
 
     await load(database_url, path)
     ask(database_url, "truncate registry.assets, registry.sources, seed_registry.runs cascade")
-    monkeypatch.setattr(Transaction, "commit", unanswered)
+    monkeypatch.setattr(BatchTransaction, "commit", unanswered)
     report = await load(database_url, path)
     assert lost
     assert report.retries == len(lost)

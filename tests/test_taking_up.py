@@ -17,7 +17,6 @@ from typing import Any
 
 import asyncpg
 import pytest
-from asyncpg.transaction import Transaction
 
 from conftest import Cli
 from seed_registry.bench.workloads import Workload, generate
@@ -28,6 +27,7 @@ from seed_registry.ingesting import ingest
 from seed_registry.marks import FileState
 from seed_registry.producing import Producer
 from seed_registry.records import RawRecord
+from seed_registry.registry.transactions import BatchTransaction
 from seed_registry.report import Report
 from seed_registry.settings import DatabaseUrl, MaxRejects, Settings
 from test_resuming import Told, ask, killed
@@ -197,7 +197,8 @@ async def test_rejects_of_a_run_before_it_was_killed_count_for_the_limit(
 ) -> None:
     path = tmp_path / "index.ndjson"
     bad = {"type": "asset", "x": 1}
-    path.write_bytes(lines(source(), *(asset(f"k{n:04}") if n % 50 else bad for n in range(3_000))))
+    good = [asset(f"k{n:04}") | {"description": "x" * 500} for n in range(3_000)]  # a chunk has few bad ones
+    path.write_bytes(lines(source(), *(one if n % 50 else bad for n, one in enumerate(good))))
     await plain_connection.execute(STOP.format(pattern="k05"))
     options: dict[str, Any] = {"max_rejects": MaxRejects.parse("40"), "rejects": str(tmp_path / "rejects")}
     with pytest.raises(DatabaseRefused):
@@ -286,7 +287,7 @@ async def test_the_answer_to_any_commit_may_be_lost(
     monkeypatch: pytest.MonkeyPatch,
     of: str,
 ) -> None:
-    path, commit, lost = tmp_path / "index.ndjson", Transaction.commit, list[str]()
+    path, commit, lost = tmp_path / "index.ndjson", BatchTransaction.commit, list[str]()
     assets = [asset(f"k{number:04}") for number in range(300)]
     path.write_bytes(lines(source("a.example"), source("b.example"), *assets))
     if of == "half a batch":
@@ -294,15 +295,15 @@ async def test_the_answer_to_any_commit_may_be_lost(
         await plain_connection.execute(f"alter table registry.assets add constraint innocent {check}")
     table = {"the run": "seed_registry.runs", "sources": "registry.sources", "half a batch": "registry.assets"}[of]
 
-    async def unanswered(self: Any) -> None:
+    async def unanswered(self: Any, last: str = "") -> None:
         is_due = not lost and await self._connection.fetchval(f"select count(*) > 0 from {table}")
-        await commit(self)
+        await commit(self, last)
         if is_due:
             lost.append(table)
             self._connection.terminate()
             raise ConnectionResetError("the answer is lost")
 
-    monkeypatch.setattr(Transaction, "commit", unanswered)
+    monkeypatch.setattr(BatchTransaction, "commit", unanswered)
     report = await load(database_url, str(path), concurrency=1, rejects=str(tmp_path / "rejects"))
     refused = of == "half a batch"
     assert lost == [table]

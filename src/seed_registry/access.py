@@ -12,7 +12,6 @@ import msgspec
 import stamina
 
 from seed_registry.errors import CommitsLost, DatabaseUnavailable, IndexTaken, SchemaMissing
-from seed_registry.index.reading import IndexReader
 from seed_registry.lasting import LONGEST_WAIT_SECONDS, LastingWriter, OpenSession, Patience, Session
 from seed_registry.registry import embedded, schema
 from seed_registry.registry.connecting import blockers, locked, session
@@ -54,6 +53,7 @@ class Registry:
         writer: to write the sources with.
         new: in a dry run the assets that the registry does not have yet.
         outlook: in a dry run what else was found.
+        is_empty: whether it had no assets at first.
         empty_because: in a dry run why the registry is taken for an empty one, None where it was asked.
     """
 
@@ -75,7 +75,7 @@ class Registry:
         self._progress = progress
         self._stack = stack
         self._indexes = indexes
-        self._is_empty = False
+        self.is_empty = False
         self._encoding = ""
         self._main_pid: int | None = None  # of the session that held the indexes last
         self._pooler = settings.pooler
@@ -118,7 +118,7 @@ class Registry:
                         await schema.apply(connection, settings.schema, is_embedded=True)
                     self.tables = await schema.introspect(connection, settings.columns, settings.schema)
                     empty = statement("is_empty").format(table=self.tables.assets.name)
-                    self._is_empty = await connection.fetchval(empty)
+                    self.is_empty = await connection.fetchval(empty)
                     self._encoding = connection.get_settings().server_encoding
                     # told now, and not by the first batch, when sources have been written
                     await rehearse(connection, self.tables, is_reading=settings.dry_run)
@@ -135,16 +135,19 @@ class Registry:
             self._progress.tell("info", "connected", **msgspec.structs.asdict(database))
         self.database = database
 
-    def prepare(self, reader: IndexReader) -> None:
-        """Have an index read with as few checks and as little decoding as its way into this registry needs."""
-        tables = self.tables
-        if self._settings.dry_run or tables is None:
-            return
-        columns = tables.assets.types
-        # What jsonb refuses need not be looked for; in another encoding it refuses more, and other types take more.
-        reader.is_strict = columns.get("raw") != "jsonb" or self._encoding != "UTF8"
-        reader.defers_texts = not reader.is_strict and "content_hash" in columns and not self._settings.full
-        reader.most_are_held = not self._is_empty
+    @property
+    def checks_records(self) -> bool:
+        """Whether the database parses every record that is written, so that what jsonb refuses need not be looked for.
+
+        In another encoding it refuses more, and other types take more.
+        """
+        types = self.tables.assets.types if self.tables and not self._settings.dry_run else {}
+        return types.get("raw") == "jsonb" and self._encoding == "UTF8"
+
+    @property
+    def compares_hashes(self) -> bool:
+        """Whether a key and a content hash tell that the registry has an asset."""
+        return self.tables is not None and "content_hash" in self.tables.assets.types and not self._settings.full
 
     def use(self, ledger: Ledger) -> None:
         """Have checkpoints written, by the run's own session and by those that are opened from now on."""
@@ -283,7 +286,7 @@ class Registry:
                     provider=settings.provider,
                 )
             async with limited(connection, settings.io_timeout_seconds):
-                await writer.prepare(is_empty=self._is_empty)
+                await writer.prepare(is_empty=self.is_empty)
             yield Session(connection, writer, waits_for_disk=_DURABLE.items() <= own.items())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Container, Iterator, Sequence
 from itertools import accumulate
+from operator import itemgetter
 from time import monotonic
 
 import anyio
@@ -153,6 +154,7 @@ class Producer:
             self._chunk = records
             await self._route(assets)
             self._assets += len(assets)
+            self._place = max(self._place, (assets[-1].line, assets[-1].offset), key=itemgetter(1))
 
     def _first_of_sources_checked(self, assets: list[Asset]) -> list[Asset]:
         """The assets, those of new sources with all checks done: no source is created for a record that is none."""
@@ -174,7 +176,7 @@ class Producer:
         else:
             self._tally.assets.read += 1
             self._rejected += 1
-            self._place = (reject.line, reject.offset)
+            self._place = max(self._place, (reject.line, reject.offset), key=itemgetter(1))
         self._account.reject(self._index, reject)
 
     async def _merge_pending(self) -> None:

@@ -279,7 +279,9 @@ class Run:
             note = "records name their portal themselves; --domain is only for those that do not"
             self.progress.tell("warning", "domain_not_used", index=name, note=note)
         account.begun(reader)
-        registry.prepare(reader)
+        reader.is_strict = not registry.checks_records
+        reader.defers_texts = registry.checks_records and registry.compares_hashes
+        reader.most_are_held = not registry.is_empty
         book = self._book(registry, reader.provider)
         try:
             await pipeline.run(reader, self.settings, account, book, registry.open_writer, resumption, registry.writer)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import asyncpg
-from asyncpg.transaction import Transaction
 
 from seed_registry import running
 from seed_registry.cli.main import main
@@ -21,6 +20,7 @@ from seed_registry.index.rejects import RejectsFile
 from seed_registry.producing import Lane, Producer
 from seed_registry.registry.ledger import Ledger
 from seed_registry.registry.staging import Staging
+from seed_registry.registry.transactions import BatchTransaction
 
 KILLED = 137
 
@@ -34,10 +34,10 @@ POINTS: dict[str, tuple[Any, str, bool]] = {
     "after-copy": (Staging, "_copy", True),
     "before-upsert": (asyncpg.Connection, "fetchrow", False),
     "after-upsert": (asyncpg.Connection, "fetchrow", True),
-    "before-checkpoint": (Ledger, "save", False),
-    "after-checkpoint": (Ledger, "save", True),
-    "before-commit": (Transaction, "commit", False),
-    "after-commit": (Transaction, "commit", True),
+    "checkpoint": (Ledger, "statement", False),
+    "lazy-checkpoint": (Ledger, "save_lazily", True),
+    "before-commit": (BatchTransaction, "commit", False),
+    "after-commit": (BatchTransaction, "commit", True),
     "reject-write": (RejectsFile, "write", True),
     "reject-sync": (RejectsFile, "sync", False),
     "flush": (running, "flush", False),
@@ -80,21 +80,21 @@ def fail_at(point: str, number: int) -> None:
 
 def drop_commits(*numbers: int, done: bool) -> None:
     """Lose the answers of these COMMITs of batches, whether they were `done` or not."""
-    original = Transaction.commit
+    original = BatchTransaction.commit
     times = 0
 
-    async def unanswered(self: Any) -> None:
+    async def unanswered(self: Any, last: str = "") -> None:
         nonlocal times
         times += 1
         if times not in numbers:
-            await original(self)
+            await original(self, last)
             return
         if done:
-            await original(self)
+            await original(self, last)
         self._connection.terminate()
         raise ConnectionResetError("the answer is lost")
 
-    Transaction.commit = unanswered
+    BatchTransaction.commit = unanswered  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

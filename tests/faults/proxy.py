@@ -77,7 +77,7 @@ class _Link:
         if kind == b"Q":
             self.is_copying = body.startswith(b"COPY") and b"assets" in body
             self.has_copied = self.has_copied and not body.startswith(b"BEGIN")
-            phase = "COMMIT" if self.has_copied and body.startswith(b"COMMIT") else ""
+            phase = "COMMIT" if self.has_copied and body.endswith(b"COMMIT\0") else ""
         elif self.is_copying and (kind in b"dc" if direction == "up" else body.startswith(b"COPY")):
             self.has_copied = True
             phase = "COPY"

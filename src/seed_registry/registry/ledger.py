@@ -6,6 +6,7 @@ A checkpoint is written in the transaction of the batch that it tells of: what i
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from time import monotonic
@@ -21,6 +22,7 @@ from seed_registry.errors import IndexTaken
 from seed_registry.escaping import printable
 from seed_registry.marks import OF_SOURCES, WHOLE, FileState, Mark
 from seed_registry.registry.holders import find_holders, told
+from seed_registry.registry.identifiers import literal
 from seed_registry.registry.limiting import limited
 from seed_registry.registry.pooling import is_pooled
 from seed_registry.registry.sql import statement
@@ -34,6 +36,7 @@ _SECONDS_FOR_THE_DEAD: Final = 2.0
 _SECONDS_OF_SILENCE: Final = 5.0
 # The batches of a process have numbers below this one; those of each attempt of a run are greater than all before.
 _BATCHES_OF_AN_ATTEMPT: Final = 1 << 40
+_PLACEHOLDER: Final = re.compile(r"\$([0-9]+)")
 
 _WITHOUT_LEDGER: Final = (
     "no history, no resuming, until its owner runs `seed-registry schema apply` and `seed-registry schema grants ROLE`"
@@ -101,23 +104,33 @@ class Ledger:
             "delete from seed_registry.checkpoints where run_id = $1 and index = $2", self.run_id, index
         )
 
-    async def save(
-        self, connection: asyncpg.Connection[Any], mark: Mark, counts: MergeCounts, *, lazily: bool = False
-    ) -> bool:
-        """Note how far a lane is, and what became of a batch.
+    def checkpoint(self, connection: asyncpg.Connection[Any], mark: Mark) -> Checkpoint:
+        """What saves a mark through a session."""
+        return Checkpoint(self, connection, mark)
 
-        Returns:
-            False, and it is not done yet, if it may be done `lazily` and was done a moment ago.
-        """
-        lane, now = _lane(mark), monotonic()
+    def statement(self, mark: Mark, counts: MergeCounts) -> str:
+        """The statement that notes how far a lane is, and what became of a batch, in the transaction of that batch."""
+        lane, counts = self._noted(mark, counts)
+        self._saved[lane] = monotonic()
+        values = [literal(value) for value in self._row(mark, counts)]
+        return _PLACEHOLDER.sub(lambda match: values[int(match[1]) - 1], self._save)
+
+    async def save_lazily(self, connection: asyncpg.Connection[Any], mark: Mark, counts: MergeCounts) -> bool:
+        """Do the same in a transaction of its own; False, and it is left to a later batch, if one was a moment ago."""
+        lane, counts = self._noted(mark, counts)
+        if monotonic() - self._saved.get(lane, 0.0) < _SECONDS_BETWEEN_LAZY_CHECKPOINTS:
+            self._unsaved[lane] = counts
+            return False
+        self._saved[lane] = monotonic()
+        await connection.execute(self._save, *self._row(mark, counts))
+        return True
+
+    def _noted(self, mark: Mark, counts: MergeCounts) -> tuple[_Lane, MergeCounts]:
+        """The lane of a mark, and the counts of its batch with those that were left out before."""
+        lane = _lane(mark)
         if mark.lanes == OF_SOURCES:
             counts = MergeCounts()  # the ledger's are of assets
-        if lazily and now - self._saved.get(lane, 0.0) < _SECONDS_BETWEEN_LAZY_CHECKPOINTS:
-            self._unsaved[lane] = self._unsaved.get(lane, MergeCounts()) + counts
-            return False
-        self._saved[lane] = now
-        await connection.execute(self._save, *self._row(mark, self._unsaved.get(lane, MergeCounts()) + counts))
-        return True
+        return lane, self._unsaved.get(lane, MergeCounts()) + counts
 
     def confirm(self, mark: Mark) -> None:
         """The server said that this mark is committed."""
@@ -186,6 +199,29 @@ class Ledger:
             )
             if outcome == "done":
                 await connection.execute("delete from seed_registry.checkpoints where run_id = $1", self.run_id)
+
+
+class Checkpoint:
+    """One mark on its way into the ledger."""
+
+    def __init__(self, ledger: Ledger, connection: asyncpg.Connection[Any], mark: Mark) -> None:
+        self._ledger = ledger
+        self._connection = connection
+        self._mark = mark
+        self._is_saved = True
+
+    def statement(self, counts: MergeCounts) -> str:
+        """What saves it in the transaction of its batch."""
+        return self._ledger.statement(self._mark, counts)
+
+    async def lazily(self, counts: MergeCounts) -> None:
+        """Save it in a transaction of its own, unless another was saved a moment ago."""
+        self._is_saved = await self._ledger.save_lazily(self._connection, self._mark, counts)
+
+    def confirm(self) -> None:
+        """Note that what was done last is committed."""
+        if self._is_saved:
+            self._ledger.confirm(self._mark)
 
 
 async def is_usable(connection: asyncpg.Connection[Any]) -> bool:

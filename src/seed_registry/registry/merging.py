@@ -6,8 +6,7 @@ the same `Merger` that stands behind them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -156,8 +155,8 @@ class Merger:
             SettingsInvalid: the registry has two sources of such a key, and none of them is of the provider asked for.
         """
         rows = await self.find_sources(list(dict.fromkeys(source.key for source in sources)))
-        async with self._saving(mark) as save:
-            counts = await self._sources.merge(with_stored_providers(sources, rows), plain_values, save)
+        stored = with_stored_providers(sources, rows)
+        counts = await self._saved(lambda save: self._sources.merge(stored, plain_values, save), mark)
         new = list(dict.fromkeys(source.key for source in sources if source.key not in rows))
         return counts, rows | (await self.find_sources(new) if new else {})
 
@@ -173,8 +172,8 @@ class Merger:
             CommitUnknown: the connection was lost before the answer to the COMMIT came.
         """
         await self._choose_witness(sources)
-        async with self._saving(mark) as save:
-            counts = await self._assets.merge(assets, asset_values(sources), save)
+        values = asset_values(sources)
+        counts = await self._saved(lambda save: self._assets.merge(assets, values, save), mark)
         self._taken = next((asset for asset in assets[-1:] if len(asset.raw) <= _KEPT_RECORD_BYTES), self._taken)
         return counts
 
@@ -186,21 +185,14 @@ class Merger:
             async with limited(self._connection, self._seconds):
                 await self._witness.choose(self._connection, self._tables.assets, key)
 
-    @asynccontextmanager
-    async def _saving(self, mark: Mark | None) -> AsyncIterator[Save | None]:
-        """What saves a mark in the transaction of its batch; it is confirmed when that is over."""
-        ledger, is_saved = self._ledger, False
-        if mark is None or ledger is None:
-            yield None
-            return
-
-        async def save(counts: MergeCounts, *, lazily: bool) -> None:
-            nonlocal is_saved
-            is_saved = await ledger.save(self._connection, mark, counts, lazily=lazily)
-
-        yield save
-        if is_saved:
-            ledger.confirm(mark)
+    async def _saved(self, merging: Callable[[Save | None], Awaitable[MergeCounts]], mark: Mark | None) -> MergeCounts:
+        """Merge a batch with its mark, which is confirmed when both are committed."""
+        if mark is None or self._ledger is None:
+            return await merging(None)
+        checkpoint = self._ledger.checkpoint(self._connection, mark)
+        counts = await merging(checkpoint)
+        checkpoint.confirm()
+        return counts
 
     async def probe_sources(self, refused: Source, reason: Exception) -> Blame:
         """Whose fault it is that the database refused this source."""

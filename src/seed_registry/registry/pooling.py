@@ -102,6 +102,12 @@ class PooledConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has
         async with self._anyhow():
             return await super().fetchval(query, *args, **options)
 
+    def own_setting(self) -> str:
+        """The statements that set a transaction up."""
+        # The transaction has begun: for it the default comes too late.
+        own = {name.removeprefix("default_"): value for name, value in self.own_settings.items()}
+        return _setting(_SESSION | own, is_local=True)
+
     @asynccontextmanager
     async def _anyhow(self) -> AsyncIterator[None]:
         """The caller's transaction, or one of its own."""
@@ -125,6 +131,11 @@ def is_pooled(connection: asyncpg.Connection[Any] | None) -> bool:
     return PooledConnection in type(connection).__mro__
 
 
+def beginning(connection: asyncpg.Connection[Any]) -> str:
+    """The statements with which a transaction begins."""
+    return f"BEGIN;\n{connection.own_setting()}" if is_pooled(connection) else "BEGIN"
+
+
 class _Transaction(Transaction):  # type: ignore[misc]  # asyncpg has no types
     """A transaction that begins with the session's settings, for itself only."""
 
@@ -133,11 +144,8 @@ class _Transaction(Transaction):  # type: ignore[misc]  # asyncpg has no types
         await super().start()
         if not is_outermost:
             return
-        # The transaction has begun: for it the default comes too late.
-        own = {name.removeprefix("default_"): value for name, value in self._connection.own_settings.items()}
-        wanted = _SESSION | own
         try:
-            await self._connection.execute(_setting(wanted, is_local=True))
+            await self._connection.execute(self._connection.own_setting())
         except asyncpg.PostgresError:
             await self.rollback()
             raise

@@ -8,7 +8,7 @@ from typing import Any, Final
 import asyncpg
 
 from seed_registry.errors import SchemaMismatch
-from seed_registry.registry.identifiers import quoted, shown
+from seed_registry.registry.identifiers import literal, quoted, shown
 from seed_registry.registry.schema import Table
 from seed_registry.registry.sql import statement
 
@@ -51,6 +51,15 @@ class Staging:
         self._connection = connection
         self._table = table
         self._bare_name = name
+        # asyncpg asks for the types of a COPY once a session: after an `alter column type` the bytes of a value of the
+        # old type would be taken for one of the new. With this first in a transaction none comes in between, and where
+        # one came before, it fails as a division by zero.
+        self.see_that_types_are_the_same = statement("same_types").format(
+            table=table.name,
+            name=literal(table.name),
+            columns=", ".join(literal(column.name) for column in table.facts.values()),
+            types=", ".join(str(column.type_id) for column in table.facts.values()),
+        )
 
     async def create(self, *, per_transaction: bool = False) -> None:
         """Create it, unless the session has it; `per_transaction` for this transaction only."""
@@ -97,22 +106,12 @@ class Staging:
         """
         return await self._copy(self._table.relation, self._table.schema, list(self._table.columns.values()), rows)
 
-    async def see_that_types_are_the_same(self) -> None:
-        """See that what was copied is of the types that its columns have.
-
-        asyncpg asks for the types of a COPY once a session: after an `alter column type` the bytes of a value of the
-        old type would be taken for one of the new.
-
-        Raises:
-            SchemaMismatch: somebody changed the table since it was looked at.
-        """
-        columns = [column.name for column in self._table.facts.values()]
-        types = await self._connection.fetchval(statement("column_types"), self._table.name, columns)
-        if types != [column.type_id for column in self._table.facts.values()]:
-            raise SchemaMismatch(
-                f"the columns of {shown(self._table.name)} were changed during the load; load again: it goes on from "
-                "what is there"
-            )
+    def table_was_changed(self) -> SchemaMismatch:
+        """The error of a registry table whose columns have other types now."""
+        return SchemaMismatch(
+            f"the columns of {shown(self._table.name)} were changed during the load; load again: it goes on from "
+            "what is there"
+        )
 
     async def _copy(self, table: str, schema: str, columns: list[str], rows: Sequence[Sequence[Any]]) -> int:
         status: str = await self._connection.copy_records_to_table(

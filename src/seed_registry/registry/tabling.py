@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import asyncpg
-from asyncpg.transaction import Transaction
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -23,12 +22,10 @@ from seed_registry.registry.remedies import CommitUnknown, Remedy, RowsKeptOut, 
 from seed_registry.registry.schema import Table
 from seed_registry.registry.staging import Staging
 from seed_registry.registry.statements import by_value, filter_by_hash, hashed_fields, kept_out, renew_hashes, upsert
+from seed_registry.registry.transactions import BatchTransaction
 from seed_registry.report import MergeCounts, Stages
 
 Record = TypeVar("Record", Source, Asset)
-# Saves how far a run is, with the counts of the batch, in the open transaction, or `lazily` in one of its own or not
-# at all.
-Save = Callable[..., Awaitable[None]]
 # The values of a field, one for each record.
 Values = Callable[[str, Sequence[Record]], list[Any]]
 
@@ -42,6 +39,18 @@ def plain_values(field: str, records: Sequence[Source | Asset]) -> list[Any]:
 
 def _own_keys(records: Sequence[Any]) -> list[str]:
     return [record.key for record in records if record.own_key]
+
+
+class Save(Protocol):
+    """Saves how far a run is, with the counts of a batch."""
+
+    def statement(self, counts: MergeCounts) -> str:
+        """The statement that does it in the transaction of the batch."""
+        ...
+
+    async def lazily(self, counts: MergeCounts) -> None:
+        """Do it in a transaction of its own, or leave it to a later batch."""
+        ...
 
 
 class Difference(Struct, frozen=True):
@@ -131,7 +140,7 @@ class TableMerger:
             return await self._write(rows, values, counts, owners, save)
         if save:
             async with limited(self._connection, self._seconds):
-                await save(counts, lazily=True)
+                await save.lazily(counts)
         return counts
 
     async def _parted(
@@ -264,10 +273,7 @@ class TableMerger:
             counts = replace(
                 counts, inserted=inserted, updated=updated, unchanged=unchanged, rejects=counts.rejects + lost
             )
-            if save:
-                async with self._step("committing"):
-                    await save(counts, lazily=False)
-            await self._commit(transaction, counts)
+            await self._commit(transaction, counts, save)
         return counts
 
     async def _upserted(self, rows: Sequence[Sequence[Any]], own_keys: Sequence[str] | None = None) -> tuple[int, int]:
@@ -306,7 +312,7 @@ class TableMerger:
         async with self._step("merging"):
             if not await self._connection.fetchval(self._kept_out):
                 return
-            savepoint = self._connection.transaction()
+            savepoint = BatchTransaction(self._connection)
             await savepoint.start()
             written = await self._connection.fetchrow(upsert(self._table, self.staging.name, also_equal=True))
             await savepoint.rollback()
@@ -333,36 +339,29 @@ class TableMerger:
 
     async def _copy_straight(self, rows: Sequence[Sequence[Any]], counts: MergeCounts, save: Save | None) -> bool:
         """Copy into the table itself; False, and nothing copied, if it does not take all of them like this."""
-        async with self._transaction() as transaction:
+        async with self._transaction(self.staging.see_that_types_are_the_same) as transaction:
             try:
                 async with self._step("copying"):
                     inserted = await self.staging.fill_table(rows)
-                    await self.staging.see_that_types_are_the_same()
             except (asyncpg.UniqueViolationError, asyncpg.FeatureNotSupportedError):
                 inserted = -1  # one of these keys is there by now, or COPY is not allowed
-            except asyncpg.PostgresError as exc:
-                if remedy(exc) is Remedy.HALVE or isinstance(exc, asyncpg.ProtocolViolationError):
-                    async with self._step("copying"):
-                        await transaction.rollback()
-                        await self.staging.see_that_types_are_the_same()
-                raise  # behind any other failure the connection may be gone, and that failure is the news
             if inserted < len(rows):
                 async with self._step("copying"):
                     await transaction.rollback()
                 return False
-            if save:
-                async with self._step("committing"):
-                    await save(counts, lazily=False)
-            await self._commit(transaction, counts)
+            await self._commit(transaction, counts, save)
         return True
 
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[Transaction]:
+    async def _transaction(self, first: str = "") -> AsyncIterator[BatchTransaction]:
         """A transaction that is rolled back on failure, and committed by whoever has something to say about it."""
-        transaction = self._connection.transaction()
-        async with self._step("copying"):
-            await transaction.start()
+        transaction = BatchTransaction(self._connection)
         try:
+            async with self._step("copying"):
+                try:
+                    await transaction.start(first)
+                except asyncpg.DivisionByZeroError as exc:
+                    raise self.staging.table_was_changed() from exc
             yield transaction
         except CommitUnknown:
             raise
@@ -375,10 +374,10 @@ class TableMerger:
                     await transaction.rollback()
             raise
 
-    async def _commit(self, transaction: Transaction, counts: MergeCounts) -> None:
+    async def _commit(self, transaction: BatchTransaction, counts: MergeCounts, save: Save | None) -> None:
         try:
             async with self._step("committing"):
-                await transaction.commit()
+                await transaction.commit(save.statement(counts) if save else "")
         except Exception as exc:
             if remedy(exc) is Remedy.RECONNECT:
                 raise CommitUnknown(counts, exc) from exc
