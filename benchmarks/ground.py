@@ -34,7 +34,8 @@ _SETTLE_SECONDS = 0.05  # after a session's end its process still has to be buri
 _SCHEMAS = "registry, seed_registry, dlt_registry, dlt_registry_staging"
 # `raw` of a table that was there before, with no compression method of its own: pglz, unless a session says otherwise.
 _OTHERS_RAW = """
-alter table registry.assets alter column raw set compression default, alter column raw set storage extended
+alter table registry.assets alter column raw set compression default, alter column raw set storage extended,
+  alter column description set storage extended, reset (toast_tuple_target)
 """
 # Row by row, for no aggregate may be larger than 1 GB.
 _FINGERPRINT = """

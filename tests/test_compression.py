@@ -1,4 +1,4 @@
-"""Compression on the server: lz4 in every session of ours where nobody chose otherwise, and how `raw` is created."""
+"""Compression on the server: lz4 in every session of ours where nobody chose otherwise, and how tables are created."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import asyncpg
@@ -19,7 +19,7 @@ from seed_registry import Settings, ingest
 from seed_registry.bench.workloads import Workload, generate
 from seed_registry.errors import SettingsInvalid
 from seed_registry.registry import schema
-from seed_registry.registry.compression import Compression, Method, change, used
+from seed_registry.registry.compression import Compression, Method, change, storage
 from seed_registry.registry.connecting import session
 from seed_registry.registry.diagnosing import Finding
 from seed_registry.registry.digest import digest
@@ -31,12 +31,19 @@ pytestmark = pytest.mark.anyio
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 
 SETTING = "default_toast_compression"
-# of the catalog: how values are stored, and the method of the column itself, which is none of its own where it is empty
-RAW = """
-select attstorage::text, attcompression::text
-from pg_attribute where attrelid = 'registry.assets'::regclass and attname = 'raw'
+# of the catalog: how values of raw and description are stored, the methods of these columns themselves, which are none
+# of their own where they are empty, and the options of the table
+STORED = """
+select
+  string_agg(attstorage::text, '' order by attname desc), string_agg(attcompression::text, '' order by attname desc),
+  (select array_to_string(reloptions, ',') from pg_class where oid = attrelid)
+from pg_attribute where attrelid = 'registry.assets'::regclass and attname in ('raw', 'description') group by attrelid
 """
 ON_DISK = "select distinct pg_column_compression(raw) from registry.assets where pg_column_compression(raw) is not null"
+# what `none` is, with pages of 8 KB
+PLAIN = ("ee", "", "toast_tuple_target=8160")
+# of tables that an earlier version made
+ONLY_RAW_PLAIN = "alter table registry.assets alter column raw set storage external"
 
 
 @pytest.fixture
@@ -56,12 +63,19 @@ async def execute(url: DatabaseUrl, statements: str) -> None:
         await connection.close()
 
 
-async def raw_of(url: DatabaseUrl) -> tuple[str, str]:
-    """How the catalog says that `raw` is stored and compressed."""
+async def stored(url: DatabaseUrl) -> tuple[str, str, str | None]:
+    """How the catalog says that `raw` and `description` are stored and compressed, and what is set for the table."""
     async with session(url) as connection:
-        row = await connection.fetchrow(RAW)
+        row = await connection.fetchrow(STORED)
         assert row is not None
-        return row[0], row[1]
+        return row[0], row[1], row[2]
+
+
+async def methods(connection: Connection, table: str, *columns: str) -> dict[str, str]:
+    """How new values of columns are compressed."""
+    found = await storage(connection, table, columns)
+    assert found is not None
+    return dict(found.methods)
 
 
 # --- sessions -----------------------------------------------------------------------------------------------------
@@ -169,7 +183,7 @@ async def test_a_load_into_a_table_that_was_there_writes_lz4(
     assert second.assets.updated == first.assets.inserted
     async with session(lz4_url) as connection:
         assert [row[0] for row in await connection.fetch(ON_DISK)] == ["lz4"]
-    assert await raw_of(lz4_url) == ("x", ""), "the table itself stays as it is"
+    assert await stored(lz4_url) == ("xx", "", None), "the table itself stays as it is"
 
 
 # --- tables that are created ----------------------------------------------------------------------------------------
@@ -178,42 +192,42 @@ async def test_a_load_into_a_table_that_was_there_writes_lz4(
 @pytest.mark.parametrize(
     ("wanted", "is_embedded", "created"),
     [
-        ("auto", False, ("x", "l")),
-        ("auto", True, ("x", "l")),
-        ("lz4", False, ("x", "l")),
-        ("pglz", False, ("x", "p")),
-        ("none", False, ("e", "")),
+        ("auto", False, ("xx", "l", None)),
+        ("auto", True, ("xx", "l", None)),
+        ("lz4", False, ("xx", "l", None)),
+        ("pglz", False, ("xx", "p", None)),
+        ("none", False, PLAIN),
     ],
 )
-async def test_apply_creates_raw_as_asked_for_on_a_server_with_lz4(
-    lz4_url: DatabaseUrl, wanted: Compression, is_embedded: bool, created: tuple[str, str]
+async def test_apply_creates_assets_as_asked_for_on_a_server_with_lz4(
+    lz4_url: DatabaseUrl, wanted: Compression, is_embedded: bool, created: tuple[str, str, str | None]
 ) -> None:
     async with session(lz4_url) as connection:
         await schema.apply(connection, compression=wanted, is_embedded=is_embedded)
-    assert await raw_of(lz4_url) == created
+    assert await stored(lz4_url) == created
 
 
 @pytest.mark.parametrize(
     ("wanted", "is_embedded", "created"),
     [
-        ("auto", False, ("x", "")),
-        ("auto", True, ("e", "")),
-        ("pglz", True, ("x", "p")),
-        ("none", False, ("e", "")),
+        ("auto", False, ("xx", "", None)),
+        ("auto", True, PLAIN),
+        ("pglz", True, ("xx", "p", None)),
+        ("none", False, PLAIN),
     ],
 )
-async def test_apply_creates_raw_as_asked_for_on_a_server_without_lz4(
-    pglz_url: DatabaseUrl, wanted: Compression, is_embedded: bool, created: tuple[str, str]
+async def test_apply_creates_assets_as_asked_for_on_a_server_without_lz4(
+    pglz_url: DatabaseUrl, wanted: Compression, is_embedded: bool, created: tuple[str, str, str | None]
 ) -> None:
     async with session(pglz_url) as connection:
         await schema.apply(connection, compression=wanted, is_embedded=is_embedded)
-    assert await raw_of(pglz_url) == created
+    assert await stored(pglz_url) == created
 
 
 async def test_apply_leaves_raw_to_what_somebody_has_set(lz4_url: DatabaseUrl) -> None:
     async with by_database(lz4_url), session(lz4_url) as connection:
         await schema.apply(connection)
-        assert await used(connection, "registry.assets", ["raw"]) == {"raw": "pglz"}
+        assert await methods(connection, "registry.assets", "raw") == {"raw": "pglz"}
 
 
 async def test_apply_refuses_lz4_where_the_server_has_none(pglz_url: DatabaseUrl) -> None:
@@ -224,21 +238,66 @@ async def test_apply_refuses_lz4_where_the_server_has_none(pglz_url: DatabaseUrl
 
 
 @pytest.mark.parametrize("wanted", ["auto", "lz4", "pglz", "none"])
-@pytest.mark.parametrize("there", ["default", "lz4", "pglz", "none"])
+@pytest.mark.parametrize("there", ["default", "lz4", "pglz", "none", "raw alone is plain"])
 async def test_a_table_that_was_there_keeps_its_compression(
-    lz4_url: DatabaseUrl, there: Method, wanted: Compression
+    lz4_url: DatabaseUrl, there: str, wanted: Compression
 ) -> None:
-    await execute(lz4_url, schema.definition(compression=there))
-    before = await raw_of(lz4_url)
+    if there == "raw alone is plain":
+        await execute(lz4_url, schema.definition())
+        await execute(lz4_url, ONLY_RAW_PLAIN)
+    else:
+        await execute(lz4_url, schema.definition(compression=cast("Method", there)))
+    before = await stored(lz4_url)
     async with session(lz4_url) as connection:
         await schema.apply(connection, compression=wanted, is_embedded=True)
-    assert await raw_of(lz4_url) == before
+    assert await stored(lz4_url) == before
+
+
+@pytest.mark.parametrize("name", ["100 %s", "it's", 'a "b"', "$$ $1"])
+async def test_rows_are_stored_plain_in_a_schema_of_any_name(pglz_url: DatabaseUrl, name: str) -> None:
+    async with session(pglz_url) as connection:
+        await schema.apply(connection, name, compression="none")
+        found = await storage(connection, (await schema.introspect(connection, schema=name)).assets.name, ["raw"])
+        assert found is not None
+        assert found.is_plain
+
+
+async def test_the_size_of_rows_is_read_as_the_server_has_it(pglz_url: DatabaseUrl) -> None:
+    """With pages of 8 KB: 2,032 bytes unless set, at most 8,160."""
+    await execute(pglz_url, schema.definition())
+    async with session(pglz_url) as connection:
+        found = await storage(connection, "registry.assets", ["raw"])
+        assert found is not None
+        assert (found.target_bytes, found.largest_target_bytes) == (2_032, 8_160)
+        with pytest.raises(asyncpg.InvalidParameterValueError, match="8160"):
+            await connection.execute("alter table registry.assets set (toast_tuple_target = 8161)")
+
+
+async def test_stored_plain_rows_stay_whole_however_they_were_written(pglz_url: DatabaseUrl, tmp_path: Path) -> None:
+    """By COPY, and by the upsert of records that changed; both `raw` and `description` are long."""
+    async with session(pglz_url) as connection:
+        await schema.apply(connection, compression="none")
+    for word, counted in (("water ", "inserted"), ("ground ", "updated")):
+        path = tmp_path / "index.json"
+        assets = [{"id": f"a{number}", "description": word * 400, "domain": "d"} for number in range(50)]
+        path.write_text(json.dumps({"sources": [{"domain": "d"}], "assets": assets}))
+        done = await ingest([str(path)], Settings(database_url=pglz_url))
+        assert getattr(done.assets, counted) == 50
+        async with session(pglz_url) as connection:
+            (row,) = await connection.fetch(
+                """
+                select distinct pg_column_compression(raw), pg_column_compression(description),
+                  pg_relation_size(reltoastrelid)
+                from registry.assets, pg_class where oid = 'registry.assets'::regclass
+                """
+            )
+            assert tuple(row) == (None, None, 0), "compressed, or out of line"
 
 
 async def test_rows_and_digest_are_the_same_however_raw_is_compressed(lz4_url: DatabaseUrl, index: str) -> None:
-    methods: tuple[Method, ...] = ("default", "lz4", "pglz", "none")
+    every: tuple[Method, ...] = ("default", "lz4", "pglz", "none")
     digests = []
-    for method in methods:
+    for method in every:
         await execute(lz4_url, "drop schema if exists registry, seed_registry cascade")
         await execute(lz4_url, schema.definition(compression=method))
         first = await ingest([index], Settings(database_url=lz4_url))
@@ -263,17 +322,17 @@ async def test_rows_and_digest_are_the_same_however_raw_is_compressed(lz4_url: D
 
 @pytest.mark.parametrize(
     ("arguments", "created"),
-    [((), ("x", "")), (("--compression", "none"), ("e", "")), (("--compression", "pglz"), ("x", "p"))],
+    [((), ("xx", "", None)), (("--compression", "none"), PLAIN), (("--compression", "pglz"), ("xx", "p", None))],
 )
-async def test_schema_show_prints_statements_that_create_raw_so_and_alter_nothing(
-    cli: Cli, pglz_url: DatabaseUrl, arguments: tuple[str, ...], created: tuple[str, str]
+async def test_schema_show_prints_statements_that_create_assets_so_and_alter_nothing(
+    cli: Cli, pglz_url: DatabaseUrl, arguments: tuple[str, ...], created: tuple[str, str, str | None]
 ) -> None:
     shown = cli("schema", "show", *arguments).stdout.decode()
     await execute(pglz_url, shown)
-    assert await raw_of(pglz_url) == created
+    assert await stored(pglz_url) == created
     for method in ("pglz", "none"):
         await execute(pglz_url, cli("schema", "show", "--compression", method).stdout.decode())
-    assert await raw_of(pglz_url) == created
+    assert await stored(pglz_url) == created
 
 
 async def test_schema_apply_tells_of_a_table_that_keeps_another_compression_what_changes_it(
@@ -282,12 +341,28 @@ async def test_schema_apply_tells_of_a_table_that_keeps_another_compression_what
     assert b"note" not in cli("schema", "apply", "--compression", "pglz", url=lz4_url).stdout
     for wanted in ("none", "lz4", "pglz"):
         told = cli("schema", "apply", "--compression", wanted, url=lz4_url).stdout.decode()
-        assert "registry.assets was there before and keeps its compression of raw" in told
+        assert "registry.assets was there before and keeps its compression: description " in told
         await execute(lz4_url, told.partition("for rows to come: ")[2])
         async with session(lz4_url) as connection:
-            assert await used(connection, "registry.assets", ["raw"]) == {"raw": wanted}
+            assert await methods(connection, "registry.assets", "raw") == {"raw": wanted}
         assert b"note" not in cli("schema", "apply", "--compression", wanted, url=lz4_url).stdout
+        assert (
+            await stored(lz4_url)
+            == {"none": ("ee", "p", PLAIN[2]), "lz4": ("xx", "l", None), "pglz": ("xx", "p", None)}[wanted]
+        )
     assert b"note" not in cli("schema", "apply", url=lz4_url).stdout, "auto asks for nothing"
+
+
+async def test_schema_apply_tells_of_a_table_of_which_raw_alone_is_plain_what_keeps_rows_whole(
+    cli: Cli, pglz_url: DatabaseUrl
+) -> None:
+    await execute(pglz_url, schema.definition())
+    await execute(pglz_url, ONLY_RAW_PLAIN)
+    told = cli("schema", "apply", "--compression", "none", url=pglz_url).stdout.decode()
+    assert "keeps its compression: description pglz, raw none, toast_tuple_target 2032; for rows to come: " in told
+    await execute(pglz_url, told.partition("for rows to come: ")[2])
+    assert await stored(pglz_url) == PLAIN
+    assert b"note" not in cli("schema", "apply", "--compression", "none", url=pglz_url).stdout
 
 
 def test_schema_apply_names_what_a_server_without_lz4_can_do_instead(cli: Cli, pglz_url: DatabaseUrl) -> None:
@@ -303,14 +378,14 @@ def test_schema_apply_names_what_a_server_without_lz4_can_do_instead(cli: Cli, p
 def test_a_load_into_the_embedded_server_does_not_compress_raw(cli: Cli, home: Path, index: str) -> None:
     home.chmod(0o711)  # as root the server runs as a user of its own
     assert cli("load", index, "-q").returncode == 0
-    stored = cli("db", "psql", "-Atc", RAW.replace("\n", " ")).stdout.decode()
+    stored = cli("db", "psql", "-Atc", STORED.replace("\n", " ")).stdout.decode()
     (line,) = [
         finding
         for finding in json.loads(cli("doctor", "--json").stdout)["findings"]
         if finding["name"] == "compression"
     ]
     # a build with lz4 would use it
-    assert (stored.strip(), line["state"]) in [("e|", "ok"), ("x|l", "ok")]
+    assert (stored.strip(), line["state"]) in [("|".join(PLAIN), "ok"), ("xx|l|", "ok")]
     assert "raw none" in line["finding"] or "raw lz4" in line["finding"]
 
 
@@ -329,7 +404,7 @@ async def test_doctor_tells_the_compression_of_large_columns_and_who_cannot_read
     finding = await found(lz4_url)
     assert (finding.state, finding.mend) == ("ok", "")
     assert finding.finding.startswith(
-        "registry.assets: new rows have description lz4, raw lz4; a standby that was built "
+        "registry.assets: new rows have description lz4, raw lz4, toast_tuple_target 2032; a standby that "
     )
 
 
@@ -354,9 +429,35 @@ async def test_doctor_knows_the_statement_that_leaves_pglz_out_where_there_is_no
     await execute(pglz_url, finding.mend.partition(";")[0])
     after = await found(pglz_url, is_embedded=is_embedded)
     assert (after.state, after.mend, "raw none" in after.finding) == ("ok", "", True)
+    assert await stored(pglz_url) == PLAIN
     await ingest([index], Settings(database_url=pglz_url))
     async with session(pglz_url) as connection:
         assert [row[0] for row in await connection.fetch(ON_DISK)] == []
+
+
+@pytest.mark.parametrize(("is_embedded", "state"), [(True, "warn"), (False, "ok")])
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        "alter column description set storage extended",
+        "reset (toast_tuple_target)",
+        "set (toast_tuple_target = 8159)",
+        "alter column description set storage extended, reset (toast_tuple_target)",
+    ],
+)
+async def test_doctor_knows_the_statement_that_keeps_rows_whole_where_raw_alone_is_plain(
+    pglz_url: DatabaseUrl, lacking: str, is_embedded: bool, state: str
+) -> None:
+    await execute(pglz_url, schema.definition(compression="none"))
+    assert (await found(pglz_url, is_embedded=is_embedded)).mend == ""
+    await execute(pglz_url, f"alter table registry.assets {lacking}")
+    finding = await found(pglz_url, is_embedded=is_embedded)
+    assert (finding.state, "raw none" in finding.finding) == (state, True)
+    assert "less CPU of the server, and 1.1 to 1.3 times the disk" in finding.mend
+    await execute(pglz_url, finding.mend.partition(";")[0])
+    assert await stored(pglz_url) == PLAIN
+    after = await found(pglz_url, is_embedded=is_embedded)
+    assert (after.state, after.mend) == ("ok", "")
 
 
 async def test_doctor_looks_at_the_columns_that_a_load_writes_to_and_quotes_them(pglz_url: DatabaseUrl) -> None:
@@ -376,10 +477,16 @@ async def test_doctor_looks_at_the_columns_that_a_load_writes_to_and_quotes_them
     assert "compression" not in [finding.name for finding in findings]
 
 
+@pytest.mark.parametrize("set_before", ["storage external", "storage extended"])
 @pytest.mark.parametrize("method", ["lz4", "pglz", "none"])
-async def test_the_statement_that_changes_a_column_takes_any_name(lz4_url: DatabaseUrl, method: Method) -> None:
-    await execute(lz4_url, 'create schema s; create table s."a b" ("c ""d" text)')
-    await execute(lz4_url, 'alter table s."a b" alter column "c ""d" set storage external')
-    await execute(lz4_url, change('s."a b"', 'c "d', method, is_stored_plain=True))
+async def test_the_statement_that_changes_a_table_takes_any_name(
+    lz4_url: DatabaseUrl, method: Method, set_before: str
+) -> None:
+    name, column = 's."a b"', 'c "d'
+    await execute(lz4_url, f'create schema s; create table {name} ("c ""d" text)')
+    await execute(lz4_url, f'alter table {name} alter column "c ""d" set {set_before}')
     async with session(lz4_url) as connection:
-        assert await used(connection, 's."a b"', ['c "d']) == {'c "d': method}
+        before = await storage(connection, name, [column])
+        assert before is not None
+        await connection.execute(change(before, column, method))
+        assert await methods(connection, name, column) == {column: method}

@@ -15,7 +15,7 @@ from seed_registry.cli.console import print_rows
 from seed_registry.cli.options import Columns, DatabaseOption, columns_of, database_of
 from seed_registry.escaping import printable
 from seed_registry.registry import schema
-from seed_registry.registry.compression import Compression, Method, change, used
+from seed_registry.registry.compression import LARGE_FIELDS, Compression, Method, change, storage
 from seed_registry.registry.connecting import session
 from seed_registry.registry.identifiers import shown
 from seed_registry.registry.key_owners import are_shared, wider_key
@@ -31,7 +31,9 @@ Wanted = StrEnum("Wanted", {name: name for name in get_args(Compression)})  # ty
 CompressionOption = Annotated[
     Wanted,
     typer.Option(
-        "--compression", metavar="|".join(get_args(Compression)), help="How assets.raw is compressed if it is created."
+        "--compression",
+        metavar="|".join(get_args(Compression)),
+        help="How assets.raw is compressed if assets is created.",
     ),
 ]
 # Longer than any warning: its fix must not be cut, it is a command to be copied.
@@ -46,9 +48,9 @@ def apply(
     """Create what is missing; never drops or alters what is there.
 
     --compression is of the records' own JSON, registry.assets.raw, if that table is created: lz4 needs a server that
-    was built with it, none takes more disk and pglz more CPU of the server. auto is lz4 where the server has it, unless
-    default_toast_compression is set otherwise there; without lz4 it is none on the embedded server, and the server's
-    default on any other.
+    was built with it, none (which compresses no column and keeps rows whole) takes more disk and pglz more CPU of the
+    server. auto is lz4 where the server has it, unless default_toast_compression is set otherwise there; without lz4 it
+    is none on the embedded server, and the server's default on any other.
     """
 
     async def create(connection: asyncpg.Connection[Any], url: DatabaseUrl) -> str | None:
@@ -119,11 +121,13 @@ def _remark(table: schema.Table, field: str) -> str:
 async def _kept(connection: asyncpg.Connection[Any], wanted: Method) -> str | None:
     """What to tell whoever asked for a compression, of a table that was there and has another one."""
     assets = f"{schema.SCHEMA}.assets"
-    has = (await used(connection, assets, ["raw"])).get("raw")
-    if has is None or has == wanted:
+    now = await storage(connection, assets, LARGE_FIELDS)
+    if now is None or "raw" not in now.methods:
         return None
-    fix = change(assets, "raw", wanted, is_stored_plain=has == "none")
-    return f"note: {assets} was there before and keeps its compression of raw, {has}; for rows to come: {fix}"
+    if now.is_plain if wanted == "none" else now.methods["raw"] == wanted:
+        return None
+    fix = change(now, "raw", wanted)
+    return f"note: {assets} was there before and keeps its compression: {now}; for rows to come: {fix}"
 
 
 def _with_session(database_url: str | None, action: Action[Result]) -> Result:

@@ -1,31 +1,65 @@
 """Compression: how the server packs the large values of a table, and what our own tables ask it for.
 
 Postgres compresses values of rows that are longer than 2 KB; with pglz that is a third to a half of a load's work on
-the server. https://www.postgresql.org/docs/current/storage-toast.html
+the server. What is still too long is moved out of line, which costs as well.
+https://www.postgresql.org/docs/current/storage-toast.html
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 import asyncpg
+from msgspec import Struct
 
 from seed_registry.errors import SettingsInvalid
 from seed_registry.registry.identifiers import quoted
 from seed_registry.registry.sql import statement
 
-# What can be asked for: `auto` leaves it to `chosen`, `none` stores values as they are.
+# What can be asked for: `auto` leaves it to `chosen`, `none` stores values as they are, in rows that stay whole.
 Compression = Literal["auto", "lz4", "pglz", "none"]
 # What a column is created with; `default` says nothing of it, so that `default_toast_compression` decides.
 Method = Literal["default", "lz4", "pglz", "none"]
 
 # What follows the type of a column in CREATE TABLE; STORAGE may only stand there from Postgres 16 on.
 CLAUSES: Final[dict[Method, str]] = {"default": "", "lz4": " compression lz4", "pglz": " compression pglz", "none": ""}
+# The fields of an asset that are long enough to be compressed.
+LARGE_FIELDS: Final = ("raw", "description")
+
+
+class Storage(Struct, frozen=True):
+    """How a table stores what is written to it from now on.
+
+    Attributes:
+        table: its schema-qualified, quoted name.
+        methods: how values are compressed, lz4, pglz or none, by column.
+        target_bytes: toast_tuple_target: longer rows are compressed and cut up until they are no longer than this.
+        largest_target_bytes: the largest one that the server takes.
+    """
+
+    table: str
+    methods: Mapping[str, str]
+    target_bytes: int
+    largest_target_bytes: int
+
+    @property
+    def keeps_rows_whole(self) -> bool:
+        """Whether a row that a page can hold is neither compressed nor cut up."""
+        return self.target_bytes >= self.largest_target_bytes
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is what `none` creates: no value is compressed, and rows are kept whole."""
+        return self.keeps_rows_whole and set(self.methods.values()) == {"none"}
+
+    def __str__(self) -> str:
+        methods = ", ".join(f"{name} {how}" for name, how in self.methods.items())
+        return f"{methods}, toast_tuple_target {self.target_bytes}"
 
 
 async def chosen(connection: asyncpg.Connection[Any], wanted: Compression, *, is_embedded: bool) -> Method:
-    """The method of `raw` in a table that is created now.
+    """How a table that is created now stores `raw`.
 
     `auto` is lz4 where the server has it, unless somebody set `default_toast_compression` to something else. Without
     lz4 it is `none` on the embedded server, which has its disk to itself and neither standbys nor a network before
@@ -58,8 +92,8 @@ async def has_lz4(connection: asyncpg.Connection[Any]) -> bool:
     return bool(server["has_lz4"])
 
 
-async def used(connection: asyncpg.Connection[Any], table: str, columns: Sequence[str]) -> dict[str, str]:
-    """How values that this session writes to these columns are compressed: lz4, pglz or none, by column.
+async def storage(connection: asyncpg.Connection[Any], table: str, columns: Sequence[str]) -> Storage | None:
+    """How values that this session writes to these columns are stored; None where the table has none of them.
 
     Args:
         connection: any session; what it has set counts.
@@ -67,20 +101,34 @@ async def used(connection: asyncpg.Connection[Any], table: str, columns: Sequenc
         columns: the names of columns, as the catalog has them.
     """
     rows = await connection.fetch(statement("compression_used"), table, list(columns))
-    return {row["column_name"]: row["method"] for row in rows}
+    if not rows:
+        return None
+    methods = {row["column_name"]: row["method"] for row in rows}
+    return Storage(table, methods, rows[0]["target_bytes"], rows[0]["largest_target_bytes"])
 
 
-def change(table: str, column: str, method: Method, *, is_stored_plain: bool = False) -> str:
-    """The statement that gives a column another method, for values that are written from then on.
+def change(now: Storage, raw: str, method: Method) -> str:
+    """The statement that stores what is written from then on in another way.
+
+    With `none` nothing is compressed and rows stay whole; that is of the whole table, as is taking it back. Otherwise
+    the method is of one column.
 
     Args:
-        table: the schema-qualified, quoted name.
-        column: the name of the column, as the catalog has it.
+        now: how the large columns are stored so far.
+        raw: the name of that which gets a method.
         method: what it gets.
-        is_stored_plain: whether its values are not compressed so far.
     """
-    name = quoted(column)
     if method == "none":
-        return f"alter table {table} alter column {name} set storage external;"
-    extended = f"alter column {name} set storage extended, " if is_stored_plain else ""
-    return f"alter table {table} {extended}alter column {name} set compression {method};"
+        actions = [
+            f"alter column {quoted(name)} set storage external" for name, how in now.methods.items() if how != "none"
+        ]
+        if not now.keeps_rows_whole:
+            actions.append(f"set (toast_tuple_target = {now.largest_target_bytes})")
+    else:
+        actions = [f"alter column {quoted(raw)} set compression {method}"]
+        if now.methods[raw] == "none":
+            plain = [name for name, how in now.methods.items() if how == "none"]
+            actions += [f"alter column {quoted(name)} set storage extended" for name in plain]
+            # with it, rows of less than a page stay uncompressed
+            actions += ["reset (toast_tuple_target)"] if now.keeps_rows_whole else []
+    return f"alter table {now.table} {', '.join(actions)};"

@@ -14,7 +14,7 @@ import asyncpg
 from msgspec import Struct
 
 from seed_registry.errors import SchemaMismatch, SchemaMissing, SettingsInvalid
-from seed_registry.registry.compression import CLAUSES, Compression, Method, change, chosen
+from seed_registry.registry.compression import CLAUSES, Compression, Method, chosen
 from seed_registry.registry.identifiers import quoted
 from seed_registry.registry.sql import statement
 from seed_registry.registry.suitability import Caution, cautions, folded_key, refusal
@@ -173,7 +173,7 @@ async def apply(
     Args:
         connection: a session that may create them.
         schema: where the tables are to be.
-        compression: of `raw` in `assets`, if that is created.
+        compression: how `assets` stores its rows, if that is created.
         is_embedded: whether the server is the embedded one, for which `auto` means something else.
 
     Raises:
@@ -191,14 +191,14 @@ async def apply(
 def definition(schema: str = SCHEMA, compression: Method = "default") -> str:
     """The statements that create what is missing, with this compression of `raw` in `assets`."""
     name = schema if schema == SCHEMA else quoted(schema)
-    assets = f"{name}.assets"
+    schema_text = name.replace("'", "''")
     return statement("schema").format(
         schema=name,
-        schema_text=name.replace("'", "''"),
+        schema_text=schema_text,
         # a name could hold any tag that is known beforehand, and end the block
         tag="$$" if "$" not in schema else f"$_{secrets.token_hex(8)}$",
         compression=CLAUSES[compression],
-        storage=f"\n    {change(assets, 'raw', 'none')}" if compression == "none" else "",
+        storage=statement("stored_plain").format(schema_text=schema_text).rstrip() if compression == "none" else "",
     )
 
 

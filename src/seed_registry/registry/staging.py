@@ -8,6 +8,7 @@ from typing import Any, Final
 import asyncpg
 
 from seed_registry.errors import SchemaMismatch
+from seed_registry.registry.compression import LARGE_FIELDS
 from seed_registry.registry.identifiers import literal, quoted, shown
 from seed_registry.registry.schema import Table
 from seed_registry.registry.sql import statement
@@ -71,9 +72,10 @@ class Staging:
                 staging=self.name, definitions=definitions, on_commit="drop" if per_transaction else "delete rows"
             )
         )
-        if "raw" in self._table.columns:
-            # Compressing what is read again a moment later is work for nothing.
-            await self._connection.execute(f"alter table {self.name} alter column raw set storage external")
+        large = [f"alter column {field} set storage external" for field in LARGE_FIELDS if field in self._table.columns]
+        if large:
+            # Compressing what is read again a moment later is work for nothing, and the table would take it over.
+            await self._connection.execute(f"alter table {self.name} {', '.join(large)}")
 
     async def can_go_straight(self) -> bool:
         """Whether rows can be copied into the registry table itself: only if its columns are of our own types."""

@@ -1,4 +1,5 @@
--- How new values of columns are compressed: as the column says, or by the default of the session that writes them.
+-- How new values of columns are compressed: as the column says, or by the default of the session that writes them; and
+-- the size down to which the table has rows compressed and moved out of line, and the largest one that can be set.
 select
   attribute.attname::text as column_name,
   case
@@ -9,7 +10,18 @@ select
       when 'p' then 'pglz'
       else coalesce(pg_catalog.current_setting('default_toast_compression', true), 'pglz')
     end
-  end as method
+  end as method,
+  coalesce(
+    (
+      select option.option_value::int from pg_catalog.pg_options_to_table(class.reloptions) as option
+      where option.option_name = 'toast_tuple_target'
+    ),
+    -- four rows a page, without its header and their line pointers, as a multiple of 8
+    (pg_catalog.current_setting('block_size')::int - 40) / 4 / 8 * 8
+  ) as target_bytes,
+  -- MaximumBytesPerTuple(1) in src/include/access/heaptoast.h of Postgres
+  pg_catalog.current_setting('block_size')::int - 32 as largest_target_bytes
 from pg_catalog.pg_attribute as attribute
+join pg_catalog.pg_class as class on class.oid = attribute.attrelid
 where attribute.attrelid = pg_catalog.to_regclass($1) and attribute.attname = any($2::text[])
 order by attribute.attnum;

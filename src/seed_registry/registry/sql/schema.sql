@@ -15,7 +15,7 @@ create table if not exists {schema}.sources (
   unique (provider, source_key)
 );
 
--- In one statement with what is set for `raw`, which a table that was here before does not get.
+-- In one statement with how its rows are stored, which a table that was here before does not get.
 do {tag} begin
   if pg_catalog.to_regclass('{schema_text}.assets') is null then
     create table {schema}.assets (
