@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -108,7 +109,7 @@ class Account:
         """Note assets that go to the database; their sources are among `sources`."""
         if not assets:
             return
-        self.tally.assets_by_source.update([asset.source_key for asset in assets])
+        self.tally.assets_by_source.update(map(attrgetter("source_key"), assets))
         self._distinct.extend(self._identities(assets, key_hashes))
         sample = self._sample
         if min(key_hashes) < sample.limit or not sample.assets.keys().isdisjoint([asset.key for asset in assets]):
@@ -117,17 +118,18 @@ class Account:
                     record = asset.unchecked.check(asset) if asset.unchecked else asset
                     if type(record) is Asset:
                         sample.offer(record, key_hash, sources[asset.source_key])
-        for asset in assets:
-            if asset.unchecked is None:
-                self.checked(asset)
+        if not all(map(attrgetter("unchecked"), assets)):
+            for asset in assets:
+                if asset.unchecked is None:
+                    self.checked(asset)
 
     def _identities(self, assets: Sequence[Asset], key_hashes: Sequence[int]) -> Sequence[int]:
         """A hash of what tells each asset from all others."""
         if self._keys_per_source:
             return hashes(f"{asset.source_key}\0{asset.key}" for asset in assets)
-        own = [at for at, asset in enumerate(assets) if asset.own_key]
-        if not own:
+        if not any(map(attrgetter("own_key"), assets)):
             return key_hashes
+        own = [at for at, asset in enumerate(assets) if asset.own_key]
         identities = list(key_hashes)
         for at in own:
             identities[at] = hashed(f"{assets[at].source_key}\0{assets[at].key}")

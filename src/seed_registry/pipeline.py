@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
+from operator import attrgetter
 from time import monotonic
 from typing import Final
 
@@ -156,11 +157,11 @@ class _Checks:
         """A batch before it is written, with those checks done that cannot wait."""
         if self._refused >= _REFUSED_BATCHES:
             return self._done(assets)
-        keys = Counter([asset.key for asset in assets])
-        if len(keys) == len(assets):
+        keys = list(map(attrgetter("key"), assets))
+        if len(set(keys)) == len(keys):
             return assets
         # Only the last of a key is written, and it may not be the last that is good.
-        return self._done(assets, {key for key, count in keys.items() if count > 1})
+        return self._done(assets, {key for key, count in Counter(keys).items() if count > 1})
 
     def of_refused(self, assets: list[Asset]) -> list[Asset]:
         """A batch that was refused, with all checks done; the same list where they were done before."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Container, Iterator, Sequence
 from itertools import accumulate
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from time import monotonic
 
 import anyio
@@ -22,6 +22,8 @@ from seed_registry.records import Asset, RawRecord, Record, Reject, Source
 from seed_registry.settings import Settings
 from seed_registry.sourcing import SourceBook
 from seed_registry.spooling import ParkedAssets
+
+_source_key = attrgetter("source_key")
 
 
 class Batch(Struct, frozen=True):
@@ -159,7 +161,7 @@ class Producer:
     def _first_of_sources_checked(self, assets: list[Asset]) -> list[Asset]:
         """The assets, those of new sources with all checks done: no source is created for a record that is none."""
         known, taken = self._book.rows, list[Asset]()
-        if all(source_key in known for source_key in {asset.source_key for asset in assets}):
+        if all(source_key in known for source_key in set(map(_source_key, assets))):
             return assets
         for asset in assets:
             is_new = asset.source_key not in known
@@ -200,7 +202,7 @@ class Producer:
     async def _route(self, assets: list[Asset]) -> None:
         """Those whose source is known go, those whose source may yet come wait, the others miss theirs."""
         key_hashes = hashes([asset.key for asset in assets])
-        source_keys = {asset.source_key for asset in assets}
+        source_keys = set(map(_source_key, assets))
         if not self._parked.count and all(key in self._known for key in source_keys):
             await self._send(assets, key_hashes)
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, Final
 
 import asyncpg
@@ -241,14 +242,18 @@ class Merger:
             return await find_source_rows(self._connection, self._tables.sources, keys, self._provider)
 
 
+_source_key = attrgetter("source_key")
+
+
 def asset_values(sources: Mapping[str, SourceRow]) -> Values[Asset]:
     """The values of assets, the two that their sources have included."""
 
     def values(field: str, assets: Sequence[Asset]) -> list[Any]:
-        if field == "source_id":
-            return [sources[asset.source_key].id for asset in assets]
-        if field == "provider":
-            return [sources[asset.source_key].provider for asset in assets]
-        return plain_values(field, assets)
+        if field not in ("source_id", "provider"):
+            return plain_values(field, assets)
+        keys = list(map(_source_key, assets))
+        rows = {key: sources[key] for key in set(keys)}
+        found = {key: row.id if field == "source_id" else row.provider for key, row in rows.items()}
+        return list(map(found.__getitem__, keys))
 
     return values

@@ -211,7 +211,8 @@ class TableMerger:
 
     def _unique(self, records: Sequence[Record], values: Values[Record]) -> list[Record]:
         """The last record of each key, in key order."""
-        keys = list(zip(*(values(field, records) for field in self._table.key), strict=True))
+        columns = [values(field, records) for field in self._table.key]
+        keys = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
         last = dict(zip(keys, records, strict=True))
         if len(last) < len(records) and "updated_at" in self._table.columns:
             self._keep_greatest_moment(keys, records, last)
@@ -400,7 +401,7 @@ def with_texts(records: list[Any]) -> list[Any]:
     Raises:
         ValueError: one of them has to be decoded by itself.
     """
-    if not any(type(record) is Asset and record.is_unread for record in records):
+    if not records or type(records[0]) is not Asset or not any(map(attrgetter("is_unread"), records)):
         return records
     groups = [(unchecked, list(assets)) for unchecked, assets in groupby(records, attrgetter("unchecked"))]
     return [asset for unchecked, assets in groups for asset in (unchecked.with_texts(assets) if unchecked else assets)]
