@@ -15,7 +15,7 @@ from conftest import Cli
 from seed_registry import DatabaseUrl, MaxRejects, Report, Settings, ingest
 from seed_registry.completeness import Total, incomplete
 from seed_registry.errors import IndexBroken, IndexesFailed, IndexesIncomplete, IndexNotUnderstood
-from seed_registry.index.opening import CHUNK_BYTES
+from seed_registry.index.reading import PIECE_BYTES
 from seed_registry.report import Incomplete, Tally, UnreadRecords
 
 pytestmark = pytest.mark.anyio
@@ -272,7 +272,7 @@ async def test_each_page_has_a_header_of_its_own_even_if_it_comes_last(database_
         for host, count in (("a", 2), ("b", 900), ("c", 1), ("d", 500), ("e", 3))
     ]
     data = "\n".join(map(json.dumps, pages)).encode()
-    assert len(data) > 4 * CHUNK_BYTES
+    assert len(data) > 4 * PIECE_BYTES
     report = await loaded(database_url, write(data))
     assert (report.assets.inserted, report.assets.rejected) == (1406, 0)
     source = "(select source_key from registry.sources as source where source.id = source_id)"

@@ -9,8 +9,7 @@ import pytest
 
 from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadable, SeedRegistryError
 from seed_registry.index.decoding import REASONS
-from seed_registry.index.opening import CHUNK_BYTES
-from seed_registry.index.reading import IndexReader, read_index
+from seed_registry.index.reading import PIECE_BYTES, IndexReader, read_index
 from seed_registry.records import Asset, RawRecord, Record, Reject, Source
 from seed_registry.settings import Settings
 
@@ -71,7 +70,7 @@ def dataset(number: int, **fields: Any) -> dict[str, Any]:
 
 def many(count: int = 2000, **fields: Any) -> list[dict[str, Any]]:
     """Some chunks full."""
-    assert count * 500 > 2 * CHUNK_BYTES or count < 2000
+    assert count * 500 > 2 * PIECE_BYTES or count < 2000
     return [dataset(number, **fields) for number in range(count)]
 
 
@@ -269,7 +268,7 @@ async def test_views_are_read_in_every_form(tmp_path: Path, form: str) -> None:
 @pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b"\n \n"])
 @pytest.mark.parametrize("indent", [None, 1])
 async def test_a_document_may_be_one_view(tmp_path: Path, indent: int | None, before: bytes) -> None:
-    data = json.dumps(VIEW | {"text": "x" * CHUNK_BYTES * 2}, indent=indent).encode()
+    data = json.dumps(VIEW | {"text": "x" * PIECE_BYTES * 2}, indent=indent).encode()
     result = await read(tmp_path, before + data + b"\n", domain="d.org")
     assert result.error is None
     (found,) = result.assets

@@ -38,8 +38,8 @@ from seed_registry.sourcing import SourceBook, Writer
 
 # So many refused batches tell that an index has more records that Postgres refuses.
 _REFUSED_BATCHES: Final = 3
-# One batch is written while the next one waits; more would only be memory.
-_QUEUED_BATCHES: Final = 1
+# One batch is written while others wait: a second one keeps the server at work while a chunk is decoded.
+_QUEUED_BATCHES: Final = 2
 
 OpenWriter = Callable[[], AbstractAsyncContextManager[Writer]]
 

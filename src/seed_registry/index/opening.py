@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from aiofiles.threadpool.binary import AsyncBufferedReader
     from typing_extensions import Buffer
 
-# Some hundred records: decoding them holds the event loop for a millisecond or two.
-CHUNK_BYTES = 256 << 10
+# Each is a trip to a thread and back.
+CHUNK_BYTES = 1 << 20
 # How much of an index is looked at to tell what it is.
 HEAD_BYTES = 64 << 10
 _PIPE_POLL_SECONDS = 0.2

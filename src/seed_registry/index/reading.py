@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
+import anyio.lowlevel
 import msgspec
 from msgspec.structs import replace
 
@@ -28,6 +29,8 @@ from seed_registry.records import Asset, Piece, RawBlock, RawRecord, Record, Rej
 from seed_registry.report import Stages
 from seed_registry.settings import Settings
 
+# Some hundred records: decoding them whole holds the event loop for a millisecond or two.
+PIECE_BYTES = 256 << 10
 # Rejects that may be envelopes of records, taken for one.
 _NO_RECORD = ("no_key", "no_type")
 
@@ -119,8 +122,11 @@ class IndexReader:
                 chunk = await anext(chunks, None)
             if chunk is None:
                 break
-            for records in self._framed(partial(self._framer.feed, chunk)):
-                yield records
+            size = len(chunk) if self.defers_texts and self.most_are_held else PIECE_BYTES
+            for start in range(0, len(chunk), size):
+                for records in self._framed(partial(self._framer.feed, chunk[start : start + size])):
+                    yield records
+                await anyio.lowlevel.checkpoint()  # for the sessions, which have something to send or to answer
         for records in self._framed(self._framer.finish, at_end=True):
             yield records
 

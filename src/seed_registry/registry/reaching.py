@@ -25,6 +25,8 @@ _SOCKET_OPTIONS: Final = {
     "keepalives_count": "TCP_KEEPCNT",
     "tcp_user_timeout": "TCP_USER_TIMEOUT",
 }
+# What a Unix socket may hold that the server has not read yet.
+_SEND_BYTES: Final = 2 << 20
 # The operating system's own would let two hours pass.
 _KEEPALIVES: Final = {"keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 6}
 
@@ -117,15 +119,21 @@ async def _reach(target: Target, seconds: float | None, **options: Any) -> async
             except (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched) as exc:
                 failure = exc
             else:
-                _keep_alive(connection, target)
+                _tune(connection, target)
                 return connection
     assert failure is not None, "there is at least one host"
     raise failure
 
 
-def _keep_alive(connection: asyncpg.Connection[Any], target: Target) -> None:
-    """Let the operating system notice a server that went away without a word; on unless the URL says otherwise."""
+def _tune(connection: asyncpg.Connection[Any], target: Target) -> None:
+    """Give the socket room for a batch, and let the system notice a server that went away without a word.
+
+    The latter unless the URL says otherwise. TCP finds the room that it needs by itself.
+    """
     own: Any = connection._transport.get_extra_info("socket")  # noqa: SLF001  # asyncpg has no other way to it
+    if own is not None and own.family == socket.AF_UNIX:
+        # A batch goes on while this process decodes: the system's own 200 KB last a server for some milliseconds.
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
     if own is None or own.family not in (socket.AF_INET, socket.AF_INET6):
         return
     if target.keepalives.get("keepalives", 1) != 0:
