@@ -43,13 +43,13 @@ DIALECTS = {dialect.name: dialect for dialect in (SEED, DIRECTORY, DISCOVERY, CK
 
 # --- values that a field may have, as JSON ---------------------------------------------------------------------------
 
-NESTED = b"[" * 70 + b"]" * 70
+NESTED, DEEP = (b"[" * levels + b"]" * levels for levels in (70, 600))
 texts = st.sampled_from([
     b'"a name"', b'""', b"null", b"7", b"1.50", b'["x"]', b'{"en": "x", "de": "y"}', b'"{\\"en\\": \\"x\\"}"', b'"{"',
     b'"a\\u0000b"', b'"\\ud800"', b'"\xff"', b'"\\\\u0000"', b'"  blank "', b'"\\ud83d\\ude00"', b'"\xc3\xa9"',
 ])  # fmt: skip
 unread = st.sampled_from([
-    b"1", b'"x"', b"1e400000", b"-0.0", NESTED, b'"\\u0000"', b'"\xff"', b'"\\ud800"', b'"\\ud83d\\ude00"', b"[]",
+    b"1", b'"x"', b"1e400000", b"-0.0", NESTED, DEEP, b'"\\u0000"', b'"\xff"', b'"\\ud800"', b'"\\ud83d\\ude00"', b"[]",
     b'{"a":{"\\u0000":1}}', b'"\xed\xa0\x80"', b"123456789012345678901234567890", b'{"x":1,"x":2}',
 ])  # fmt: skip
 dates = st.sampled_from([

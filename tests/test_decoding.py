@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from seed_registry.index.decoding import MAX_KEY_BYTES, REASONS, Decoder
+from seed_registry.index.decoding import MAX_DEPTH, MAX_KEY_BYTES, REASONS, Decoder
 from seed_registry.index.dialects import DIALECTS
 from seed_registry.index.dialects.ckan import CKAN
 from seed_registry.index.dialects.data_json import DATA_JSON
@@ -18,7 +18,6 @@ from seed_registry.index.dialects.declaring import Portal
 from seed_registry.index.dialects.directory import DIRECTORY
 from seed_registry.index.dialects.seed import SEED
 from seed_registry.index.dialects.views import VIEWS
-from seed_registry.index.envelope import MAX_DEPTH
 from seed_registry.index.framing import LineFramer
 from seed_registry.records import Asset, RawRecord, Record, Reject, Source, raw_records
 
@@ -258,7 +257,7 @@ REJECTED = {
     "too_deep": [
         b'{"z":' + b"[" * 100_000,
         with_field(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH),
-        b'{"a":' * 70 + b"1" + b"}" * 70,
+        b'{"a":' * 600 + b"1" + b"}" * 600,
     ],
 }
 
@@ -316,7 +315,7 @@ def test_a_key_as_long_as_the_limit_is_a_key(text: str) -> None:
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
-def test_the_64th_level_is_fine_and_the_65th_is_too_deep(opening: bytes) -> None:
+def test_the_500th_level_is_fine_and_the_501st_is_too_deep(opening: bytes) -> None:
     closing = b"]" if opening == b"[" else b"}"
     for levels, expected in ((MAX_DEPTH - 1, None), (MAX_DEPTH, "too_deep")):
         assert reason(with_field(opening * levels + b"1" + closing * levels)) == expected
@@ -348,8 +347,11 @@ def test_many_brackets_side_by_side_are_no_depth() -> None:
 
 
 def depth(value: Any) -> int:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
-    return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+    levels, open_ones = 0, [value]
+    while open_ones := [one for one in open_ones if isinstance(one, dict | list)]:
+        levels += 1
+        open_ones = [inner for one in open_ones for inner in (one.values() if isinstance(one, dict) else one)]
+    return levels
 
 
 @given(

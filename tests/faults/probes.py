@@ -16,13 +16,12 @@ from msgspec import Struct, field
 
 from seed_registry import DatabaseUrl, MaxRejects, Report, SeedRegistryError, Settings, ingest
 from seed_registry.errors import IndexBroken, IndexesFailed, TooManyRejects
-from seed_registry.index.decoding import REASONS
+from seed_registry.index.decoding import MAX_DEPTH, REASONS
 from seed_registry.index.reading import read_index
 from seed_registry.records import Asset, Record, Reject
 from seed_registry.registry.tabling import TableMerger
 from seed_registry.report import IndexReport
 
-MAX_DEPTH = 64
 DOMAIN = "told.example.org"
 BOM = b"\xef\xbb\xbf"
 ROWS = """
@@ -455,8 +454,10 @@ REFUSED: dict[str, bytes] = {
     "an exponent of 30 digits": b"1e" + b"9" * 30,
     "zero with such an exponent": b"0e2147483647",
     # depth
-    "64 arrays": _nested(b"[", b"1", b"]", 64),
-    "64 objects": _nested(b'{"a":', b"1", b"}", 64),
+    "as many arrays as may be": _nested(b"[", b"1", b"]", MAX_DEPTH - 1),
+    "as many objects as may be": _nested(b'{"a":', b"1", b"}", MAX_DEPTH - 1),
+    "an array too many": _nested(b"[", b"1", b"]", MAX_DEPTH),
+    "an object too many": _nested(b'{"a":', b"1", b"}", MAX_DEPTH),
     "1,000 arrays": _nested(b"[", b"1", b"]", 1_000),
     "20,000 arrays": _nested(b"[", b"1", b"]", 20_000),
     "100,000 brackets": b"[" * 100_000,
