@@ -229,6 +229,25 @@ async def test_other_bytes_of_the_same_values_are_unchanged_and_only_their_hash_
     assert await versions(connection) == renewed
 
 
+@pytest.mark.parametrize("lengths", [(16, 16), (32, 32), (16, 32), (0, 0)])
+async def test_hashes_of_any_length_and_keys_with_any_character_tell_what_is_held(
+    merger: Merger, connection: Connection, rows: dict[str, SourceRow], lengths: tuple[int, int]
+) -> None:
+    keys = ["a", "a\x1fb", "\x1f", "b,c", "\n"]
+    records = [
+        msgspec.structs.replace(make_asset(key), content_hash=bytes([number]) * lengths[number % 2])
+        for number, key in enumerate(keys)
+    ]
+    await merger.merge_assets(records, rows)
+    before = await versions(connection)
+    assert await merger.merge_assets(records, rows) == MergeCounts(unchanged=5)
+    assert await versions(connection) == before or len(set(lengths)) > 1  # then the upsert may lock them
+    changed = msgspec.structs.replace(records[1], name="changed", content_hash=b"x" * lengths[1])
+    assert await merger.merge_assets([records[0], changed, *records[2:]], rows) == MergeCounts(
+        updated=0 if lengths == (0, 0) else 1, unchanged=5 if lengths == (0, 0) else 4
+    )
+
+
 async def test_unchanged_records_write_nothing(
     merger: Merger, connection: Connection, rows: dict[str, SourceRow]
 ) -> None:

@@ -98,19 +98,30 @@ def key_owners(table: Table) -> str:
 
 
 def filter_by_hash(table: Table) -> str:
-    """Which records of a batch, given as one array for each of `hashed_fields`, the table does not hold."""
-    fields = hashed_fields(table)
+    """Which records of a batch the table does not hold.
+
+    The batch is given as its content hashes put together, the length of one, a separator, and one text for each of
+    `identity_fields`: their values with the separator between them. Of an array asyncpg looks at each element for
+    longer than all of that takes.
+    """
+    fields = identity_fields(table)
+    texts = [f"pg_catalog.string_to_array(${number}, $3)" for number, _ in enumerate(fields, 4)]
+    types = [staged_type(table, field) for field in fields]
+    arrays = [
+        text if type_ == "text" else f"{text}::pg_catalog.{type_}[]" for text, type_ in zip(texts, types, strict=True)
+    ]
     return statement("filter_by_hash").format(
         table=table.name,
-        arrays=_arrays([staged_type(table, field) for field in fields]),
+        arrays=", ".join(arrays),
         names=", ".join(fields),
         same_row=" and ".join(f"existing.{table.column(field)} = batch.{field}" for field in fields),
+        hash_column=table.column("content_hash"),
     )
 
 
-def hashed_fields(table: Table) -> list[str]:
-    """What tells that a row is a record's: its key, its source and its content hash."""
-    return [*table.key, *(["source_id"] if "source_id" in {*table.columns} - {*table.key} else []), "content_hash"]
+def identity_fields(table: Table) -> list[str]:
+    """What tells, with the content hash, that a row is a record's: its key and its source."""
+    return [*table.key, *(["source_id"] if "source_id" in {*table.columns} - {*table.key} else [])]
 
 
 def by_value(table: Table, name: str) -> str:

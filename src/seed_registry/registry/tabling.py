@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import groupby
@@ -21,7 +22,7 @@ from seed_registry.registry.pooling import is_pooled
 from seed_registry.registry.remedies import CommitUnknown, Remedy, RowsKeptOut, remedy
 from seed_registry.registry.schema import Table
 from seed_registry.registry.staging import Staging
-from seed_registry.registry.statements import by_value, filter_by_hash, hashed_fields, kept_out, renew_hashes, upsert
+from seed_registry.registry.statements import by_value, filter_by_hash, identity_fields, kept_out, renew_hashes, upsert
 from seed_registry.registry.transactions import BatchTransaction
 from seed_registry.report import MergeCounts, Stages
 
@@ -101,7 +102,7 @@ class TableMerger:
         self._has_staging = False
         # Through a pooler nothing outlives a transaction. Two catalog entries a batch are the price.
         self._staged_per_transaction = is_pooled(connection)
-        self._hashed = hashed_fields(table)
+        self._identity = identity_fields(table)
         self._filter_by_hash = filter_by_hash(table) if self._by_hash else ""
         self._filter_by_value = by_value(table, "filter_by_value")
         self._compare = by_value(table, "compare")
@@ -228,10 +229,25 @@ class TableMerger:
 
     async def _not_held(self, records: list[Record], values: Values[Record]) -> list[Record]:
         """The records that the table does not hold with this content hash."""
+        hashes = values("content_hash", records)
+        columns = [values(field, records) for field in self._identity]
+        known: Sequence[int] = range(len(records))
+        if None in hashes or any(None in column for column in columns):
+            known = [at for at, of in enumerate(zip(hashes, *columns, strict=True)) if None not in of]
+            hashes = [hashes[at] for at in known]
+            columns = [[column[at] for at in known] for column in columns]
+        lengths = set(map(len, hashes))
+        if len(lengths) != 1:
+            return records  # none is known, or a caller of the library has hashes of several kinds
+        texts = [list(map(str, column)) for column in columns]
+        separator = _separator(texts)
         async with self._step("filtering"):
-            arrays = [values(field, records) for field in self._hashed]
-            found = await self._connection.fetch(self._filter_by_hash, *arrays)
-        return [records[record[0] - 1] for record in found]
+            joined = map(separator.join, texts)
+            found = await self._connection.fetch(
+                self._filter_by_hash, b"".join(hashes), lengths.pop(), separator, *joined
+            )
+        positions = {known[record[0] - 1] for record in found}.union(set(range(len(records))).difference(known))
+        return [records[at] for at in sorted(positions)]
 
     async def _differing(self, records: list[Record], values: Values[Record]) -> list[Difference]:
         """The records that the table does not hold with these values, the content hash aside."""
@@ -405,6 +421,15 @@ def with_texts(records: list[Any]) -> list[Any]:
         return records
     groups = [(unchecked, list(assets)) for unchecked, assets in groupby(records, attrgetter("unchecked"))]
     return [asset for unchecked, assets in groups for asset in (unchecked.with_texts(assets) if unchecked else assets)]
+
+
+def _separator(columns: Sequence[Sequence[str]]) -> str:
+    """A text that is in none of these."""
+    whole = "".join("".join(column) for column in columns)
+    separator = "\x1f"
+    while separator in whole:
+        separator = secrets.token_hex()
+    return separator
 
 
 def _committed(records: Sequence[Source | Asset]) -> int:

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import resources
+from pathlib import Path
+
+_DIRECTORY = Path(__file__).parent
 
 
 @cache
 def statement(name: str) -> str:
     """The text of `sql/<name>.sql`, its comments included: they show in pg_stat_activity."""
-    return resources.files(__name__).joinpath(f"{name}.sql").read_text("utf-8")
+    return _DIRECTORY.joinpath(f"{name}.sql").read_text("utf-8")
