@@ -132,6 +132,8 @@ class Producer:
 
     async def _take(self, records: Sequence[Record]) -> None:
         """The records of a chunk: first what they need to know of sources, then what is rejected, then the assets."""
+        if not self._reader.dialect.lists_sources:
+            records = self._first_of_sources_checked(records)
         assets = [record for record in records if type(record) is Asset]
         if len(assets) < len(records):
             sources = [record for record in records if type(record) is Source]
@@ -145,32 +147,37 @@ class Producer:
         if assets or len(self._pending) >= settings.batch_size or self._pending_bytes >= settings.batch_bytes:
             await self._merge_pending()
         if not self._reader.dialect.lists_sources:
-            assets = self._first_of_sources_checked(assets)
             await self._book.derive(asset for asset in assets if asset.source_key)
-        self._tally.assets.read += len(assets)
-        if len(assets) < len(records):
-            for record in records:
-                if type(record) is Reject:
-                    self._reject(record)
+        self._count(records, assets)
         if assets:
             self._chunk = records
             await self._route(assets)
             self._assets += len(assets)
             self._place = max(self._place, (assets[-1].line, assets[-1].offset), key=itemgetter(1))
 
-    def _first_of_sources_checked(self, assets: list[Asset]) -> list[Asset]:
-        """The assets, those of new sources with all checks done: no source is created for a record that is none."""
-        known, taken = self._book.rows, list[Asset]()
-        if all(source_key in known for source_key in set(map(_source_key, assets))):
-            return assets
-        for asset in assets:
-            is_new = asset.source_key not in known
-            record = asset.unchecked.check(asset) if is_new and asset.unchecked else asset
+    def _count(self, records: Sequence[Record], assets: Sequence[Asset]) -> None:
+        """Count what was read; what is too many rejects depends on how many records come before."""
+        if len(assets) == len(records):
+            self._tally.assets.read += len(assets)
+            return
+        for record in records:
             if type(record) is Asset:
-                taken.append(record)
+                self._tally.assets.read += 1
             elif type(record) is Reject:
                 self._reject(record)
-        return taken
+
+    def _first_of_sources_checked(self, records: Sequence[Record]) -> Sequence[Record]:
+        """The records, assets of new sources with all checks done: no source is created for a record that is none."""
+        known = self._book.rows
+        sources = {record.source_key for record in records if type(record) is Asset}
+        if all(key in known for key in sources):
+            return records
+        return [
+            record.unchecked.check(record) or record
+            if type(record) is Asset and record.unchecked and record.source_key not in known
+            else record
+            for record in records
+        ]
 
     def _reject(self, reject: Reject) -> None:
         if reject.kind == "source":
