@@ -58,8 +58,8 @@ class Staging:
         self.see_that_types_are_the_same = statement("same_types").format(
             table=table.name,
             name=literal(table.name),
-            columns=", ".join(literal(column.name) for column in table.facts.values()),
-            types=", ".join(str(column.type_id) for column in table.facts.values()),
+            count=len(table.facts),
+            columns=", ".join(f"({literal(column.name)}, {column.type_id})" for column in table.facts.values()),
         )
 
     async def create(self, *, per_transaction: bool = False) -> None:
