@@ -7,6 +7,7 @@ them, only their keys. Each of these ways is compared with decoding and checking
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from seed_registry.registry.schema import introspect
 from seed_registry.report import AssetCounts
 
 pytestmark = pytest.mark.anyio
+SCALE = int(os.environ.get("EXAMPLES_SCALE", "1"))
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 DIALECTS = {dialect.name: dialect for dialect in (SEED, DIRECTORY, DISCOVERY, CKAN, DATA_JSON, VIEWS)}
@@ -168,7 +170,7 @@ def check_block(dialect: Dialect, data: list[bytes], *, kind: str, domain: str, 
 
 @pytest.mark.parametrize("name", DIALECTS)
 @given(data=st.data())
-@settings(relaxed, max_examples=150)
+@settings(relaxed, max_examples=60 * SCALE)
 def test_an_ordinary_record_is_what_decoding_it_by_itself_makes_of_it(name: str, data: st.DataObject) -> None:
     check_block(
         DIALECTS[name],
@@ -277,7 +279,7 @@ GOOD, BAD = ORDINARY["seed"], ORDINARY["seed"][:-1] + b',"z":"\xff"}'
 @example([([GOOD, BAD], 2, True)])
 @example([([GOOD], 1, True), ([BAD, GOOD.replace(b'"n"', b'"m"')], 1, False)])
 @given(steps)
-@settings(relaxed, max_examples=30)
+@settings(relaxed, max_examples=8 * SCALE)
 async def test_a_load_is_the_same_as_with_all_checks_first(
     urls: tuple[DatabaseUrl, DatabaseUrl], tmp_path: Path, steps: list[tuple[list[bytes], int, bool]]
 ) -> None:
