@@ -206,6 +206,7 @@ def asking_for_a_token(portal: Server) -> None:
 
 
 @pytest.mark.parametrize("by", ["flag", "variable", "list", "table", "table of pyproject"])
+@pytest.mark.slow
 def test_a_token_comes_by_flag_variable_or_file_and_is_shown_nowhere(
     by: str, portal: Server, cli: Cli, database_url: DatabaseUrl, tmp_path: Path, home: Path
 ) -> None:

@@ -339,6 +339,7 @@ def test_records_of_every_dialect_look_like_records(one: dict[str, Any]) -> None
     ) == {"x": 1}
 
 
+@pytest.mark.slow
 def test_a_hostile_number_of_places_is_counted_together() -> None:
     counts = unread({"dataset": [], **{f"place {number}": [ONE] for number in range(5_000)}})
     assert len(counts) == 101

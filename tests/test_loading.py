@@ -963,7 +963,7 @@ BAD_LINES: list[tuple[str, bytes, str | None]] = [  # reason, line, key
     ("nul_in_key", b'{"type":"asset","asset_key":"aaaa\\u0000","source_key":"data.a.example"}', "aaaa\0"),
     ("key_too_long", b'{"type":"asset","asset_key":"%b","source_key":"data.a.example"}' % (b"k" * 1001), "k" * 1001),
     ("record_too_large", json.dumps(typed(LARGE)).encode(), None),
-    ("too_deep", b'{"type":"asset","asset_key":"aaaa-0005","x":%b1%b}' % (b"[" * 80, b"]" * 80), None),
+    ("too_deep", b'{"type":"asset","asset_key":"aaaa-0005","x":%b1%b}' % (b"[" * 600, b"]" * 600), None),
     ("no_type", b'{"asset_key":"aaaa-0006","source_key":"data.a.example"}', None),
     ("no_source", b'{"type":"asset","asset_key":"aaaa-0007"}', "aaaa-0007"),
     (

@@ -377,6 +377,7 @@ async def test_an_empty_answer_is_an_empty_index(database_url: DatabaseUrl, writ
 # totals
 
 
+@pytest.mark.slow
 async def test_a_page_of_many_is_loaded_and_told(database_url: DatabaseUrl, write: Write, cli: Cli) -> None:
     for number, (thing, declared) in enumerate((
         (search([package("p-1")], 38), 38),

@@ -173,6 +173,7 @@ def test_several_indexes_of_a_run_have_a_line_each(cli: Cli, database_url: Datab
     assert "a.json and 2 more" in cli("runs", url=database_url).stdout.decode()
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_tells_what_all_its_attempts_committed(
     database_url: DatabaseUrl, tmp_path: Path, cli: Cli
 ) -> None:

@@ -78,7 +78,7 @@ def test_a_number_that_no_float_can_hold_hides_no_fault() -> None:
         (b',"id":"k","domain":"d","z":"\\ud800"}', "bad_unicode"),
         (b',"id":"k","domain":"d","z":"\xff"}', "bad_utf8"),
         (b',"id":"k","domain":"d","name":"\xff"}', "bad_utf8"),
-        (b',"id":"k","domain":"d","name":' + b"[" * 100 + b"]" * 100 + b"}", "too_deep"),
+        (b',"id":"k","domain":"d","name":' + b"[" * 600 + b"]" * 600 + b"}", "too_deep"),
         (b',"id":"k","domain":"d","name":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "too_deep"),
     ):
         found = decode(RawRecord(b'{"updatedAt":1e400' + rest, 1, 0))

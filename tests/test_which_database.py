@@ -175,6 +175,7 @@ def test_variables_that_cannot_be_are_blamed_by_name_and_not_on_a_flag(
 # --- every command -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_command_goes_to_the_server_that_the_variables_name(
     cli: Cli, database_url: DatabaseUrl, index: str, home: Path
 ) -> None:
@@ -214,6 +215,7 @@ def test_a_service_and_an_address_name_a_server(
     assert not (home / "postgres-18").exists()
 
 
+@pytest.mark.slow
 def test_the_embedded_server_knows_nothing_of_the_variables(cli: Cli, index: str, home: Path) -> None:
     home.chmod(0o711)
     env = NONSENSE | {"DATABASE_URL": "postgresql://no.such.host.invalid/d"}
@@ -265,6 +267,7 @@ async def test_in_python_settings_without_a_url_mean_the_same(
 # --- what names it -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_report_names_the_database_and_no_secret(
     cli: Cli, database_url: DatabaseUrl, index: str, tmp_path: Path
 ) -> None:
