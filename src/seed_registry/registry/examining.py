@@ -34,7 +34,7 @@ _SETTINGS: Final = (
 
 # Measured with records of 1.5 and 4.4 KB, see docs/operations.md.
 _LZ4_GAIN: Final = "half the CPU of the server, and 5 to 16 % more disk"
-_NONE_GAIN: Final = "25 to 40 % less CPU of the server, and 1.4 to 2.2 times the disk"
+_NONE_GAIN: Final = "40 to 65 % less CPU of the server, and 1.4 to 2.2 times the disk"
 # Against a table of which `raw` alone is not compressed.
 _WHOLE_ROWS_GAIN: Final = "up to 46 % less CPU of the server, and 1.1 to 1.3 times the disk"
 
