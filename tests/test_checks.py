@@ -31,7 +31,7 @@ from seed_registry.index.dialects.directory import DIRECTORY
 from seed_registry.index.dialects.discovery import DISCOVERY
 from seed_registry.index.dialects.seed import SEED
 from seed_registry.index.dialects.views import VIEWS
-from seed_registry.records import Asset, RawBlock, Record, Reject
+from seed_registry.records import Asset, NotOrdinary, RawBlock, Record, Reject
 from seed_registry.registry.connecting import session
 from seed_registry.registry.digest import digest
 from seed_registry.registry.schema import introspect
@@ -158,7 +158,7 @@ def check_block(dialect: Dialect, data: list[bytes], *, kind: str, domain: str, 
             if keys_only:
                 try:
                     (read,) = asset.unchecked.with_texts([asset])
-                except ValueError:
+                except NotOrdinary:
                     continue
             else:
                 read = asset
@@ -323,10 +323,10 @@ async def _refused_statements(url: DatabaseUrl, path: Path, **options: Any) -> i
     refused = 0
     of_refused = _Checks.of_refused
 
-    def counted(checks: _Checks, assets: list[Asset]) -> list[Asset]:
+    def counted(checks: _Checks, assets: list[Asset], reason: Exception) -> list[Asset]:
         nonlocal refused
         refused += 1
-        return of_refused(checks, assets)
+        return of_refused(checks, assets, reason)
 
     with patch.object(_Checks, "of_refused", counted):
         outcome = await loaded(url, path, path.with_suffix(".rejects"), concurrency=1, **options)

@@ -24,8 +24,8 @@ Item = TypeVar("Item")
 Merge = Callable[[list[Item]], Awaitable[bool]]
 Refused = Callable[[Item, str], None]
 Probe = Callable[[Item, Exception], Awaitable[Blame]]
-# Checks that were left to the database; the same list where there are none.
-Check = Callable[[list[Item]], list[Item]]
+# Checks that were left to the database, which refused records for a reason; the same list where there are none.
+Check = Callable[[list[Item], Exception], list[Item]]
 
 
 class _Suspect(Struct, Generic[Item], frozen=True):
@@ -46,7 +46,7 @@ async def merge_halving(records: list[Item], merge: Merge[Item], refused: Refuse
 class Halving(Generic[Item]):
     """Merges the batches of one session."""
 
-    def __init__(self, probe: Probe[Item], check: Check[Item] = lambda records: records) -> None:
+    def __init__(self, probe: Probe[Item], check: Check[Item] = lambda records, _: records) -> None:
         """`probe` tells whose fault it is that a record was refused for a reason.
 
         `check` is asked first, once of each record: what of a batch is left may be taken as a whole.
@@ -72,7 +72,7 @@ class Halving(Generic[Item]):
         except Exception as exc:
             if remedy(exc) is not Remedy.HALVE:
                 raise
-            if (checked := self._check(records)) is not records:
+            if (checked := self._check(records, exc)) is not records:
                 if checked:
                     await self.merge(checked, merge, refused)
                 return

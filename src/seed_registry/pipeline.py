@@ -30,7 +30,7 @@ from seed_registry.halving import Halving
 from seed_registry.index.reading import IndexReader
 from seed_registry.marks import OF_PARTS, Resumption, unplaced
 from seed_registry.producing import Batch, Lane, Producer
-from seed_registry.records import Asset, Reject
+from seed_registry.records import Asset, NotOrdinary, Reject
 from seed_registry.registry.remedies import has_no_room
 from seed_registry.report import Progress
 from seed_registry.settings import Settings
@@ -163,11 +163,12 @@ class _Checks:
         # Only the last of a key is written, and it may not be the last that is good.
         return self._done(assets, {key for key, count in Counter(keys).items() if count > 1})
 
-    def of_refused(self, assets: list[Asset]) -> list[Asset]:
+    def of_refused(self, assets: list[Asset], reason: Exception) -> list[Asset]:
         """A batch that was refused, with all checks done; the same list where they were done before."""
         if all(asset.unchecked is None for asset in assets):
             return assets
-        self._refused += 1
+        if not isinstance(reason, NotOrdinary):  # which costs no trip to the server
+            self._refused += 1
         return self._done(assets)
 
     def _done(self, assets: list[Asset], keys: Container[str] | None = None) -> list[Asset]:
@@ -234,8 +235,8 @@ class _Worker:
         self._reader.most_are_held = 2 * (counts.unchanged + counts.resumed) > len(assets)
         return counts.inserted + counts.updated > 0
 
-    def _check(self, assets: list[Asset]) -> list[Asset]:
-        checked = self._checks.of_refused(assets)
+    def _check(self, assets: list[Asset], reason: Exception) -> list[Asset]:
+        checked = self._checks.of_refused(assets, reason)
         if checked is not assets:
             self._account.keep_rejects()  # before a mark says that what they are about is done
             self._size += len(checked) - len(assets)

@@ -105,11 +105,19 @@ class SourceRow(Struct, frozen=True, gc=False):
     provider: str | None
 
 
+class NotOrdinary(ValueError):
+    """One of many records has to be decoded by itself."""
+
+
 class Unchecked(Protocol):
     """What decoded assets without the checks that Postgres does as well, and can do the rest."""
 
     def with_texts(self, assets: Sequence[Asset]) -> list[Asset]:
-        """The assets with texts and date; ValueError where one of them is not ordinary."""
+        """The assets with texts and date.
+
+        Raises:
+            NotOrdinary: that is not how one of them is decoded.
+        """
         ...
 
     def check(self, asset: Asset) -> Record | None:

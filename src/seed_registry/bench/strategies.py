@@ -179,6 +179,8 @@ async def load(strategy: str, index: str, settings: Settings, progress: Progress
         merger = Merger(connection, tables)
         await merger.prepare()
         async with read_index(index, settings, salt=tables.salt, stages=tally.stages) as reader:
+            # As little is checked for them as for this program.
+            reader.is_strict = connection.get_settings().server_encoding != "UTF8"
             account = Account(settings, tally, progress, rejects, keys_per_source=False)
             book = SourceBook(merger, tally, reader.provider, max_sources=settings.max_sources)
             try:

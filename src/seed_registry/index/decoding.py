@@ -26,7 +26,7 @@ from seed_registry.index.dialects.declaring import UNREAD_HEADER, Dialect, Field
 from seed_registry.index.moments import moment_of, usual_moment_of
 from seed_registry.index.spelling import Speller
 from seed_registry.index.texts import same_language, says_something, text_of, url_of
-from seed_registry.records import Asset, RawBlock, RawRecord, Record, Reject, Source
+from seed_registry.records import Asset, NotOrdinary, RawBlock, RawRecord, Record, Reject, Source
 
 # A record nested deeper is refused: what reads the registry should not have to fear for its stack.
 MAX_DEPTH: Final = 500
@@ -51,7 +51,6 @@ REASONS: Final = {
 }
 
 _NONE: Final[tuple[str, ...]] = ()
-_NOT_ORDINARY: Final = "one of the records is to be decoded by itself"
 # The fields of an asset before and behind its texts and its date, in their order.
 _BESIDES_TEXTS: Final = ("key", "source_key", "raw", "content_hash", "line", "offset", "own_key", "was_committed")
 _hash = xxhash.xxh3_128_digest
@@ -193,17 +192,17 @@ class Decoder:
         """Assets of which only the keys were decoded, with texts and dates; `portal` is what was known at their place.
 
         Raises:
-            ValueError: one of them is not ordinary, and has to be decoded by itself.
+            NotOrdinary: one of them has to be decoded by itself.
         """
         assert self._ordinary is not None
         data = [asset.raw for asset in assets]
         wires, others = self._ordinary.decode(data)
         if others or _deep(data):
-            raise ValueError(_NOT_ORDINARY)
+            raise NotOrdinary
         *_, names, descriptions, urls, dates = self._ordinary.columns(wires, portal)
         moments, odd = _moments(dates)
         if odd or _odd_texts(names) or _odd_texts(descriptions):
-            raise ValueError(_NOT_ORDINARY)
+            raise NotOrdinary
         keys, sources, *known = (map(attrgetter(name), assets) for name in _BESIDES_TEXTS)
         unchecked = repeat(_Unchecked(self, portal))
         return list(map(Asset, keys, sources, names, descriptions, urls, moments, *known, repeat(False), unchecked))

@@ -415,7 +415,7 @@ def with_texts(records: list[Any]) -> list[Any]:
     """The records, those with texts and dates of which only the keys were decoded.
 
     Raises:
-        ValueError: one of them has to be decoded by itself.
+        NotOrdinary: one of them has to be decoded by itself.
     """
     if not records or type(records[0]) is not Asset or not any(map(attrgetter("is_unread"), records)):
         return records
