@@ -210,15 +210,15 @@ async def test_a_commit_without_an_answer_is_looked_up_and_counted_once(
     path, commit = sample(tmp_path / "index.ndjson", format="ndjson"), BatchTransaction.commit
     lost: list[int] = []
 
-    async def unanswered(self: Any, last: str = "") -> None:
+    async def unanswered(self: Any, *last: str) -> None:
         connection = self._connection
         saved = connection.get_server_pid() not in lost and len(lost) < 3
         if not saved or not await connection.fetchval("select count(*) > 3 from seed_registry.checkpoints"):
-            await commit(self, last)
+            await commit(self, *last)
             return
         lost.append(connection.get_server_pid())
         if was_done:
-            await commit(self, last)
+            await commit(self, *last)
         connection.terminate()
         raise ConnectionResetError("the answer is lost")
 

@@ -295,9 +295,9 @@ async def test_the_answer_to_any_commit_may_be_lost(
         await plain_connection.execute(f"alter table registry.assets add constraint innocent {check}")
     table = {"the run": "seed_registry.runs", "sources": "registry.sources", "half a batch": "registry.assets"}[of]
 
-    async def unanswered(self: Any, last: str = "") -> None:
+    async def unanswered(self: Any, *last: str) -> None:
         is_due = not lost and await self._connection.fetchval(f"select count(*) > 0 from {table}")
-        await commit(self, last)
+        await commit(self, *last)
         if is_due:
             lost.append(table)
             self._connection.terminate()

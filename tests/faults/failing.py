@@ -83,14 +83,14 @@ def drop_commits(*numbers: int, done: bool) -> None:
     original = BatchTransaction.commit
     times = 0
 
-    async def unanswered(self: Any, last: str = "") -> None:
+    async def unanswered(self: Any, *last: str) -> None:
         nonlocal times
         times += 1
         if times not in numbers:
-            await original(self, last)
+            await original(self, *last)
             return
         if done:
-            await original(self, last)
+            await original(self, *last)
         self._connection.terminate()
         raise ConnectionResetError("the answer is lost")
 

@@ -20,6 +20,8 @@ _STAGED_TYPES: Final = {
     "content_hash": "bytea",
 }
 
+# What Postgres is asked for, and does not have, where the types of a table's columns are others than they were.
+_TYPES_CHANGED: Final = "seed_registry.columns_were_changed"
 _PLAIN_TEXT: Final = {"text", "varchar"}
 _STRAIGHT_TYPES: Final = {
     "asset_key": _PLAIN_TEXT,
@@ -53,13 +55,12 @@ class Staging:
         self._table = table
         self._bare_name = name
         # asyncpg asks for the types of a COPY once a session: after an `alter column type` the bytes of a value of the
-        # old type would be taken for one of the new. With this first in a transaction none comes in between, and where
-        # one came before, it fails as a division by zero.
+        # old type would be taken for one of the new. After a COPY, and in its transaction, nobody can change them.
         self.see_that_types_are_the_same = statement("same_types").format(
-            table=table.name,
             name=literal(table.name),
             count=len(table.facts),
             columns=", ".join(f"({literal(column.name)}, {column.type_id})" for column in table.facts.values()),
+            failure=_TYPES_CHANGED,
         )
 
     async def create(self, *, per_transaction: bool = False) -> None:
@@ -108,8 +109,10 @@ class Staging:
         """
         return await self._copy(self._table.relation, self._table.schema, list(self._table.columns.values()), rows)
 
-    def table_was_changed(self) -> SchemaMismatch:
-        """The error of a registry table whose columns have other types now."""
+    def change_of(self, exc: Exception) -> SchemaMismatch | None:
+        """The error of columns that have other types now, if that is what the server says."""
+        if not isinstance(exc, asyncpg.UndefinedObjectError) or _TYPES_CHANGED not in str(exc):
+            return None
         return SchemaMismatch(
             f"the columns of {shown(self._table.name)} were changed during the load; load again: it goes on from "
             "what is there"

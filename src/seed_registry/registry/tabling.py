@@ -356,29 +356,38 @@ class TableMerger:
 
     async def _copy_straight(self, rows: Sequence[Sequence[Any]], counts: MergeCounts, save: Save | None) -> bool:
         """Copy into the table itself; False, and nothing copied, if it does not take all of them like this."""
-        async with self._transaction(self.staging.see_that_types_are_the_same) as transaction:
+        async with self._transaction() as transaction:
             try:
                 async with self._step("copying"):
                     inserted = await self.staging.fill_table(rows)
             except (asyncpg.UniqueViolationError, asyncpg.FeatureNotSupportedError):
                 inserted = -1  # one of these keys is there by now, or COPY is not allowed
+            except asyncpg.PostgresError as exc:
+                if remedy(exc) is Remedy.HALVE or isinstance(exc, asyncpg.ProtocolViolationError):
+                    async with self._step("copying"):
+                        await transaction.rollback()
+                        await self._see_that_types_are_the_same()
+                raise  # behind any other failure the connection may be gone, and that failure is the news
             if inserted < len(rows):
                 async with self._step("copying"):
                     await transaction.rollback()
                 return False
-            await self._commit(transaction, counts, save)
+            await self._commit(transaction, counts, save, self.staging.see_that_types_are_the_same)
         return True
 
+    async def _see_that_types_are_the_same(self) -> None:
+        try:
+            await self._connection.execute(self.staging.see_that_types_are_the_same)
+        except asyncpg.UndefinedObjectError as exc:
+            raise (self.staging.change_of(exc) or exc) from None
+
     @asynccontextmanager
-    async def _transaction(self, first: str = "") -> AsyncIterator[BatchTransaction]:
+    async def _transaction(self) -> AsyncIterator[BatchTransaction]:
         """A transaction that is rolled back on failure, and committed by whoever has something to say about it."""
         transaction = BatchTransaction(self._connection)
         try:
             async with self._step("copying"):
-                try:
-                    await transaction.start(first)
-                except asyncpg.DivisionByZeroError as exc:
-                    raise self.staging.table_was_changed() from exc
+                await transaction.start()
             yield transaction
         except CommitUnknown:
             raise
@@ -391,11 +400,15 @@ class TableMerger:
                     await transaction.rollback()
             raise
 
-    async def _commit(self, transaction: BatchTransaction, counts: MergeCounts, save: Save | None) -> None:
+    async def _commit(
+        self, transaction: BatchTransaction, counts: MergeCounts, save: Save | None, check: str = ""
+    ) -> None:
         try:
             async with self._step("committing"):
-                await transaction.commit(save.statement(counts) if save else "")
+                await transaction.commit(check, save.statement(counts) if save else "")
         except Exception as exc:
+            if (change := self.staging.change_of(exc)) is not None:
+                raise change from exc
             if remedy(exc) is Remedy.RECONNECT:
                 raise CommitUnknown(counts, exc) from exc
             raise

@@ -1,7 +1,5 @@
--- Keep the columns of a table as they are until the transaction ends, and fail where their types, given as oids, are
--- others now: the division is by zero then.
-lock table {table} in row exclusive mode;
-select 1 / (pg_catalog.count(*) = {count})::pg_catalog.int4
+-- Fail where the types of a table's columns, given as oids, are others now: there is no setting of this name.
+select case when pg_catalog.count(*) <> {count} then pg_catalog.current_setting('{failure}') end
 from pg_catalog.pg_attribute
 where attrelid = pg_catalog.to_regclass({name})
   and not attisdropped
