@@ -451,6 +451,29 @@ async def test_a_table_with_row_level_security_is_staged(database_url: DatabaseU
         await run(database_url, f"drop owned by {role}", f"drop role {role}")
 
 
+async def test_a_role_with_privileges_on_columns_only_goes_straight(
+    database_url: DatabaseUrl, tmp_path: Path, ways: Ways
+) -> None:
+    role, columns = f"narrow_{secrets.token_hex(4)}", "name, url, raw, content_hash"
+    ours = f"asset_key, source_id, description, updated_at, {columns}"
+    theirs = f"provider, source_key, updated_at, {columns}"
+    await run(
+        database_url,
+        f"create role {role} login",
+        f"grant usage on schema registry to {role}",
+        f"grant select, insert ({ours}), update ({ours}) on registry.assets to {role}",
+        f"grant select, insert ({theirs}), update ({theirs}) on registry.sources to {role}",
+    )
+    try:
+        path = index(tmp_path, source(), *assets(7))
+        url = DatabaseUrl(_login(database_url.reveal, role, ""))
+        left = await both_ways(url, tmp_path, path, owner=database_url, concurrency=1)
+        assert left["report"]["assets"]["inserted"] == 7
+        assert (ways.straight, ways.failed, ways.staged) == ([7], [], [7])
+    finally:
+        await run(database_url, f"drop owned by {role}", f"drop role {role}")
+
+
 TRIGGER = """
     create function registry.meddle() returns trigger language plpgsql as $$ begin
       {body}
