@@ -164,7 +164,7 @@ def check_block(dialect: Dialect, data: list[bytes], *, kind: str, domain: str, 
                 read = asset
             assert not read.is_unread
             if strict.repaired:
-                strict, read = replace(without_texts(strict), repaired=False, raw=read.raw), without_texts(read)
+                strict, read = replace(without_texts(strict), repaired=None, raw=read.raw), without_texts(read)
             assert bare(read) == strict
 
 
@@ -389,6 +389,40 @@ async def test_of_a_reload_with_a_few_changes_only_these_are_decoded_further(
     names = await connection.fetch("select asset_key from registry.assets where name = 'm' order by 1")
     await connection.close()
     assert [row["asset_key"] for row in names] == ["003", "007"]
+
+
+@pytest.mark.parametrize("is_strict", [False, True])
+async def test_a_repaired_asset_is_hashed_and_counted_alike_whether_it_waits_for_its_source_or_not(
+    database_url: DatabaseUrl, tmp_path: Path, is_strict: bool
+) -> None:
+    path, load = tmp_path / "index.json", loaded_strictly if is_strict else loaded
+    assets = [b'{"asset_key":"%d","source_key":"b.org","name":"x\\u0000y"}' % number for number in range(3)]
+    array, sources = b'"assets":[' + b",".join(assets) + b"]", b'"sources":[{"source_key":"b.org"}]'
+    connection = await asyncpg.connect(database_url.reveal)
+    seen: set[bytes] = set()
+    for parts in ((array, sources), (sources, array)):
+        path.write_bytes(b"{" + b",".join(parts) + b"}")
+        outcome = await load(database_url, path, tmp_path / "rejects")
+        assert outcome.report.repaired in (3, 0 if seen else 3)  # held ones are not looked at again
+        seen |= {row["content_hash"] for row in await connection.fetch("select content_hash from registry.assets")}
+    await connection.close()
+    assert len(seen) == 3
+
+
+async def test_what_is_wrong_with_a_record_goes_before_whose_key_it_has(
+    database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    path = tmp_path / "index.ndjson"
+    good = b'{"id":"population","name":"n","title":"t","metadata_modified":"2024-05-06"}'
+    path.write_bytes(good)
+    options: dict[str, Any] = {"dialect": "ckan"}
+    await ingest([str(path)], Settings(database_url=database_url, domain="one.org", **options))
+    path.write_bytes(b"\n".join([good.replace(b"population", b"other"), good[:-1] + b',"z":"\xff"}']))
+    rejects = tmp_path / "rejects"
+    options |= {"rejects": str(rejects), "max_rejects": MaxRejects(records=9, percent=None)}
+    some = Settings(database_url=database_url, domain="two.org", batch_size=1, **options)
+    await ingest([str(path)], some)
+    assert [msgspec.json.decode(line)["reason"] for line in rejects.read_bytes().splitlines()] == ["bad_utf8"]
 
 
 def test_a_reject_of_a_checked_asset_is_that_of_the_record() -> None:

@@ -229,6 +229,20 @@ async def test_other_bytes_of_the_same_values_are_unchanged_and_only_their_hash_
     assert await versions(connection) == renewed
 
 
+async def test_a_trigger_that_takes_no_update_of_an_equal_row_stops_nothing(
+    merger: Merger, connection: Connection, rows: dict[str, SourceRow]
+) -> None:
+    await merger.merge_assets([make_asset("a", raw=b'{"x":1}')], rows)
+    await connection.execute(
+        "create function registry.freeze() returns trigger language plpgsql as 'begin raise exception ''frozen''; end';"
+        "create trigger frozen before update on registry.assets for each row execute function registry.freeze()"
+    )
+    before = await connection.fetch("select * from registry.assets")
+    respelled = [make_asset("a", raw=b'{ "x": 1 }'), make_asset("b")]
+    assert await merger.merge_assets(respelled, rows) == MergeCounts(unchanged=1, inserted=1)
+    assert await connection.fetch("select * from registry.assets where asset_key = 'a'") == before
+
+
 @pytest.mark.parametrize("lengths", [(16, 16), (32, 32), (16, 32), (0, 0)])
 async def test_hashes_of_any_length_and_keys_with_any_character_tell_what_is_held(
     merger: Merger, connection: Connection, rows: dict[str, SourceRow], lengths: tuple[int, int]

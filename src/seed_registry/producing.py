@@ -310,7 +310,8 @@ class Producer:
             (line, offset), assets = self._place, self._assets + self._rejected
         else:
             line, offset = last.line, last.offset
-            behind = sum(record.offset > offset for record in self._chunk if type(record) is Reject)
+            rejects = [record for record in self._chunk if type(record) is Reject and record.kind != "source"]
+            behind = sum(reject.offset > offset for reject in rejects)
             assets = self._assets + self._rejected - behind
             assets += sum(record.offset <= offset for record in self._chunk if type(record) is Asset)
         return Mark(self._reader.path, number, lanes, line, offset, assets, file)

@@ -28,8 +28,7 @@ class RawRecord(Struct, frozen=True, gc=False):
     """One JSON value cut out of an index, not decoded yet.
 
     `kind` is "source" or "asset" where its place in the document says so, otherwise "". Of a value longer than the
-    limit only the beginning is kept, and `excess` is its full length in bytes. `repaired` tells it of an asset
-    that was parked.
+    limit only the beginning is kept, and `excess` is its full length in bytes.
     """
 
     data: bytes
@@ -37,7 +36,6 @@ class RawRecord(Struct, frozen=True, gc=False):
     offset: int
     kind: str = ""
     excess: int = 0
-    repaired: bool = False
 
     def __iter__(self) -> Iterator[RawRecord]:
         """Itself, as a block has its values."""
@@ -135,7 +133,7 @@ class Asset(Struct, frozen=True, gc=False):
         was_committed: whether it lies before a checkpoint of the run that is resumed.
         is_unread: whether only key, source and hash are known; texts and date are not decoded yet.
         unchecked: what does the checks that were left to Postgres; None where all are done.
-        repaired: whether U+0000 in it was replaced.
+        repaired: the record as it came, if U+0000 in it was replaced.
         date_ignored: whether it has a date that is none.
         texts_ignored: the fields that are null although the record has something there: it is no text.
     """
@@ -154,7 +152,7 @@ class Asset(Struct, frozen=True, gc=False):
     was_committed: bool = False
     is_unread: bool = False
     unchecked: Unchecked | None = None
-    repaired: bool = False
+    repaired: bytes | None = None
     date_ignored: bool = False
     texts_ignored: tuple[str, ...] = ()
 

@@ -61,7 +61,7 @@ class ParkedAssets:
             self._filter = bytearray(_FILTER_BITS >> 3)
         bit = key_hash % _FILTER_BITS
         self._filter[bit >> 3] |= 1 << (bit & 7)
-        data = _encode(RawRecord(asset.raw, asset.line, asset.offset, "asset", repaired=asset.repaired))
+        data = _encode(RawRecord(asset.repaired or asset.raw, asset.line, asset.offset, "asset"))
         _append(self._file, len(data).to_bytes(4, "little") + data)
         self.count += 1
 

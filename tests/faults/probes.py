@@ -198,7 +198,7 @@ class Outcome(Struct):
             else:
                 found = self.data[at:].lstrip(b" \t\r\n")[: len(record.raw)]
                 assert isinstance(record, Asset)
-                assert (found == record.raw) is not record.repaired
+                assert (found == record.raw) is (record.repaired is None)
                 assert not faults(found) - {"database_refused"}
                 assert exact(record.raw) == mended(exact(found))
         if self.error is not None:

@@ -181,15 +181,15 @@ class Decoder:
             texts = [*columns[2:5], moments]
             odd |= odd_moments | _odd_texts(columns[2]) | _odd_texts(columns[3]) | _deep(data)
         own = repeat(False) if self._is_global is None else [not self._is_global(key) for key in keys]
-        facts = (own, repeat(False), repeat(keys_only), repeat(_Unchecked(self, self.portal)))
+        facts = (own, repeat(False), repeat(keys_only), repeat(_Unchecked(self, self.portal, self.header_complete)))
         assets = list(map(Asset, keys, sources, *texts, data, map(_hash, data, seeds), lines, offsets, *facts))
         if odd:
             others = sorted([*others, *(places[at] for at in odd)])
             assets = [asset for at, asset in enumerate(assets) if at not in odd]
         return assets, others
 
-    def with_texts(self, assets: Sequence[Asset], portal: Portal) -> list[Asset]:
-        """Assets of which only the keys were decoded, with texts and dates; `portal` is what was known at their place.
+    def with_texts(self, assets: Sequence[Asset], unchecked: _Unchecked) -> list[Asset]:
+        """Assets of which only the keys were decoded, with texts and dates.
 
         Raises:
             NotOrdinary: one of them has to be decoded by itself.
@@ -199,21 +199,22 @@ class Decoder:
         wires, others = self._ordinary.decode(data)
         if others or _deep(data):
             raise NotOrdinary
-        *_, names, descriptions, urls, dates = self._ordinary.columns(wires, portal)
+        *_, names, descriptions, urls, dates = self._ordinary.columns(wires, unchecked.portal)
         moments, odd = _moments(dates)
         if odd or _odd_texts(names) or _odd_texts(descriptions):
             raise NotOrdinary
         keys, sources, *known = (map(attrgetter(name), assets) for name in _BESIDES_TEXTS)
-        unchecked = repeat(_Unchecked(self, portal))
-        return list(map(Asset, keys, sources, names, descriptions, urls, moments, *known, repeat(False), unchecked))
+        rest = (repeat(False), repeat(unchecked))
+        return list(map(Asset, keys, sources, names, descriptions, urls, moments, *known, *rest))
 
-    def check(self, asset: Asset, portal: Portal) -> Record | None:
-        """What an asset is that was decoded without checks; `portal` is what was known at its place."""
-        now, self.portal = self.portal, portal
+    def check(self, asset: Asset, unchecked: _Unchecked) -> Record | None:
+        """What an asset is that was decoded without checks."""
+        now = self.portal, self.header_complete
+        self.portal, self.header_complete = unchecked.portal, unchecked.header_complete
         try:
             return self.decode(RawRecord(asset.raw, asset.line, asset.offset, "asset"))
         finally:
-            self.portal = now
+            self.portal, self.header_complete = now
 
     def _sources_and_seeds(self, values: Sequence[Any]) -> tuple[Sequence[str], Iterable[int]]:
         """The keys of sources as they are stored, empty where there is none or a bad one, and the seeds of hashes."""
@@ -295,7 +296,7 @@ class Decoder:
             record.line,
             record.offset,
             own_key=self._is_global is not None and not self._is_global(key),
-            repaired=repaired,
+            repaired=record.data if repaired else None,
             date_ignored=date_ignored,
             texts_ignored=ignored,
         )
@@ -337,16 +338,17 @@ class Decoder:
 
 
 class _Unchecked(Struct, frozen=True):
-    """How assets were decoded."""
+    """How assets were decoded, and what was known at their place."""
 
     decoder: Decoder
     portal: Portal
+    header_complete: bool
 
     def with_texts(self, assets: Sequence[Asset]) -> list[Asset]:
-        return self.decoder.with_texts(assets, self.portal)
+        return self.decoder.with_texts(assets, self)
 
     def check(self, asset: Asset) -> Record | None:
-        return self.decoder.check(asset, self.portal)
+        return self.decoder.check(asset, self)
 
 
 class _Ordinary:

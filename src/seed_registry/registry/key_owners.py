@@ -110,7 +110,15 @@ class KeyOwners:
         ids = list({owner for _, owner in foreign})
         names = {row["id"]: row["key"] for row in await self._connection.fetch(query, ids)}
         fix = await wider_key(self._connection, self._tables.assets)
-        return tuple(key_of_another_source(asset, names.get(owner), fix) for asset, owner in foreign)
+        return tuple(
+            _fault_of(asset) or key_of_another_source(asset, names.get(owner), fix) for asset, owner in foreign
+        )
+
+
+def _fault_of(asset: Asset) -> Reject | None:
+    """What else is wrong with an asset, found by the checks that were left to Postgres."""
+    record = asset.unchecked.check(asset) if asset.unchecked else None
+    return record if type(record) is Reject else None
 
 
 def key_of_another_source(asset: Asset, owner: str | None, fix: str | None) -> Reject:

@@ -164,7 +164,8 @@ class Ledger:
         """Whether the batch with this mark was committed: asked when the answer to its COMMIT was lost."""
         transaction = connection.transaction()
         await transaction.start()
-        try:  # written, not read: so it waits for the lost session, which may be about to commit
+        try:  # the lost session may be about to commit
+            await connection.execute(self.lock(mark))
             batch = await connection.fetchval(
                 statement("find_checkpoint"), self.run_id, mark.index, mark.lanes, mark.lane
             )
@@ -174,6 +175,11 @@ class Ledger:
             return False
         self.confirm(mark)
         return True
+
+    def lock(self, mark: Mark) -> str:
+        """The statement that takes the lock of a mark's lane until the transaction ends."""
+        number = _number(f"lane {self.run_id} {mark.lanes} {mark.lane} {mark.index}")
+        return f"select pg_catalog.pg_advisory_xact_lock({number})"
 
     def _number(self, mark: Mark) -> int:
         return self._first_batch + mark.batch
@@ -209,6 +215,11 @@ class Checkpoint:
         self._connection = connection
         self._mark = mark
         self._is_saved = True
+
+    @property
+    def lock(self) -> str:
+        """What has `Ledger.has` wait for the transaction of its batch, which may be about to commit."""
+        return self._ledger.lock(self._mark)
 
     def statement(self, counts: MergeCounts) -> str:
         """What saves it in the transaction of its batch."""

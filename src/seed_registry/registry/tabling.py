@@ -19,7 +19,7 @@ from seed_registry.registry.identifiers import shown
 from seed_registry.registry.key_owners import KeyOwners, has_own_keys
 from seed_registry.registry.limiting import limited
 from seed_registry.registry.pooling import is_pooled
-from seed_registry.registry.remedies import CommitUnknown, Remedy, RowsKeptOut, remedy
+from seed_registry.registry.remedies import CommitUnknown, Remedy, RowsKeptOut, is_disk_full, remedy
 from seed_registry.registry.schema import Table
 from seed_registry.registry.staging import Staging
 from seed_registry.registry.statements import by_value, filter_by_hash, identity_fields, kept_out, renew_hashes, upsert
@@ -44,6 +44,11 @@ def _own_keys(records: Sequence[Any]) -> list[str]:
 
 class Save(Protocol):
     """Saves how far a run is, with the counts of a batch."""
+
+    @property
+    def lock(self) -> str:
+        """The statement by which whoever looks for the batch later waits for the end of its transaction."""
+        ...
 
     def statement(self, counts: MergeCounts) -> str:
         """The statement that does it in the transaction of the batch."""
@@ -240,6 +245,8 @@ class TableMerger:
         if len(lengths) != 1:
             return records  # none is known, or a caller of the library has hashes of several kinds
         texts = [list(map(str, column)) for column in columns]
+        if not all(map(any, texts)):
+            return records  # what is empty is no array of one empty text
         separator = _separator(texts)
         async with self._step("filtering"):
             joined = map(separator.join, texts)
@@ -272,7 +279,7 @@ class TableMerger:
             async with self._step("copying"):
                 await self.staging.create()  # only now: a load that changes nothing leaves no trace in the catalogs
             self._has_staging = not is_callers  # who may roll it back
-        async with self._transaction() as transaction:
+        async with self._transaction(save) as transaction:
             if self._staged_per_transaction:
                 async with self._step("copying"):
                     await self.staging.create(per_transaction=True)
@@ -281,9 +288,8 @@ class TableMerger:
             if inserted + updated < len(rows):
                 lost = await self._lost(records, values, owners)
                 await self._see_that_none_is_kept_out(len(rows) - len(lost))
-                if self._renew_hashes:  # or every load would compare their values
-                    async with self._step("merging"):
-                        await self._connection.execute(self._renew_hashes)
+                if self._renew_hashes:
+                    await self._renew()
             if is_callers:
                 await self.staging.empty()
             unchanged = counts.unchanged - inserted - updated - len(lost)
@@ -308,6 +314,23 @@ class TableMerger:
         assert written is not None
         inserted, updated = written
         return inserted, updated
+
+    async def _renew(self) -> None:
+        """Write the hashes of staged rows that were equal, or every load would compare their values.
+
+        Where a trigger, say, takes no update of such a row, every load does.
+        """
+        async with self._step("merging"):
+            savepoint = BatchTransaction(self._connection)
+            await savepoint.start()
+            try:
+                await self._connection.execute(self._renew_hashes)
+            except asyncpg.PostgresError as exc:
+                if remedy(exc) in (Remedy.REPEAT, Remedy.RECONNECT) or is_disk_full(exc):
+                    raise
+                await savepoint.rollback()
+            else:
+                await savepoint.commit()
 
     async def _lost(
         self, records: Sequence[Record], values: Values[Record], owners: KeyOwners | None
@@ -356,7 +379,7 @@ class TableMerger:
 
     async def _copy_straight(self, rows: Sequence[Sequence[Any]], counts: MergeCounts, save: Save | None) -> bool:
         """Copy into the table itself; False, and nothing copied, if it does not take all of them like this."""
-        async with self._transaction() as transaction:
+        async with self._transaction(save) as transaction:
             try:
                 async with self._step("copying"):
                     inserted = await self.staging.fill_table(rows)
@@ -382,12 +405,12 @@ class TableMerger:
             raise (self.staging.change_of(exc) or exc) from None
 
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[BatchTransaction]:
+    async def _transaction(self, save: Save | None = None) -> AsyncIterator[BatchTransaction]:
         """A transaction that is rolled back on failure, and committed by whoever has something to say about it."""
         transaction = BatchTransaction(self._connection)
         try:
             async with self._step("copying"):
-                await transaction.start()
+                await transaction.start(save.lock if save else "")
             yield transaction
         except CommitUnknown:
             raise
