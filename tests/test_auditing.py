@@ -820,6 +820,7 @@ async def test_without_any_database_there_is_nothing_to_verify(index: Index, cli
     assert list(home.iterdir()) == []
 
 
+@pytest.mark.slow
 async def test_the_embedded_server_is_verified_and_left_stopped(index: Index, cli: Cli, home: Path) -> None:
     home.chmod(0o711)  # as root, the server's own user has to pass through
     path = index(*RECORDS)

@@ -335,6 +335,7 @@ async def test_schema_show_prints_statements_that_create_assets_so_and_alter_not
     assert await stored(pglz_url) == created
 
 
+@pytest.mark.slow
 async def test_schema_apply_tells_of_a_table_that_keeps_another_compression_what_changes_it(
     cli: Cli, lz4_url: DatabaseUrl
 ) -> None:

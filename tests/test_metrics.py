@@ -60,6 +60,7 @@ def test_the_metrics_file_of_a_failed_load_says_so(cli: Cli, database_url: Datab
     assert samples(path)["seed_registry_run_exit_code",] == 1
 
 
+@pytest.mark.slow
 def test_a_dry_run_leaves_the_metrics_of_the_last_load_alone_and_a_plan_has_none(
     cli: Cli, database_url: DatabaseUrl, index: str, tmp_path: Path
 ) -> None:

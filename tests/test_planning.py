@@ -414,6 +414,7 @@ async def test_a_role_that_may_only_read_the_registry_can_plan(
     assert plan.missing_upstream.examples == ["a"]
 
 
+@pytest.mark.slow
 async def test_the_guess_of_the_write_ahead_log_is_of_the_right_size(
     database_url: DatabaseUrl, connection: asyncpg.Connection[Any], tmp_path: Path
 ) -> None:

@@ -378,6 +378,7 @@ def test_a_resumed_rejects_file_loses_its_torn_line_and_tells_nothing_twice(tmp_
     assert [line.count(b'"offset"') for line in first.path.read_bytes().splitlines()] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_runs_shows_what_ran_and_how_it_ended(database_url: DatabaseUrl, tmp_path: Path, cli: Cli) -> None:
     assert "no load has run yet in test_" in cli("runs", url=database_url).stdout.decode()
     path = sample(tmp_path / "index", format="ndjson")

@@ -316,6 +316,7 @@ HEALTH = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck
 
 @settings(max_examples=8, deadline=None, suppress_health_check=HEALTH)
 @given(shape=shapes)
+@pytest.mark.slow
 def test_check_plan_and_load_agree_about_any_table(target: Target, shape: Shape) -> None:
     asyncio.run(agree(target, shape))
 

@@ -111,6 +111,7 @@ def lines_of(workload: Workload) -> list[bytes]:
 
 @settings(deadline=None)
 @given(any_workload)
+@pytest.mark.slow
 def test_an_index_holds_exactly_what_is_expected_of_it(workload: Workload) -> None:
     assert recount(workload) == expected(workload)
 
