@@ -16,7 +16,7 @@ from seed_registry.completeness import Total, incomplete
 from seed_registry.errors import SeedRegistryError, TooManyRejects, VerificationFailed
 from seed_registry.index.reading import IndexReader
 from seed_registry.index.rejects import RejectsFile
-from seed_registry.records import Asset, Reject, Source, SourceRow
+from seed_registry.records import Asset, Reject, Source, SourceRow, checked
 from seed_registry.report import Incomplete, Progress, Report, Tally, UnreadRecords
 from seed_registry.settings import Settings
 from seed_registry.shortfall import empty_handed, fix_of, mostly_missing, shortfall
@@ -115,7 +115,7 @@ class Account:
         if min(key_hashes) < sample.limit or not sample.assets.keys().isdisjoint([asset.key for asset in assets]):
             for asset, key_hash in zip(assets, key_hashes, strict=True):
                 if key_hash < sample.limit or asset.key in sample.assets:
-                    record = asset.unchecked.check(asset) if asset.unchecked else asset
+                    record = checked(asset)
                     if type(record) is Asset:
                         sample.offer(record, key_hash, sources[asset.source_key])
         if not all(map(attrgetter("unchecked"), assets)):

@@ -18,7 +18,7 @@ from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadabl
 from seed_registry.halving import merge_halving
 from seed_registry.index.reading import IndexReader
 from seed_registry.marks import Mark, Resumption, unplaced
-from seed_registry.records import Asset, RawRecord, Record, Reject, Source
+from seed_registry.records import Asset, RawRecord, Record, Reject, Source, checked
 from seed_registry.settings import Settings
 from seed_registry.sourcing import SourceBook
 from seed_registry.spooling import ParkedAssets
@@ -173,9 +173,7 @@ class Producer:
         if all(key in known for key in sources):
             return records
         return [
-            record.unchecked.check(record) or record
-            if type(record) is Asset and record.unchecked and record.source_key not in known
-            else record
+            checked(record) if type(record) is Asset and record.source_key not in known else record
             for record in records
         ]
 
@@ -218,18 +216,18 @@ class Producer:
             is_known = asset.source_key in self._known
             if is_known and not self._parked.holds(key_hash):
                 going.append((asset, key_hash))
-            elif (checked := self._checked(asset)) is None:
+            elif (taken := self._checked(asset)) is None:
                 continue
             elif is_known or self._may_come(asset):
                 self._parked.park(asset, key_hash)
             else:
-                self._account.missing(checked)
+                self._account.missing(taken)
         if going:
             await self._send([asset for asset, _ in going], [key_hash for _, key_hash in going])
 
     def _checked(self, asset: Asset) -> Asset | None:
         """An asset that does not go to Postgres now, all checks done; None where it is rejected."""
-        record = asset.unchecked.check(asset) if asset.unchecked else asset
+        record = checked(asset)
         if type(record) is Reject:
             self._account.reject(self._index, record)
         return record if type(record) is Asset else None

@@ -127,7 +127,7 @@ class Decoder:
                 return _undecodable(record, exc)
         if not data.isascii() and not _is_utf8(data):
             return _reject(record, "bad_utf8", f"record {REASONS['bad_utf8']}")
-        if len(data) > 2 * MAX_DEPTH and _may_be_deep(data) and _too_deep(data):
+        if _may_be_deep(data) and _too_deep(data):
             return _reject(record, "too_deep", f"record {REASONS['too_deep']}")
         repaired = False
         if b"\\" in data and _NUL in data:
@@ -445,11 +445,13 @@ def _is_utf8(data: bytes) -> bool:
 
 def _deep(data: Sequence[bytes]) -> set[int]:
     """Which records may be too deep; not many are."""
-    return {at for at, record in enumerate(data) if len(record) > 2 * MAX_DEPTH and _may_be_deep(record)}
+    return {at for at, record in enumerate(data) if _may_be_deep(record)}
 
 
 def _may_be_deep(data: bytes) -> bool:
     """Whether a record has more brackets than it may have levels."""
+    if len(data) <= 2 * MAX_DEPTH:
+        return False
     # replace() goes from one to the next in half the time in which count() looks at every byte.
     without = len(data.replace(b"{", b"")) + len(data.replace(b"[", b""))
     return 2 * len(data) - without > MAX_DEPTH

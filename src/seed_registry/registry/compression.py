@@ -69,8 +69,7 @@ async def chosen(connection: asyncpg.Connection[Any], wanted: Compression, *, is
     Raises:
         SettingsInvalid: lz4 is asked for, and the server was built without it.
     """
-    server = await connection.fetchrow(statement("compression_offered"))
-    assert server is not None
+    server = await _offered(connection)
     if wanted == "lz4" and not server["has_lz4"]:
         raise SettingsInvalid(
             "--compression lz4: this server was built without lz4\n"
@@ -87,9 +86,13 @@ async def chosen(connection: asyncpg.Connection[Any], wanted: Compression, *, is
 
 async def has_lz4(connection: asyncpg.Connection[Any]) -> bool:
     """Whether the server was built with lz4."""
+    return bool((await _offered(connection))["has_lz4"])
+
+
+async def _offered(connection: asyncpg.Connection[Any]) -> asyncpg.Record:
     server = await connection.fetchrow(statement("compression_offered"))
     assert server is not None
-    return bool(server["has_lz4"])
+    return server
 
 
 async def storage(connection: asyncpg.Connection[Any], table: str, columns: Sequence[str]) -> Storage | None:

@@ -16,7 +16,7 @@ import asyncpg
 from msgspec.structs import replace
 
 from seed_registry.escaping import printable
-from seed_registry.records import Asset, Reject
+from seed_registry.records import Asset, Reject, checked
 from seed_registry.registry.identifiers import quoted
 from seed_registry.registry.schema import Table, Tables
 from seed_registry.registry.sql import statement
@@ -117,7 +117,7 @@ class KeyOwners:
 
 def _fault_of(asset: Asset) -> Reject | None:
     """What else is wrong with an asset, found by the checks that were left to Postgres."""
-    record = asset.unchecked.check(asset) if asset.unchecked else None
+    record = checked(asset)
     return record if type(record) is Reject else None
 
 

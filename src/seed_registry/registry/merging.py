@@ -6,7 +6,7 @@ the same `Merger` that stands behind them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, Final
@@ -21,13 +21,13 @@ from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry.connecting import refusal
 from seed_registry.registry.identifiers import quoted
 from seed_registry.registry.key_owners import KeyOwners, are_shared
-from seed_registry.registry.ledger import Ledger
+from seed_registry.registry.ledger import Checkpoint, Ledger
 from seed_registry.registry.limiting import limited
 from seed_registry.registry.probe import Probe
 from seed_registry.registry.schema import Table, Tables, introspect
 from seed_registry.registry.source_rows import find_source_rows, with_stored_providers
 from seed_registry.registry.sql import statement
-from seed_registry.registry.tabling import Save, TableMerger, Values, plain_values
+from seed_registry.registry.tabling import TableMerger, Values, plain_values
 from seed_registry.registry.witness import Witness
 from seed_registry.report import MergeCounts, Stages
 
@@ -156,8 +156,10 @@ class Merger:
             SettingsInvalid: the registry has two sources of such a key, and none of them is of the provider asked for.
         """
         rows = await self.find_sources(list(dict.fromkeys(source.key for source in sources)))
-        stored = with_stored_providers(sources, rows)
-        counts = await self._saved(lambda save: self._sources.merge(stored, plain_values, save), mark)
+        checkpoint = self._checkpoint(mark)
+        counts = await self._sources.merge(with_stored_providers(sources, rows), plain_values, checkpoint)
+        if checkpoint:
+            checkpoint.confirm()
         new = list(dict.fromkeys(source.key for source in sources if source.key not in rows))
         return counts, rows | (await self.find_sources(new) if new else {})
 
@@ -173,8 +175,10 @@ class Merger:
             CommitUnknown: the connection was lost before the answer to the COMMIT came.
         """
         await self._choose_witness(sources)
-        values = asset_values(sources)
-        counts = await self._saved(lambda save: self._assets.merge(assets, values, save), mark)
+        checkpoint = self._checkpoint(mark)
+        counts = await self._assets.merge(assets, asset_values(sources), checkpoint)
+        if checkpoint:
+            checkpoint.confirm()
         self._taken = next((asset for asset in assets[-1:] if len(asset.raw) <= _KEPT_RECORD_BYTES), self._taken)
         return counts
 
@@ -186,14 +190,9 @@ class Merger:
             async with limited(self._connection, self._seconds):
                 await self._witness.choose(self._connection, self._tables.assets, key)
 
-    async def _saved(self, merging: Callable[[Save | None], Awaitable[MergeCounts]], mark: Mark | None) -> MergeCounts:
-        """Merge a batch with its mark, which is confirmed when both are committed."""
-        if mark is None or self._ledger is None:
-            return await merging(None)
-        checkpoint = self._ledger.checkpoint(self._connection, mark)
-        counts = await merging(checkpoint)
-        checkpoint.confirm()
-        return counts
+    def _checkpoint(self, mark: Mark | None) -> Checkpoint | None:
+        """What saves a mark with its batch, and is to be confirmed when both are committed."""
+        return self._ledger.checkpoint(self._connection, mark) if mark is not None and self._ledger else None
 
     async def probe_sources(self, refused: Source, reason: Exception) -> Blame:
         """Whose fault it is that the database refused this source."""
