@@ -126,8 +126,8 @@ HARMLESS = {
     "create publication {schema}_all for table registry.assets",
 }
 HOSTILE = {
-    "a rule on INSERT": RULE.format(name="copy", event="insert", what="do also select 1"),
-    "a rule on UPDATE": RULE.format(name="copy", event="update", what="do also select 1"),
+    "a rule on INSERT": RULE.format(name="copy_inserts", event="insert", what="do also select 1"),
+    "a rule on UPDATE": RULE.format(name="copy_updates", event="update", what="do also select 1"),
     "a disabled rule on UPDATE": RULE.format(name="idle_too", event="update", what="do also select 1")
     + "; alter table registry.assets disable rule idle_too",
     "a child": "create table registry.old_assets () inherits (registry.assets)",
