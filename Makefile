@@ -37,7 +37,7 @@ check: $(INSTALLED)  ## Format, lint, types, import layering.
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
-	$(BIN)/pytest -q tests/test_layering.py
+	$(BIN)/pytest -q tests/test_architecture.py
 
 format: $(INSTALLED)  ## Format the code.
 	$(BIN)/ruff format src tests benchmarks

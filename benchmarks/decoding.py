@@ -18,9 +18,9 @@ from typing import Any, cast
 
 import ijson
 
-from seed_registry.bench.workloads import Workload, generate
-from seed_registry.index.reading import read_index
+from seed_registry.index.reader import read_index
 from seed_registry.settings import Settings
+from seed_registry.synthetic.index import Workload, generate
 
 RECORD_BYTES = 2_700
 

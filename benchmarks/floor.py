@@ -18,10 +18,10 @@ from typing import Any
 from msgspec import Struct
 
 from ground import Command
-from seed_registry.index.reading import read_index
+from seed_registry.embedded import server
+from seed_registry.index.reader import read_index
+from seed_registry.postgres.connection import session
 from seed_registry.records import Asset, Record, Source
-from seed_registry.registry import embedded
-from seed_registry.registry.connecting import session
 from seed_registry.settings import DatabaseUrl, Settings
 
 _EPOCH_SECONDS = 946_684_800  # 2000-01-01, where Postgres' own clock begins
@@ -126,7 +126,7 @@ def _sessions(text: str, paths: list[Path], name: str, settings: str) -> list[Co
     scripts = [path.with_name(f"{name}.{number}.sql") for number, path in enumerate(paths)]
     for script, path in zip(scripts, paths, strict=True):
         script.write_text(text.format(path=path, settings=settings), "utf-8")
-    return [[embedded.psql_path(), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", script] for script in scripts]
+    return [[server.psql_path(), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", script] for script in scripts]
 
 
 def _binary_row(asset: Asset, source_id: int) -> bytes:

@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl, urlsplit
 import asyncpg
 from msgspec import Struct
 
-from seed_registry.bench.measuring import ServerCpu, find_server_cpu, look_around, wal_position
+from seed_registry.bench.environment import ServerCpu, collect_environment, find_server_cpu, wal_position
 from seed_registry.bench.results import Environment
 from servers import EMBEDDED, running
 
@@ -115,9 +115,9 @@ class Ground:
         """The same for the same assets, whoever loaded them."""
         return str(await self._connection.fetchval(_FINGERPRINT.format(table=table)))
 
-    async def look_around(self) -> Environment:
+    async def collect_environment(self) -> Environment:
         """Machine and server."""
-        return await look_around(self._connection, self.server, self._cpu)
+        return await collect_environment(self._connection, self.server, self._cpu)
 
     async def measure(self, commands: Sequence[Command]) -> Measurement:
         """Run the programs side by side; a failure of theirs ends the benchmark with their last words."""

@@ -26,7 +26,7 @@ import programs
 import tables
 from ground import Ground, Measurement, fresh_ground
 from programs import CURRENT, Program
-from seed_registry.bench.workloads import Workload, generate
+from seed_registry.synthetic.index import Workload, generate
 from servers import EMBEDDED, SERVERS
 from targets import comparisons_table, costs_table, targets
 from ways import FLOORS, NAMES, PEERS, Index, Indexes, Way, chosen, floors, load, ours, peers
@@ -174,7 +174,7 @@ async def run(options: argparse.Namespace) -> str:
         taking_part = chosen(possible, names)
         for index in {way.index.path: way.index for way in taking_part}.values():
             write_index(index, options)
-        environment = await ground.look_around()
+        environment = await ground.collect_environment()
         contest = Contest(ground, options)
         await contest.warm_up(indexes.lines.path)
         await contest.run(taking_part, sources)

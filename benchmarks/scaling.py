@@ -23,7 +23,7 @@ from msgspec import Struct
 import tables
 from ground import Ground, Measurement, fresh_ground
 from programs import CURRENT
-from seed_registry.bench.workloads import Workload, generate
+from seed_registry.synthetic.index import Workload, generate
 from ways import load
 
 LIMIT_BYTES = 110e6  # of memory, at any size
@@ -172,7 +172,7 @@ async def run(options: argparse.Namespace) -> str:
     """Measure, and tell."""
     say_disk(max(options.records), options.size)
     async with fresh_ground() as ground:
-        environment = await ground.look_around()
+        environment = await ground.collect_environment()
         by_size = await sizes(ground, options)
         by_workers = await curve(ground, options) if options.workers else {}
     heading = (

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from seed_registry.registry import embedded
-from seed_registry.registry.bundled import server_account
-from seed_registry.registry.server import server_settings, url_of
+from seed_registry.embedded import server as embedded
+from seed_registry.embedded.binaries import server_account
+from seed_registry.embedded.process import server_settings, url_of
 
 EMBEDDED, PACKAGED = "embedded", "packaged"
 SERVERS = (EMBEDDED, PACKAGED)

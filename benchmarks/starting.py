@@ -16,7 +16,7 @@ import programs
 import tables
 from ground import Command, Ground, Measurement, fresh_ground
 from programs import CURRENT, Program
-from seed_registry.bench.workloads import Workload, generate
+from seed_registry.synthetic.index import Workload, generate
 
 VERSION, LOAD = "--version", "a load of {records} records"
 CPU_SECONDS = {VERSION: 0.10, LOAD: 0.40}  # at most
@@ -63,7 +63,7 @@ async def run(options: argparse.Namespace) -> str:
         index = ground.directory / "index.json"
         with index.open("wb") as file:
             file.writelines(generate(Workload(records=options.records, dialect="directory")))
-        environment = await ground.look_around()
+        environment = await ground.collect_environment()
         commands: dict[str, Command] = {VERSION: ["--version"], LOAD: ["load", index, "--json"]}
         results = await rounds(ground, commands, [CURRENT, *commits], options.repeat)
     return f"Medians of {options.repeat} rounds. {tables.machine(environment)}\n\n{table(results, options.records)}"

@@ -23,10 +23,11 @@ import msgspec
 import pytest
 import xxhash
 
+from seed_registry.embedded import server as embedded
+from seed_registry.postgres.connection import session
+from seed_registry.postgres.libpq import VARIABLES
 from seed_registry.records import Asset, Source, SourceRow
-from seed_registry.registry import embedded, schema
-from seed_registry.registry.connecting import session
-from seed_registry.registry.libpq import VARIABLES
+from seed_registry.registry import ddl
 from seed_registry.settings import DatabaseUrl
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -149,7 +150,7 @@ def template(server: str) -> str:
 
     async def make() -> None:
         connection = await asyncpg.connect(_database(server, name))
-        await schema.apply(connection)
+        await ddl.apply(connection)
         await connection.close()
 
     name = f"template_{secrets.token_hex(4)}"
@@ -184,7 +185,7 @@ async def emptied_url(workshop_url: DatabaseUrl) -> DatabaseUrl:
     """The workshop with the registry's tables, empty; a test module may call that its `database_url`."""
     connection = await asyncpg.connect(workshop_url.reveal)
     await connection.execute("drop schema if exists registry, evil cascade")
-    await schema.apply(connection)
+    await ddl.apply(connection)
     await connection.close()
     return workshop_url
 

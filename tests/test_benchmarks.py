@@ -14,7 +14,7 @@ import scaling
 import tables
 from ground import Measurement
 from programs import CURRENT, Program
-from seed_registry.registry.connecting import session
+from seed_registry.postgres.connection import session
 from seed_registry.settings import DatabaseUrl
 from targets import comparisons_table, targets
 from ways import Indexes, Way, chosen, ours

@@ -1,4 +1,4 @@
-"""What other people's scripts read: every `--json`, the tables, the events of a log. A change here is one for CHANGELOG.
+"""What other people's scripts read, and must not change without a line in CHANGELOG: `--json`, tables, events.
 
 The files in tests/golden hold it; `UPDATE_GOLDEN=1 make test PYTEST=tests/test_golden.py` writes them anew.
 """

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_remote_file import INDEX, Server, failing, redirecting, sending, serving
 
 from conftest import Cli
 from seed_registry import DatabaseUrl, Settings
-from seed_registry.cli.headers import headers_of
+from seed_registry.cli.config.headers import headers_of
 from seed_registry.errors import IndexUnreadable, SettingsInvalid
 from seed_registry.headers import Header, origin, see_that_each_has_one_origin, sent_to
-from seed_registry.index.opening import open_index
-from test_remote import INDEX, Server, failing, redirecting, sending, serving
+from seed_registry.index.byte_stream import open_index
 
 CANARY = "cAnArY"
 

@@ -22,9 +22,9 @@ from seed_registry import (
     ingest,
     ingest_sync,
 )
-from seed_registry.bench.workloads import Workload, generate
 from seed_registry.report import Tally
 from seed_registry.settings import DatabaseUrl
+from seed_registry.synthetic.index import Workload, generate
 
 PUBLIC = {
     "Asset", "DatabaseRefused", "DatabaseUnavailable", "DatabaseUrl", "EmbeddedServerFailed", "IndexBroken",

@@ -23,8 +23,8 @@ import asyncpg
 import pytest
 
 from conftest import Cli
-from seed_registry.bench.workloads import Workload, generate
 from seed_registry.settings import DatabaseUrl
+from seed_registry.synthetic.index import Workload, generate
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

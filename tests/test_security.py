@@ -20,9 +20,9 @@ import pytest
 
 from conftest import Cli
 from seed_registry import ingest
+from seed_registry.embedded import server
 from seed_registry.errors import EmbeddedServerFailed, IndexBroken, StorageFailed
-from seed_registry.escaping import printable
-from seed_registry.registry import embedded
+from seed_registry.escape import printable
 from seed_registry.settings import DatabaseUrl, Settings
 
 Property: TypeAlias = Callable[[str, object], None]
@@ -332,4 +332,4 @@ def test_a_home_directory_into_which_others_can_write_is_refused(tmp_path: Path,
     home.mkdir()
     home.chmod(mode)
     with pytest.raises(EmbeddedServerFailed):
-        embedded.make_home_directory(home)
+        server.make_home_directory(home)

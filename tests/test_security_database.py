@@ -16,11 +16,11 @@ from msgspec.structs import replace
 from conftest import Cli, make_asset, make_source
 from seed_registry import ingest
 from seed_registry.errors import SeedRegistryError
-from seed_registry.registry import schema
-from seed_registry.registry.connecting import session
-from seed_registry.registry.identifiers import quoted
-from seed_registry.registry.merging import Merger
-from seed_registry.registry.schema import introspect
+from seed_registry.postgres.connection import session
+from seed_registry.postgres.identifiers import quoted
+from seed_registry.registry import ddl
+from seed_registry.registry.merge import Merger
+from seed_registry.registry.tables import introspect
 from seed_registry.report import MergeCounts
 from seed_registry.settings import DatabaseUrl, Settings
 
@@ -155,7 +155,7 @@ async def test_a_schema_of_a_hostile_name_is_loaded_into(
 async def check_schema_names(connection: Connection, url: DatabaseUrl, names: list[str], index: str) -> None:
     """A schema of such a name is made, loaded into and verified."""
     for name in names:
-        await schema.apply(connection, name)
+        await ddl.apply(connection, name)
         report = await ingest([index], Settings(database_url=url, schema=name))
         assert (report.assets.inserted, report.verification and report.verification.passed) == (9, True), name
         assert await connection.fetchval(f"select count(*) from {quoted(name)}.assets") == 9
@@ -163,7 +163,7 @@ async def check_schema_names(connection: Connection, url: DatabaseUrl, names: li
 
 
 async def test_a_schema_whose_name_would_end_a_block_is_made(fragile: Connection) -> None:
-    await schema.apply(fragile, "$$")
+    await ddl.apply(fragile, "$$")
     assert (await introspect(fragile, schema="$$")).assets.schema == "$$"
 
 
@@ -223,7 +223,7 @@ async def loader_url(plain_connection: Connection, database_url: DatabaseUrl) ->
     database = await plain_connection.fetchval("select quote_ident(current_database())")
     await plain_connection.execute(
         f"create role {role} login; revoke all on database {database} from public;"
-        + schema.grants(role).replace(':"DBNAME"', database)
+        + ddl.grants(role).replace(':"DBNAME"', database)
     )
     parts = urlsplit(database_url.reveal)
     yield DatabaseUrl(urlunsplit(parts._replace(netloc=f"{role}@{parts.netloc.rpartition('@')[2]}")))

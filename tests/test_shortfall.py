@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from seed_registry.index.decoding import REASONS
+from seed_registry.index.decoder import REASONS
 from seed_registry.report import AssetCounts, Report, SourceCounts
 from seed_registry.shortfall import FIXES, empty_handed, shortfall
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from seed_registry.api import ingest, ingest_sync
     from seed_registry.errors import (
         DatabaseRefused,
         DatabaseUnavailable,
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
         TooManyRejects,
         VerificationFailed,
     )
-    from seed_registry.ingesting import ingest, ingest_sync
     from seed_registry.records import Asset, Source
-    from seed_registry.registry.merging import upsert_assets, upsert_sources
+    from seed_registry.registry.merge import upsert_assets, upsert_sources
     from seed_registry.report import Progress, Report
     from seed_registry.settings import DatabaseUrl, MaxRejects, Settings
 
@@ -61,7 +61,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 # The modules that define these names, those that import least first.
-_HOMES = ("errors", "settings", "records", "report", "registry.merging", "ingesting")
+_HOMES = ("errors", "settings", "records", "report", "registry.merge", "api")
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from seed_registry.errors import SettingsInvalid
-from seed_registry.escaping import printable
+from seed_registry.escape import printable
 
 # https://www.rfc-editor.org/rfc/rfc9110#name-fields : a token, and visible characters with spaces and tabs between.
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")

@@ -12,15 +12,15 @@ from typing import Any
 
 import asyncpg
 
-from seed_registry import running
 from seed_registry.cli.main import main
-from seed_registry.index.opening import OpenIndex
-from seed_registry.index.reading import IndexReader
-from seed_registry.index.rejects import RejectsFile
-from seed_registry.producing import Lane, Producer
-from seed_registry.registry.ledger import Ledger
+from seed_registry.index.byte_stream import OpenIndex
+from seed_registry.index.reader import IndexReader
+from seed_registry.ledger.runs import Ledger
+from seed_registry.load import run
+from seed_registry.load.producer import Lane, Producer
+from seed_registry.postgres.transactions import BatchTransaction
 from seed_registry.registry.staging import Staging
-from seed_registry.registry.transactions import BatchTransaction
+from seed_registry.rejects.writer import RejectsFile
 
 KILLED = 137
 
@@ -40,9 +40,9 @@ POINTS: dict[str, tuple[Any, str, bool]] = {
     "after-commit": (BatchTransaction, "commit", True),
     "reject-write": (RejectsFile, "write", True),
     "reject-sync": (RejectsFile, "sync", False),
-    "flush": (running, "flush", False),
+    "flush": (run, "flush", False),
     "index-finished": (Ledger, "finished", True),
-    "verified": (running, "verify", True),
+    "verified": (run, "verify", True),
     "run-ended": (Ledger, "end", True),
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 from scene import Scene, eventually
 
-from seed_registry.registry.sql import statement
+from seed_registry.postgres.sql_files import statement
 from seed_registry.settings import DatabaseUrl
 
 # Each place: the trigger that stops there, and whether it takes a table that is not empty for the way to lead there.
@@ -152,7 +152,7 @@ def outsider(url: DatabaseUrl) -> Iterator[Outsider]:
 def keep_ledger(scene: Scene) -> None:
     """Create the ledger before the load does."""
     with outsider(scene.url) as other:
-        other.do(statement("ledger"))
+        other.do(statement("ledger/ledger"))
 
 
 def occupy(scene: Scene, keys: Sequence[str]) -> None:

@@ -16,10 +16,10 @@ from msgspec import Struct, field
 
 from seed_registry import DatabaseUrl, MaxRejects, Report, SeedRegistryError, Settings, ingest
 from seed_registry.errors import IndexBroken, IndexesFailed, TooManyRejects
-from seed_registry.index.decoding import MAX_DEPTH, REASONS
-from seed_registry.index.reading import read_index
+from seed_registry.index.decoder import MAX_DEPTH, REASONS
+from seed_registry.index.reader import read_index
 from seed_registry.records import Asset, Record, Reject
-from seed_registry.registry.tabling import TableMerger
+from seed_registry.registry.table_merge import TableMerger
 from seed_registry.report import IndexReport
 
 DOMAIN = "told.example.org"

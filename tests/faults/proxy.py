@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 from urllib.parse import quote
 
-from seed_registry.registry.urls import read
+from seed_registry.postgres.conninfo import read
 from seed_registry.settings import DatabaseUrl
 
 DIRECTIONS: Final = ("up", "down")  # to the server, to the client

@@ -23,12 +23,12 @@ import zstandard
 from model import model
 from msgspec import Struct
 
-from seed_registry.bench.workloads import Workload, generate
-from seed_registry.registry.connecting import session
+from seed_registry.postgres.connection import session
 from seed_registry.registry.digest import digest
-from seed_registry.registry.schema import introspect
+from seed_registry.registry.tables import introspect
 from seed_registry.report import Digest
 from seed_registry.settings import DatabaseUrl
+from seed_registry.synthetic.index import Workload, generate
 
 FAILING = Path(__file__).with_name("failing.py")
 # Long enough for a retry or two on a busy machine, short enough to say that something hangs.

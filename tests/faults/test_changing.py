@@ -17,10 +17,10 @@ import pytest
 from model import Model, model
 from scene import ROWS, Ended, Scene
 
-from seed_registry.bench.workloads import Workload, generate
-from seed_registry.ingesting import ingest
-from seed_registry.registry.schema import grants
+from seed_registry.api import ingest
+from seed_registry.registry.ddl import grants
 from seed_registry.settings import DatabaseUrl, Settings
+from seed_registry.synthetic.index import Workload, generate
 
 LINES = ["seed.ndjson", "discovery.ndjson", "seed.ndjson.gz", "discovery.ndjson.zst"]
 SHAPES = [*LINES, "seed.json", "discovery.json", "seed.json.gz", "discovery.json.zst"]

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from scene import SESSIONS, WATCHDOG_SECONDS, Scene, eventually
 
+from seed_registry.embedded import server as embedded
+from seed_registry.embedded.process import Server
 from seed_registry.errors import EmbeddedServerFailed
-from seed_registry.registry import embedded
-from seed_registry.registry.server import Server
 from seed_registry.settings import DatabaseUrl
 
 # An environment variable that is empty names no database.

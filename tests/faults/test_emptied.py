@@ -13,11 +13,11 @@ import pytest
 from model import Model, model
 from scene import WAITING, Ended, Scene, eventually
 from test_pgbouncer import Pooler, started  # noqa: F401  # a fixture
+from test_pooler import PGBOUNCER
 
-from seed_registry.bench.workloads import Workload, generate
-from seed_registry.registry import schema
+from seed_registry.registry import ddl
 from seed_registry.settings import DatabaseUrl
-from test_poolers import PGBOUNCER
+from seed_registry.synthetic.index import Workload, generate
 
 # How many batches of some 31 are committed before the load is killed.
 MOMENTS = {"early": 2, "half way": 14, "late": 26}
@@ -62,7 +62,7 @@ def empty(scene: Scene, way: str, *, unlogged: bool = False) -> None:
 
 async def applied(url: DatabaseUrl) -> None:
     connection = await asyncpg.connect(url.reveal)
-    await schema.apply(connection)
+    await ddl.apply(connection)
     await connection.close()
 
 

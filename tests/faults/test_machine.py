@@ -16,8 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from model import Row, model
 from scene import ROWS, Scene
 
+from seed_registry.api import ingest
 from seed_registry.errors import DatabaseRefused
-from seed_registry.ingesting import ingest
 from seed_registry.report import Report
 from seed_registry.settings import DatabaseUrl, MaxRejects, Settings
 

@@ -16,11 +16,11 @@ from probes import Outcome, expected_of, faults, load, read
 
 from seed_registry import DatabaseUrl
 from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadable, SeedRegistryError
-from seed_registry.index.decoding import Decoder
+from seed_registry.index.decoder import Decoder
 from seed_registry.index.dialects.directory import DIRECTORY
-from seed_registry.index.documents import DocumentFramer
-from seed_registry.index.envelope import Layout
-from seed_registry.index.framing import LineFramer
+from seed_registry.index.json_document import DocumentFramer
+from seed_registry.index.json_envelope import Layout
+from seed_registry.index.ndjson import LineFramer
 from seed_registry.records import Asset, RawRecord, raw_records
 
 pytestmark = pytest.mark.anyio

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from scene import LEFTOVERS, Scene, eventually
+from test_pooler import PGBOUNCER, configured, listens
 
 from seed_registry.settings import DatabaseUrl
-from test_poolers import PGBOUNCER, configured, listens
 
 pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="there is no pgbouncer")
 

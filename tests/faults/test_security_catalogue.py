@@ -21,9 +21,10 @@ import pytest
 from scene import Scene
 
 from conftest import Cli
+from seed_registry.embedded import binaries, server
 from seed_registry.errors import EmbeddedServerFailed
-from seed_registry.registry import bundled, embedded, schema
-from seed_registry.registry.connecting import session
+from seed_registry.postgres.connection import session
+from seed_registry.registry import ddl
 from seed_registry.settings import DatabaseUrl
 from test_security import PAYLOADS, Property, Terminal, document, held_by, hostile_document, left_over, plant, unseen
 from test_security_database import HOSTILE_NAMES, check_column_names, check_schema_names, index_at
@@ -165,7 +166,7 @@ def test_a_password_is_not_told_where_there_is_a_server(
 @verbosities
 def test_a_password_is_not_told_by_a_defect(verbose: list[str], database_url: DatabaseUrl, home: Path) -> None:
     defect = (
-        "import seed_registry.cli.load as m\nfrom seed_registry.cli.main import main\n"
+        "import seed_registry.cli.commands.load as m\nfrom seed_registry.cli.main import main\n"
         "def ingest(indexes, settings, progress): return settings + 1\n"
     )
     environment = {"PATH": os.environ["PATH"], "SEED_REGISTRY_HOME": str(home)}
@@ -221,7 +222,7 @@ def test_a_role_with_the_printed_grants_goes_on_where_it_was_killed(
     database = scene.ask("select quote_ident(current_database())")
     for statement in (f"create role {role} login", f"revoke all on database {database} from public"):
         scene.fetch(statement)
-    for statement in schema.grants(role).replace(':"DBNAME"', database).strip().splitlines():
+    for statement in ddl.grants(role).replace(':"DBNAME"', database).strip().splitlines():
         scene.fetch(statement)
     scene.fetch(f"grant usage on schema gate to {role}")
     scene.fetch(f"grant select on gate.state to {role}")
@@ -274,7 +275,7 @@ def short() -> Iterator[Path]:
     yield path
     for directory in path.glob("**/postgres-18"):
         with suppress(EmbeddedServerFailed):
-            embedded.stop(directory.parent)
+            server.stop(directory.parent)
     shutil.rmtree(path)
 
 
@@ -291,7 +292,7 @@ def test_a_home_of_any_name_is_loaded_into_and_runs_nothing(name: str, short: Pa
     assert done.returncode == 0, done.stderr
     assert unseen(done.stdout.decode() + done.stderr.decode()) == []
     assert not [*short.rglob("owned"), *tmp_path.rglob("owned")]
-    assert not embedded.status(short / name).running
+    assert not server.status(short / name).running
     (rejects,) = (short / name / "rejects").iterdir()
     assert stat.S_IMODE(rejects.stat().st_mode) == 0o600
     assert [stat.S_IMODE((short / name / part).stat().st_mode) for part in ("rejects", "postgres-18")] == [0o700] * 2
@@ -300,16 +301,16 @@ def test_a_home_of_any_name_is_loaded_into_and_runs_nothing(name: str, short: Pa
 @as_root
 @pytest.mark.parametrize("name", ["home", "x" * 150], ids=["short", "long"])
 def test_the_server_listens_nowhere_and_lets_in_nobody_else(name: str, short: Path) -> None:
-    nobody = bundled._account_of("nobody")
-    with embedded.running(short / name, durable=False) as url:
-        pid = embedded.status(short / name).pid
+    nobody = binaries._account_of("nobody")
+    with server.running(short / name, durable=False) as url:
+        pid = server.status(short / name).pid
         held = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
         for table in ("tcp", "tcp6", "udp", "udp6"):
             lines = Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
             assert not [line for line in lines if f"socket:[{line.split()[9]}]" in held]
         directory = Path(parse_qs(urlsplit(url).query)["host"][0])
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-        programs = bundled.reachable_programs(18, nobody, short / name)
+        programs = binaries.reachable_programs(18, nobody, short / name)
         for where in (url, url.replace("registry@", "postgres@"), url.replace("registry@", "nobody@")):
             refused = nobody.run((programs / "psql", where, "-c", "select 1"))
             assert refused.returncode != 0

@@ -20,8 +20,9 @@ import pytest
 from gate import PLACES, gate, keep_ledger, outsider
 from scene import SESSIONS, WAITING, Ended, Scene, eventually
 
-from seed_registry.registry import embedded, schema
-from seed_registry.registry.server import Server
+from seed_registry.embedded import server as embedded
+from seed_registry.embedded.process import Server
+from seed_registry.registry import ddl
 from seed_registry.settings import DatabaseUrl
 
 WORKERS = 3  # of a scene
@@ -142,7 +143,7 @@ class Machine:
 
 async def prepared(url: DatabaseUrl) -> None:
     connection = await asyncpg.connect(url.reveal)
-    await schema.apply(connection)
+    await ddl.apply(connection)
     await connection.close()
 
 

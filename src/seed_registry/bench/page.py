@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from seed_registry.bench.drawing import STEPS, heat_map, heat_step
-from seed_registry.bench.markup import document, html_text, stage_bars, stage_legend
+from seed_registry.bench.heatmap import STEPS, heat_map, heat_step
+from seed_registry.bench.labels import columns_of, flags, kind_of_load, notes, placed, problems
 from seed_registry.bench.results import CellResult, Results, best_of
 from seed_registry.bench.strategies import COPY_MERGE
-from seed_registry.bench.telling import columns_of, flags, kind_of_load, notes, placed, problems
+from seed_registry.html.document import document, html_text, stage_bars, stage_legend
 
 _COLUMNS: Final = (
     "strategy", "batch", "workers", "records/s", "spread", "MB/s", "client CPU", "server CPU", "peak RSS MB", "WAL MB",

@@ -30,7 +30,7 @@ class Cell(Struct, frozen=True):
     index: str
 
 
-class Run(Struct, frozen=True):
+class Measurement(Struct, frozen=True):
     """One measured load.
 
     Attributes:
@@ -98,7 +98,7 @@ class CellResult(Struct, frozen=True):
     skipped: str | None
     failed: str | None
     summary: Summary | None
-    runs: list[Run]
+    runs: list[Measurement]
 
     @property
     def cell(self) -> Cell:
@@ -154,7 +154,9 @@ class Results(Struct, frozen=True):
     cells: list[CellResult]
 
 
-def summarised(cell: Cell, runs: Sequence[Run], *, skipped: str | None = None, failed: str | None = None) -> CellResult:
+def summarised(
+    cell: Cell, runs: Sequence[Measurement], *, skipped: str | None = None, failed: str | None = None
+) -> CellResult:
     """The result of a cell."""
     summary = _summary(cell, runs) if runs else None
     return CellResult(**asdict(cell), skipped=skipped, failed=failed, summary=summary, runs=list(runs))
@@ -171,7 +173,7 @@ def best_of(results: Iterable[CellResult]) -> CellResult | None:
     return max(measured, key=lambda result: result.summary.records_per_second.median, default=None)  # type: ignore[union-attr]  # see above
 
 
-def _summary(cell: Cell, runs: Sequence[Run]) -> Summary:
+def _summary(cell: Cell, runs: Sequence[Measurement]) -> Summary:
     seconds = spread([run.seconds for run in runs])
     stages = Stages(**{name: median(getattr(run.stages, name) for run in runs) for name in (*PRODUCER, *WORKERS)})
     wal_bytes = _median_known([run.wal_bytes for run in runs])

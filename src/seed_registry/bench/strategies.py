@@ -16,24 +16,23 @@ from typing import Any, Final
 import asyncpg
 from msgspec.structs import replace
 
-from seed_registry import pipeline
-from seed_registry.accounting import Account
+from seed_registry.api import ingest
 from seed_registry.blame import Blame
+from seed_registry.checkpoint import Checkpoint
 from seed_registry.errors import SeedRegistryError
-from seed_registry.index.reading import read_index
-from seed_registry.index.rejects import RejectsFile
-from seed_registry.ingesting import ingest
-from seed_registry.marks import Mark
+from seed_registry.index.reader import read_index
+from seed_registry.load import pipeline
+from seed_registry.load.outcomes import OutcomeRecorder
+from seed_registry.load.sources import SourceResolver, Writer
+from seed_registry.postgres.connection import flush, session
+from seed_registry.postgres.identifiers import quoted
+from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.records import Asset, Source, SourceRow
-from seed_registry.registry import schema
-from seed_registry.registry.connecting import flush, session
-from seed_registry.registry.identifiers import quoted
-from seed_registry.registry.limiting import limited
-from seed_registry.registry.merging import Merger
-from seed_registry.registry.schema import Tables
+from seed_registry.registry.merge import Merger
+from seed_registry.registry.tables import Tables, introspect
+from seed_registry.rejects.writer import RejectsFile
 from seed_registry.report import MergeCounts, Progress, Stages, Tally
 from seed_registry.settings import Settings
-from seed_registry.sourcing import SourceBook, Writer
 
 COPY_MERGE: Final = "copy-merge"
 COPY_DIRECT: Final = "copy-direct"
@@ -69,10 +68,10 @@ class Inserting:
         await self._merger.prepare()
 
     async def merge_sources(
-        self, sources: Sequence[Source], mark: Mark | None = None
+        self, sources: Sequence[Source], checkpoint: Checkpoint | None = None
     ) -> tuple[MergeCounts, dict[str, SourceRow]]:
         """As this program does: they are few."""
-        return await self._merger.merge_sources(sources, mark)
+        return await self._merger.merge_sources(sources, checkpoint)
 
     async def find_sources(self, keys: Sequence[str]) -> dict[str, SourceRow]:
         """As this program does."""
@@ -87,10 +86,10 @@ class Inserting:
         return await self._merger.probe_assets(refused, reason, sources)
 
     async def merge_assets(
-        self, assets: Sequence[Asset], sources: Mapping[str, SourceRow], mark: Mark | None = None
+        self, assets: Sequence[Asset], sources: Mapping[str, SourceRow], checkpoint: Checkpoint | None = None
     ) -> MergeCounts:
         """One batch in one transaction; how many of it were updated is not asked for."""
-        del mark
+        del checkpoint
         rows = [_row(asset, sources[asset.source_key].id) for asset in latest(assets)]
         transaction = self._connection.transaction()
         await transaction.start()
@@ -132,7 +131,7 @@ class CopyingDirectly(Inserting):
 
     async def _write(self, rows: list[Row]) -> None:
         try:
-            async with limited(self._connection, Settings().io_timeout_seconds):
+            async with io_timeout(self._connection, Settings().io_timeout_seconds):
                 await self._connection.copy_records_to_table(
                     "assets", schema_name=self._schema, columns=_COLUMNS, records=rows
                 )
@@ -166,7 +165,7 @@ async def load(strategy: str, index: str, settings: Settings, progress: Progress
     tally = Tally()
     progress.began(tally)
     async with session(settings.database_url) as connection:
-        tables = await schema.introspect(connection, schema=settings.schema)
+        tables = await introspect(connection, schema=settings.schema)
 
         @asynccontextmanager
         async def open_writer() -> AsyncIterator[Writer]:
@@ -181,8 +180,8 @@ async def load(strategy: str, index: str, settings: Settings, progress: Progress
         async with read_index(index, settings, salt=tables.salt, stages=tally.stages) as reader:
             # As little is checked for them as for this program.
             reader.is_strict = connection.get_settings().server_encoding != "UTF8"
-            account = Account(settings, tally, progress, rejects, keys_per_source=False)
-            book = SourceBook(merger, tally, reader.provider, max_sources=settings.max_sources)
+            account = OutcomeRecorder(settings, tally, progress, rejects, keys_per_source=False)
+            book = SourceResolver(merger, tally, reader.provider, max_sources=settings.max_sources)
             try:
                 await pipeline.run(reader, settings, account, book, open_writer)
             finally:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from seed_registry.cli.options import key_of, path_of, type_of
+from seed_registry.cli.config.options import key_of, path_of, type_of
 
 # Longer lines are tiring to read, shorter ones leave no room beside the names of the options.
 _WIDEST, _NARROWEST = 96, 40

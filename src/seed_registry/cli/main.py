@@ -9,11 +9,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from seed_registry import __version__
-from seed_registry.cli.commands import LazyGroup
-from seed_registry.cli.messages import print_error, print_warning
-from seed_registry.cli.secrecy import cover_secrets
+from seed_registry.cli.argv_secrets import cover_secrets
+from seed_registry.cli.command_list import LazyGroup
+from seed_registry.cli.render.messages import print_error, print_warning
 from seed_registry.errors import SeedRegistryError
-from seed_registry.escaping import printable
+from seed_registry.escape import printable
 
 app = typer.Typer(
     help="Load open-data portal indexes into a Postgres registry.",

@@ -11,9 +11,9 @@ from typing import Any
 
 import typer.main
 
+from seed_registry.cli.config.options import commands_of, key_of, options_of, variable
 from seed_registry.cli.help import argument_label, arguments_of, described, examples_of, option_label
 from seed_registry.cli.main import app
-from seed_registry.cli.options import commands_of, key_of, options_of, variable
 
 _INTRODUCTION = """\
 # seed-registry: the reference

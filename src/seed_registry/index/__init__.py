@@ -1,1 +1,1 @@
-"""Reading: from the bytes of a file to records. There is no database in here."""
+"""Read an index: from bytes to records. Knows no database."""

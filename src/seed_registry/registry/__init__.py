@@ -1,1 +1,1 @@
-"""Writing: from records to the tables of a Postgres database. There are no file formats in here."""
+"""Write records to the two tables of the registry. Knows no file format."""

@@ -14,8 +14,8 @@ import asyncpg
 from msgspec import Struct
 
 from seed_registry.errors import SettingsInvalid
-from seed_registry.registry.identifiers import quoted
-from seed_registry.registry.sql import statement
+from seed_registry.postgres.identifiers import quoted
+from seed_registry.postgres.sql_files import statement
 
 # What can be asked for: `auto` leaves it to `chosen`, `none` stores values as they are, in rows that stay whole.
 Compression = Literal["auto", "lz4", "pglz", "none"]
@@ -90,7 +90,7 @@ async def has_lz4(connection: asyncpg.Connection[Any]) -> bool:
 
 
 async def _offered(connection: asyncpg.Connection[Any]) -> asyncpg.Record:
-    server = await connection.fetchrow(statement("compression_offered"))
+    server = await connection.fetchrow(statement("registry/compression_offered"))
     assert server is not None
     return server
 
@@ -103,7 +103,7 @@ async def storage(connection: asyncpg.Connection[Any], table: str, columns: Sequ
         table: the schema-qualified, quoted name.
         columns: the names of columns, as the catalog has them.
     """
-    rows = await connection.fetch(statement("compression_used"), table, list(columns))
+    rows = await connection.fetch(statement("registry/compression_used"), table, list(columns))
     if not rows:
         return None
     methods = {row["column_name"]: row["method"] for row in rows}

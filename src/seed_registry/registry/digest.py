@@ -39,10 +39,10 @@ from typing import Any, Final
 import asyncpg
 
 from seed_registry.errors import DatabaseRefused, SettingsInvalid
-from seed_registry.escaping import printable
-from seed_registry.registry.identifiers import quoted
-from seed_registry.registry.schema import Table, Tables
-from seed_registry.registry.sql import statement
+from seed_registry.escape import printable
+from seed_registry.postgres.identifiers import quoted
+from seed_registry.postgres.sql_files import statement
+from seed_registry.registry.tables import Table, Tables
 from seed_registry.report import Digest, TableDigest
 
 _HALF: Final = 1 << 64
@@ -85,7 +85,7 @@ async def _line(
     connection: asyncpg.Connection[Any], rows: str, values: Mapping[str, str], tables: Tables, source: str | None
 ) -> TableDigest:
     condition = f"where {_text(tables.sources, 'source_key', 'source')} = $1" if source is not None else ""
-    query = statement("digest").format(rows=rows, values=", ".join(values.values()), condition=condition)
+    query = statement("registry/digest").format(rows=rows, values=", ".join(values.values()), condition=condition)
     # Not fetchrow: it asks for one row at a time, and then the server does without parallel workers.
     ((count, upper, lower, negative),) = await connection.fetch(query, *([source] if source is not None else []))
     total = (int(upper) * _HALF + int(lower) + negative * _HALF) % (_HALF * _HALF)  # halves are summed as signed ones

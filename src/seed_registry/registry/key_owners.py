@@ -15,12 +15,12 @@ from typing import Any
 import asyncpg
 from msgspec.structs import replace
 
-from seed_registry.escaping import printable
+from seed_registry.escape import printable
+from seed_registry.postgres.identifiers import quoted
+from seed_registry.postgres.sql_files import statement
 from seed_registry.records import Asset, Reject, checked
-from seed_registry.registry.identifiers import quoted
-from seed_registry.registry.schema import Table, Tables
-from seed_registry.registry.sql import statement
-from seed_registry.registry.statements import key_owners
+from seed_registry.registry.queries import key_owners
+from seed_registry.registry.tables import Table, Tables
 
 Key = tuple[Any, ...]
 # The values of a field, one for each asset, as `tabling` has them.
@@ -104,7 +104,7 @@ class KeyOwners:
         if not foreign:
             return ()
         sources = self._tables.sources
-        query = statement("source_names").format(
+        query = statement("registry/source_names").format(
             table=sources.name, id_column=quoted("id"), key_column=sources.column("source_key"), id_type=sources.id_type
         )
         ids = list({owner for _, owner in foreign})
@@ -137,5 +137,7 @@ async def wider_key(connection: asyncpg.Connection[Any], assets: Table) -> str:
     """The statements that let each source have keys of its own: an index on (source_id, asset_key), no narrower one."""
     columns = [assets.columns[field] for field in ("asset_key", "provider") if field in assets.columns]
     key = ", ".join(assets.column(field) for field in ("source_id", "asset_key"))
-    rows = await connection.fetch(statement("narrow_keys"), assets.schema, assets.relation, columns[0], columns)
+    rows = await connection.fetch(
+        statement("registry/narrow_keys"), assets.schema, assets.relation, columns[0], columns
+    )
     return " ".join([f"create unique index on {assets.name} ({key});", *(row["statement"] for row in rows)])

@@ -16,11 +16,11 @@ from typing import Any, Final, Generic
 import asyncpg
 
 from seed_registry.blame import Blame
-from seed_registry.registry.limiting import limited
-from seed_registry.registry.schema import Table
-from seed_registry.registry.sql import statement
-from seed_registry.registry.statements import samples
-from seed_registry.registry.tabling import Record, TableMerger, Values
+from seed_registry.postgres.sql_files import statement
+from seed_registry.postgres.timeouts import io_timeout
+from seed_registry.registry.queries import samples
+from seed_registry.registry.table_merge import Record, TableMerger, Values
+from seed_registry.registry.tables import Table
 
 _ALPHABETS: Final = (string.digits, string.ascii_lowercase, string.ascii_uppercase)
 
@@ -72,20 +72,20 @@ class Probe(Generic[Record]):
         if not isinstance(reason, (asyncpg.UniqueViolationError, asyncpg.ExclusionViolationError)):
             return False
         columns = list(table.columns.values())
-        async with limited(self._connection, self._seconds):
+        async with io_timeout(self._connection, self._seconds):
             unfilled = await self._connection.fetchval(
-                statement("keys_unfilled"), table.name, reason.constraint_name, columns
+                statement("registry/keys_unfilled"), table.name, reason.constraint_name, columns
             )
         return unfilled is False
 
     async def _held(self, record: Record, values: Values[Record]) -> list[Row]:
         """The row that the table has of this record's key."""
         key = [values(field, [record])[0] for field in self._table.key]
-        async with limited(self._connection, self._seconds):
+        async with io_timeout(self._connection, self._seconds):
             return [list(row) for row in await self._connection.fetch(samples(self._table, by_key=True), *key)]
 
     async def _samples(self) -> list[Row]:
-        async with limited(self._connection, self._seconds):
+        async with io_timeout(self._connection, self._seconds):
             return [list(row) for row in await self._connection.fetch(samples(self._table))]
 
     def _disguised(self, row: Sequence[Any]) -> list[Row]:

@@ -13,11 +13,11 @@ import asyncpg
 from msgspec.structs import replace
 
 from seed_registry.errors import SettingsInvalid
-from seed_registry.escaping import printable
+from seed_registry.escape import printable
+from seed_registry.postgres.identifiers import quoted
+from seed_registry.postgres.sql_files import statement
 from seed_registry.records import Source, SourceRow
-from seed_registry.registry.identifiers import quoted
-from seed_registry.registry.schema import Table
-from seed_registry.registry.sql import statement
+from seed_registry.registry.tables import Table
 
 
 async def find_source_rows(
@@ -35,7 +35,7 @@ async def find_source_rows(
         SettingsInvalid: there are two of a key, and `provider` does not decide.
     """
     has_provider = "provider" in table.columns
-    query = statement("source_rows").format(
+    query = statement("registry/source_rows").format(
         table=table.name,
         key_column=table.column("source_key"),
         id_column=quoted("id"),

@@ -8,10 +8,10 @@ from typing import Any, Final
 import asyncpg
 
 from seed_registry.errors import SchemaMismatch
+from seed_registry.postgres.identifiers import display_name, literal, quoted
+from seed_registry.postgres.sql_files import statement
 from seed_registry.registry.compression import LARGE_FIELDS
-from seed_registry.registry.identifiers import literal, quoted, shown
-from seed_registry.registry.schema import Table
-from seed_registry.registry.sql import statement
+from seed_registry.registry.tables import Table
 
 _STAGED_TYPES: Final = {
     "updated_at": "timestamptz",
@@ -56,7 +56,7 @@ class Staging:
         self._bare_name = name
         # asyncpg asks for the types of a COPY once a session: after an `alter column type` the bytes of a value of the
         # old type would be taken for one of the new. After a COPY, and in its transaction, nobody can change them.
-        self.see_that_types_are_the_same = statement("same_types").format(
+        self.see_that_types_are_the_same = statement("registry/same_types").format(
             name=literal(table.name),
             count=len(table.facts),
             columns=", ".join(f"({literal(column.name)}, {column.type_id})" for column in table.facts.values()),
@@ -69,7 +69,7 @@ class Staging:
             f"{field} pg_catalog.{staged_type(self._table, field)}" for field in self._table.columns
         )
         await self._connection.execute(
-            statement("staging").format(
+            statement("registry/staging").format(
                 staging=self.name, definitions=definitions, on_commit="drop" if per_transaction else "delete rows"
             )
         )
@@ -114,7 +114,8 @@ class Staging:
         if not isinstance(exc, asyncpg.UndefinedObjectError) or _TYPES_CHANGED not in str(exc):
             return None
         return SchemaMismatch(
-            f"the columns of {shown(self._table.name)} were changed during the load; load again: it goes on from "
+            f"the columns of {display_name(self._table.name)} were changed during the load; "
+            "load again: it goes on from "
             "what is there"
         )
 

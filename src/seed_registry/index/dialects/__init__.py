@@ -13,16 +13,16 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from seed_registry.errors import IndexNotUnderstood, SettingsInvalid
-from seed_registry.escaping import printable
-from seed_registry.index.detecting import Shape
+from seed_registry.escape import printable
+from seed_registry.index.dialects.base import Dialect
 from seed_registry.index.dialects.ckan import CKAN
 from seed_registry.index.dialects.data_json import DATA_JSON
-from seed_registry.index.dialects.declaring import Dialect
 from seed_registry.index.dialects.directory import DIRECTORY
 from seed_registry.index.dialects.discovery import DISCOVERY
 from seed_registry.index.dialects.seed import SEED
 from seed_registry.index.dialects.views import VIEWS
-from seed_registry.index.envelope import Layout, Path
+from seed_registry.index.json_envelope import Layout, Path
+from seed_registry.index.sniff import Shape
 from seed_registry.settings import Settings
 
 # Asked in this order: what tells itself most surely comes first. Some portals' packages have an `identifier`, too.

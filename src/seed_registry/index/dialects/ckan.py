@@ -13,8 +13,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from seed_registry.index.detecting import Shape
-from seed_registry.index.dialects.declaring import (
+from seed_registry.index.dialects.base import (
     TOTALS,
     Columns,
     Dialect,
@@ -26,7 +25,8 @@ from seed_registry.index.dialects.declaring import (
     keys_at,
     page,
 )
-from seed_registry.index.envelope import Path
+from seed_registry.index.json_envelope import Path
+from seed_registry.index.sniff import Shape
 
 
 class Package(Struct, gc=False):

@@ -17,8 +17,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct, field
 
-from seed_registry.index.detecting import Shape
-from seed_registry.index.dialects.declaring import (
+from seed_registry.index.dialects.base import (
     Columns,
     Dialect,
     Fields,
@@ -32,8 +31,9 @@ from seed_registry.index.dialects.declaring import (
     says_catalog,
     socrata_id,
 )
-from seed_registry.index.envelope import Layout, Path
-from seed_registry.index.texts import says_something, url_of
+from seed_registry.index.json_envelope import Layout, Path
+from seed_registry.index.sniff import Shape
+from seed_registry.index.text_fields import has_text, url_of
 
 
 class Dataset(Struct, gc=False):
@@ -130,7 +130,7 @@ def _key(dataset: Dataset | _Keys, identifier: Any, landing: str | None, portal:
         return pair
     if type(dataset.node) is str and not dataset.node.startswith("_:"):  # such a name is another in each file
         return _own_id(dataset.node, portal) or dataset.node
-    return None if says_something(dataset.identifier) else _own_id(landing, portal)
+    return None if has_text(dataset.identifier) else _own_id(landing, portal)
 
 
 def _own_id(text: Any, portal: Portal) -> str | None:

@@ -12,8 +12,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from seed_registry.index.detecting import Shape
-from seed_registry.index.dialects.declaring import (
+from seed_registry.index.dialects.base import (
     TOTALS,
     Columns,
     Dialect,
@@ -26,6 +25,7 @@ from seed_registry.index.dialects.declaring import (
     keys_at,
     page,
 )
+from seed_registry.index.sniff import Shape
 
 
 class DirectoryRecord(Struct, gc=False):

@@ -11,8 +11,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from seed_registry.index.detecting import Shape
-from seed_registry.index.dialects.declaring import (
+from seed_registry.index.dialects.base import (
     TOTALS,
     Columns,
     Dialect,
@@ -22,6 +21,7 @@ from seed_registry.index.dialects.declaring import (
     first,
     keys_at,
 )
+from seed_registry.index.sniff import Shape
 
 
 class Resource(Struct, gc=False):

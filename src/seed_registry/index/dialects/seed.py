@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from seed_registry.index.dialects.declaring import Columns, Dialect, Fields, Ordinary, Portal, first
+from seed_registry.index.dialects.base import Columns, Dialect, Fields, Ordinary, Portal, first
 
 
 class SeedRecord(Struct, gc=False):

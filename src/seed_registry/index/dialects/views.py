@@ -11,8 +11,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from seed_registry.index.detecting import Shape
-from seed_registry.index.dialects.declaring import (
+from seed_registry.index.dialects.base import (
     Columns,
     Dialect,
     Fields,
@@ -24,6 +23,7 @@ from seed_registry.index.dialects.declaring import (
     moment,
     page,
 )
+from seed_registry.index.sniff import Shape
 
 
 class View(Struct, gc=False):

@@ -1,0 +1,86 @@
+"""Commands: which there are, in the order of the help, and each imported when it is taken by its name."""
+
+from __future__ import annotations
+
+from collections import UserDict
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, Final
+
+import typer.main
+from typer.core import TyperGroup
+
+from seed_registry.cli.config.conversion import convert_plainly
+
+# Where each command is defined: the module in this package, and in it a function or the Typer of several commands.
+HOMES: Final[Mapping[str, str]] = {
+    "load": "load:load",
+    "plan": "load:plan",
+    "verify": "verify:verify",
+    "digest": "digest:show_digest",
+    "explain": "explain:explain",
+    "runs": "runs:show_runs",
+    "doctor": "doctor:doctor",
+    "bench": "bench:bench",
+    "sample": "sample:sample",
+    "rejects": "rejects:app",
+    "schema": "schema:app",
+    "db": "db:app",
+    "config": "config:app",
+}
+
+
+class Group(TyperGroup):
+    """Several commands, told on one screen."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the options of the group itself."""
+        convert_plainly(self.get_params(ctx))
+        rest: list[str] = super().parse_args(ctx, args)
+        return rest
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help as one screen."""
+        from seed_registry.cli.help import print_help  # noqa: PLC0415  # a load does without it
+
+        del formatter
+        print_help(self, ctx, everything=False)
+
+
+class LazyGroup(Group):
+    """All commands of the program, of which only the one that is called is imported."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.commands = _Commands(HOMES)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """List the names in the order of the help, without importing a command."""
+        del ctx
+        return list(self.commands)
+
+
+class _Commands(UserDict[str, Any]):
+    """Commands by name: of one that nobody took yet the home is kept."""
+
+    def __getitem__(self, name: str) -> Any:
+        command = super().__getitem__(name)
+        if isinstance(command, str):
+            command = self[name] = _made(name, command)
+        return command
+
+
+def _made(name: str, home: str) -> Any:
+    """Import a command, or a group of them, with options that may be set in the environment or a file."""
+    from seed_registry.cli.config.command import Command  # noqa: PLC0415  # `--version` does without it
+
+    module, _, attribute = home.partition(":")
+    found = getattr(import_module(f"{__package__}.commands.{module}"), attribute)
+    holder = typer.Typer()
+    if isinstance(found, typer.Typer):
+        for registered in found.registered_commands:
+            registered.cls = Command
+        holder.add_typer(found, name=name, cls=Group)
+    else:
+        holder.command(name, cls=Command)(found)
+    return typer.main.get_group(holder).commands[name]

@@ -1,0 +1,160 @@
+"""`seed-registry bench`: batch sizes x concurrency x strategies on any index, and what became slower since."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from seed_registry.bench.grid import Grid, parse_changed, parse_names, parse_numbers
+from seed_registry.bench.index_file import open_bench_index
+from seed_registry.bench.matrix import run
+from seed_registry.bench.page import page
+from seed_registry.bench.regressions import compare, read_results
+from seed_registry.bench.results import Results
+from seed_registry.bench.strategies import COPY_MERGE, STRATEGIES
+from seed_registry.cli.config.options import (
+    DatabaseOption,
+    DialectOption,
+    DomainOption,
+    RecordsAtOption,
+    database_of,
+    dialect_of,
+)
+from seed_registry.cli.render.bench import print_comparison, print_results
+from seed_registry.cli.signals import run_interruptibly
+from seed_registry.errors import SeedRegistryError, SettingsInvalid
+from seed_registry.escape import printable
+from seed_registry.html.files import see_that_it_can_be_written, write_page
+from seed_registry.settings import Settings, parse_bytes
+from seed_registry.synthetic.index import Workload
+
+# Large enough that a worker of the default grid gets several batches of most sizes, small enough for minutes.
+_RECORDS = 20_000
+
+Result = TypeVar("Result")
+
+
+def bench(
+    index: Annotated[
+        str | None,
+        typer.Argument(metavar="[INDEX]", help="An index file; without it a synthetic one.", show_default=False),
+    ] = None,
+    *,
+    records: Annotated[
+        int | None, typer.Option(help=f"Assets of the synthetic index, {_RECORDS:,} unless told.", show_default=False)
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Median bytes of a synthetic record, like real ones unless told.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the synthetic index.")] = 0,
+    database_url: DatabaseOption = None,
+    batch_size: Annotated[str, typer.Option(metavar="N,…", help="Records a batch.")] = "100,500,2000,10000",
+    concurrency: Annotated[str, typer.Option(metavar="N,…", help="Workers, one connection each.")] = "1,2,4,8",
+    strategy: Annotated[
+        str, typer.Option(metavar="NAME,…", help=f"Ways to write: {', '.join(STRATEGIES)}.")
+    ] = COPY_MERGE,
+    changed: Annotated[
+        str,
+        typer.Option(
+            metavar="PERCENT,…",
+            help="Reloads of an index of which so many percent changed; first is a load into empty tables.",
+        ),
+    ] = "first",
+    repeat: Annotated[int, typer.Option(help="Runs of each cell; the cells take turns.")] = 3,
+    batch_bytes: Annotated[
+        str, typer.Option(help="Bytes a batch; unlike a load's, so large that the batch size decides.")
+    ] = "256MiB",
+    dialect: DialectOption = None,
+    domain: DomainOption = None,
+    records_at: RecordsAtOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The results as one JSON object, for --compare.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Draw the results into a page of its own.")] = None,
+    compared: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            "--compare",
+            metavar="OLD NEW",
+            help="Measure nothing; tell which cells of two --json outputs became slower. Exit code 1 if any did.",
+            show_default=False,
+        ),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks.")] = False,
+) -> None:
+    """Measure loads of an index: batch sizes, concurrency, strategies, and how much of it changed.
+
+    Works in a scratch schema that is dropped at the end; the registry's own rows are not touched.
+
+    The WAL and the CPU time of the server are the whole server's: what others do meanwhile is in them.
+
+    Exit code 1 when a cell could not be measured.
+    """
+    if compared is not None:
+        _compare(*compared, as_json=as_json)
+        return
+    if index is not None and not records is size is None:
+        raise SettingsInvalid("--records and --size make a synthetic index; leave them out or leave INDEX out")
+    workload = Workload(records=_RECORDS if records is None else records, size=size, seed=seed)
+    grid = Grid(
+        batch_sizes=parse_numbers("--batch-size", batch_size),
+        concurrencies=parse_numbers("--concurrency", concurrency),
+        strategies=parse_names("--strategy", strategy),
+        changed=parse_changed(changed),
+        repeat=repeat,
+        batch_bytes=parse_bytes(batch_bytes),
+    )
+    settings = Settings(
+        database_url=database_of(database_url),
+        dialect=dialect_of(dialect),
+        domain=domain,
+        records_at=records_at,
+    )
+    if html is not None:
+        see_that_it_can_be_written(html)
+    with open_bench_index(index, workload) as subject:
+        results = run_interruptibly(
+            lambda: run(subject, grid, settings, _tell, verbose=verbose),
+            left="the scratch schema is dropped, nothing else was touched",
+        )
+    if html is not None:
+        write_page(html, page(results))
+    if as_json:
+        _print_json(results)
+    else:
+        print_results(results)
+        if html is not None:
+            typer.echo(f"page: {printable(html, 1_000)}")
+    _judge(results)
+
+
+def _compare(old: Path, new: Path, *, as_json: bool) -> None:
+    comparison = compare(read_results(old), read_results(new))
+    if as_json:
+        _print_json(comparison)
+    else:
+        print_comparison(comparison)
+    if comparison.regressions:
+        raise typer.Exit(1)
+
+
+def _judge(results: Results) -> None:
+    failed = [cell for cell in results.cells if cell.failed]
+    if failed:
+        raise SeedRegistryError(
+            f"{len(failed)} of {len(results.cells)} cells failed; the first one: {failed[0].failed}"
+        )
+
+
+def _print_json(value: msgspec.Struct) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _tell(line: str) -> None:
+    Console(stderr=True, highlight=False).print(Text(printable(line, 1_000), "dim"), soft_wrap=True)

@@ -1,0 +1,59 @@
+"""`seed-registry digest`: two registries, or two ways of loading, compared in two lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import msgspec
+import typer
+
+from seed_registry.cli.config.options import Columns, DatabaseOption, PoolerOption, columns_of, database_of, pooler_of
+from seed_registry.cli.render.console import digest_lines
+from seed_registry.cli.signals import run_interruptibly
+from seed_registry.embedded import server
+from seed_registry.errors import DatabaseUnavailable
+from seed_registry.load.target import database
+from seed_registry.postgres.connection import session
+from seed_registry.postgres.conninfo import chosen
+from seed_registry.postgres.pooler import READ_ONLY
+from seed_registry.registry.digest import digest
+from seed_registry.registry.tables import introspect
+from seed_registry.report import Digest
+from seed_registry.settings import Settings
+
+
+def show_digest(
+    *,
+    database_url: DatabaseOption = None,
+    pooler: PoolerOption = None,
+    column: Columns = None,
+    source: Annotated[
+        str | None, typer.Option("--source", metavar="KEY", help="Of one source and its assets only, like a domain.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Print a digest of the registry that is equal for equal registries; write nothing.
+
+    Two lines, sources and assets: the number of rows, a 128-bit sum of their hashes, and the fields that it covers. It
+    does not depend on the order of rows, on ids, on when and how they were loaded, nor on server, collation or
+    platform. Digests that cover unlike fields do not compare.
+    """
+    settings = Settings(database_url=database_of(database_url), pooler=pooler_of(pooler), columns=columns_of(column))
+    found = run_interruptibly(lambda: _digest(settings, source), "nothing was written")
+    if as_json:
+        # In ASCII: a key may do things to a terminal.
+        sys.stdout.write(json.dumps(msgspec.to_builtins(found), separators=(",", ":")) + "\n")
+    else:
+        for line in digest_lines(found):
+            typer.echo(line)
+
+
+async def _digest(settings: Settings, source: str | None) -> Digest:
+    if chosen(settings.database_url) is None and not server.exists():
+        raise DatabaseUnavailable(
+            "there is no embedded database yet\nload an index first, or name a database with --database-url"
+        )
+    async with database(settings) as url, session(url, READ_ONLY, pooler=settings.pooler) as connection:
+        return await digest(connection, await introspect(connection, settings.columns, settings.schema), source)

@@ -1,0 +1,86 @@
+"""`seed-registry doctor`: what is wrong with a registry, and its mend."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import msgspec
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from seed_registry import __version__
+from seed_registry.cli.config.options import Columns, DatabaseOption, PoolerOption, columns_of, database_of, pooler_of
+from seed_registry.doctor.database import examine
+from seed_registry.doctor.local import (
+    Finding,
+    failure,
+    look_at_disks,
+    look_at_embedded,
+    look_at_program,
+)
+from seed_registry.embedded import server
+from seed_registry.errors import SeedRegistryError
+from seed_registry.escape import printable
+from seed_registry.load.target import database
+from seed_registry.postgres.conninfo import chosen
+from seed_registry.settings import Settings
+
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "red bold"}
+# Longer than any finding: a mend must not be cut, it is a command to be copied.
+_SHOWN_CHARACTERS = 4_000
+
+
+def doctor(
+    *,
+    database_url: DatabaseOption = None,
+    column: Columns = None,
+    pooler: PoolerOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as one JSON object.")] = False,
+) -> None:
+    """Tell what keeps a load from working, or makes it slow, each with its mend; exit 1 if something fails."""
+    settings = Settings(
+        database_url=database_of(database_url),
+        columns=columns_of(column),
+        pooler=pooler_of(pooler),
+    )
+    findings = [look_at_program(__version__)]
+    places = {"temporary files": Path(tempfile.gettempdir())}
+    try:
+        places = {"rejects": server.home_directory() / "rejects"} | places
+        named = chosen(settings.database_url)
+        if named is None:
+            findings.append(look_at_embedded())
+            places = {"data directory": Path(server.status().data_directory)} | places
+        if named is not None or server.exists():
+            findings += anyio.run(_examine, settings)
+    except SeedRegistryError as exc:
+        findings.append(failure("embedded", exc))
+    findings += look_at_disks(places)
+    _print(findings, as_json=as_json)
+    if any(finding.state == "fail" for finding in findings):
+        raise typer.Exit(1)
+
+
+async def _examine(settings: Settings) -> list[Finding]:
+    async with database(settings) as url:
+        return await examine(url, settings.columns, settings.schema, settings.pooler)
+
+
+def _print(findings: list[Finding], *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.buffer.write(msgspec.json.encode({"findings": findings}) + b"\n")
+        sys.stdout.buffer.flush()
+        return
+    console = Console(file=sys.stdout, highlight=False)
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        line = Text(f"{finding.state:4}  ", _STYLES[finding.state]) + Text(f"{finding.name:{width}}  ")
+        line.append(printable(finding.finding, _SHOWN_CHARACTERS))
+        if finding.mend:
+            line.append(f"  -> {printable(finding.mend, _SHOWN_CHARACTERS)}", "bold")
+        console.print(line, soft_wrap=True)

@@ -1,0 +1,121 @@
+"""`seed-registry explain`: what an index was taken for and why, and what its first records become."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Annotated
+
+import anyio
+import msgspec
+import typer
+
+from seed_registry.cli.config.headers import headers_of
+from seed_registry.cli.config.options import (
+    DialectOption,
+    DomainOption,
+    Headers,
+    LanguageOption,
+    ProviderOption,
+    RecordsAtOption,
+    dialect_of,
+)
+from seed_registry.cli.render.console import counted, print_rows
+from seed_registry.escape import printable
+from seed_registry.index.reader import IndexReader, read_index
+from seed_registry.index.sniff import Shape
+from seed_registry.records import Asset, Record, Reject, Source
+from seed_registry.settings import Settings
+
+# Enough to see which fields are filled and how often, little enough to be instant on any index.
+_RECORDS_READ = 1_000
+_RECORDS_SHOWN = 3
+_FIELDS = {"asset": ("key", "source_key", "name", "description", "url", "updated_at"), "source": ("key", "name", "url")}
+
+
+class _Explained(msgspec.Struct):
+    """What was found out."""
+
+    index: str
+    dialect: str
+    provider: str
+    shape: str
+    mapping: Mapping[str, str]
+    records: list[Record]
+    facts: list[tuple[str, str]]
+
+
+def explain(
+    index: Annotated[str, typer.Argument(metavar="INDEX", help="A file or URL; - is stdin.")],
+    dialect: DialectOption = None,
+    header: Headers = None,
+    domain: DomainOption = None,
+    language: LanguageOption = None,
+    provider: ProviderOption = None,
+    records_at: RecordsAtOption = None,
+) -> None:
+    """Say what dialect an index was taken for and why, and show the first records as they would be stored."""
+    settings = Settings(
+        dialect=dialect_of(dialect),
+        domain=domain,
+        language=language,
+        provider=provider,
+        headers=headers_of(header),
+        records_at=records_at,
+    )
+    found = anyio.run(_look, index, settings)
+    print_rows(
+        found.index,
+        ("", ""),
+        [("dialect", f"{found.dialect} (provider {found.provider})"), ("because", found.shape), *found.facts],
+    )
+    for kind, type_ in (("source", Source), ("asset", Asset)):
+        records = [record for record in found.records if isinstance(record, type_)]
+        if records:
+            typer.echo()
+            _print_fields(kind, records, found.mapping if kind == "asset" else {})
+    rejects = [record for record in found.records if isinstance(record, Reject)]
+    if rejects:
+        typer.echo()
+        rows = [(f"line {reject.line} (byte {reject.offset})", reject.reason, reject.detail) for reject in rejects[:10]]
+        print_rows(f"rejected: {len(rejects)} of the first {len(found.records)}", ("where", "reason", "detail"), rows)
+
+
+async def _look(index: str, settings: Settings) -> _Explained:
+    records: list[Record] = []
+    async with read_index(index, settings) as reader:
+        async for part in reader.records():
+            records.extend(islice(part, _RECORDS_READ - len(records)))
+            if len(records) >= _RECORDS_READ:
+                break
+        dialect = reader.dialect
+        why, facts = _why(reader.shape), _facts(reader)
+        return _Explained(reader.name, dialect.name, reader.provider, why, dialect.mapping, records, facts)
+
+
+def _facts(reader: IndexReader) -> list[tuple[str, str]]:
+    """Where records were found, and what else the document tells of them, as far as it was read."""
+    facts = [("records at", ", ".join(reader.found()))]
+    if (total := reader.total()) is not None:
+        facts.append(("the portal has", counted(total, "record")))
+    facts += [("not read", f"{counted(count, 'record')} at {path}") for path, count in reader.unread().items()]
+    return [(name, printable(fact)) for name, fact in facts if fact]
+
+
+def _why(shape: Shape) -> str:
+    form = "NDJSON" if shape.lines else shape.form or "a document"
+    arrays = [f"{'.'.join(path) or 'itself'} is an array" for path, keys in shape.arrays.items() if keys or not path]
+    keys = f"its {'first record' if shape.lines else 'top'} has {', '.join(shape.keys)}" if shape.keys else ""
+    return "; ".join(part for part in (form, *arrays, keys) if part)
+
+
+def _print_fields(kind: str, records: Sequence[Source | Asset], mapping: Mapping[str, str]) -> None:
+    """Each field: where it comes from, how often it is filled, and its value in the first records."""
+    rows = []
+    for field in _FIELDS[kind]:
+        values = [getattr(record, field) for record in records]
+        filled = sum(value is not None for value in values) / len(values)
+        shown = ["" if value is None else str(value) for value in values[:_RECORDS_SHOWN]]
+        rows.append((field, mapping.get(field, field), f"{filled:.0%}", *(printable(text, 60) for text in shown)))
+    header = (kind, "from", "filled", *(f"{number}." for number in range(1, min(len(records), _RECORDS_SHOWN) + 1)))
+    print_rows(f"the first {len(records)} {kind}s", header, rows)

@@ -1,0 +1,145 @@
+"""`seed-registry runs`: what the ledger tells."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Final
+
+import anyio
+import msgspec
+import typer
+from rich.text import Text
+
+from seed_registry.cli.config.options import DatabaseOption, database_of
+from seed_registry.cli.render.console import counted, digest_lines, print_rows, unbroken
+from seed_registry.errors import SettingsInvalid
+from seed_registry.escape import printable
+from seed_registry.ledger.runs import RunRecord, is_usable, list_runs
+from seed_registry.load.target import database
+from seed_registry.postgres.connection import session
+from seed_registry.postgres.identity import identify
+from seed_registry.postgres.pooler import READ_ONLY
+from seed_registry.report import AssetCounts, Database, MergeCounts, Report, SourceCounts
+from seed_registry.settings import Settings
+
+_COLUMNS: Final = ("run", "outcome", "s", "read", "inserted", "updated", "rejected", "records/s", "index")
+# What fits 80 columns.
+_FEWER_COLUMNS: Final = ("run", "outcome", "read", "inserted", "rejected", "index")
+_NUMBERS: Final = {"s", "read", "inserted", "updated", "rejected", "records/s"}
+_WIDE: Final = 110
+_NUMBERS_OF_LATER_VERSIONS: Final = {"dates_ignored": 0, "texts_ignored": 0}
+
+
+class _Entry(msgspec.Struct):
+    """A run as `--json` prints it; the report is that of `load --json`."""
+
+    run_id: str
+    indexes: list[str]
+    started_at: str
+    finished_at: str | None
+    resumed: int
+    outcome: str
+    error: str | None
+    rejects: str | None
+    report: msgspec.Raw | None
+    committed: MergeCounts | None
+
+
+def show_runs(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="One run, in full.")] = None,
+    *,
+    database_url: DatabaseOption = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many, the newest first.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Show the loads of this database, and how each ended."""
+    where, found = anyio.run(_find, database_url, run, limit)
+    if run is not None and not found:
+        raise SettingsInvalid(
+            f"there is no run {printable(run)} in the ledger of {printable(where)}; `seed-registry runs` lists them"
+        )
+    if as_json:
+        sys.stdout.buffer.write(
+            msgspec.json.encode({"database": where, "runs": [_entry(one) for one in found]}) + b"\n"
+        )
+        sys.stdout.buffer.flush()
+    elif run is not None:
+        _print_run(found[0], where)
+    elif not found:
+        typer.echo(f"no load has run yet in {printable(where)}")
+    else:
+        columns = _COLUMNS if unbroken().width >= _WIDE else _FEWER_COLUMNS
+        rows = [[row[name] for name in columns] for row in map(_row, found)]
+        unbroken().print(Text(f"database: {printable(where)}"))
+        print_rows("the last runs", columns, rows, numbers=_NUMBERS)
+
+
+async def _find(database_url: str | None, run_id: str | None, limit: int) -> tuple[Database, list[RunRecord]]:
+    settings = Settings(database_url=database_of(database_url))
+    async with database(settings) as url, session(url, READ_ONLY) as connection:
+        where = await identify(connection, is_embedded=url.is_embedded)
+        return where, await list_runs(connection, run_id, limit) if await is_usable(connection) else []
+
+
+def _entry(run: RunRecord) -> _Entry:
+    finished = run.finished_at.isoformat() if run.finished_at else None
+    report = msgspec.Raw(run.report.encode()) if run.report else None
+    return _Entry(
+        run.run_id, run.indexes, run.started_at.isoformat(), finished, run.resumed, run.outcome, run.error,
+        run.rejects, report, run.committed,
+    )  # fmt: skip
+
+
+def _row(run: RunRecord) -> dict[str, str]:
+    what = run.indexes[0].rpartition("/")[2] + (f" and {len(run.indexes) - 1} more" if len(run.indexes) > 1 else "")
+    outcome = run.outcome.replace("_", " ") + (f" ({run.resumed}x resumed)" if run.resumed else "")
+    row = dict.fromkeys(_COLUMNS, "") | {"run": run.run_id, "outcome": outcome, "index": what}
+    if report := _report(run):
+        row |= {name: f"{getattr(report.assets, name):,}" for name in ("read", "inserted", "updated", "rejected")}
+        row |= {"s": f"{report.seconds:,.1f}", "records/s": f"{report.records_per_second:,.0f}"}
+    return row
+
+
+def _print_run(run: RunRecord, where: Database) -> None:
+    rows = [
+        ("database", str(where)),
+        *((" " if number else "indexes", index) for number, index in enumerate(run.indexes)),
+        ("started", f"{run.started_at:%Y-%m-%d %H:%M:%S %Z}"),
+        ("finished", f"{run.finished_at:%Y-%m-%d %H:%M:%S %Z}" if run.finished_at else "no"),
+        ("outcome", run.outcome),
+        ("resumed", f"{run.resumed} times" if run.resumed else "no"),
+    ]
+    rows += [(" " if number else "error", line) for number, line in enumerate((run.error or "").splitlines())]
+    if report := _report(run):
+        rows.append(("dialect", report.dialect))
+        rows += [("sources", _facts(report.sources)), ("assets", _facts(report.assets))]
+        rows.append(("speed", f"{report.seconds:,.2f} s, {report.records_per_second:,.0f} records/s"))
+        batches = counted(report.batches, "batch", "batches")
+        rows.append(("batches", f"{batches}, {counted(report.retries, 'retry', 'retries')}"))
+        if report.verification:
+            checks = report.verification.checks
+            rows.append(("verified", f"{sum(check.passed for check in checks)} of {len(checks)} checks passed"))
+            rows += [("failed", str(check)) for check in checks if not check.passed]
+        if report.digest:
+            rows += [("digest of", line) for line in digest_lines(report.digest)]
+        if report.rejects_file:
+            rows.append(("rejects file", report.rejects_file))
+    if run.committed:  # of a run that is done nothing is left to be told apart
+        committed = f"{run.committed.inserted:,} assets inserted, {run.committed.updated:,} updated"
+        rows.append(("committed", f"{committed}, in all attempts together"))
+    print_rows(f"run {run.run_id}", ("", ""), rows)
+
+
+def _facts(counts: SourceCounts | AssetCounts) -> str:
+    facts = msgspec.structs.asdict(counts).items()
+    return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in facts if value)
+
+
+def _report(run: RunRecord) -> Report | None:
+    """The report, unless another version wrote one that this one cannot read."""
+    if run.report is None:
+        return None
+    try:
+        return msgspec.convert(_NUMBERS_OF_LATER_VERSIONS | msgspec.json.decode(run.report), Report)
+    except (msgspec.DecodeError, TypeError):
+        return None

@@ -1,0 +1,140 @@
+"""`seed-registry schema`: the registry's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from typing import Annotated, Any, TypeAlias, TypeVar, cast, get_args
+
+import anyio
+import asyncpg
+import typer
+
+from seed_registry.cli.config.options import Columns, DatabaseOption, columns_of, database_of
+from seed_registry.cli.render.console import print_rows
+from seed_registry.escape import printable
+from seed_registry.load.target import database
+from seed_registry.postgres.connection import session
+from seed_registry.postgres.identifiers import display_name
+from seed_registry.postgres.sql_files import statement
+from seed_registry.registry import ddl
+from seed_registry.registry.compression import LARGE_FIELDS, Compression, Method, change, storage
+from seed_registry.registry.key_owners import are_shared, wider_key
+from seed_registry.registry.preflight import rehearse
+from seed_registry.registry.tables import Table, Tables, introspect
+from seed_registry.settings import DatabaseUrl, Settings
+
+app = typer.Typer(help="The registry's tables: create, check, show.", no_args_is_help=True)
+Result = TypeVar("Result")
+Action: TypeAlias = Callable[["asyncpg.Connection[Any]", DatabaseUrl], Awaitable[Result]]
+# Made from the one list there is.
+Wanted = StrEnum("Wanted", {name: name for name in get_args(Compression)})  # type: ignore[misc]
+CompressionOption = Annotated[
+    Wanted,
+    typer.Option(
+        "--compression",
+        metavar="|".join(get_args(Compression)),
+        help="How assets.raw is compressed if assets is created.",
+    ),
+]
+# Longer than any warning: its fix must not be cut, it is a command to be copied.
+_SHOWN_CHARACTERS = 4_000
+
+
+@app.command()
+def apply(
+    database_url: DatabaseOption = None,
+    compression: CompressionOption = Wanted.auto,  # type: ignore[attr-defined]
+) -> None:
+    """Create what is missing; never drops or alters what is there.
+
+    --compression is of the records' own JSON, registry.assets.raw, if that table is created: lz4 needs a server that
+    was built with it, none (which compresses no column and keeps rows whole) takes more disk and pglz more CPU of the
+    server. auto is lz4 where the server has it, unless default_toast_compression is set otherwise there; without lz4 it
+    is none on the embedded server, and the server's default on any other.
+    """
+
+    async def create(connection: asyncpg.Connection[Any], url: DatabaseUrl) -> str | None:
+        wanted = cast("Compression", compression.value)
+        await ddl.apply(connection, compression=wanted, is_embedded=url.is_embedded)
+        return None if wanted == "auto" else await _kept(connection, wanted)
+
+    kept = _with_session(database_url, create)
+    typer.echo("registry.sources and registry.assets are there")
+    if kept:
+        typer.echo(printable(kept, _SHOWN_CHARACTERS))
+
+
+@app.command()
+def check(database_url: DatabaseOption = None, column: Columns = None) -> None:
+    """Say whether a load could write to the tables as they are; exit 1 if not."""
+    settings = Settings(columns=columns_of(column))
+
+    async def look(connection: asyncpg.Connection[Any], _: DatabaseUrl) -> tuple[Tables, str]:
+        tables = await introspect(connection, settings.columns)
+        await rehearse(connection, tables)
+        return tables, await wider_key(connection, tables.assets) if are_shared(tables.assets) else ""
+
+    tables, fix = _with_session(database_url, look)
+    for table in (tables.sources, tables.assets):
+        rows = [(field, column.name, column.type, _remark(table, field)) for field, column in table.facts.items()]
+        rows += [(field, "", "", "left out: no such column") for field in table.left_out]
+        print_rows(display_name(table.name), ("field", "column", "type", ""), rows)
+        for caution in table.cautions:
+            typer.echo(printable(f"warning: {caution.finding}; {caution.fix}", _SHOWN_CHARACTERS))
+    if fix:
+        note = (
+            "note: two portals cannot both have an asset with a key of their own alike, such as 1 or population: "
+            f"the later one is rejected as key_of_another_source; to keep both: {fix}"
+        )
+        typer.echo(printable(note, _SHOWN_CHARACTERS))
+    typer.echo("a load can write to them")
+
+
+@app.command()
+def show(
+    compression: CompressionOption = Wanted.auto,  # type: ignore[attr-defined]
+) -> None:
+    """Print the statements of `schema apply`.
+
+    No server is asked, so that with --compression auto they leave it to the server's default_toast_compression, which
+    sessions of seed-registry set to lz4 where they may. lz4 and pglz need Postgres 14 or newer.
+    """
+    wanted = cast("Compression", compression.value)
+    method: Method = "default" if wanted == "auto" else wanted
+    typer.echo(ddl.definition(compression=method) + "\n" + statement("ledger/ledger"), nl=False)
+
+
+@app.command()
+def grants(role: Annotated[str, typer.Argument(help="The role that loads.")]) -> None:
+    """Print the statements that let a role load, and nothing more; pipe them to the owner's psql."""
+    typer.echo(ddl.grants(role), nl=False)
+
+
+def _remark(table: Table, field: str) -> str:
+    """What to know of a column besides its type."""
+    if field in table.key:
+        return "key"
+    default = table.facts[field].default
+    return f"where missing {printable(default.expression)}" if default else ""
+
+
+async def _kept(connection: asyncpg.Connection[Any], wanted: Method) -> str | None:
+    """What to tell whoever asked for a compression, of a table that was there and has another one."""
+    assets = f"{ddl.SCHEMA}.assets"
+    now = await storage(connection, assets, LARGE_FIELDS)
+    if now is None or "raw" not in now.methods:
+        return None
+    if now.is_plain if wanted == "none" else now.methods["raw"] == wanted:
+        return None
+    fix = change(now, "raw", wanted)
+    return f"note: {assets} was there before and keeps its compression: {now}; for rows to come: {fix}"
+
+
+def _with_session(database_url: str | None, action: Action[Result]) -> Result:
+    async def run() -> Result:
+        settings = Settings(database_url=database_of(database_url))
+        async with database(settings) as url, session(url) as connection:
+            return await action(connection, url)
+
+    return anyio.run(run)

@@ -1,0 +1,1 @@
+"""The settings of a command: from flags, the environment and a file."""

@@ -1,0 +1,204 @@
+"""Live: what a load is doing, drawn on a terminal a few times a second; what is worth a line scrolls by above."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from seed_registry.cli.render.console import told
+from seed_registry.escape import printable
+from seed_registry.report import Stages, Tally
+
+_REFRESHES_PER_SECOND: Final = 4
+# "Now" is the last seconds: fewer would flicker, more would be history.
+_WINDOW_SECONDS: Final = 5.0
+_NAME_WIDTH: Final = 24
+_SHORTEST_NAME: Final = 8
+_NARROWEST_BAR: Final = 8
+_WIDEST_BAR: Final = 20
+_GAP: Final = 2  # between two parts of a line
+# Below this only what is going on is told, not how fast it was before or why.
+NARROW: Final = 60
+# Told by the display itself, or by the table at the end.
+_SHOWN_ANYHOW: Final = {
+    "run_started", "run_finished", "sources_loaded", "assets_loaded", "index_opened", "index_finished", "verifying",
+    "loading_parked",
+}  # fmt: skip
+_LIMITS: Final = {
+    "reading": "reading the index",
+    "decoding": "decoding, on one core",
+    "filtering": "Postgres, asking what it has",
+    "copying": "Postgres, COPY",
+    "merging": "Postgres, upserting",
+    "committing": "Postgres, COMMIT",
+}
+
+
+class _Moment(Struct, frozen=True):
+    at: float
+    read: int
+    stages: Stages
+
+
+class LiveProgress:
+    """The `Progress` of a load on a terminal."""
+
+    def __init__(self, console: Console, *, verbose: bool, indexes: int = 1) -> None:
+        """`indexes` is how many there are to load."""
+        self._console = console
+        self._verbose = verbose
+        self._indexes = indexes
+        self._number = 0
+        self._name = ""
+        self._doing = "starting"
+        self._tally = Tally()
+        self._started = self._index_started = monotonic()
+        self._moments: deque[_Moment] = deque()
+
+    @contextmanager
+    def shown(self) -> Iterator[LiveProgress]:
+        """Draw while the block runs; nothing is left of it afterwards."""
+        with Live(
+            self, console=self._console, refresh_per_second=_REFRESHES_PER_SECOND, transient=True, redirect_stdout=False
+        ):
+            yield self
+
+    def began(self, tally: Tally) -> None:
+        """The load begins."""
+        self._tally = tally
+        self._moments.clear()
+        self._started = self._index_started = monotonic()
+
+    def tell(self, level: str, event: str, /, **fields: Any) -> None:
+        """Note what is going on, and print what is worth a line."""
+        if event == "run_started":
+            self._indexes, self._number = len(fields["indexes"]), 0
+        elif event == "index_opened":
+            self._number += 1
+            self._index_started = monotonic()
+            self._name, self._doing = printable(str(fields["index"]).rpartition("/")[2], _NAME_WIDTH), ""
+        elif event == "loading_parked":
+            self._doing = f"loading {fields['assets']:,} assets that waited for their sources"
+        elif event == "verifying":
+            self._doing = "verifying"
+        if (level == "debug" or event in _SHOWN_ANYHOW) and not self._verbose:
+            return
+        if "index" in fields:  # the display says which one it is, where the whole path would only fill lines
+            fields["index"] = str(fields["index"]).rpartition("/")[2]
+        self._console.print(told(level, event, fields))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The display as it is now."""
+        now, tally = self._moment(), self._tally
+        is_narrow = options.max_width < NARROW
+        yield self._head(options.max_width)
+        yield self._speed(now, is_narrow=is_narrow)
+        yield from _outcomes(tally, options.max_width)
+        limit = tally.stages.since(self._moments[0].stages).limit(tally.workers)
+        if limit is not None and not self._doing and not is_narrow:
+            yield _line(Text("the limit is ", "dim"), _LIMITS[limit])
+
+    def _moment(self) -> _Moment:
+        now = _Moment(monotonic(), self._tally.read, replace(self._tally.stages))
+        self._moments.append(now)
+        while self._moments[0].at < now.at - _WINDOW_SECONDS:
+            self._moments.popleft()
+        return now
+
+    def _head(self, width: int) -> Table:
+        """Which index, how much of it, and how long it will take, as far as there is room."""
+        tally, total = self._tally, self._tally.index_bytes
+        number = [f"{self._number}/{self._indexes}"] if self._indexes > 1 else []
+        name, bar = self._name or "seed-registry", None
+        facts = [self._doing or f"{_bytes(tally.index_position)} read"]
+        if total and not self._doing:
+            done = min(tally.index_position, total)
+            facts = [f"{done / total:4.0%}", *filter(None, [self._left(done, total)])]
+            size = f"{_bytes(done)} of {_bytes(total)}"
+            if _width(*number, name, *facts, size) <= width:
+                facts.insert(1, size)
+            bar_width = min(width - _width(*number, name, *facts) - _GAP, _WIDEST_BAR)
+            bar = ProgressBar(total, done, bar_width) if bar_width >= _NARROWEST_BAR else None
+        shown = Text(name, "bold")
+        if not bar:
+            shown.truncate(max(width - _width(*number, *facts) - _GAP, _SHORTEST_NAME), overflow="ellipsis")
+        grid = Table.grid(padding=(0, _GAP, 0, 0))
+        row: list[Text | ProgressBar] = [
+            *(Text(part, "dim") for part in number),
+            shown,
+            *filter(None, [bar]),
+            *map(Text, facts),
+        ]
+        for _ in row:
+            grid.add_column(no_wrap=True)
+        grid.add_row(*row)
+        return grid
+
+    def _left(self, done: int, total: int) -> str:
+        elapsed = monotonic() - self._index_started
+        if not done or elapsed < 1:
+            return ""
+        minutes, seconds = divmod(round(elapsed * (total - done) / done), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02}:{seconds:02} left" if hours else f"{minutes}:{seconds:02} left"
+
+    def _speed(self, now: _Moment, *, is_narrow: bool) -> Text:
+        first = self._moments[0]
+        parts: list[str | Text] = [f"{now.read:,} records"]
+        if now.at - first.at > 1:
+            parts.append(f"{(now.read - first.read) / (now.at - first.at):,.0f}/s now")
+        if not is_narrow and now.at - self._started > _WINDOW_SECONDS:
+            parts.append(f"{now.read / (now.at - self._started):,.0f}/s overall")
+        return _line(*(part for text in parts for part in (text, "  ")))
+
+
+def _outcomes(tally: Tally, width: int) -> Iterator[Text]:
+    """What became of the records so far; what there is none of goes unsaid, but for the usual three.
+
+    Where a line is too short there is another: a count that is cut off tells nothing.
+    """
+    counts = tally.assets
+    told = {name: (getattr(counts, name), "") for name in ("inserted", "updated", "unchanged")}
+    others = {name: (getattr(counts, name), "") for name in ("duplicate", "missing_source", "resumed")}
+    others |= {"rejected": (tally.rejected, "yellow"), "retries": (tally.retries, "yellow")}
+    told |= {name: one for name, one in others.items() if one[0]}
+    line = Text()
+    for name, (count, style) in told.items():
+        part = Text.assemble((f"{name.replace('_', ' ')} ", "dim"), (f"{count:,}", style))
+        if line and _width(line.plain, part.plain) > width:
+            yield line
+            line = Text()
+        line.append("  " if line else "").append_text(part)
+    yield line
+
+
+def _width(*parts: str) -> int:
+    """How wide a line of these parts is."""
+    return sum(cell_len(part) + _GAP for part in parts) - _GAP
+
+
+def _line(*parts: str | Text) -> Text:
+    line = Text(no_wrap=True, overflow="ellipsis")
+    for part in parts:
+        line.append(part) if isinstance(part, str) else line.append_text(part)
+    return line
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:  # noqa: PLR2004  # units are decimal
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

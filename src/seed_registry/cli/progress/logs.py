@@ -1,0 +1,94 @@
+"""Logs: what a load tells, as lines on stderr: JSON for machines, plain text for people without a terminal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from contextlib import suppress
+from time import monotonic
+from typing import Any, Final, TextIO
+
+import structlog
+
+from seed_registry.escape import printable
+from seed_registry.report import Tally
+
+# Often enough to see that it lives, seldom enough for a log of a ten-hour load.
+_PROGRESS_SECONDS: Final = 5.0
+# Room for a path or a reason.
+_SHOWN_CHARACTERS: Final = 500
+
+
+def logger(file: TextIO, *, as_json: bool, verbose: bool) -> structlog.typing.FilteringBoundLogger:
+    """A logger to a file; debug events only if `verbose`. Every text in it is escaped, whoever wrote it."""
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=False, pad_event_to=24, sort_keys=False)
+    )
+    wrapped: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+        structlog.PrintLogger(file),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _escape,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.INFO),
+    )
+    return wrapped
+
+
+class LogProgress:
+    """Tells a load as log lines, with a line on its progress every few seconds."""
+
+    def __init__(self, log: structlog.typing.FilteringBoundLogger, *, without: Collection[str] = ()) -> None:
+        """`without` are events that are told otherwise."""
+        self._log = log
+        self._without = without
+        self._tally = Tally()
+        self._started = self._told = monotonic()
+
+    def began(self, tally: Tally) -> None:
+        """The load begins."""
+        self._tally = tally
+        self._started = self._told = monotonic()
+
+    def tell(self, level: str, event: str, /, **fields: Any) -> None:
+        """Log an event; a reader of the log who went away is no reason to stop a load."""
+        with suppress(OSError):
+            self._tell(level, event, fields)
+
+    def _tell(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        if event not in self._without:
+            self._log.log(getattr(logging, level.upper()), event, **fields)
+        now = monotonic()
+        if now - self._told >= _PROGRESS_SECONDS:
+            self._told = now
+            tally = self._tally
+            self._log.info(
+                "progress",
+                index=tally.index,
+                position=tally.index_position,
+                bytes=tally.index_bytes,
+                read=tally.read,
+                inserted=tally.assets.inserted,
+                updated=tally.assets.updated,
+                unchanged=tally.assets.unchanged,
+                rejected=tally.rejected,
+                records_per_second=round(tally.read / (now - self._started), 1),
+            )
+
+
+def _escape(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return {key: _escaped(value) for key, value in event.items()}
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value, _SHOWN_CHARACTERS)
+    if isinstance(value, dict):
+        return {printable(key): _escaped(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_escaped(item) for item in value]
+    return value

@@ -1,0 +1,191 @@
+"""Console: everything that is drawn for people. Texts are escaped and never read as markup."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, JustifyMethod, OverflowMethod
+from rich.table import Table
+from rich.text import Text
+
+from seed_registry.escape import printable
+from seed_registry.index.decoder import REASONS
+from seed_registry.records import Location
+from seed_registry.report import AssetCounts, Counts, Digest, Report, SourceCounts, Tally
+from seed_registry.shortfall import empty_handed, shortfall
+from seed_registry.verify.audit import AssetsAudited
+
+_STYLES = {"warning": "yellow", "error": "red", "info": "dim"}
+_FIELDS = {"updated_at": "date", "url": "URL"}
+# What the table of counts needs with numbers of nine digits.
+_WIDE = 72
+# As many as fit a screen with the rest of a summary.
+_GAPS_SHOWN = 5
+# A line this long is not broken where it goes to a file.
+_UNBROKEN_COLUMNS = 200
+
+
+def told(level: str, event: str, fields: dict[str, Any]) -> Text:
+    """An event as a line: where it was first, if it was somewhere."""
+    facts = {key: value for key, value in fields.items() if value is not None}
+    line = Text()
+    if {"index", "line", "offset"} <= facts.keys():
+        location = Location(printable(facts.pop("index")), facts.pop("line"), facts.pop("offset"))
+        line.append(f"{location}: ")
+    if detail := facts.pop("detail", ""):
+        facts.pop("reason", None)  # the same in a word
+    note = facts.pop("note", "")
+    line.append(printable(detail or event.replace("_", " ")), _STYLES.get(level, ""))
+    if note:
+        line.append(f": {printable(note)}")
+    if facts:
+        line.append("  " + "  ".join(f"{key}={printable(value, 60)}" for key, value in facts.items()), "dim")
+    return line
+
+
+def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None:
+    """The report as a table on stdout; one that is not whole is of a load that stopped."""
+    console = Console(file=sys.stdout, highlight=False)
+    names = [printable(index, 1_000) for index in report.indexes]
+    what = names[0] if len(names) == 1 else f"{len(names)} indexes"
+    print_shortfall(console, report, tally)
+    for note in gaps(report):
+        console.print(Text(note, "yellow"), soft_wrap=True)
+    title = f"{'stopped loading' if not is_whole else 'read' if empty_handed(report) else 'loaded'} {what}"
+    console.print(Text(f"{title} ({report.dialect or 'no records'}, run {report.run_id})", "bold"), soft_wrap=True)
+    console.print(_counts_table(report) if console.width >= _WIDE else _narrow_counts(report))
+    console.print(
+        f"{report.seconds:,.2f} s, {report.records_per_second:,.0f} records/s, {report.bytes_read / 1e6:,.1f} MB read, "
+        f"{counted(report.batches, 'batch', 'batches')}{f', {report.repaired:,} repaired' if report.repaired else ''}"
+        f"{f', {left_out(report.ignored_fields)} left out' if report.ignored_fields else ''}",
+        soft_wrap=True,
+    )
+    if report.database is not None:
+        console.print(f"database: {printable(report.database)}", soft_wrap=True)
+    if len(tally.rejects) > 1:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in tally.rejects.most_common())
+        console.print(f"rejected: {reasons}", soft_wrap=True)
+    if report.rejects_file:
+        console.print(f"rejects file: {printable(report.rejects_file, 1000)}", soft_wrap=True)
+    if report.verification is not None:
+        _print_verification(console, report)
+    if report.digest is not None:
+        for line in digest_lines(report.digest):
+            console.print(f"digest of {line}", soft_wrap=True)
+
+
+def digest_lines(digest: Digest) -> Iterator[str]:
+    """A digest in two lines, to be compared with those of another registry."""
+    of_one = f" of {printable(digest.source, 1_000)}" if digest.source is not None else ""
+    yield f"sources{of_one} {digest.sources}"
+    yield f"assets{of_one} {digest.assets}"
+
+
+def print_shortfall(console: Console, report: Report, tally: Tally) -> None:
+    """What was not loaded and the most likely fix: the first that is read of a report."""
+    if line := shortfall(report, tally.rejects):
+        console.print(Text(line, "red" if empty_handed(report) else "yellow"), soft_wrap=True)
+
+
+def notes(assets: Counts | AssetsAudited, rejects: Mapping[str, int]) -> Iterator[str]:
+    """What an operator should look at, though nothing failed; `rejects` by reason."""
+    if rejects and assets.rejected == assets.read:
+        reason = max(rejects, key=rejects.__getitem__)
+        yield f"every asset was rejected, most often since it {REASONS.get(reason, reason)}"
+    if assets.missing_source:
+        yield f"{counted(assets.missing_source, 'asset')} of sources that are not listed: --derive-sources creates them"
+
+
+def left_out(fields: Mapping[str, int]) -> str:
+    """How many values of each field were left out, in words."""
+    return ", ".join(counted(count, _FIELDS.get(field, field)) for field, count in fields.items())
+
+
+def gaps(report: Report) -> Iterator[str]:
+    """What the portals have, or the indexes, that was not read."""
+    for one in report.incomplete[:_GAPS_SHOWN]:
+        what = "this index" if len(report.indexes) == 1 else "these indexes"
+        yield f"not complete: the portal has {one.declared:,} records, {what} {one.read:,} ({printable(one.index)})"
+    for unread in report.unread_records[:_GAPS_SHOWN]:
+        what = counted(unread.count, "element")
+        yield f"not read: {what} at {printable(unread.path)} look like records ({printable(unread.index)})"
+    more = len(report.incomplete[_GAPS_SHOWN:]) + len(report.unread_records[_GAPS_SHOWN:])
+    if more:
+        yield f"{more:,} more of these are in the report of --json"
+
+
+def counted(count: int, what: str, several: str = "") -> str:
+    """So many of something, in words."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {several or what + 's'}"
+
+
+def print_rows(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: Collection[str] = ()
+) -> None:
+    """A plain table on stdout; columns of `numbers` are never broken, nor is the first: it is copied elsewhere."""
+    table = Table(box=None, pad_edge=False, show_header=any(header))
+    for position, name in enumerate(header):
+        is_number = name in numbers
+        justify: JustifyMethod = "right" if is_number else "left"
+        overflow: OverflowMethod = "ellipsis" if position == 0 else "fold"
+        table.add_column(Text(name, "dim"), justify=justify, no_wrap=is_number or position == 0, overflow=overflow)
+    for row in rows:
+        table.add_row(*(Text(printable(cell, 2_000)) for cell in row))
+    console = unbroken()
+    console.print(Text(title, "italic"), soft_wrap=True)
+    console.print(table)
+
+
+def unbroken() -> Console:
+    """Stdout for long lines: what goes to a file or another program has no edge to be broken at."""
+    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else _UNBROKEN_COLUMNS)
+
+
+def _counts_table(report: Report) -> Table:
+    names = ["read", "inserted", "updated", "unchanged", "duplicate", "rejected"]
+    names += [name for name in ("missing_source", "resumed", "older", "not_written") if getattr(report.assets, name)]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for name in names:
+        table.add_column(Text(name.replace("_", " "), "dim"), justify="right", no_wrap=True)
+
+    def add(label: str, counts: SourceCounts | AssetCounts, style: str = "") -> None:
+        values = [getattr(counts, name, None) for name in names]
+        table.add_row(Text(label, style), *("" if value is None else f"{value:,}" for value in values))
+
+    for part in report.per_index:
+        label = printable(part.index.rpartition("/")[2], 40)
+        add(f"FAILED {label}" if part.error else label, part.assets, "red" if part.error else "dim")
+    add("sources", report.sources)
+    add("assets", report.assets)
+    return table
+
+
+def _narrow_counts(report: Report) -> Table:
+    """The same with the two totals side by side: a number that is cut off tells nothing."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "sources", "assets"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for name in AssetCounts.__struct_fields__:
+        of_sources, of_assets = getattr(report.sources, name, None), getattr(report.assets, name)
+        if of_sources is not None or of_assets:
+            cells = ("" if value is None else f"{value:,}" for value in (of_sources, of_assets))
+            table.add_row(Text(name.replace("_", " "), "dim"), *cells)
+    for part in report.per_index:
+        if part.error:
+            table.add_row(Text(f"FAILED {printable(part.index.rpartition('/')[2], 30)}", "red"))
+    return table
+
+
+def _print_verification(console: Console, report: Report) -> None:
+    assert report.verification is not None
+    checks = report.verification.checks
+    if report.verification.passed:
+        style = "" if empty_handed(report) else "green"
+        console.print(Text(f"verified: {len(checks)} of {len(checks)} checks passed", style))
+        return
+    for check in checks:
+        verdict = Text("passed", "green") if check.passed else Text("FAILED", "red bold")
+        console.print(Text(f"{printable(check)} ") + verdict)

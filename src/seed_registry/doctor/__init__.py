@@ -1,0 +1,1 @@
+"""What keeps a load from working, or slows it down."""

@@ -1,0 +1,219 @@
+"""Examining: the questions that a doctor asks inside a session: server, rights, tables, settings, leftovers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import asyncpg
+
+from seed_registry.doctor.local import Finding, State, failure, look_at_connection, parted
+from seed_registry.errors import SchemaMismatch, SeedRegistryError, SettingsInvalid
+from seed_registry.postgres.connection import session
+from seed_registry.postgres.identifiers import display_name, quoted
+from seed_registry.postgres.sql_files import statement
+from seed_registry.registry.compression import LARGE_FIELDS, change, has_lz4, storage
+from seed_registry.registry.preflight import rehearse
+from seed_registry.registry.tables import Table, Tables, introspect
+from seed_registry.settings import DatabaseUrl, PoolerName
+
+# What is older has had no mends since November 2024: https://www.postgresql.org/support/versioning/
+_OLDEST_SERVER: Final = 13
+# Workers of a load, its own session, and one to look at it.
+_SESSIONS_WANTED: Final = 6
+# Below these a load of gigabytes waits for checkpoints and for pages that were just evicted.
+_SMALL_WAL_BYTES: Final = 1 << 30
+_DEFAULT_BUFFERS_BYTES: Final = 128 << 20
+# Each index is written for every row; an own table has two or three.
+_MANY_INDEXES: Final = 6
+_SETTINGS: Final = (
+    "fsync", "autovacuum", "max_wal_size", "shared_buffers",
+    "log_statement", "log_min_duration_statement",
+)  # fmt: skip
+
+
+# Measured with records of 1.5 and 4.4 KB, see docs/operations.md.
+_LZ4_GAIN: Final = "half the CPU of the server, and 5 to 16 % more disk"
+_NONE_GAIN: Final = "40 to 65 % less CPU of the server, and 1.4 to 2.2 times the disk"
+# Against a table of which `raw` alone is not compressed.
+_WHOLE_ROWS_GAIN: Final = "up to 46 % less CPU of the server, and 1.1 to 1.3 times the disk"
+
+# What the events of a load are called here.
+_CAUTIONS: Final = {
+    "unlogged_tables": "unlogged",
+    "row_security": "row security",
+    "triggers": "triggers",
+    "values_required": "required",
+}
+
+
+async def examine(url: DatabaseUrl, columns: Mapping[str, str], schema: str, pooler: PoolerName) -> list[Finding]:
+    """Connect and ask everything; where a question cannot be asked, the finding says why.
+
+    Args:
+        url: the database.
+        columns: as in the settings of a load.
+        schema: where the tables are.
+        pooler: as in the settings of a load.
+    """
+    try:
+        async with session(url, pooler=pooler) as connection:
+            findings = await look_at_connection(connection, url)
+            findings += await _server(connection)
+            findings += await _registry(connection, columns, schema, is_embedded=url.is_embedded)
+            findings += await _settings(connection)
+            findings += await _leftovers(connection)
+            return findings
+    except SeedRegistryError as exc:
+        return [failure("connection", exc)]
+
+
+async def _server(connection: asyncpg.Connection[Any]) -> list[Finding]:
+    facts = await connection.fetchrow(statement("doctor/server"))
+    assert facts is not None
+    role, database = quoted(facts["role"]), quoted(facts["database"])
+    old = facts["version_number"] // 10_000 < _OLDEST_SERVER
+    findings = [
+        _if(old, "server", f"Postgres {facts['version']}", f"upgrade it to {_OLDEST_SERVER} or newer", "fail"),
+        Finding("database", "ok", f"{facts['database']}, {(facts['size_bytes'] or 0) / (1 << 20):,.1f} MiB"),
+    ]
+    if facts["encoding"] != "UTF8":
+        mend = "make a database with encoding 'UTF8' template template0, and load there"
+        findings.append(Finding("encoding", "fail", f"{facts['encoding']} cannot hold every text", mend))
+    if facts["is_standby"]:
+        mend = "name the primary, or several hosts with target_session_attrs=primary"
+        findings.append(Finding("standby", "fail", "this server follows another one and takes no writes", mend))
+    elif facts["is_read_only"]:
+        mend = f"alter role {role} set default_transaction_read_only = off; or the same with alter database {database}"
+        findings.append(
+            Finding("read-only", "fail", "default_transaction_read_only is on: nothing can be written", mend)
+        )
+    findings.append(_sessions(facts))
+    if facts["stuck_sessions"]:
+        found = f"{facts['stuck_sessions']} idle in a transaction for over 5 minutes; they may hold locks"
+        findings.append(Finding("stuck sessions", "warn", found, "end them, see pg_stat_activity"))
+    return findings
+
+
+def _sessions(facts: asyncpg.Record) -> Finding:
+    free = facts["sessions_allowed"] - facts["sessions_used"]
+    if facts["role_limit"] is not None and facts["role_limit"] >= 0:
+        free = min(free, facts["role_limit"])
+    found = f"{facts['sessions_used']} of {facts['sessions_allowed']} in use"
+    mend = f"load with --concurrency {max(free - 1, 1)}, or raise max_connections or the role's connection limit"
+    return _if(free < _SESSIONS_WANTED, "sessions", found, mend)
+
+
+async def _registry(
+    connection: asyncpg.Connection[Any], columns: Mapping[str, str], schema: str, *, is_embedded: bool
+) -> list[Finding]:
+    findings = [await _privileges(connection, schema)]
+    try:
+        tables = await introspect(connection, columns, schema)
+        await rehearse(connection, tables, is_reading=True)  # privileges are a line of their own
+    except (SchemaMismatch, SettingsInvalid) as exc:
+        finding, mend = parted(str(exc), "; ", ": ")
+        return [*findings, Finding("schema", "fail", finding, mend)]
+    except asyncpg.InsufficientPrivilegeError as exc:
+        return [*findings, Finding("schema", "fail", str(exc.args[0]), "grant what the line on privileges says")]
+    for table in (tables.sources, tables.assets):
+        findings.append(_columns(table))
+        findings += await _table(connection, table, tables)
+    return findings + await _compression(connection, tables.assets, is_embedded=is_embedded)
+
+
+async def _privileges(connection: asyncpg.Connection[Any], schema: str) -> Finding:
+    rows = await connection.fetch(statement("doctor/privileges"), schema)
+    role = await connection.fetchval("select current_user")
+    missing: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if not row["is_granted"]:
+            missing.setdefault((row["kind"], row["name"]), []).append(row["privilege"])
+    if not missing:
+        return Finding("privileges", "ok", f"{role} has all that a load needs")
+    lacks, grants = [], []
+    for (kind, name), privileges in missing.items():
+        full = quoted(name) if kind in ("database", "schema") else f"{quoted(schema)}.{quoted(name)}"
+        lacks.append(f"{', '.join(privileges)} on {kind} {name}")
+        grants.append(f"grant {', '.join(privileges)} on {kind} {full} to {quoted(role)};")
+    return Finding("privileges", "fail", f"{role} lacks {'; '.join(lacks)}", f"as the owner: {' '.join(grants)}")
+
+
+def _columns(table: Table) -> Finding:
+    name = table.name.replace('"', "")
+    found = f"{name}: upserts go by the unique index on ({', '.join(table.columns[field] for field in table.key)})"
+    if not table.left_out:
+        return Finding("schema", "ok", found)
+    mend = "name them with --column, or alter table add column; see `seed-registry schema show`"
+    return Finding("schema", "warn", f"{found}; no column for {', '.join(table.left_out)}", mend)
+
+
+async def _table(connection: asyncpg.Connection[Any], table: Table, tables: Tables) -> list[Finding]:
+    link = tables.assets.columns["source_id"]
+    facts = await connection.fetchrow(statement("doctor/table"), table.name, link)
+    assert facts is not None
+    name, findings = table.name.replace('"', ""), []
+    if table is tables.assets and not facts["has_index"]:
+        mend = f"create index on {table.name} ({quoted(link)});"
+        findings.append(Finding("indexes", "warn", f"{name} has no index that begins with {link}", mend))
+    if facts["indexes"] > _MANY_INDEXES:
+        mend = "drop those that nobody asks, or build them after a first load"
+        findings.append(Finding("indexes", "warn", f"{name} has {facts['indexes']}, all written for every row", mend))
+    findings += [Finding(_CAUTIONS[caution.event], "warn", caution.finding, caution.fix) for caution in table.cautions]
+    return findings
+
+
+async def _compression(connection: asyncpg.Connection[Any], assets: Table, *, is_embedded: bool) -> list[Finding]:
+    """How a load compresses the large columns of the assets, and what another way for `raw` would gain and cost."""
+    large = [assets.columns[field] for field in LARGE_FIELDS if field in assets.columns]
+    now = await storage(connection, assets.name, large)
+    if now is None:
+        return []
+    raw = assets.columns.get("raw")
+    found = f"{display_name(assets.name)}: new rows have {now}"
+    if "lz4" in now.methods.values():
+        found += "; a standby that was built without lz4 follows, but cannot read such values, not even once promoted"
+    if raw is None or now.methods[raw] == "lz4" or now.is_plain:
+        return [Finding("compression", "ok", found)]
+    if now.methods[raw] == "pglz" and await has_lz4(connection):
+        mend = f"{change(now, raw, 'lz4')} for new rows, if all standbys were built with lz4: {_LZ4_GAIN}"
+        return [Finding("compression", "warn", found, mend)]
+    gain = _WHOLE_ROWS_GAIN if now.methods[raw] == "none" else _NONE_GAIN
+    # On another server the disk, and what copies it, may cost more than its CPU: see `compression.chosen`.
+    state: State = "warn" if is_embedded else "ok"
+    return [Finding("compression", state, found, f"{change(now, raw, 'none')} for new rows: {gain}")]
+
+
+async def _settings(connection: asyncpg.Connection[Any]) -> list[Finding]:
+    rows = await connection.fetch(statement("doctor/settings"), list(_SETTINGS))
+    value = {row["name"]: row["value"] for row in rows}
+    logs_all = value["log_statement"] in ("mod", "all") or value["log_min_duration_statement"] == "0"
+    wrong = [
+        (value["fsync"] == "off", "fsync is off: a power cut can destroy the database", "fsync = on"),
+        (value["autovacuum"] == "off", "autovacuum is off: dead rows stay", "autovacuum = on"),
+        (
+            int(value["max_wal_size"]) < _SMALL_WAL_BYTES,
+            "max_wal_size is small: many checkpoints",
+            "max_wal_size = '4GB'",
+        ),
+        (
+            int(value["shared_buffers"]) <= _DEFAULT_BUFFERS_BYTES,
+            "shared_buffers is the small default",
+            "shared_buffers = '4GB' or a quarter of the memory, and restart",
+        ),
+        (logs_all, "the server logs every statement", "log_statement = 'none'; log_min_duration_statement = -1"),
+    ]
+    findings = [Finding("settings", "warn", found, f"in postgresql.conf: {mend}") for bad, found, mend in wrong if bad]
+    return findings or [Finding("settings", "ok", "none slows a load")]
+
+
+async def _leftovers(connection: asyncpg.Connection[Any]) -> list[Finding]:
+    names = [row["name"] for row in await connection.fetch(statement("doctor/leftovers"))]
+    if not names:
+        return [Finding("leftovers", "ok", "none of benchmarks")]
+    mend = " ".join(f"drop schema {quoted(name)} cascade;" for name in names)
+    return [Finding("leftovers", "warn", f"{len(names)} schemas of benchmarks that were cut off", mend)]
+
+
+def _if(bad: bool, name: str, finding: str, mend: str, state: State = "warn") -> Finding:
+    return Finding(name, state, finding, mend) if bad else Finding(name, "ok", finding)

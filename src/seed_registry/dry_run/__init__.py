@@ -1,0 +1,1 @@
+"""What a load would do: the plan of a dry run."""

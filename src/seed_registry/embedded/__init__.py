@@ -1,0 +1,1 @@
+"""The bundled Postgres server, the database of those who name none."""

@@ -1,0 +1,30 @@
+"""Escaping: the one place that makes a stranger's text fit to be seen, in messages, logs and on terminals."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Final
+
+# Long enough for a name or a reason, short enough that no record floods a screen.
+SHOWN_CHARACTERS: Final = 200
+# No script stacks as many on one letter; hundreds of them are drawn over the lines above and below.
+_MARKS_IN_A_ROW: Final = 8
+
+
+def printable(text: object, limit: int = SHOWN_CHARACTERS) -> str:
+    r"""The text with everything escaped that is not a visible character or a space, cut at `limit` characters.
+
+    Control characters, line breaks, bidirectional overrides, zero-width characters, lone surrogates and floods of
+    combining marks are escaped (CWE-150, CWE-117): `\x1b`, `\n`, `\u202e`.
+    """
+    plain = str(text)
+    if len(plain) > limit:
+        plain = plain[:limit] + "…"
+    if plain.isprintable() and plain.isascii():
+        return plain
+    shown, checkpoints = [], 0
+    for char in plain:
+        checkpoints = checkpoints + 1 if unicodedata.combining(char) else 0
+        is_visible = char.isprintable() and checkpoints <= _MARKS_IN_A_ROW
+        shown.append(char if is_visible else char.encode("unicode_escape").decode())
+    return "".join(shown)

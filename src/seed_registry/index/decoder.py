@@ -1,0 +1,500 @@
+"""Decoding: one raw record to a Source, an Asset or a Reject. Pure, and most of the client's time.
+
+A record is checked for what Postgres would refuse (https://www.postgresql.org/docs/current/datatype-json.html) before
+it costs a batch: msgspec refuses bad grammar and lone surrogates anywhere in it, the rest is done here. What is checked
+is what is stored: the record's own bytes.
+
+Ordinary assets are decoded many at a time, by columns, and without what Postgres checks as well; whoever writes them
+has the checks done once Postgres has refused one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from itertools import accumulate, islice, repeat
+from operator import attrgetter
+from typing import Any, Final
+
+import msgspec
+import xxhash
+from msgspec import Struct
+from msgspec.structs import replace
+
+from seed_registry.index.dialects.base import UNREAD_HEADER, Dialect, Fields, Ordinary, Portal
+from seed_registry.index.literal_numbers import LiteralNumberDecoder
+from seed_registry.index.text_fields import has_text, same_language, text_of, url_of
+from seed_registry.index.timestamps import parse_common_timestamp, parse_timestamp
+from seed_registry.records import Asset, NotOrdinary, RawBlock, RawRecord, Record, Reject, Source
+
+# A record nested deeper is refused: what reads the registry should not have to fear for its stack.
+MAX_DEPTH: Final = 500
+# A key longer than this may not fit a btree page once it is part of a composite key (2,704 bytes).
+MAX_KEY_BYTES: Final = 1_000
+
+# Why a record is rejected; those of a key follow the word "asset" or "source".
+REASONS: Final = {
+    "not_json": "is not JSON",
+    "not_an_object": "is JSON, but no object",
+    "bad_utf8": "is not UTF-8 text",
+    "bad_unicode": "has half a surrogate pair (\\ud800 to \\udfff), which is no character",
+    "no_type": 'has no "type" of "source" or "asset"',
+    "no_key": "has no key",
+    "no_source": "does not tell its source: name it with --domain",
+    "nul_in_key": "has the character U+0000 in its key",
+    "key_too_long": f"has a key longer than {MAX_KEY_BYTES:,} bytes",
+    "key_of_another_source": "has a key that is another source's",
+    "record_too_large": "is longer than --max-record-bytes",
+    "too_deep": f"is nested deeper than {MAX_DEPTH} levels",
+    "database_refused": "is refused by the database",
+}
+
+_NONE: Final[tuple[str, ...]] = ()
+# The fields of an asset before and behind its texts and its date, in their order.
+_BESIDES_TEXTS: Final = ("key", "source_key", "raw", "content_hash", "line", "offset", "own_key", "was_committed")
+_hash = xxhash.xxh3_128_digest
+_NUL = b"\\u0000"
+_ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
+_ALL_BUT_STRUCTURE = bytes(set(range(256)) - set(b'{}[]"'))
+_AS_ONE_KIND = bytes.maketrans(b"{}", b"[]")
+_STEPS: Final = dict(zip(b"[]", (1, -1), strict=True))
+_HIGH_SURROGATES = range(0xD800, 0xDC00)
+_LOW_SURROGATES = range(0xDC00, 0xE000)
+
+
+class Decoder:
+    """Decodes the records of one index.
+
+    Attributes:
+        portal: what is known of the portal besides the records.
+        header_complete: whether that is final; an asset that still needs it has no source key before.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        *,
+        domain: str = "",
+        provider: str | None = None,
+        header_complete: bool = True,
+        salt: str = "",
+        language: str | None = None,
+        is_lines: bool = False,
+    ) -> None:
+        """Make what the records of one index have in common.
+
+        Args:
+            dialect: the shape of the records.
+            domain: the portal, as `--domain` tells it.
+            provider: that of the sources, if it is not the dialect's; no content hash depends on it.
+            header_complete: whether no header is to come.
+            salt: of the content hashes.
+            language: that of texts in several, a tag like "de-CH".
+            is_lines: whether each record has to say of itself what kind it is.
+        """
+        self.portal = Portal(domain=domain)
+        self.header_complete = header_complete
+        self._dialect = dialect
+        self._provider = provider or dialect.provider
+        self._kind_of = dialect.kind_of
+        self._fields_of = dialect.asset
+        self._ordinary = _Ordinary(dialect.ordinary, is_lines=is_lines) if dialect.ordinary else None
+        self._is_global = dialect.is_global
+        self._decode = msgspec.json.Decoder(dialect.wire).decode
+        self._speller: LiteralNumberDecoder | None = None  # few indexes have records that need it
+        self._language = same_language(language)
+        # Hashes of another dialect, mapping, language or choice of columns never match: the row is written anew.
+        self._seeds: dict[str, int] = {}  # by source; loads end before there are too many of them
+        salt += f" {self._language}" if self._language else ""
+        self._seed = xxhash.xxh3_64_intdigest(f"{dialect.name} {dialect.version} {salt}".encode())
+
+    def decode(self, record: RawRecord) -> Record | None:
+        """What the record is, None if it only looks like one; never raises, whatever its bytes."""
+        data = record.data
+        if record.excess:
+            return _reject(
+                record, "record_too_large", f"{record.excess:,} bytes long; raise --max-record-bytes to load it"
+            )
+        try:
+            wire = self._decode(data)
+        except (ValueError, RecursionError) as exc:
+            if "out of range" not in str(exc):
+                return _undecodable(record, exc)
+            try:
+                wire = self._spelled(data)  # a number that no float or int64 can hold is only a number
+            except (ValueError, RecursionError) as exc:
+                return _undecodable(record, exc)
+        if not data.isascii() and not _is_utf8(data):
+            return _reject(record, "bad_utf8", f"record {REASONS['bad_utf8']}")
+        if _may_be_deep(data) and _too_deep(data):
+            return _reject(record, "too_deep", f"record {REASONS['too_deep']}")
+        repaired = False
+        if b"\\" in data and _NUL in data:
+            mended = _without_nul(data)
+            repaired, data = mended != data, mended
+        kind = record.kind or self._kind_of(wire)
+        if kind == "asset":
+            return self._asset(record, wire, data, repaired)
+        if kind == "source":
+            return self._source(record, wire, data)
+        return _reject(record, "no_type", f"record {REASONS['no_type']}")
+
+    def decode_wires(self, data: list[bytes], *, keys_only: bool = False) -> tuple[list[Any], list[int]]:
+        """The wire Structs of ordinary assets, and the positions of those that are not, where there is None."""
+        if self._ordinary is None:
+            return [], list(range(len(data)))
+        return self._ordinary.decode(data, keys_only=keys_only)
+
+    def decode_ordinary(self, block: RawBlock, *, keys_only: bool = False) -> tuple[list[Asset], list[int]]:
+        """The ordinary assets of a block, not checked, and the positions of what has to be decoded by itself.
+
+        Args:
+            block: records of one kind.
+            keys_only: leave texts and dates for later.
+        """
+        ordinary = self._ordinary
+        if ordinary is None or block.kind == "source":
+            return [], list(range(len(block.data)))
+        if block.decoded is None:
+            wires, others = ordinary.decode(block.data, keys_only=keys_only)
+        else:
+            wires, others = block.decoded, [at for at, wire in enumerate(block.decoded) if wire is None]
+        data, lines, offsets = block.data, block.lines, block.offsets
+        places: Sequence[int] = range(len(data))
+        if others:
+            places = sorted(set(places).difference(others))
+            wires = [wires[at] for at in places]
+            data = [data[at] for at in places]
+            lines, offsets = [lines[at] for at in places], [offsets[at] for at in places]
+        if not wires:
+            return [], others
+        columns = (ordinary.key_columns if keys_only else ordinary.columns)(wires, self.portal)
+        keys, (sources, seeds) = _stripped(columns[0]), self._sources_and_seeds(columns[1])
+        odd = _odd_keys(keys, sources)
+        if not self.header_complete and not self.portal.header:
+            found = ordinary.key_columns(wires, replace(self.portal, header=UNREAD_HEADER))
+            odd |= _differing(columns[0], found[0]) | _differing(columns[1], found[1])
+        texts: list[Iterable[Any]] = [repeat(None)] * 4
+        if not keys_only:
+            moments, odd_moments = _moments(columns[5])
+            texts = [*columns[2:5], moments]
+            odd |= odd_moments | _odd_texts(columns[2]) | _odd_texts(columns[3]) | _deep(data)
+        own = repeat(False) if self._is_global is None else [not self._is_global(key) for key in keys]
+        facts = (own, repeat(False), repeat(keys_only), repeat(_Unchecked(self, self.portal, self.header_complete)))
+        assets = list(map(Asset, keys, sources, *texts, data, map(_hash, data, seeds), lines, offsets, *facts))
+        if odd:
+            others = sorted([*others, *(places[at] for at in odd)])
+            assets = [asset for at, asset in enumerate(assets) if at not in odd]
+        return assets, others
+
+    def with_texts(self, assets: Sequence[Asset], unchecked: _Unchecked) -> list[Asset]:
+        """Assets of which only the keys were decoded, with texts and dates.
+
+        Raises:
+            NotOrdinary: one of them has to be decoded by itself.
+        """
+        assert self._ordinary is not None
+        data = [asset.raw for asset in assets]
+        wires, others = self._ordinary.decode(data)
+        if others or _deep(data):
+            raise NotOrdinary
+        *_, names, descriptions, urls, dates = self._ordinary.columns(wires, unchecked.portal)
+        moments, odd = _moments(dates)
+        if odd or _odd_texts(names) or _odd_texts(descriptions):
+            raise NotOrdinary
+        keys, sources, *known = (map(attrgetter(name), assets) for name in _BESIDES_TEXTS)
+        rest = (repeat(False), repeat(unchecked))
+        return list(map(Asset, keys, sources, names, descriptions, urls, moments, *known, *rest))
+
+    def check(self, asset: Asset, unchecked: _Unchecked) -> Record | None:
+        """What an asset is that was decoded without checks."""
+        now = self.portal, self.header_complete
+        self.portal, self.header_complete = unchecked.portal, unchecked.header_complete
+        try:
+            return self.decode(RawRecord(asset.raw, asset.line, asset.offset, "asset"))
+        finally:
+            self.portal, self.header_complete = now
+
+    def _sources_and_seeds(self, values: Sequence[Any]) -> tuple[Sequence[str], Iterable[int]]:
+        """The keys of sources as they are stored, empty where there is none or a bad one, and the seeds of hashes."""
+        found: dict[Any, str] = {}
+        for value in dict.fromkeys(values):
+            key = _key(value).lower()
+            found[value] = key = "" if _key_problem(key) else key
+            if key not in self._seeds:
+                self._seed_of(key)
+        if len(found) == 1:
+            source = next(iter(found.values()))
+            return [source] * len(values), repeat(self._seeds[source])
+        sources = [found[value] for value in values]
+        return sources, [self._seeds[source] for source in sources]
+
+    def former_key(self, asset: Asset) -> str | None:
+        """The key that an earlier version of the dialect gave this asset's record; None where none was another."""
+        if self._dialect.former_key is None:
+            return None
+        try:
+            key = self._dialect.former_key(self._decode(asset.raw))
+        except (ValueError, RecursionError):
+            return None  # nor did an earlier version take it
+        return key if key != asset.key else None
+
+    def _source(self, record: RawRecord, wire: Any, data: bytes) -> Source | Reject:
+        assert self._dialect.source is not None
+        fields = self._dialect.source(wire)
+        key = _key(fields.source_key).lower()
+        if problem := _key_problem(key):
+            return _reject(record, problem, f"source {REASONS[problem]}", key=key, kind="source")
+        if _are_unusual(fields):
+            fields = self._dialect.source(self._spelled(data))
+        name, _, url, ignored = self._texts(fields)
+        return Source(
+            key=key,
+            name=name,
+            url=url or f"https://{key}",
+            raw=data,
+            content_hash=xxhash.xxh3_128_digest(record.data, self._seed),
+            provider=self._provider,
+            line=record.line,
+            offset=record.offset,
+            texts_ignored=ignored,
+        )
+
+    def _asset(self, record: RawRecord, wire: Any, data: bytes, repaired: bool) -> Asset | Reject | None:
+        fields = self._fields_of(wire, self.portal)
+        if fields is None:
+            return None
+        key = _key(fields.key)
+        if problem := _key_problem(key):
+            return _reject(record, problem, f"asset {REASONS[problem]}", key=key)
+        source_key = _key(fields.source_key).lower()
+        if not self.header_complete and self._waits_for_header(wire, fields):
+            source_key = ""
+        elif not source_key:
+            return _reject(record, "no_source", self._no_source(), key=key)
+        if (seed := self._seeds.get(source_key)) is None:
+            if source_key and (problem := _key_problem(source_key)):
+                return _reject(record, problem, f"asset's source {REASONS[problem]}", key=key)
+            seed = self._seed_of(source_key)
+        updated_at, is_unusual = parse_timestamp(fields.date)
+        date_ignored = is_unusual and updated_at is None
+        name, description, url, ignored = fields.name, fields.description, fields.url, _NONE
+        if _are_unusual(fields):
+            name, description, url, ignored = self._texts(self._fields_of(self._spelled(data), self.portal) or fields)
+        elif repaired:  # else there is no U+0000 in them: JSON has no other way to write it
+            name, description, url, ignored = self._texts(fields)
+        return Asset(
+            key,
+            source_key,
+            name,
+            description,
+            url,
+            updated_at,
+            data,
+            xxhash.xxh3_128_digest(record.data, seed),
+            record.line,
+            record.offset,
+            own_key=self._is_global is not None and not self._is_global(key),
+            repaired=record.data if repaired else None,
+            date_ignored=date_ignored,
+            texts_ignored=ignored,
+        )
+
+    def _seed_of(self, source_key: str) -> int:
+        """The seed of the hashes of a source's assets: records of the same bytes differ if they are of two sources."""
+        seed = self._seeds[source_key] = self._seed ^ xxhash.xxh3_64_intdigest(source_key.encode())
+        return seed
+
+    def _spelled(self, data: bytes) -> Any:
+        """The record with its numbers as they are written."""
+        if self._speller is None:
+            self._speller = LiteralNumberDecoder(self._dialect.wire)
+        return self._speller.decode(data)
+
+    def _texts(self, fields: Fields) -> tuple[str | None, str | None, str | None, tuple[str, ...]]:
+        """Name, description, URL, and which of them have something that is no text."""
+        values = {"name": fields.name, "description": fields.description, "url": fields.url}
+        texts = [text_of(fields.name, self._language), text_of(fields.description, self._language), url_of(fields.url)]
+        ignored = tuple(
+            name for (name, value), text in zip(values.items(), texts, strict=True) if text is None and has_text(value)
+        )
+        name, description, url = (text and text.replace("\0", "\ufffd") for text in texts)
+        return name, description, url, ignored
+
+    def _no_source(self) -> str:
+        if self._dialect.refuses_domain:
+            return "asset does not tell its source"
+        return f"asset {REASONS['no_source']}"
+
+    def _waits_for_header(self, wire: Any, fields: Fields) -> bool:
+        """Whether a header that is not read yet could still change the asset's source."""
+        if self.portal.header:
+            return False
+        other = self._dialect.asset(wire, replace(self.portal, header=UNREAD_HEADER))
+        return other is not None and bool((other.key, other.source_key) != (fields.key, fields.source_key))
+
+
+class _Unchecked(Struct, frozen=True):
+    """How assets were decoded, and what was known at their place."""
+
+    decoder: Decoder
+    portal: Portal
+    header_complete: bool
+
+    def with_texts(self, assets: Sequence[Asset]) -> list[Asset]:
+        return self.decoder.with_texts(assets, self)
+
+    def check(self, asset: Asset) -> Record | None:
+        return self.decoder.check(asset, self)
+
+
+class _Ordinary:
+    """The ordinary Structs of a dialect, and their decoders."""
+
+    def __init__(self, ordinary: Ordinary, *, is_lines: bool) -> None:
+        wire, keys = ordinary.wire, ordinary.keys
+        if is_lines:
+            wire, keys = ordinary.line or wire, ordinary.line_keys or keys
+        self.columns, self.key_columns = ordinary.columns, ordinary.key_columns
+        self._decode = msgspec.json.Decoder(wire).decode
+        self._decode_keys = msgspec.json.Decoder(keys).decode
+
+    def decode(self, data: Sequence[bytes], *, keys_only: bool = False) -> tuple[list[Any], list[int]]:
+        """The records, and the positions of those that are not ordinary, where there is None."""
+        decode = self._decode_keys if keys_only else self._decode
+        wires: list[Any] = []
+        others: list[int] = []
+        while len(wires) < len(data):
+            try:
+                wires.extend(map(decode, islice(data, len(wires), None)))  # keeps what comes before a failure
+            except (ValueError, RecursionError):
+                others.append(len(wires))
+                wires.append(None)
+        return wires, others
+
+
+def _stripped(keys: Sequence[Any]) -> list[str]:
+    try:
+        return list(map(str.strip, keys))
+    except TypeError:
+        return list(map(_key, keys))
+
+
+def _odd_keys(keys: Sequence[str], sources: Sequence[str]) -> set[int]:
+    """Where there is no key, no source, or a key that has to be looked at."""
+    if all(keys) and all(sources) and "\0" not in "".join(keys) and len(max(keys, key=len)) * 4 <= MAX_KEY_BYTES:
+        return set()
+    return {at for at, (key, source) in enumerate(zip(keys, sources, strict=True)) if not source or _key_problem(key)}
+
+
+def _odd_texts(texts: Sequence[str | None]) -> set[int]:
+    """Where a text may be an object of several."""
+    return {at for at, text in enumerate(texts) if text and text[0] == "{"}
+
+
+def _moments(dates: Sequence[Any]) -> tuple[Sequence[datetime | None], set[int]]:
+    """The moments of these dates, and where one is not written as most are."""
+    try:
+        return list(map(parse_common_timestamp, dates)), set()
+    except (TypeError, ValueError, OverflowError):
+        judged = list(map(parse_timestamp, dates))
+        return [moment for moment, _ in judged], {at for at, (_, is_unusual) in enumerate(judged) if is_unusual}
+
+
+def _differing(values: Sequence[Any], others: Sequence[Any]) -> set[int]:
+    return {at for at, (one, other) in enumerate(zip(values, others, strict=True)) if one != other}
+
+
+def _are_unusual(fields: Fields) -> bool:
+    """Whether one of the texts is none, or may be an object of several in a string."""
+    name, description, url = fields.name, fields.description, fields.url
+    return (
+        (name is not None and (type(name) is not str or name[:1] == "{"))
+        or (description is not None and (type(description) is not str or description[:1] == "{"))
+        or (url is not None and type(url) is not str)
+    )
+
+
+def _reject(record: RawRecord, reason: str, detail: str, *, key: str | None = None, kind: str = "") -> Reject:
+    kind = kind or record.kind or "asset"
+    return Reject(reason, detail, record.data, record.line, record.offset, kind, key or None)
+
+
+def _undecodable(record: RawRecord, exc: Exception) -> Reject:
+    if isinstance(exc, RecursionError):
+        return _reject(record, "too_deep", f"record {REASONS['too_deep']}")
+    if isinstance(exc, UnicodeDecodeError) or not _is_utf8(record.data):
+        return _reject(record, "bad_utf8", f"record {REASONS['bad_utf8']}")
+    if _has_lone_surrogate(record.data):
+        return _reject(record, "bad_unicode", f"record {REASONS['bad_unicode']}")
+    if isinstance(exc, msgspec.ValidationError):
+        return _reject(record, "not_an_object", str(exc).replace("`", ""))
+    return _reject(record, "not_json", str(exc).removeprefix("JSON is malformed: "))
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _deep(data: Sequence[bytes]) -> set[int]:
+    """Which records may be too deep; not many are."""
+    return {at for at, record in enumerate(data) if _may_be_deep(record)}
+
+
+def _may_be_deep(data: bytes) -> bool:
+    """Whether a record has more brackets than it may have levels."""
+    if len(data) <= 2 * MAX_DEPTH:
+        return False
+    # replace() goes from one to the next in half the time in which count() looks at every byte.
+    without = len(data.replace(b"{", b"")) + len(data.replace(b"[", b""))
+    return 2 * len(data) - without > MAX_DEPTH
+
+
+def _too_deep(data: bytes) -> bool:
+    # All but quotes and brackets removed, texts are "" and go, but for those that hold brackets: they split off.
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    structure = data.translate(_AS_ONE_KIND, _ALL_BUT_STRUCTURE).replace(b'""', b"")
+    brackets = b"".join(structure.split(b'"')[::2])
+    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_DEPTH
+
+
+def _without_nul(data: bytes) -> bytes:
+    r"""Escaped U+0000 becomes U+FFFD, by token: the backslash of `\\u0000` is legal text."""
+    return _ESCAPE.sub(lambda match: b"\\ufffd" if match[1] == b"0000" else match[0], data)
+
+
+def _has_lone_surrogate(data: bytes) -> bool:
+    awaited = -1  # where the low half of a pair has to begin
+    for match in _ESCAPE.finditer(data):
+        unit = int(match[1], 16) if match[1] else 0
+        if unit in _LOW_SURROGATES:
+            if match.start() != awaited:
+                return True
+            awaited = -1
+        elif awaited >= 0:
+            return True
+        elif unit in _HIGH_SURROGATES:
+            awaited = match.end()
+    return awaited >= 0
+
+
+def _key(value: Any) -> str:
+    if type(value) is str:
+        return value.strip()
+    return str(value) if type(value) is int else ""
+
+
+def _key_problem(key: str) -> str | None:
+    if not key:
+        return "no_key"
+    if "\0" in key:
+        return "nul_in_key"
+    if len(key) > MAX_KEY_BYTES or (len(key) * 4 > MAX_KEY_BYTES and len(key.encode()) > MAX_KEY_BYTES):
+        return "key_too_long"
+    return None

@@ -1,0 +1,159 @@
+"""Detecting: what an index looks like from its first bytes. Content decides, never the file's name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import ijson
+import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from seed_registry.errors import IndexNotUnderstood
+from seed_registry.escape import printable
+from seed_registry.index.json_envelope import MAX_DEPTH, Path
+from seed_registry.index.server_errors import page_for_people, portal_error_text
+
+# ijson's C backend crashes on integers of 4,301 digits; whatever holds such a number is judged by what comes before it.
+_DIGIT_RUN = re.compile(rb"[0-9]{400}")
+# How many lines may be broken at the beginning of an NDJSON index before it is no NDJSON index.
+_LINES_LOOKED_AT = 100
+
+Form = Literal["", "one record", "an array of documents", "documents, one a line"]
+_SCALARS = ("string", "number", "boolean", "null")
+
+
+class Shape(Struct, frozen=True):
+    """What the beginning of an index looks like.
+
+    Attributes:
+        lines: NDJSON if true, one document otherwise.
+        keys: of the document or first record, each with its value; "array" or "object" stand for these.
+        single: one object on one line: a document, or the only record of an NDJSON index.
+        arrays: for each array of the document, by path, the keys of its first element; empty where it has none.
+        objects: the same of each object below the document's top that is in no array.
+        scalars: the paths of the arrays that begin with no object or array, but with "string", "number" or the like.
+        page: what the first line, or the first element of a document that is an array, looks like as a document.
+        words: what the portal's server says, where the document is its error message.
+        form: what it is taken for, besides lines of records or one document with records.
+    """
+
+    lines: bool
+    single: bool = False
+    keys: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[Path, set[str]] = field(default_factory=dict)
+    objects: dict[Path, set[str]] = field(default_factory=dict)
+    scalars: dict[Path, str] = field(default_factory=dict)
+    page: Shape | None = None
+    words: str | None = None
+    form: Form = ""
+
+    def is_empty(self, *path: str) -> bool:
+        """Whether there is an array at the path, with nothing in it as far as was looked."""
+        return self.arrays.get(path) == set() and path not in self.scalars
+
+
+def sniff(head: bytes, name: str) -> Shape:
+    """Tell lines from a document, and which keys are where.
+
+    Raises:
+        IndexNotUnderstood: it is neither.
+    """
+    # 1. The first line is a whole object, and more lines follow.
+    text = head.strip()
+    first, newline, _ = text.partition(b"\n")
+    if newline and _is_object(first):
+        return _of_lines(first)
+    # 2. Grammar holds as far as the head goes: a document; or one record, on a line of its own.
+    sound, shape = _try_shape(text)
+    if sound and text.startswith((b"{", b"[")):
+        return replace(shape, words=_words(text), single=not newline and text.startswith(b"{"))
+    # 3. It does not, but lines are records on their own: NDJSON, some of it broken; unless more of them look like those
+    #    of a document that has one record on each line, and is broken early.
+    lines = [line.strip() for line in text.split(b"\n", _LINES_LOOKED_AT)[:_LINES_LOOKED_AT]]
+    objects = [line for line in lines if _is_object(line)]
+    if len(objects) > sum(line.startswith((b"]", b"}")) or line.endswith((b",", b"[", b"{")) for line in lines):
+        return _of_lines(objects[0])
+    # 4. Something like a document, broken early: reading it will tell where.
+    if text.startswith((b"{", b"[")):
+        return shape
+    if kind := page_for_people(text):
+        raise IndexNotUnderstood(
+            f"{name} is {kind}, not an index: its address is that of a page for people, or of a login"
+        )
+    beginning = printable(text[:20].decode(errors="replace"))
+    raise IndexNotUnderstood(f'{name} is not JSON at all: it begins with "{beginning}"')
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(line), dict)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+def _of_lines(first: bytes) -> Shape:
+    page = _try_shape(first)[1]
+    return Shape(lines=True, keys=page.keys, page=page, words=_words(first))
+
+
+def _words(text: bytes) -> str | None:
+    try:
+        document = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return portal_error_text(document) if isinstance(document, dict) else None
+
+
+def _try_shape(head: bytes) -> tuple[bool, Shape]:
+    """The shape as far as the head goes, and whether its grammar holds that far."""
+    run = _DIGIT_RUN.search(head)
+    coroutine = ijson.sendable_list()
+    parser = ijson.basic_parse_coro(coroutine)  # `use_float` would refuse what no float or int64 can hold
+    sound = True
+    try:
+        parser.send(head[: run.start()] if run else head)
+    except ijson.JSONError:
+        sound = False
+    except (ArithmeticError, UnicodeDecodeError):
+        pass  # an exponent that no Decimal can hold, a surrogate in UTF-8: judged by what comes before it, too
+    shape = _shape_of(coroutine)
+    if [event for event, _ in coroutine[:2]] == ["start_array", "start_map"]:
+        shape = replace(shape, page=_shape_of(coroutine[1:]))
+    return sound, shape
+
+
+def _shape_of(events: Sequence[tuple[str, Any]]) -> Shape:
+    """What the value that begins with the first event looks like."""
+    shape = Shape(lines=False)
+    stack: list[Any] = []  # the current key of each open object, None for each open array
+    for number, (event, value) in enumerate(events):
+        if number and not stack:
+            break
+        is_shallow = len(stack) <= MAX_DEPTH
+        if event == "map_key":
+            stack[-1] = value
+            if is_shallow and stack.count(None) == 1 and stack[-2:-1] == [None]:
+                shape.arrays.setdefault(tuple(stack[:-2]), set()).add(value)
+            elif len(stack) > 1 and is_shallow and None not in stack:
+                shape.objects.setdefault(tuple(stack[:-1]), set()).add(value)
+            continue
+        if len(stack) == 1 and stack[0] not in ("", None) and not event.startswith("end_"):
+            shape.keys[stack[0]] = {"start_map": "object", "start_array": "array"}.get(event, value)
+        if event == "start_array" and is_shallow and None not in stack:
+            shape.arrays.setdefault(tuple(stack), set())
+        elif event in _SCALARS and is_shallow and stack.count(None) == 1 and stack[-1] is None:
+            shape.scalars.setdefault(tuple(stack[:-1]), event)
+        _move(stack, event)
+    return shape
+
+
+def _move(stack: list[Any], event: str) -> None:
+    if event == "start_map":
+        stack.append("")
+    elif event == "start_array":
+        stack.append(None)
+    elif event in ("end_map", "end_array"):
+        stack.pop()

@@ -1,0 +1,128 @@
+"""Texts: what a field says that should be a text and is none: a number, a text in several languages, one in a list.
+
+Portals write languages as an object, `{"de": "Wald", "fr": "Forêt"}` (https://github.com/ckan/ckanext-fluent), as such
+an object in a string, or as JSON-LD does, `{"@value": "Wald", "@language": "de"}` (https://www.w3.org/TR/json-ld11/).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from seed_registry.index.literal_numbers import LiteralNumber
+
+# What is taken where the portal has it, if no language is asked for or the one asked for is not there.
+DEFAULT_LANGUAGE: Final = "en"
+# A language's code of ISO 639-1, with what BCP 47 lets follow (https://www.rfc-editor.org/rfc/rfc5646); codes of three
+# letters are not told from names like "url" and "key".
+_LANGUAGE: Final = re.compile(r"[A-Za-z]{2}(?:[-_][A-Za-z0-9]{1,8})*")
+_UNTAGGED: Final = {"", "@none", "und", "default", "x-default"}
+_VALUES: Final = ("@value", "value", "#text", "text")
+_TAGS: Final = ("@language", "language", "xml:lang", "lang")
+_ABOUT: Final = {*_TAGS, "@type", "type"}
+# Where objects that stand for a document have its address: JSON-LD, DCAT-US 3's Document, Socrata's url columns.
+_ADDRESSES: Final = ("@id", "accessURL", "downloadURL", "url", "href", "@value")
+
+_decode_languages = msgspec.json.Decoder(dict[str, str | None]).decode
+
+
+def text_of(value: Any, language: str = "") -> str | None:
+    """The text that a value holds: of several the one in this language, in English, or else the first.
+
+    Args:
+        value: what a decoder made of JSON, its numbers as they are written.
+        language: a tag of BCP 47 like "en" or "de-CH"; a text of the same language without or with another region is
+            the next best.
+
+    Returns:
+        None where there is no text in it.
+    """
+    if type(value) is str and value[:1] != "{":
+        return value
+    texts = list(_texts_in(value))
+    for wanted in _wanted(language):
+        for tag, text in texts:
+            if wanted.fullmatch(tag):
+                return text
+    return texts[0][1] if texts else None
+
+
+def url_of(value: Any) -> str | None:
+    """The URL that a value is, or that an object or a list holds."""
+    if type(value) is str:
+        return value
+    if type(value) is list:
+        return next((url for one in value if (url := url_of(one))), None)
+    if type(value) is dict:
+        found = [url for name in _ADDRESSES if type(url := value.get(name)) is str and url]
+        return next((url for url in found if url.startswith(("https://", "http://"))), found[0] if found else None)
+    return None
+
+
+def has_text(value: Any) -> bool:
+    """Whether there is anything in a value that was not taken for a text."""
+    if type(value) is dict:
+        return any(has_text(inner) for name, inner in value.items() if name not in _ABOUT)
+    if type(value) is list:
+        return any(has_text(inner) for inner in value)
+    return bool(value.strip()) if type(value) is str else value is not None
+
+
+def same_language(language: str | None) -> str:
+    """A tag of a language, as hashes and comparisons want it; empty for what is taken unasked."""
+    tag = (language or "").strip().lower().replace("_", "-")
+    return "" if tag == DEFAULT_LANGUAGE else tag
+
+
+def _wanted(language: str) -> Iterator[re.Pattern[str]]:
+    """What tags may look like, the best first (https://www.rfc-editor.org/rfc/rfc4647#section-3.4)."""
+    for tag in (same_language(language), DEFAULT_LANGUAGE):
+        parts = tag.split("-") if tag else []
+        yield from (re.compile(re.escape("-".join(parts[:length]))) for length in range(len(parts), 0, -1))
+        if parts:
+            yield re.compile(re.escape(parts[0]) + "-.+")
+
+
+def _texts_in(value: Any, tag: str = "") -> Iterator[tuple[str, str]]:
+    """The texts in a value that are not empty, each with its language's tag."""
+    if type(value) is str:
+        if languages := _languages_in(value):
+            yield from _texts_in(languages)
+        elif value.strip():
+            yield tag, value
+    elif isinstance(value, LiteralNumber):
+        yield tag, value.text
+    elif type(value) in (int, float):
+        yield tag, str(value)
+    elif type(value) is list:
+        for one in value:
+            yield from _texts_in(one, tag)
+    elif type(value) is dict:
+        yield from _texts_of_object(value, tag)
+
+
+def _texts_of_object(value: dict[str, Any], tag: str) -> Iterator[tuple[str, str]]:
+    if inner := [value[name] for name in _VALUES if name in value]:
+        tags = [value[name] for name in _TAGS if type(value.get(name)) is str]
+        yield from _texts_in(inner[0], _tagged(tags[0]) if tags else tag)
+    elif all(_LANGUAGE.fullmatch(name) or name in _UNTAGGED for name in value):
+        for name, text in value.items():
+            yield from _texts_in(text, _tagged(name))
+
+
+def _languages_in(text: str) -> dict[str, str | None]:
+    """The object by language that a text is as JSON; empty where it is only a text."""
+    if text[:1] != "{":
+        return {}
+    try:
+        languages = _decode_languages(text)
+    except (ValueError, RecursionError):
+        return {}
+    return languages if all(_LANGUAGE.fullmatch(name) for name in languages) else {}
+
+
+def _tagged(name: str) -> str:
+    return "" if name in _UNTAGGED else name.lower().replace("_", "-")

@@ -1,0 +1,1 @@
+"""The ledger: runs and their checkpoints, in a schema of this program."""

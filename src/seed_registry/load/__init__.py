@@ -1,0 +1,1 @@
+"""A load: one producer, concurrent writers, retries, resume, and the report."""

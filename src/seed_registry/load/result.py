@@ -1,0 +1,75 @@
+"""Concluding: what the end of a run is called, and whether its report is that of a success."""
+
+from __future__ import annotations
+
+from seed_registry.errors import (
+    IndexesFailed,
+    IndexesIncomplete,
+    SeedRegistryError,
+    TooManyRejects,
+    VerificationFailed,
+)
+from seed_registry.escape import printable
+from seed_registry.report import Counts, Incomplete, Report, UnreadRecords
+
+
+def raise_on_failure(report: Report, verdict: SeedRegistryError | None = None, *, complete: bool = False) -> Report:
+    """The report, unless it tells of a failure, or the `verdict` on its counts is one.
+
+    Args:
+        report: of a run that was read to its end.
+        verdict: on its counts, from `Account.verdict`.
+        complete: whether it is a failure that records are known to be missing.
+
+    Raises:
+        VerificationFailed, TooManyRejects, IndexesFailed, IndexesIncomplete: it does; they hold the report.
+    """
+    failed = _failed_indexes(report)
+    if report.verification is not None and not report.verification.passed:
+        facts = "; ".join(str(check) for check in report.verification.checks if not check.passed)
+        told = [f"verification failed: {facts}", str(verdict or "").partition("\n")[0], failed]
+        raise VerificationFailed("\n".join(filter(None, told)), report)
+    if verdict is not None:
+        verdict.args = ("\n".join(filter(None, [str(verdict), failed])),)
+        raise verdict
+    if failed:
+        raise IndexesFailed(failed, report)
+    if complete and (report.incomplete or report.unread_records):
+        facts = "; ".join([*map(_incomplete, report.incomplete[:5]), *map(_unread, report.unread_records[:5])])
+        raise IndexesIncomplete(f"the indexes are not complete: {facts}\nload all pages together", report)
+    return report
+
+
+def _incomplete(one: Incomplete) -> str:
+    return f"{printable(one.index)}: the portal has {one.declared:,} records, read were {one.read:,}"
+
+
+def _unread(one: UnreadRecords) -> str:
+    return f"{printable(one.index)}: {one.count:,} at {printable(one.path)} look like records and are not read"
+
+
+def _failed_indexes(report: Report) -> str:
+    """Which of several indexes failed, in words; empty if none did."""
+    bad = [part for part in report.per_index if part.error]
+    if not bad:
+        return ""
+    names = ", ".join(printable(part.index) for part in bad[:5])
+    more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""  # noqa: PLR2004  # as many as fit a line
+    count = len(report.per_index)
+    rest = "; the others are loaded" if len(bad) < count else ""
+    return f"{len(bad)} of {count} indexes failed: {names}{more}{rest}"
+
+
+def outcome_of(exc: BaseException) -> str:
+    """How the ledger calls the end of a run."""
+    if isinstance(exc, VerificationFailed):
+        return "verification_failed"
+    if isinstance(exc, TooManyRejects):
+        return "too_many_rejects"
+    return "failed" if isinstance(exc, Exception) else "interrupted"
+
+
+def count_fields(counts: Counts) -> dict[str, int]:
+    """The counts of a table as its event tells them."""
+    skipped = counts.read - counts.inserted - counts.updated
+    return {"processed": counts.read, "inserted": counts.inserted, "updated": counts.updated, "skipped": skipped}

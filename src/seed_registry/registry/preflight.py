@@ -1,0 +1,76 @@
+"""Rehearsal: the server is asked to plan the upserts of a load before anything is written."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import asyncpg
+
+from seed_registry.errors import DatabaseRefused, SchemaMismatch
+from seed_registry.postgres.identifiers import display_name
+from seed_registry.postgres.sql_files import statement
+from seed_registry.registry.queries import upsert
+from seed_registry.registry.staging import staged_type
+from seed_registry.registry.tables import Table, Tables
+
+# Planning takes for a moment the lock that writing takes.
+_LOCK_TIMEOUT_MILLISECONDS: Final = 200
+
+
+async def rehearse(connection: asyncpg.Connection[Any], tables: Tables, *, is_reading: bool = False) -> None:
+    """See that this role may, and the server would, upsert into the tables; writes nothing.
+
+    Planning goes as far as executing does before its first row: rules, replica identities, row filters of
+    publications, privileges on each column. `introspect` refuses what is known of these with a better message.
+
+    Args:
+        connection: any session.
+        tables: as `introspect` found them.
+        is_reading: nothing is going to be written: that the role may not is no matter.
+
+    Raises:
+        DatabaseRefused: this role lacks a privilege.
+        SchemaMismatch: the server refuses for another reason.
+    """
+    if is_reading and await connection.fetchval("select pg_catalog.pg_is_in_recovery()"):
+        return
+    names = [tables.sources.name, tables.assets.name]
+    if not is_reading and (missing := await connection.fetchval(statement("registry/missing_privileges"), names)):
+        raise _unprivileged(f"this role has no privilege to {missing}")
+    for table in (tables.sources, tables.assets):
+        try:
+            await _explain(connection, table)
+        except asyncpg.InsufficientPrivilegeError as exc:
+            if not is_reading:
+                raise _unprivileged(str(exc.args[0])) from exc
+
+
+async def _explain(connection: asyncpg.Connection[Any], table: Table) -> None:
+    try:
+        async with connection.transaction():
+            await connection.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT_MILLISECONDS}ms'")
+            await connection.execute(f"explain {upsert(table, _nothing(table))}")
+    except asyncpg.LockNotAvailableError:
+        return  # who writes will wait for it, and say so
+    except asyncpg.InsufficientPrivilegeError:
+        raise
+    except (
+        asyncpg.SyntaxOrAccessError,
+        asyncpg.FeatureNotSupportedError,
+        asyncpg.ObjectNotInPrerequisiteStateError,
+    ) as exc:
+        what = f"{display_name(table.name)} takes no upserts: {exc.args[0]} (SQLSTATE {exc.sqlstate})"
+        raise SchemaMismatch(what) from exc
+
+
+def _nothing(table: Table) -> str:
+    """An empty staging table."""
+    columns = ", ".join(f"null::pg_catalog.{staged_type(table, field)} as {field}" for field in table.columns)
+    return f"(select {columns} where false)"
+
+
+def _unprivileged(what: str) -> DatabaseRefused:
+    return DatabaseRefused(
+        f"{what}\nlet the tables' owner run the output of `seed-registry schema grants ROLE`",
+        sqlstate=asyncpg.InsufficientPrivilegeError.sqlstate,
+    )

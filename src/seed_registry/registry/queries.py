@@ -1,0 +1,237 @@
+"""Statements: the texts in `sql/`, filled with the quoted names of a table as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from seed_registry.postgres.sql_files import statement
+from seed_registry.registry.staging import staged_type
+from seed_registry.registry.tables import Table
+
+
+def upsert(table: Table, staging: str, *, also_equal: bool = False, keeps_sources: bool = False) -> str:
+    """The staged batch into its table; rows that do not differ are left alone, or `also_equal` ones are updated.
+
+    With `keeps_sources` rows of the keys that it is given keep their source.
+    """
+    fields = list(table.columns)
+    proposed = {field: f"excluded.{table.column(field)}" for field in fields}
+    assignments = [
+        # a moment of the portal's never goes backwards
+        f"{table.column(field)} = "
+        + (f"greatest(existing.{table.column(field)}, {value})" if field == "updated_at" else value)
+        for field, value in proposed.items()
+        if field in (set(fields) - _kept(table) or table.key)
+    ]
+    columns = [table.column(field) for field in fields]
+    values = [_filled(table, field) for field in fields]
+    if table.touched:
+        columns.append("updated_at")
+        values.append("pg_catalog.now()")
+        assignments.append("updated_at = pg_catalog.now()")
+    return statement("registry/upsert").format(
+        table=table.name,
+        staging=staging,
+        columns=", ".join(columns),
+        values=", ".join(values),
+        order=", ".join(_ordered(table, field) for field in table.key),
+        key=", ".join(table.column(field) for field in table.key),
+        assignments=", ".join(assignments),
+        differs="true"
+        if also_equal
+        else _differs(table, proposed) + (_has_same_source(table) if keeps_sources else ""),
+    )
+
+
+def _has_same_source(table: Table) -> str:
+    source, key = table.column("source_id"), table.column("asset_key")
+    is_same = f"existing.{source} is not distinct from excluded.{source}"
+    return f" and ({is_same} or existing.{key}::pg_catalog.text <> all ($1::pg_catalog.text[]))"
+
+
+def kept_out(table: Table, staging: str) -> str:
+    """How many of the staged batch, just upserted, the table does not hold: a trigger kept them out."""
+    proposed = {field: f"({_fitted(table, field, 'staged')})" for field in table.columns}
+    return statement("registry/kept_out").format(
+        table=table.name,
+        staging=staging,
+        same_key=_same_key(table, "staged"),
+        key_column=table.column(table.key[-1]),
+        differs=_differs(table, proposed),
+    )
+
+
+def renew_hashes(table: Table, staging: str) -> str:
+    """The content hashes of a staged batch, just upserted, to the rows that it left alone."""
+    return statement("registry/renew_hashes").format(
+        table=table.name,
+        staging=staging,
+        same_key=_same_key(table, "staged"),
+        hash_column=table.column("content_hash"),
+    )
+
+
+def samples(table: Table, *, by_key: bool = False) -> str:
+    """A few rows of a table in the form in which they are staged; `by_key` the one of a key, a value a key field."""
+    return statement("registry/samples").format(
+        table=table.name,
+        values=", ".join(_restaged(table, field) for field in table.columns),
+        condition="where "
+        + " and ".join(
+            f"existing.{table.column(field)} = ${number}::pg_catalog.{staged_type(table, field)}"
+            for number, field in enumerate(table.key, 1)
+        )
+        if by_key
+        else "",
+    )
+
+
+def key_owners(table: Table) -> str:
+    """Which source has the rows of a batch's keys, given as one array a key field."""
+    return statement("registry/key_owners").format(
+        table=table.name,
+        arrays=_arrays([staged_type(table, field) for field in table.key]),
+        names=", ".join(table.key),
+        same_key=_same_key(table),
+        source_column=table.column("source_id"),
+    )
+
+
+def filter_by_hash(table: Table) -> str:
+    """Which records of a batch the table does not hold.
+
+    The batch is given as its content hashes put together, the length of one, a separator, and one text for each of
+    `identity_fields`: their values with the separator between them. Of an array asyncpg looks at each element for
+    longer than all of that takes.
+    """
+    fields = identity_fields(table)
+    texts = [f"pg_catalog.string_to_array(${number}, $3)" for number, _ in enumerate(fields, 4)]
+    types = [staged_type(table, field) for field in fields]
+    arrays = [
+        text if type_ == "text" else f"{text}::pg_catalog.{type_}[]" for text, type_ in zip(texts, types, strict=True)
+    ]
+    return statement("registry/filter_by_hash").format(
+        table=table.name,
+        arrays=", ".join(arrays),
+        names=", ".join(fields),
+        same_row=" and ".join(f"existing.{table.column(field)} = batch.{field}" for field in fields),
+        hash_column=table.column("content_hash"),
+    )
+
+
+def identity_fields(table: Table) -> list[str]:
+    """What tells, with the content hash, that a row is a record's: its key and its source."""
+    return [*table.key, *(["source_id"] if "source_id" in {*table.columns} - {*table.key} else [])]
+
+
+def by_value(table: Table, name: str) -> str:
+    """A statement that joins a batch, given as one array a field, to the rows of the same keys."""
+    fields = list(table.columns)
+    proposed = {field: f"({_fitted(table, field, 'batch')})" for field in fields}
+    conditions = [f"{condition} as {field}" for field, condition in _differences(table, proposed).items()]
+    return statement(f"registry/{name}").format(
+        table=table.name,
+        arrays=_arrays([staged_type(table, field) for field in fields]),
+        names=", ".join(fields),
+        same_key=_same_key(table),
+        key_column=table.column(table.key[-1]),
+        differs=_differs(table, proposed),
+        conditions=", ".join(conditions) or f"false as {table.key[-1]}",
+    )
+
+
+def _ordered(table: Table, field: str) -> str:
+    """A key field in the order in which Python sorts it: a COPY straight into the table locks in that order."""
+    return f'staged.{field} collate pg_catalog."C"' if staged_type(table, field) == "text" else f"staged.{field}"
+
+
+def _arrays(types: list[str]) -> str:
+    return ", ".join(f"${number}::pg_catalog.{type_}[]" for number, type_ in enumerate(types, 1))
+
+
+def _same_key(table: Table, alias: str = "batch") -> str:
+    return " and ".join(f"existing.{table.column(field)} = {alias}.{field}" for field in table.key)
+
+
+def _unstaged(table: Table, field: str, alias: str = "staged") -> str:
+    """A staged value in the type of its column."""
+    if field == "updated_at" and table.types[field] == "timestamp":
+        return f"pg_catalog.timezone('UTC', {alias}.updated_at)"
+    if field != "raw":
+        return f"{alias}.{field}"
+    text = f"pg_catalog.convert_from({alias}.raw, 'UTF8')"
+    return text if table.types["raw"] == "text" else f"{text}::pg_catalog.{table.types['raw']}"
+
+
+def _restaged(table: Table, field: str) -> str:
+    """A value of a row in the type in which it is staged."""
+    held = _held(table, field)
+    if field == "updated_at" and table.types[field] == "timestamp":
+        return f"pg_catalog.timezone('UTC', {held})"
+    if field == "raw":
+        return f"pg_catalog.convert_to({held}::pg_catalog.text, 'UTF8')"
+    return f"{held}::pg_catalog.{staged_type(table, field)}"
+
+
+def _kept(table: Table) -> set[str]:
+    """The fields that an existing row keeps: its key, and a source its provider, which decided once."""
+    return {*table.key, *({"provider"} if "source_key" in table.columns else ())}
+
+
+def _filled(table: Table, field: str) -> str:
+    """What is inserted of a staged value: where it is missing, the default of a column that is NOT NULL.
+
+    A default that is another one whenever it is asked for (a clock's, a sequence's) is given to new rows only: rows
+    that are there keep what they have, or every load would change them.
+    """
+    value, default = _unstaged(table, field), table.facts[field].default
+    if default is None:
+        return value
+    if default.is_constant:
+        return f"coalesce({value}, {default.expression})"
+    held = f"(select {_held(table, field)} from {table.name} as existing where {_same_key(table, 'staged')})"
+    return f"coalesce({value}, {held}, {default.expression})"
+
+
+def _fitted(table: Table, field: str, alias: str) -> str:
+    """What a row would hold once a staged value was written to it: defaults, and what a limited type makes of it.
+
+    A text that is too long for its column stays as it is, which no row can hold.
+    """
+    column, value = table.facts[field], _unstaged(table, field, alias)
+    if column.precision is not None:
+        value = f"{value}::pg_catalog.{column.type}({column.precision})"
+    if column.type == "bpchar":  # compared as text, and so without the blanks that pad it
+        value = f"pg_catalog.rtrim({value}, ' ')"
+    elif column.length is not None:
+        fits = f"pg_catalog.length(pg_catalog.rtrim({value}, ' ')) <= {column.length}"
+        value = f"case when {fits} then pg_catalog.left({value}, {column.length}) else {value} end"
+    if column.default is None:
+        return value
+    return f"coalesce({value}, {column.default.expression if column.default.is_constant else _held(table, field)})"
+
+
+def _held(table: Table, field: str) -> str:
+    return f"existing.{table.column(field)}"
+
+
+def _differs(table: Table, proposed: Mapping[str, str]) -> str:
+    """Whether an existing row would become another one."""
+    return f"({' or '.join(_differences(table, proposed).values()) or 'false'})"
+
+
+def _differences(table: Table, proposed: Mapping[str, str]) -> dict[str, str]:
+    """For each field, whether an existing row would become another one; a content hash alone makes no difference."""
+    conditions = {}
+    for field in table.columns:
+        if field in _kept(table) or field == "content_hash":
+            continue
+        current, value = _held(table, field), proposed[field]
+        if field == "updated_at":
+            value = f"greatest({current}, {value})"
+        if table.types[field] == "json":  # json has no equality of its own, and not all of it is jsonb as well
+            current, value = f"{current}::pg_catalog.text", f"{value}::pg_catalog.text"
+        if table.facts[field].is_folded:
+            current, value = (f'{text}::pg_catalog.text collate pg_catalog."C"' for text in (current, value))
+        conditions[field] = f"{current} is distinct from {value}"
+    return conditions

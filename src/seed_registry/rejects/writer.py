@@ -1,0 +1,245 @@
+"""The rejects file: one NDJSON line for each record that could not be loaded, created when the first one comes."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import errno
+import os
+import stat
+from array import array
+from bisect import bisect_left
+from pathlib import Path
+
+import msgspec
+import xxhash
+
+from seed_registry.errors import StorageFailed
+from seed_registry.escape import printable
+from seed_registry.records import Reject
+
+# A resumed run comes across every reject once more and compares it with those in its file: 16 MB of memory.
+_MOST_TOLD = 2_000_000
+_PIECE_BYTES = 4 << 20
+_BEGINNING = b'{"index":'
+
+
+class _Told(msgspec.Struct):
+    """What tells one reject from another: the same place may hold another record by now."""
+
+    index: str
+    offset: int
+    record: str
+
+    @property
+    def what(self) -> int:
+        """A hash of it all."""
+        return _what(self.index, self.offset, self.record)
+
+
+def _what(index: str, offset: int, record: str) -> int:
+    return xxhash.xxh3_64_intdigest(f"{offset} {index}\0{record}".encode(errors="surrogatepass"))
+
+
+_decode_told = msgspec.json.Decoder(_Told).decode
+
+
+def _is_of(line: bytes, index: str) -> bool:
+    told = _parsed(line)
+    return told is not None and told.index == index
+
+
+class _Lines:
+    """What is in a rejects file.
+
+    Attributes:
+        count: how many whole lines.
+        end: where the last of them ends; behind it lies at most a torn one.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.count = self.end = 0
+        self._hashes = array("Q")
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            file.seek(0)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self.count += 1
+                self.end += len(line)
+                if (told := _parsed(line)) and self.count <= _MOST_TOLD:
+                    self._hashes.append(told.what)
+        self._hashes = array("Q", sorted(self._hashes))
+
+    def has(self, what: int) -> bool:
+        """Whether one of them tells this."""
+        at = bisect_left(self._hashes, what)
+        return at < len(self._hashes) and self._hashes[at] == what
+
+
+def _parsed(line: bytes) -> _Told | None:
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+        return _decode_told(line)
+    return None
+
+
+class RejectsFile:
+    """Appends rejects to a new file, readable by its owner only, or to that of the run that is resumed.
+
+    A file that another run left there is kept beside it, as `PATH.old`.
+
+    Attributes:
+        path: where it is, or would be.
+        own_directory: whether its directory is made with it: a mistyped path is to be an error.
+        created: whether there is one.
+        count: how many rejects are in it.
+    """
+
+    def __init__(self, path: Path, *, own_directory: bool = False) -> None:
+        self.path = path
+        self.own_directory = own_directory
+        self.created = False
+        self.count = 0
+        self._descriptor = -1
+        self._unsynced = False
+        self._told: _Lines | None = None  # what the run that is resumed told
+
+    def resume(self) -> None:
+        """Go on with the file of an earlier run, if it has one: a torn last line goes, and nothing is told twice.
+
+        A file of more lines than can be compared is begun anew: the run reads, and rejects, everything once more.
+
+        Raises:
+            StorageFailed: the file cannot be read or written.
+        """
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            raise self._failed(exc) from exc
+        there = os.fstat(descriptor)
+        is_ours = stat.S_ISREG(there.st_mode) and there.st_uid == os.geteuid()
+        # Its path comes from the ledger, into which others may write: never into a file that is none of rejects.
+        if not is_ours or not _BEGINNING.startswith(os.pread(descriptor, len(_BEGINNING), 0)):
+            os.close(descriptor)
+            raise self._failed(OSError(errno.EEXIST, "what is there is no rejects file of this user's"))
+        self._descriptor, self.created = descriptor, True
+        self._continue_behind(_Lines(descriptor))
+
+    def forget(self, index: str) -> None:
+        """The index is another one now: what an earlier run told of it is true no longer.
+
+        Raises:
+            StorageFailed: the file cannot be written anew.
+        """
+        name = printable(index, len(index))
+        if not self.created:
+            return
+        kept = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        try:
+            descriptor = os.open(kept, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with self.path.open("rb") as old, os.fdopen(os.dup(descriptor), "wb") as new:
+                new.writelines(line for line in old if not _is_of(line, name))
+            kept.replace(self.path)
+            os.close(self._descriptor)
+            self._descriptor, self._unsynced = descriptor, True
+            self._continue_behind(_Lines(descriptor))
+        except OSError as exc:
+            raise self._failed(exc) from exc
+
+    def _continue_behind(self, lines: _Lines) -> None:
+        can_compare = lines.count <= _MOST_TOLD
+        self._told, self.count, end = (lines, lines.count, lines.end) if can_compare else (None, 0, 0)
+        os.ftruncate(self._descriptor, end)
+        os.lseek(self._descriptor, end, os.SEEK_SET)
+
+    def write(self, index: str, reject: Reject) -> None:
+        """Append one line `{index, line, offset, key?, kind?, reason, detail, record}`.
+
+        A record that is not UTF-8 is base64. The kind is told of a source: its document may tell it by the place only.
+
+        Raises:
+            StorageFailed: the file cannot be made or written.
+        """
+        line: dict[str, object] = {"index": printable(index, len(index)), "line": reject.line, "offset": reject.offset}
+        if reject.key is not None:
+            line["key"] = reject.key
+        if reject.kind == "source":
+            line["kind"] = "source"
+        line |= {"reason": reject.reason, "detail": reject.detail}
+        try:
+            line["record"] = reject.data.decode()
+        except UnicodeDecodeError:
+            line |= {"record": base64.b64encode(reject.data).decode(), "encoding": "base64"}
+        if self._told and self._told.has(_what(str(line["index"]), reject.offset, str(line["record"]))):
+            return
+        try:
+            if not self.created:
+                self._create()
+            data = memoryview(msgspec.json.encode(line) + b"\n")
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError as exc:
+            raise self._failed(exc) from exc
+        self._unsynced = True
+        self.count += 1
+
+    def sync(self) -> None:
+        """Bring it to disk.
+
+        Raises:
+            StorageFailed: that fails.
+        """
+        if not self._unsynced:
+            return
+        try:
+            os.fsync(self._descriptor)
+        except OSError as exc:
+            raise self._failed(exc) from exc
+        self._unsynced = False
+
+    def close(self) -> None:
+        """Bring it to disk, and close it."""
+        if self._descriptor >= 0:
+            try:
+                self.sync()
+            finally:
+                os.close(self._descriptor)
+                self._descriptor = -1
+
+    def _failed(self, exc: OSError) -> StorageFailed:
+        return StorageFailed(
+            f"the rejects file {self.path} cannot be written: {exc.strerror}; name another with --rejects"
+        )
+
+    def _create(self) -> None:
+        if self.own_directory:
+            self.path.parent.mkdir(exist_ok=True, mode=0o700)
+        self.keep_older()
+        # O_EXCL and O_NOFOLLOW: never into somebody else's file, nor through a link that was laid there.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._descriptor = os.open(self.path, flags, 0o600)
+        self.created = True
+
+    def keep_older(self) -> None:
+        """Put a file aside that another run left there.
+
+        The same command again is no reason to fail; what is not a rejects file of our own is.
+        """
+        try:
+            # Without O_NONBLOCK a pipe that lies there would be waited for.
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:  # none, or a link; creating the new one says what is wrong
+            return
+        try:
+            there = os.fstat(descriptor)
+            is_ours = stat.S_ISREG(there.st_mode) and there.st_uid == os.geteuid()
+            first = os.pread(descriptor, _PIECE_BYTES, 0).partition(b"\n")[0] if is_ours else b""
+            is_longer = len(first) == _PIECE_BYTES and first.startswith(_BEGINNING)
+            if is_longer or _parsed(first):
+                self.path.replace(self.path.with_name(f"{self.path.name}.old"))
+        except OSError as exc:
+            raise self._failed(exc) from exc
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,288 @@
+"""What must be remembered for a whole index, on disk, not in memory: parked assets, distinct, marked and owned keys."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from array import array
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Final
+
+import msgspec
+
+from seed_registry.errors import StorageFailed
+from seed_registry.records import Asset, RawRecord
+
+# One bit for each of 2^26 hashes: a key that only looks parked is parked too, which costs time and never an order.
+_FILTER_BITS: Final = 1 << 26
+_SPOOL_MEMORY_BYTES: Final = 8 << 20
+# Hashes are counted by part: at 10^8 keys a part is 400,000 numbers, about 30 MB as a set.
+_PARTS: Final = 256
+_BLOCK_HASHES: Final = 1 << 20
+# Of a hash that is marked so many bits are kept, so that it fits 8 bytes with its marks: of 10^8 keys, two may be taken
+# for one with a chance of one in fourteen.
+_MARKED_BITS: Final = 56
+_MARKED_HASH: Final = (1 << _MARKED_BITS) - 1
+# A look-up reads so many hashes, 4 KB; one number of each such page is held in memory.
+_PAGE_HASHES: Final = 512
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(RawRecord).decode
+
+
+class ParkedAssets:
+    """Assets that came before their source, in the order in which they came, in a temporary file.
+
+    Once a key is parked all its later occurrences are to be parked too, or the last one would not win.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._file: IO[bytes] | None = None
+        self._filter = bytearray()
+
+    def holds(self, key_hash: int) -> bool:
+        """Whether an asset of this key may be parked."""
+        if not self.count:
+            return False
+        bit = key_hash % _FILTER_BITS
+        return bool(self._filter[bit >> 3] & (1 << (bit & 7)))
+
+    def park(self, asset: Asset, key_hash: int) -> None:
+        """Keep the asset for the end.
+
+        Raises:
+            StorageFailed: there is no room for it.
+        """
+        if self._file is None:
+            self._file = _temporary_file()
+            self._filter = bytearray(_FILTER_BITS >> 3)
+        bit = key_hash % _FILTER_BITS
+        self._filter[bit >> 3] |= 1 << (bit & 7)
+        data = _encode(RawRecord(asset.repaired or asset.raw, asset.line, asset.offset, "asset"))
+        _append(self._file, len(data).to_bytes(4, "little") + data)
+        self.count += 1
+
+    def take_all(self) -> Iterator[RawRecord]:
+        """All parked assets, undecoded, in their order; afterwards nothing is parked."""
+        if self._file is None:
+            return
+        self.count = 0
+        self._file.seek(0)
+        while size := self._file.read(4):
+            yield _decode(self._file.read(int.from_bytes(size, "little")))
+        self.close()
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class DistinctHashes:
+    """Counts distinct 64-bit hashes exactly: 8 bytes of disk and no memory for each."""
+
+    def __init__(self) -> None:
+        self._new = array("Q")
+        self._file: IO[bytes] | None = None
+        self._blocks: list[list[int]] = []  # the lengths of the parts in each block of the file
+
+    def add(self, value: int) -> None:
+        """Count a hash, unless it was counted before.
+
+        Raises:
+            StorageFailed: there is no room for it.
+        """
+        self.extend((value,))
+
+    def extend(self, values: Iterable[int]) -> None:
+        """Count each of these hashes, unless it was counted before.
+
+        Raises:
+            StorageFailed: there is no room for them.
+        """
+        self._new.extend(values)
+        if len(self._new) >= _BLOCK_HASHES:
+            self._spill()
+
+    def count(self) -> int:
+        """How many distinct hashes were added."""
+        return sum(len(set(part)) for part in self.parts())
+
+    def parts(self) -> Iterator[array[int]]:
+        """All hashes, those with the same last 8 bits together, in the order in which they were added."""
+        for number, new in enumerate(_by_part(self._new)):
+            hashes = array("Q")
+            start = 0
+            for lengths in self._blocks:
+                assert self._file is not None
+                self._file.seek(8 * (start + sum(lengths[:number])))
+                hashes.frombytes(self._file.read(8 * lengths[number]))
+                start += sum(lengths)
+            yield hashes + new
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _spill(self) -> None:
+        if self._file is None:
+            self._file = _temporary_file()
+        self._file.seek(0, 2)
+        parts = _by_part(self._new)
+        for part in parts:
+            _append(self._file, part.tobytes())
+        self._blocks.append([len(part) for part in parts])
+        self._new = array("Q")
+
+
+def _by_part(hashes: array[int]) -> list[array[int]]:
+    parts = [array("Q") for _ in range(_PARTS)]
+    for value in hashes:
+        parts[value & (_PARTS - 1)].append(value)
+    return parts
+
+
+class MarkedHashes:
+    """Distinct 64-bit hashes, each with all the marks it was ever added with, and whether one was added at all.
+
+    8 bytes of disk for each time, and no memory.
+    """
+
+    def __init__(self) -> None:
+        self._added = DistinctHashes()
+        self._sorted: IO[bytes] | None = None
+        self._firsts = array("Q")  # of each page of the sorted hashes
+        self._page = (-1, array("Q"))  # the one read last
+
+    def add(self, value: int, checkpoints: int = 0) -> None:
+        """Add a hash with marks, one bit each, 8 of them.
+
+        Raises:
+            StorageFailed: there is no room for it.
+        """
+        self._added.add(value & _MARKED_HASH | checkpoints << _MARKED_BITS)
+
+    def count(self) -> Counter[int]:
+        """How many distinct hashes there are of each combination of marks."""
+        counts: Counter[int] = Counter()
+        for part in self._marked():
+            counts.update(part.values())
+        return counts
+
+    def settle(self) -> None:
+        """Make what was added ready to be looked up.
+
+        Raises:
+            StorageFailed: there is no room for it.
+        """
+        self._close_sorted()
+        file, firsts, rest = _temporary_file(), array("Q"), array("Q")
+        for part in self._marked():
+            # The last 8 bits first: so the parts, one after the other, are in order.
+            rest.extend(sorted(map(_turned, part)))
+            whole = len(rest) - len(rest) % _PAGE_HASHES
+            firsts.extend(rest[:whole:_PAGE_HASHES])
+            _append(file, rest[:whole].tobytes())
+            del rest[:whole]
+        firsts.extend(rest[:1])
+        _append(file, rest.tobytes())
+        self._sorted, self._firsts = file, firsts
+
+    def holds(self, value: int) -> bool:
+        """Whether this hash was added before `settle`."""
+        assert self._sorted is not None, "not settled"
+        wanted = _turned(value & _MARKED_HASH)
+        number = bisect_right(self._firsts, wanted) - 1
+        if number < 0:
+            return False
+        if number != self._page[0]:
+            self._sorted.seek(8 * _PAGE_HASHES * number)
+            self._page = (number, array("Q", self._sorted.read(8 * _PAGE_HASHES)))
+        page = self._page[1]
+        position = bisect_left(page, wanted)
+        return position < len(page) and page[position] == wanted
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        self._added.close()
+        self._close_sorted()
+
+    def _marked(self) -> Iterator[dict[int, int]]:
+        for part in self._added.parts():
+            checkpoints: dict[int, int] = {}
+            for value in part:
+                key = value & _MARKED_HASH
+                checkpoints[key] = checkpoints.get(key, 0) | value >> _MARKED_BITS
+            yield checkpoints
+
+    def _close_sorted(self) -> None:
+        if self._sorted is not None:
+            self._sorted.close()
+            self._sorted, self._page = None, (-1, array("Q"))
+
+
+class FirstOwners:
+    """For each 64-bit hash the first owner that claimed it.
+
+    A temporary database of SQLite: a few megabytes of memory (https://www.sqlite.org/inmemorydb.html#temp_db), the rest
+    on disk.
+    """
+
+    def __init__(self) -> None:
+        self._database: sqlite3.Connection | None = None
+
+    def claim(self, claims: Sequence[tuple[int, int]]) -> list[int]:
+        """Claim each hash for an owner, one after the other; which owners they have now.
+
+        Raises:
+            StorageFailed: there is no room for it.
+        """
+        signed = [(value - (1 << 63), owner) for value, owner in claims]
+        try:
+            if self._database is None:
+                self._database = sqlite3.connect("", isolation_level=None)
+                self._database.execute("create table claim (hash integer primary key, owner integer not null)")
+            self._database.execute("begin")
+            self._database.executemany("insert or ignore into claim values (?, ?)", signed)
+            self._database.execute("commit")
+            query = "select owner from claim where hash = ?"
+            return [self._database.execute(query, (value,)).fetchone()[0] for value, _ in signed]
+        except sqlite3.Error as exc:
+            raise StorageFailed(f"a temporary file cannot be written: {exc}; set TMPDIR to another") from exc
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+
+def _turned(value: int) -> int:
+    """A marked hash with its last 8 bits in front."""
+    return (value & (_PARTS - 1)) << (_MARKED_BITS - 8) | value >> 8
+
+
+def _temporary_file() -> IO[bytes]:
+    """A file without a name: whatever happens to the process, nothing of it is left behind."""
+    try:
+        return tempfile.SpooledTemporaryFile(_SPOOL_MEMORY_BYTES)
+    except OSError as exc:
+        raise _no_room(exc) from exc
+
+
+def _append(file: IO[bytes], data: bytes) -> None:
+    try:
+        file.write(data)
+    except OSError as exc:
+        raise _no_room(exc) from exc
+
+
+def _no_room(exc: OSError) -> StorageFailed:
+    place = tempfile.gettempdir()
+    return StorageFailed(f"a temporary file in {place} cannot be written: {exc.strerror}; set TMPDIR to another")

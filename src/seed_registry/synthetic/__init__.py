@@ -1,0 +1,1 @@
+"""Synthetic indexes for `sample`, `bench` and the tests."""

@@ -1,0 +1,1 @@
+"""Compare the registry with an index: after a load, or at any later time."""

@@ -1,0 +1,351 @@
+"""Comparing: the records of an index beside the rows of the registry, batch by batch, as they are read."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from msgspec import Struct, field
+
+from seed_registry.blame import Blame
+from seed_registry.dry_run.writer import key_hashes
+from seed_registry.errors import IndexNotUnderstood
+from seed_registry.index.reader import IndexReader
+from seed_registry.load.outcomes import hash_key, log_unread
+from seed_registry.records import Asset, Record, Reject, Source, SourceRow
+from seed_registry.registry.bisection import merge_bisecting
+from seed_registry.registry.key_owners import are_shared, has_own_keys, key_of_another_source
+from seed_registry.registry.tables import Tables
+from seed_registry.report import Progress, Tally
+from seed_registry.settings import Settings
+from seed_registry.spill import FirstOwners, ParkedAssets
+from seed_registry.verify.snapshot import Auditor, Probed
+
+# A COPY costs a round trip; so many rows of notes are a megabyte or two.
+_STAGED_ROWS: Final = 10_000
+
+
+class Difference(Struct, frozen=True):
+    """A record that the database does not hold as it is: not at all, or with other values in these `fields`."""
+
+    table: str
+    key: str
+    source_key: str
+    is_missing: bool
+    fields: list[str]
+    index: str
+    line: int
+    offset: int
+
+
+class AuditSource(Struct):
+    """A source that an index listed or an asset named.
+
+    Attributes:
+        scope: a number for what, besides their own keys, its assets are told apart by.
+        id: None where the database has no such source.
+        is_expected: whether a load would have it there.
+        difference: of a source that is listed.
+    """
+
+    provider: str
+    key: str
+    scope: int
+    id: Any
+    is_expected: bool = False
+    difference: Difference | None = None
+
+
+class AuditSources:
+    """The sources of an audit, numbered as they are met."""
+
+    def __init__(self, auditor: Auditor, tables: Tables, max_sources: int) -> None:
+        self.met: list[AuditSource] = []
+        self.rows: dict[str, dict[str, SourceRow]] = {}  # by what their index says of their provider, and by key
+        self._numbers: dict[str, int] = {}
+        self._providers: dict[str | None, int] = {}
+        self._auditor = auditor
+        self._asset_key = tables.assets.key
+        self._max = max_sources
+
+    async def meet(self, provider: str, keys: Iterable[str], index: str) -> None:
+        """Number these sources, each given once, and learn their rows; `provider` is what the index says of them.
+
+        Raises:
+            IndexNotUnderstood: these are more than `max_sources` can be meant.
+            SettingsInvalid: the registry has two sources of a key.
+        """
+        rows = self.rows.setdefault(provider, {})
+        new = [key for key in keys if key not in rows]
+        if not new:
+            return
+        if len(self.met) + len(new) > self._max:
+            raise IndexNotUnderstood(
+                f"{index} names more than {self._max:,} sources; if that is right, raise --max-sources"
+            )
+        found = await self._auditor.find_sources(new)
+        for key in new:
+            row = found.get(key, SourceRow(None, None))
+            rows[key] = SourceRow(row.id, row.provider or provider)
+            if key not in self._numbers:
+                self._numbers[key] = len(self.met)
+                self.met.append(
+                    AuditSource(row.provider or provider, key, self._scope(row.provider or provider), row.id)
+                )
+
+    def number(self, key: str) -> int:
+        """The number of a source that was met."""
+        return self._numbers[key]
+
+    def _scope(self, provider: str) -> int:
+        if "source_id" in self._asset_key:
+            return len(self.met)
+        return self._providers.setdefault(provider, len(self._providers)) if "provider" in self._asset_key else 0
+
+
+class KeySample:
+    """Chooses the assets with the smallest key hashes: as good as chance.
+
+    Which they are is only known at the end, so whatever may be among them is chosen.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._chosen: set[int] = set()
+        self._smallest: list[int] = []  # the same, negative, as a heap: its first is the largest
+
+    def choose(self, assets: Sequence[Asset]) -> set[int]:
+        """The positions of those chosen."""
+        if not self._size:
+            return set()
+        return {position for position, asset in enumerate(assets) if self._is_chosen(hash_key(asset.key))}
+
+    def _is_chosen(self, key_hash: int) -> bool:
+        if key_hash in self._chosen:
+            return True
+        if len(self._smallest) < self._size:
+            heapq.heappush(self._smallest, -key_hash)
+        elif key_hash < -self._smallest[0]:
+            self._chosen.discard(-heapq.heapreplace(self._smallest, -key_hash))
+        else:
+            return False
+        self._chosen.add(key_hash)
+        return True
+
+
+class _Part(Struct):
+    """One of the indexes: where it stands among them, and what is held of it."""
+
+    number: int
+    reader: IndexReader
+    parked: ParkedAssets
+    assets: list[Asset] = field(default_factory=list)
+    bytes: int = 0
+    listed: set[str] = field(default_factory=set)
+    named: set[str] = field(default_factory=set)  # by assets
+
+
+class Comparer:
+    """Compares indexes with the registry, and leaves what it found with the auditor.
+
+    Attributes:
+        roll: the sources.
+        missing_source: how many assets are of sources that their index does not list.
+        declared: header field, what it said, what was read; of each index that declares something.
+        has_edits: whether a row has other values than its content hash says.
+    """
+
+    def __init__(self, auditor: Auditor, tables: Tables, settings: Settings, tally: Tally, progress: Progress) -> None:
+        self.roll = AuditSources(auditor, tables, settings.max_sources)
+        self.missing_source = 0
+        self.declared: list[tuple[str, int, int]] = []
+        self.has_edits = False
+        self._auditor = auditor
+        self._settings = settings
+        self._tally = tally
+        self._progress = progress
+        self._sample = KeySample(settings.verify_sample)
+        self._rows: list[tuple[Any, ...]] = []
+        self._shares_keys = are_shared(tables.assets)
+        self._key_hash = key_hashes(tables)
+        self._owners = FirstOwners()
+
+    def close(self) -> None:
+        """Give temporary files back."""
+        self._owners.close()
+
+    async def compare(self, reader: IndexReader, number: int) -> None:
+        """One index, from its beginning to its end.
+
+        Raises:
+            IndexBroken, IndexUnreadable, IndexNotUnderstood: there is no end to be had.
+        """
+        tally, part = self._tally, _Part(number, reader, ParkedAssets())
+        bytes_before = tally.bytes_read
+        try:
+            async for records in reader.records():
+                tally.index_position = reader.position
+                tally.bytes_read = bytes_before + reader.position
+                await self._take(part, records)
+            tally.bytes_read = bytes_before + reader.position
+            for raw in part.parked.take_all():
+                await self._take_again(part, reader.decode(raw))
+        finally:
+            part.parked.close()
+        await self._flush(part)
+        await self._stage()
+        await self._expect(part)
+        self.declared.extend(reader.declared())
+        log_unread(reader, self._progress)
+
+    async def _take(self, part: _Part, records: Sequence[Record]) -> None:
+        tally, sources = self._tally, []
+        for record in records:
+            if type(record) is Asset:
+                tally.assets.read += 1
+                if record.source_key:
+                    await self._add(part, record)
+                else:
+                    part.parked.park(record, hash_key(record.key))  # a header that comes at the end will tell
+            elif type(record) is Source:
+                tally.sources.read += 1
+                sources.append(record)
+            elif type(record) is Reject:
+                counts = tally.sources if record.kind == "source" else tally.assets
+                counts.read += 1
+                self._reject(record)
+        if sources:
+            await self._compare_sources(part, sources)
+
+    async def _take_again(self, part: _Part, record: Record | None) -> None:
+        if type(record) is Asset:
+            await self._add(part, record)
+        elif type(record) is Reject:
+            self._reject(record)
+
+    def _reject(self, reject: Reject) -> None:
+        counts = self._tally.sources if reject.kind == "source" else self._tally.assets
+        counts.rejected += 1
+        self._tally.rejects[reject.reason] += 1
+
+    async def _add(self, part: _Part, asset: Asset) -> None:
+        part.assets.append(asset)
+        part.bytes += len(asset.raw)
+        if len(part.assets) >= self._settings.batch_size or part.bytes >= self._settings.batch_bytes:
+            await self._flush(part)
+
+    async def _flush(self, part: _Part) -> None:
+        assets, part.assets, part.bytes = part.assets, [], 0
+        if assets:
+            await self._compare_assets(part, assets)
+            self._progress.tell("debug", "batch_compared", index=part.reader.name, records=len(assets))
+
+    async def _compare_assets(self, part: _Part, assets: list[Asset]) -> None:
+        """By content hash; field by field where that says no, and in the sample."""
+        provider, roll, auditor = part.reader.provider, self.roll, self._auditor
+        keys = dict.fromkeys(asset.source_key for asset in assets)
+        part.named |= keys.keys()
+        await roll.meet(provider, keys, part.reader.name)
+        rows = roll.rows[provider]
+        probed = await auditor.probe_assets(assets, rows)
+        if self._shares_keys and has_own_keys(assets):
+            rejected = self._rejected(assets, probed, rows)
+            assets = [asset for position, asset in enumerate(assets) if position not in rejected]
+            probed = probed.without(rejected)
+        missing = set(probed.missing)
+        by_value = sorted((self._sample.choose(assets) | set(probed.uncertain)) - missing)
+
+        async def compare(positions: list[int]) -> list[list[str]]:
+            return await auditor.compare_assets([assets[position] for position in positions], rows)
+
+        differing = await _differing(by_value, compare)
+        self.has_edits |= bool(differing.keys() - set(probed.uncertain))
+        self._tally.assets.unchanged += len(assets) - len(missing) - len(differing)
+        compared = set(by_value)
+        for position, asset in enumerate(assets):
+            source = roll.number(asset.source_key)
+            differs = [] if position in missing else differing.get(position)
+            self._rows.append((
+                part.number, asset.offset, asset.line, roll.met[source].scope, asset.key, source, position in compared,
+                differs,
+            ))  # fmt: skip
+        if len(self._rows) >= _STAGED_ROWS:
+            await self._stage()
+
+    def _rejected(self, assets: Sequence[Asset], probed: Probed, rows: Mapping[str, SourceRow]) -> set[int]:
+        """The positions of those assets that a load would reject, for another source has their key, or comes first."""
+        missing = set(probed.missing)
+        rejected = {position for position in probed.of_another if assets[position].own_key}
+        free = [position for position, asset in enumerate(assets) if asset.own_key and position in missing]
+        key_hash, roll = self._key_hash, self.roll
+        claims = [
+            (key_hash(rows[asset.source_key].provider, asset.source_key, asset.key), roll.number(asset.source_key))
+            for asset in (assets[position] for position in free)
+        ]
+        for position, (_, source), owner in zip(free, claims, self._owners.claim(claims), strict=True):
+            if owner != source:
+                rejected.add(position)
+        for position in rejected:
+            self._reject(key_of_another_source(assets[position], None, None))
+        return rejected
+
+    async def _compare_sources(self, part: _Part, sources: Sequence[Source]) -> None:
+        provider, roll = part.reader.provider, self.roll
+        last = {source.key: source for source in sources}
+        part.listed |= last.keys()
+        await roll.meet(provider, last, part.reader.name)
+        rows = roll.rows[provider]
+        there = [source for source in last.values() if rows[source.key].id is not None]
+
+        async def compare(positions: list[int]) -> list[list[str]]:
+            return await self._auditor.compare_sources([there[position] for position in positions], rows)
+
+        differing = await _differing(list(range(len(there))), compare)
+        fields = {source.key: differing.get(position) for position, source in enumerate(there)}
+        for key, source in last.items():
+            differs = fields.get(key, [])
+            difference = None
+            if differs is not None:
+                name = part.reader.name
+                difference = Difference("sources", key, key, not differs, differs, name, source.line, source.offset)
+            roll.met[roll.number(key)].difference = difference
+
+    async def _stage(self) -> None:
+        rows, self._rows = self._rows, []
+        if rows:
+            await self._auditor.stage(rows)
+
+    async def _expect(self, part: _Part) -> None:
+        """An index that lists sources is trusted to list them all, unless others are to be derived from its assets."""
+        dialect, roll = part.reader.dialect, self.roll
+        expected = part.listed | part.named
+        if dialect.lists_sources and part.listed and not self._settings.derive_sources:
+            expected = part.listed
+        for key in expected:
+            roll.met[roll.number(key)].is_expected = True
+        if unlisted := [roll.number(key) for key in part.named - expected]:
+            self.missing_source += await self._auditor.leave_out(part.number, unlisted)
+
+
+async def _differing(
+    positions: list[int], compare: Callable[[list[int]], Awaitable[list[list[str]]]]
+) -> dict[int, list[str]]:
+    """The fields that differ, of those that do; what the database could not hold at all differs, too."""
+    found: dict[int, list[str]] = {}
+
+    async def merge(some: list[int]) -> bool:
+        compared = zip(some, await compare(some), strict=True)
+        found.update((position, fields) for position, fields in compared if fields)
+        return False
+
+    def refused(position: int, _: str) -> None:
+        found[position] = ["raw"]
+
+    async def probe(_: int, __: Exception) -> Blame:
+        """Nothing is written, so nothing else can be to blame."""
+        return Blame.RECORD
+
+    if positions:
+        await merge_bisecting(positions, merge, refused, probe)
+    return found

@@ -1,0 +1,249 @@
+"""Auditing: records of an index beside the rows of the registry, in one snapshot in which nothing can be written.
+
+What is remembered of the records lies in temporary tables of the transaction, so it takes none of our memory and passes
+through a pooler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import asyncpg
+from msgspec import Struct
+
+from seed_registry.errors import DatabaseRefused
+from seed_registry.postgres.identifiers import quoted
+from seed_registry.postgres.pooler import is_pooled
+from seed_registry.postgres.sql_files import statement
+from seed_registry.postgres.timeouts import io_timeout
+from seed_registry.records import Asset, Source, SourceRow
+from seed_registry.registry.merge import asset_values
+from seed_registry.registry.source_rows import find_source_rows, with_stored_providers
+from seed_registry.registry.staging import staged_type
+from seed_registry.registry.table_merge import TableMerger, plain_values
+from seed_registry.registry.tables import Table, Tables
+from seed_registry.report import Stages
+
+_RECORDS: Final = "seed_registry_audit"
+_RECORD_COLUMNS: Final = ("part", "offset", "line", "scope", "asset_key", "source", "by_value", "differs")
+_SOURCES: Final = "seed_registry_audit_sources"
+_SOURCE_COLUMNS: Final = ("source", "scope", "source_id")
+
+
+class Probed(Struct, frozen=True):
+    """Positions of a batch: of the records that the table has no row for, and of those whose row may differ.
+
+    Those `of_another` are among these, and their row is another source's.
+    """
+
+    missing: list[int]
+    uncertain: list[int]
+    of_another: list[int]
+
+    def without(self, left_out: Collection[int]) -> Probed:
+        """The same of the batch without the records at these positions."""
+        left = sorted(left_out)
+
+        def moved(positions: list[int]) -> list[int]:
+            return [position - bisect_left(left, position) for position in positions if position not in left_out]
+
+        return Probed(moved(self.missing), moved(self.uncertain), moved(self.of_another))
+
+
+class Auditor:
+    """One session's statements of an audit. All but `snapshot` are for the body of that."""
+
+    def __init__(
+        self,
+        connection: asyncpg.Connection[Any],
+        tables: Tables,
+        *,
+        full: bool,
+        seconds: float | None,
+        provider: str | None = None,
+    ) -> None:
+        """`full` trusts no content hash. No statement about a batch may take more than `seconds`.
+
+        `provider` is that of `Merger`.
+        """
+        self._connection = connection
+        self._tables = tables
+        self._seconds = seconds
+        self._provider = provider
+        options: dict[str, Any] = {"full": full, "stages": Stages()}
+        self._sources = TableMerger(connection, tables.sources, "unused", **options)
+        self._assets = TableMerger(connection, tables.assets, "unused", **options)
+        by_hash = "content_hash" in tables.assets.columns and not full
+        self._probed = list(dict.fromkeys((*tables.assets.key, "source_id", *(["content_hash"] if by_hash else []))))
+        self._probe = _probe(tables.assets, self._probed, by_hash=by_hash)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[None]:
+        """The registry as it is at this moment, for as long as the block runs.
+
+        Raises:
+            DatabaseRefused: the session cannot have temporary tables.
+        """
+        connection = self._connection
+        if not is_pooled(connection):
+            # A role that may only read is welcome; the transaction makes itself read-only once it has its tables.
+            await connection.execute("set default_transaction_read_only to off")
+        transaction = connection.transaction(isolation="repeatable_read")
+        await transaction.start()
+        try:
+            await self._create_tables()
+            yield
+        finally:
+            # Nothing is to be kept. Where the connection is gone there is nothing to roll back, and that is the news.
+            with contextlib.suppress(
+                asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError
+            ):
+                await transaction.rollback()
+
+    async def find_sources(self, keys: Sequence[str]) -> dict[str, SourceRow]:
+        """The rows of those sources that exist, by key.
+
+        Raises:
+            SettingsInvalid: there are two of a key, and none of them is of the provider asked for.
+        """
+        async with io_timeout(self._connection, self._seconds):
+            return await find_source_rows(self._connection, self._tables.sources, keys, self._provider)
+
+    async def probe_assets(self, assets: Sequence[Asset], sources: Mapping[str, SourceRow]) -> Probed:
+        """Ask by keys, sources and content hashes; a source that does not exist has the id None."""
+        values = asset_values(sources)
+        async with io_timeout(self._connection, self._seconds):
+            found = await self._connection.fetch(self._probe, *(values(field, assets) for field in self._probed))
+        return Probed(
+            missing=[position - 1 for position, is_missing, _ in found if is_missing],
+            uncertain=[position - 1 for position, is_missing, _ in found if not is_missing],
+            of_another=[
+                position - 1 for position, is_missing, is_of_another in found if is_of_another and not is_missing
+            ],
+        )
+
+    async def compare_assets(self, assets: Sequence[Asset], sources: Mapping[str, SourceRow]) -> list[list[str]]:
+        """For each asset the fields in which its row differs.
+
+        Raises:
+            asyncpg.PostgresError, ValueError, TypeError: a value is none that the database could hold; the snapshot
+                is as it was.
+        """
+        async with self._savepoint():
+            return await self._assets.compare(assets, asset_values(sources))
+
+    async def compare_sources(self, sources: Sequence[Source], rows: Mapping[str, SourceRow]) -> list[list[str]]:
+        """For each source the fields in which its row differs; raises as `compare_assets` does."""
+        async with self._savepoint():
+            return await self._sources.compare(with_stored_providers(sources, rows), plain_values)
+
+    async def stage(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Remember records: index, offset, line, scope, key, source, whether by value, fields that differ."""
+        await self._copy(_RECORDS, _RECORD_COLUMNS, rows)
+
+    async def leave_out(self, part: int, sources: Sequence[int]) -> int:
+        """Forget the records of these sources; how many they were."""
+        return await self._deleted("verify/leave_out", part, sources)
+
+    async def settle(self, sources: Sequence[tuple[int, int, Any]]) -> int:
+        """All records are staged, and `sources` exist: number, scope, id. How many records a later one replaced."""
+        await self._copy(_SOURCES, _SOURCE_COLUMNS, sources)
+        for name in (_RECORDS, _SOURCES):
+            await self._connection.execute(f"analyze pg_temp.{name}")  # nobody else would, of a temporary table
+        return await self._deleted("verify/settle")
+
+    async def count_records(self) -> list[tuple[int, int, int, int, int]]:
+        """For each source its records in the index, those missing, different, and compared by value."""
+        return [tuple(row) for row in await self._connection.fetch(statement("verify/records"))]
+
+    async def count_rows(self) -> list[tuple[int, int, int]]:
+        """For each source its rows in the registry, and those of them that the index does not have."""
+        return [tuple(row) for row in await self._connection.fetch(self._filled("verify/rows"))]
+
+    async def count_orphans(self) -> int:
+        """How many assets have no source; where a foreign key is validated the database has answered already."""
+        if self._tables.tied:
+            return 0
+        count: int = await self._connection.fetchval(self._filled("verify/count_orphans"))
+        return count
+
+    async def orphans(self, limit: int) -> list[str]:
+        """Some assets that have no source."""
+        return [key for (key,) in await self._connection.fetch(self._filled("verify/orphans"), limit)]
+
+    async def differences(self, limit: int) -> list[asyncpg.Record]:
+        """The first records that are missing, and that differ, in turns: index, line, offset, key, source, fields."""
+        rows: list[asyncpg.Record] = await self._connection.fetch(statement("verify/differences"), limit)
+        return rows
+
+    async def extra_assets(self, limit: int) -> list[tuple[str, int]]:
+        """Some assets that the index does not have: key, source."""
+        return [tuple(row) for row in await self._connection.fetch(self._filled("verify/extra"), limit)]
+
+    async def _create_tables(self) -> None:
+        try:
+            await self._connection.execute(
+                statement("verify/tables").format(id_type=f"pg_catalog.{self._tables.sources.id_type}")
+            )
+        except asyncpg.InsufficientPrivilegeError as exc:
+            raise DatabaseRefused(
+                f"{exc.args[0]}\nverifying keeps its notes in a temporary table: grant temporary on the database to "
+                "this role",
+                sqlstate=exc.sqlstate,
+            ) from exc
+        except asyncpg.ReadOnlySQLTransactionError as exc:
+            raise DatabaseRefused(
+                f"{exc.args[0]}: a standby, or a role that may only read behind a pooler\n"
+                "verifying keeps its notes in a temporary table: name the primary, or a role that may have one",
+                sqlstate=exc.sqlstate,
+            ) from exc
+
+    @asynccontextmanager
+    async def _savepoint(self) -> AsyncIterator[None]:
+        savepoint = self._connection.transaction()
+        async with io_timeout(self._connection, self._seconds):
+            await savepoint.start()
+            try:
+                yield
+            except Exception:
+                with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                    await savepoint.rollback()
+                raise
+            await savepoint.commit()
+
+    async def _copy(self, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+        async with io_timeout(self._connection, self._seconds):
+            await self._connection.copy_records_to_table(table, schema_name="pg_temp", columns=columns, records=rows)
+
+    async def _deleted(self, name: str, *arguments: object) -> int:
+        status: str = await self._connection.execute(statement(name), *arguments)
+        return int(status.removeprefix("DELETE "))
+
+    def _filled(self, name: str) -> str:
+        assets = self._tables.assets
+        return statement(name).format(
+            assets=assets.name,
+            key_column=assets.column("asset_key"),
+            source_column=assets.column("source_id"),
+            sources=self._tables.sources.name,
+            id_column=quoted("id"),
+        )
+
+
+def _probe(table: Table, fields: Sequence[str], *, by_hash: bool) -> str:
+    compared = ["source_id", "content_hash"]
+    return statement("verify/probe").format(
+        table=table.name,
+        arrays=", ".join(f"${n}::pg_catalog.{staged_type(table, field)}[]" for n, field in enumerate(fields, 1)),
+        names=", ".join(fields),
+        same_key=" and ".join(f"existing.{table.column(field)} = batch.{field}" for field in table.key),
+        key_column=table.column(table.key[-1]),
+        is_of_another=f"existing.{table.column('source_id')} is distinct from batch.source_id",
+        differs=" or ".join(f"existing.{table.column(field)} is distinct from batch.{field}" for field in compared)
+        if by_hash
+        else "true",
+    )

@@ -1,0 +1,667 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from seed_registry.errors import IndexNotUnderstood
+from seed_registry.index.byte_stream import HEAD_BYTES
+from seed_registry.index.decoder import Decoder
+from seed_registry.index.dialects import DIALECTS, choose
+from seed_registry.index.dialects.base import Portal, host_of, socrata_id
+from seed_registry.index.dialects.ckan import CKAN
+from seed_registry.index.dialects.data_json import DATA_JSON
+from seed_registry.index.dialects.directory import DIRECTORY
+from seed_registry.index.dialects.discovery import DISCOVERY
+from seed_registry.index.dialects.seed import SEED
+from seed_registry.index.dialects.views import VIEWS
+from seed_registry.index.sniff import sniff
+from seed_registry.records import Asset, RawRecord, Reject, Source
+from seed_registry.settings import DialectName, Settings
+
+SEED_SOURCE = {"type": "source", "source_key": "d.org", "name": "Portal"}
+SEED_ASSET = {"type": "asset", "asset_key": "k", "source_key": "d.org"}
+DATASET = {"id": "abcd-1234", "name": "n", "permalink": "https://d.org/d/abcd-1234"}
+RESULT = {"resource": {"id": "abcd-1234"}, "metadata": {"domain": "d.org"}, "permalink": "https://d.org/d/x"}
+VIEW = {"id": "abcd-2345", "name": "n", "rowsUpdatedAt": 1371737836, "viewLastModified": 1371737838}
+COLUMNS = {"id": "abcd-2345", "name": "n", "columns": [{"id": 1, "name": "Week"}]}
+DATA_SET = {"identifier": "https://d.org/api/views/abcd-2345", "title": "t", "accessLevel": "public"}
+OLD_DATA_SET = {"accessLevel": "public", "title": "t", "description": "its identifier comes later"}
+PACKAGE = {"id": "2c6c6c58-0c3f", "name": "trees", "title": "Trees", "metadata_modified": "2024-01-02T03:04:05.6"}
+OLD_PACKAGE = {"id": "2c6c6c58-0c3f", "name": "trees", "title": "Trees", "resources": [{"id": "r", "name": "x"}]}
+# Packages of many portals carry fields of DCAT.
+DCAT_PACKAGE = {"identifier": "trees@city", "title": {"de": "Bäume"}, "type": "dataset", **PACKAGE, "resources": []}
+ANSWER = {"help": "https://d.org/api/3/action/help_show?name=package_search", "success": True}
+KNOWN = {
+    "seed, sources first": ({"sources": [SEED_SOURCE], "assets": [SEED_ASSET]}, "seed"),
+    "seed, assets first": ({"assets": [SEED_ASSET], "sources": [SEED_SOURCE]}, "seed"),
+    "seed, empty": ({"sources": [], "assets": []}, "seed"),
+    "seed, assets alone": ({"assets": []}, "seed"),
+    "directory": ({"source": "socrata", "domain": "d.org", "datasets": [DATASET]}, "directory"),
+    "directory, array first": ({"datasets": [DATASET], "domain": "d.org"}, "directory"),
+    "directory, kept": ({"keptCount": 1, "kept": [DATASET]}, "directory"),
+    "directory, empty": ({"datasets": []}, "directory"),
+    "directory, bare": ([DATASET], "directory"),
+    "directory, bare with a domain": ([{"id": "k", "domain": "d.org"}], "directory"),
+    "nothing at all": ([], "directory"),
+    "discovery": ({"results": [RESULT], "resultSetSize": 1}, "discovery"),
+    "discovery, array last": ({"resultSetSize": 1, "results": [RESULT]}, "discovery"),
+    "discovery, empty": ({"results": []}, "discovery"),
+    "discovery, bare": ([RESULT], "discovery"),
+    "views": ([VIEW, COLUMNS], "views"),
+    "views, of columns alone": ([COLUMNS], "views"),
+    "views, of a type alone": ([{"id": "abcd-2345", "viewType": "tabular"}], "views"),
+    "a view": (VIEW, "views"),
+    "a view, of columns alone": (COLUMNS, "views"),
+    "data-json": (
+        {"conformsTo": "https://x.org", "@id": "https://d.org/data.json", "dataset": [DATA_SET]},
+        "data-json",
+    ),
+    "data-json, array first": ({"dataset": [DATA_SET], "conformsTo": "https://x.org"}, "data-json"),
+    "data-json, empty": ({"conformsTo": "https://x.org", "dataset": []}, "data-json"),
+    "data-json, with a title and an identifier": (
+        {"title": "t", "identifier": "i", "dataset": [DATA_SET]},
+        "data-json",
+    ),
+    "data-json, bare": ([DATA_SET], "data-json"),
+    "data-json, bare and old": ([OLD_DATA_SET], "data-json"),
+    "ckan, found": (ANSWER | {"result": {"count": 1, "facets": {}, "results": [PACKAGE]}}, "ckan"),
+    "ckan, empty": (ANSWER | {"result": {"count": 0, "results": []}}, "ckan"),
+    "ckan, listed": (ANSWER | {"result": [PACKAGE]}, "ckan"),
+    "ckan, listed, old": (ANSWER | {"result": [OLD_PACKAGE]}, "ckan"),
+    "ckan, bare": ([PACKAGE], "ckan"),
+    "ckan, bare, with fields of DCAT": ([DCAT_PACKAGE], "ckan"),
+}
+
+
+def chosen(data: bytes, **options: Any) -> tuple[str, bool]:
+    dialect, shape = choose(sniff(data[:HEAD_BYTES], "x.json"), Settings(**options), "x.json")
+    return dialect.name, shape.lines
+
+
+def lines_of(*records: Any) -> bytes:
+    return b"".join(json.dumps(record).encode() + b"\n" for record in records)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize(("thing", "dialect"), KNOWN.values(), ids=KNOWN)
+def test_a_document_is_known_by_its_shape(thing: Any, dialect: str, indent: int | None) -> None:
+    data = json.dumps(thing, indent=indent).encode()
+    assert chosen(data) == (dialect, False)
+    assert chosen(data + b"\n") == (dialect, False)
+
+
+@pytest.mark.parametrize(("thing", "dialect"), [case for name, case in KNOWN.items() if "empty" not in name])
+def test_a_document_is_known_by_its_first_64_kib(thing: Any, dialect: str) -> None:
+    def lengthened(value: Any) -> Any:
+        if isinstance(value, list):
+            return [item | {"text": "x" * 100_000} for item in value]
+        if "id" in value:
+            return value | {"text": "x" * 100_000}
+        return {
+            key: lengthened(item) if isinstance(item, (list, dict)) and item else item for key, item in value.items()
+        }
+
+    if thing != [] and next(iter(thing), "") not in ("sources", "assets"):
+        assert chosen(json.dumps(lengthened(thing)).encode()) == (dialect, False)
+
+
+@pytest.mark.parametrize(
+    ("records", "dialect"),
+    [
+        ([SEED_SOURCE, SEED_ASSET], "seed"),
+        ([SEED_ASSET, SEED_ASSET], "seed"),
+        ([RESULT, RESULT], "discovery"),
+        ([VIEW, VIEW], "views"),
+        ([COLUMNS, VIEW], "views"),
+        ([DATA_SET, DATA_SET], "data-json"),
+        ([OLD_DATA_SET, DATA_SET], "data-json"),
+        ([PACKAGE, PACKAGE], "ckan"),
+        ([OLD_PACKAGE, PACKAGE], "ckan"),
+        ([DCAT_PACKAGE, PACKAGE], "ckan"),
+        ([SEED_ASSET | COLUMNS, SEED_ASSET], "seed"),
+    ],
+)
+def test_lines_are_known_by_their_first_record(records: list[Any], dialect: str) -> None:
+    assert chosen(lines_of(*records)) == (dialect, True)
+    assert chosen(b'{"broken": \n' + lines_of(*records)) == (dialect, True)
+    reordered = [dict(reversed(record.items())) for record in records]
+    assert chosen(lines_of(*reordered)) == (dialect, True)
+
+
+@pytest.mark.parametrize(
+    ("record", "dialect"),
+    [
+        (SEED_SOURCE, "seed"),
+        (SEED_ASSET, "seed"),
+        (SEED_ASSET | COLUMNS, "seed"),
+        (RESULT, "discovery"),
+        (DATA_SET, "data-json"),
+        (OLD_DATA_SET, "data-json"),
+        (PACKAGE, "ckan"),
+        (OLD_PACKAGE, "ckan"),
+        (DCAT_PACKAGE, "ckan"),
+    ],
+)
+def test_one_line_alone_is_ndjson_where_no_document_looks_like_it(record: Any, dialect: str) -> None:
+    assert chosen(lines_of(record)) == (dialect, True)
+    assert chosen(json.dumps(record | {"text": "x" * 100_000}).encode()) == (dialect, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "dialect", "lines"),
+    [
+        ("directory_sf.json", "directory", False),
+        ("directory_sf_kept.json", "directory", False),
+        ("directory_sf_v1_array.json", "directory", False),
+        ("empty_array.json", "directory", False),
+        ("discovery_page_us.json", "discovery", False),
+        ("discovery_page_eu.json", "discovery", False),
+        ("discovery_page_2018.json", "discovery", False),
+        ("views_array.json", "views", False),
+        ("view_single.json", "views", False),
+        ("dcat_us_portal.json", "data-json", False),
+        ("pod10_data.sfgov.org.json", "data-json", False),
+    ],
+)
+def test_real_index_files_are_known(shared_data: Path, name: str, dialect: str, lines: bool) -> None:
+    assert chosen((shared_data / name).read_bytes()) == (dialect, lines)
+
+
+@pytest.mark.parametrize(
+    ("thing", "seen"),
+    [
+        (
+            {"type": "FeatureCollection", "features": [{"geometry": 1, "properties": {}}]},
+            ["it has features, type", "of geo"],
+        ),
+        ([{"what": 1, "why": 2}], ["it has no keys", "the array of what, why"]),
+        ({"data": {"items": [{"x": 1}]}}, ["it has data", "data.items of x"]),
+        ({"success": True, "result": [1, 2], "x": []}, ["it has result, success, x", "no array of objects"]),
+        ({f"k{number:02}": [{"x": 1}] for number in range(14)}, ["k00, k01", "k11 and 2 more"]),
+        ([{"id": "x", "title": "no dates and no resources"}], ["the array of id, title"]),
+        ([{"identifier": "alone"}], ["the array of identifier"]),
+    ],
+)
+def test_a_document_of_another_shape_is_refused_by_naming_what_is_in_it_and_how_to_point_it(
+    thing: Any, seen: list[str]
+) -> None:
+    with pytest.raises(IndexNotUnderstood) as caught:
+        chosen(json.dumps(thing, indent=1).encode())
+    first, second = str(caught.value).split("\n")
+    assert first.startswith("x.json is a document of a shape that no dialect knows")
+    assert all(text in first for text in seen), first
+    assert "--records-at" in second
+    assert f"--dialect {'|'.join(DIALECTS)}" in second
+
+
+def test_unknown_lines_are_refused_by_naming_the_keys_of_the_first() -> None:
+    with pytest.raises(IndexNotUnderstood, match="NDJSON of a shape that no dialect knows; its first record has a, b"):
+        chosen(b'{"b": 1, "a": 2}\n{"c": 3}\n')
+
+
+@pytest.mark.parametrize("key", ["\x1b[2J\x07", "a\nb", "\u202eevil", "\u200b", "\u2028", "\x9b31m"])
+def test_hostile_keys_are_escaped_where_they_are_named(key: str) -> None:
+    for thing in ({key: 1}, {"list": [{key: 1}]}, {key: [{"a": 1}]}, {"x": {key: [{"a": 1}]}}):
+        for data in (
+            json.dumps(thing).encode(),
+            json.dumps(thing, ensure_ascii=False).encode(),
+            lines_of(thing, thing),
+        ):
+            with pytest.raises(IndexNotUnderstood) as caught:
+                chosen(data)
+            assert all(line.isprintable() for line in str(caught.value).split("\n"))
+            assert str(caught.value).count("\n") == 1
+
+
+def test_a_refusal_names_no_more_than_a_screen_of_keys() -> None:
+    thing = {f"key-{number:04}" * 20: [{f"inner-{n}" * 20: 1 for n in range(50)}] for number in range(20)}
+    with pytest.raises(IndexNotUnderstood) as caught:
+        chosen(json.dumps(thing).encode())
+    assert len(str(caught.value)) < 1000
+
+
+def test_the_settings_choose_the_dialect_whatever_the_shape() -> None:
+    anything = b'{"b": 1, "a": 2}'
+    for name in DIALECTS:
+        assert chosen(anything, dialect=name) == (name, False)
+        assert chosen(lines_of({"b": 1}, {"a": 2}), dialect=name) == (name, True)
+
+
+def test_a_chosen_dialect_still_tells_one_line_from_a_document() -> None:
+    assert chosen(lines_of(SEED_ASSET), dialect="seed") == ("seed", True)
+    assert chosen(lines_of({"assets": []}), dialect="seed") == ("seed", False)
+    assert chosen(lines_of(VIEW), dialect="views") == ("views", False), "one view is a document of its own"
+    assert chosen(lines_of(ANSWER | {"result": [PACKAGE]}), dialect="ckan") == ("ckan", False)
+    assert chosen(lines_of(PACKAGE), dialect="ckan") == ("ckan", True)
+
+
+def test_a_named_array_is_known_by_its_elements() -> None:
+    data = json.dumps({"result": {"results": [RESULT]}, "assets": [SEED_ASSET]}).encode()
+    assert chosen(data, records_at="result.results") == ("discovery", False)
+    data = json.dumps({"result": {"results": [DATASET]}}).encode()
+    assert chosen(data, records_at="result.results") == ("directory", False)
+    assert chosen(data, records_at="result.results", dialect="discovery") == ("discovery", False)
+    for record, dialect in ((VIEW, "views"), (DATA_SET, "data-json"), (PACKAGE, "ckan"), (DCAT_PACKAGE, "ckan")):
+        data = json.dumps({"one": {"id": "x", "columns": [1], "packages": [record]}}).encode()
+        assert chosen(data, records_at="one.packages") == (dialect, False)
+
+
+def test_a_named_array_of_unknown_elements_is_refused_by_their_keys() -> None:
+    with pytest.raises(IndexNotUnderstood, match="the array of what, why"):
+        chosen(b'{"a": {"b": [{"what": 1, "why": 2}]}}', records_at="a.b")
+
+
+# the mappings of the field tables
+
+
+def mapped(dialect: Any, record: dict[str, Any], domain: str = "", kind: str = "asset", *, header: str = "") -> Any:
+    decoder = Decoder(dialect, domain=domain)
+    decoder.portal = Portal(header, domain)
+    return decoder.decode(RawRecord(json.dumps(record).encode(), 1, 0, kind))
+
+
+def asset(dialect: Any, record: dict[str, Any], domain: str = "", *, header: str = "") -> Asset:
+    found = mapped(dialect, record, domain, header=header)
+    assert isinstance(found, Asset), found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"asset_key": "a", "id": "b", "source_key": "s"}, ("a", "s", None, None)),
+        ({"asset_key": "", "id": "b", "domain": "s"}, ("b", "s", None, None)),
+        ({"id": "b", "source_key": "", "domain": "s", "url": "u", "permalink": "p"}, ("b", "s", "u", None)),
+        ({"id": "b", "domain": "s", "permalink": "p", "link": "l"}, ("b", "s", "p", None)),
+        ({"id": "b", "domain": "s", "link": "l", "updatedAt": "2024-01-02"}, ("b", "s", "l", 2)),
+        ({"id": "b", "domain": "s", "modified": "2024-01-03"}, ("b", "s", None, 3)),
+        ({"id": "b", "domain": "s", "updated_at": "2024-01-01", "modified": "2024-01-03"}, ("b", "s", None, 1)),
+    ],
+)
+def test_the_fields_of_a_seed_asset(record: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    found = asset(SEED, record)
+    day = found.updated_at.day if found.updated_at else None
+    assert (found.key, found.source_key, found.url, day) == expected
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"source_key": "S.org", "domain": "d"}, ("s.org", "https://s.org")),
+        ({"domain": "d", "url": "u", "link": "l"}, ("d", "u")),
+        ({"source_key": None, "domain": "d", "link": "l"}, ("d", "l")),
+    ],
+)
+def test_the_fields_of_a_seed_source(record: dict[str, Any], expected: tuple[str, str]) -> None:
+    found = mapped(SEED, record, kind="source")
+    assert isinstance(found, Source)
+    assert (found.key, found.url) == expected
+
+
+@pytest.mark.parametrize(
+    ("record", "header", "expected"),
+    [
+        ({"id": "k", "domain": "d"}, "header", ("d", "https://d/d/k")),
+        ({"id": "k"}, "header", ("header", "https://header/d/k")),
+        ({"id": "k", "permalink": "https://P.org/d/k"}, "", ("p.org", "https://P.org/d/k")),
+        ({"id": "k", "permalink": "https://p.org/d/k"}, "header", ("header", "https://p.org/d/k")),
+        ({"id": "k", "resource_url": "https://r.org:8080/k.json"}, "", ("r.org", "https://r.org/d/k")),
+        ({"id": "k", "permalink": "http://[", "resource_url": "https://r.org/"}, "", ("r.org", "http://[")),
+        ({"id": " k ", "domain": " D.org "}, "", ("d.org", "https://d.org/d/k")),
+    ],
+)
+def test_the_fields_of_a_directory_record(record: dict[str, Any], header: str, expected: tuple[str, str]) -> None:
+    found = asset(DIRECTORY, record, header=header)
+    assert (found.source_key, found.url) == expected
+
+
+def test_a_directory_is_of_the_portal_that_was_told_but_for_records_that_name_theirs() -> None:
+    for record in (
+        {"id": "k"},
+        {"id": "k", "permalink": "https://p.org/d/k"},
+        {"id": "k", "resource_url": "https://r.org/"},
+    ):
+        assert asset(DIRECTORY, record, "Told.org", header="header.org").source_key == "told.org"
+        assert asset(DIRECTORY, record, "Told.org").source_key == "told.org"
+    assert asset(DIRECTORY, {"id": "k", "domain": "own.org"}, "told.org", header="header.org").source_key == "own.org"
+
+
+@pytest.mark.parametrize(
+    ("resource", "day"),
+    [
+        ({"updatedAt": "2024-01-01", "data_updated_at": "2024-01-02"}, 1),
+        ({"updatedAt": None, "data_updated_at": "2024-01-02"}, 2),
+        ({}, None),
+    ],
+)
+def test_the_fields_of_a_discovery_result(resource: dict[str, Any], day: int | None) -> None:
+    record = {
+        "resource": {"id": "k", "name": "n", "description": "t"} | resource,
+        "metadata": {"domain": "D.org"},
+        "permalink": "p",
+    }
+    found = asset(DISCOVERY, record)
+    assert (found.key, found.source_key, found.name, found.description, found.url) == ("k", "d.org", "n", "t", "p")
+    assert (found.updated_at.day if found.updated_at else None) == day
+
+
+def test_a_discovery_result_without_its_portal_or_its_id_is_a_reject() -> None:
+    assert mapped(DISCOVERY, {"resource": {"id": "k"}}).reason == "no_source"
+    assert mapped(DISCOVERY, {"metadata": {"domain": "d"}}).reason == "no_key"
+    assert mapped(DISCOVERY, {"resource": None, "metadata": None}).reason == "no_key"
+
+
+MOMENT = datetime(2013, 6, 20, 14, 17, 16, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("fields", "moment"),
+    [
+        ({"rowsUpdatedAt": 1371737836, "viewLastModified": 1}, MOMENT),
+        ({"rowsUpdatedAt": None, "viewLastModified": 1371737836}, MOMENT),
+        ({"viewLastModified": 1371737836.0}, MOMENT),
+        ({"createdAt": 1371737836}, None),
+        ({"rowsUpdatedAt": "2013-06-20T14:17:16Z"}, MOMENT),
+    ],
+)
+def test_the_fields_of_a_view(fields: dict[str, Any], moment: datetime | None) -> None:
+    found = asset(VIEWS, {"id": "abcd-2345", "name": "n", "description": "t"} | fields, "D.org")
+    assert (found.key, found.source_key, found.name, found.description) == ("abcd-2345", "d.org", "n", "t")
+    assert found.url == "https://d.org/d/abcd-2345"
+    assert found.updated_at == moment
+    assert not found.date_ignored
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [1371737836000, -62135596800, -2208988801, 7258118400, 10**30, -(10**30), 1e300, 10**400, "1371737836", True, [1]],
+)
+def test_seconds_of_an_absurd_year_are_no_date_and_are_told(seconds: Any) -> None:
+    found = asset(VIEWS, {"id": "abcd-2345", "rowsUpdatedAt": seconds}, "d.org")
+    assert (found.updated_at, found.date_ignored) == (None, True)
+
+
+def test_seconds_of_the_first_and_the_last_year_that_can_be_are_dates() -> None:
+    for seconds, year in ((-2208988800, 1900), (0, 1970), (7258118399, 2199)):
+        found = asset(VIEWS, {"id": "abcd-2345", "rowsUpdatedAt": seconds}, "d.org")
+        assert found.updated_at is not None
+        assert (found.updated_at.year, found.date_ignored) == (year, False)
+
+
+IDENTIFIERS = {
+    "a 4x4 id": ("abcd-2345", "", "abcd-2345"),
+    "a URL with a 4x4 id": ("https://d.org/api/views/abcd-2345", "", "abcd-2345"),
+    "a URL with more behind it": ("https://d.org/d/abcd-2345/about?x=1#y", "", "abcd-2345"),
+    "a file of a 4x4 id": ("https://d.org/resource/abcd-2345.json", "", "abcd-2345"),
+    "the rows of a 4x4 id": ("http://D.org:80/api/views/abcd-2345/rows.csv", "", "abcd-2345"),
+    "a 4x4 id behind another": ("https://d.org/d/abcd-2345/wxyz-6789", "", "https://d.org/d/abcd-2345/wxyz-6789"),
+    "a file that a 4x4 id has": (
+        "https://d.org/api/views/abcd-2345/files/1?filename=a.pdf",
+        "",
+        "https://d.org/api/views/abcd-2345/files/1?filename=a.pdf",
+    ),
+    "some of its rows": ("https://d.org/resource/abcd-2345.json?y=1", "", "https://d.org/resource/abcd-2345.json?y=1"),
+    "a 4x4 id on another host": ("https://other.org/d/abcd-2345", "", "https://other.org/d/abcd-2345"),
+    "a 4x4 id on another port": ("https://d.org:8443/d/abcd-2345", "", "https://d.org:8443/d/abcd-2345"),
+    "a section like a 4x4 id": ("https://d.org/data-sets/1", "", "https://d.org/data-sets/1"),
+    "a host like a 4x4 id": ("https://data-city.d.org/1", "", "https://data-city.d.org/1"),
+    "a landing page with a 4x4 id": ("https://d.org/1", "https://d.org/d/abcd-2345", "https://d.org/1"),
+    "no 4x4 id: it has look-alikes": ("https://d.org/dataset/road-1oll", "", "https://d.org/dataset/road-1oll"),
+    "no 4x4 id: it is a part": ("https://d.org/dataset/xabcd-2345", "", "https://d.org/dataset/xabcd-2345"),
+    "a UUID": ("2c6c6c58-0c3f-4a11-b6a9-0a1b2c3d4e5f", "", "2c6c6c58-0c3f-4a11-b6a9-0a1b2c3d4e5f"),
+    "a text": (" Trees, 2014 ", "", "Trees, 2014"),
+    "a number": (17, "", "17"),
+    "an object with a value": ({"@type": "xsd:string", "@value": "https://d.org/d/abcd-2345"}, "", "abcd-2345"),
+    "an object of a database": ({"$oid": "5f1e"}, "", "5f1e"),
+    "an object with an id": ({"@id": "https://d.org/x", "other": 1}, "", "https://d.org/x"),
+    "a list of one": (["x"], "", "x"),
+    "agency and notation": ({"schemaAgency": "A", "notation": "N-1", "version": "2"}, "", '["A","N-1"]'),
+    "agency and a typed notation": ({"schemaAgency": {"name": "A"}, "notation": {"@value": 7}}, "", '["A","7"]'),
+    "a notation alone": ({"notation": "N-1"}, "", "N-1"),
+    "a text like agency and notation": (
+        '["A","N-1"]',
+        "",
+        json.dumps([json.dumps(["A", "N-1"], separators=(",", ":"))]),
+    ),
+}
+
+
+@pytest.mark.parametrize(("identifier", "page", "key"), IDENTIFIERS.values(), ids=IDENTIFIERS)
+def test_the_key_of_a_data_set_is_its_4x4_id_else_its_identifier(identifier: Any, page: str, key: str) -> None:
+    assert asset(DATA_JSON, {"identifier": identifier, "landingPage": page}, "d.org").key == key
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    [
+        None,
+        "",
+        " ",
+        [],
+        ["x", "y"],
+        {},
+        {"what": "x"},
+        {"@value": {"@value": "x"}},
+        True,
+        1.5,
+        {"schemaAgency": "A"},
+        {"schemaAgency": ["A"], "notation": "N"},
+        {"schemaAgency": "A", "notation": True},
+    ],
+)
+def test_a_data_set_without_an_identifier_is_a_reject(identifier: Any) -> None:
+    found = mapped(DATA_JSON, {"identifier": identifier, "title": "t"}, "d.org")
+    assert isinstance(found, Reject)
+    assert found.reason == "no_key"
+
+
+@pytest.mark.parametrize(
+    ("identifier", "page", "header", "expected"),
+    [
+        ("https://agency.gov/1", "https://other.gov/2", "Portal.gov", "portal.gov"),
+        ("https://agency.gov/1", "https://Page.gov:8443/2", "", "page.gov"),
+        ("https://Agency.gov/1", None, "", "agency.gov"),
+        ("https://agency.gov/1", "see below", "", "agency.gov"),
+        ("HTTPS://agency.gov/1", "ftp://page.gov", "", "agency.gov"),
+        ({"@id": "https://agency.gov/1"}, None, "", "agency.gov"),
+        ("https://agency.gov/1", {"@type": "Document", "accessURL": "https://page.gov/1"}, "", "page.gov"),
+        ("abcd-2345", None, "", "no_source"),
+        ("https://[broken", "http://", "", "no_source"),
+    ],
+)
+def test_the_source_of_a_data_set_is_the_portal_else_where_its_page_is(
+    identifier: Any, page: Any, header: str, expected: str
+) -> None:
+    record = {"identifier": identifier, "landingPage": page}
+    found = mapped(DATA_JSON, record, header=header)
+    assert (found.source_key if isinstance(found, Asset) else found.reason) == expected
+    assert asset(DATA_JSON, record, "Told.gov", header=header).source_key == "told.gov"
+
+
+def test_the_other_fields_of_a_data_set() -> None:
+    record = {
+        "identifier": "abcd-2345",
+        "title": "t",
+        "description": "<p>d\r\n",
+        "landingPage": "https://d.org/d/abcd-2345",
+        "modified": "2020-07-22",
+    }
+    found = asset(DATA_JSON, record)
+    assert (found.name, found.description, found.url) == ("t", "<p>d\r\n", "https://d.org/d/abcd-2345")
+    assert found.updated_at == datetime(2020, 7, 22, tzinfo=UTC)
+    assert asset(DATA_JSON, {"identifier": "https://d.org/1"}).url is None
+
+
+@pytest.mark.parametrize("modified", ["R/P1D", "R/PT1S", "R/2013-01-01/P1W", "3013-01-01", "0001-01-01", "soon"])
+def test_a_repeating_interval_is_no_moment_and_is_told(modified: str) -> None:
+    found = asset(DATA_JSON, {"identifier": "abcd-2345", "modified": modified}, "d.org")
+    assert (found.updated_at, found.date_ignored) == (None, True)
+
+
+@pytest.mark.parametrize(
+    "identifier", ["https://d.org/data.json", " https://d.org/x/data.json/ ", {"@id": "https://d.org/data.json"}]
+)
+def test_the_row_of_the_catalogue_itself_is_nothing(identifier: Any) -> None:
+    assert mapped(DATA_JSON, {"identifier": identifier, "title": "Project Open Data, /data.json file"}, "d.org") is None
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    [
+        "data.json",
+        "https://d.org/trees/data.json",
+        "https://d.org/mydata.json",
+        "https://d.org/data.json.gz",
+        "https://d.org/data.json#1",
+    ],
+)
+def test_what_only_looks_like_the_row_of_the_catalogue_is_an_asset(identifier: str) -> None:
+    assert asset(DATA_JSON, {"identifier": identifier}, "d.org").key == identifier
+
+
+def test_the_fields_of_a_package() -> None:
+    record = PACKAGE | {"notes": "# n", "url": "https://agency.gov/trees"}
+    found = asset(CKAN, record, header="D.org")
+    assert (found.key, found.source_key, found.name, found.description) == ("2c6c6c58-0c3f", "d.org", "Trees", "# n")
+    assert found.url == "https://d.org/dataset/trees"
+    assert found.updated_at == datetime(2024, 1, 2, 3, 4, 5, 600_000, tzinfo=UTC)
+    bare = asset(CKAN, {"id": "k", "name": "trees", "title": ""}, "d.org")
+    assert (bare.name, bare.url, bare.updated_at) == ("trees", "https://d.org/dataset/trees", None)
+    assert asset(CKAN, {"id": "k"}, "d.org").url == "https://d.org/dataset/k"
+    assert mapped(CKAN, {"name": "trees"}, "d.org").reason == "no_key"
+
+
+EXTRAS = {
+    "of a list": [
+        {"key": "other", "value": "https://no.org"},
+        {"key": "portal_url", "value": "https://Harvested.org/x"},
+    ],
+    "in their order of trust": [
+        {"key": "guid", "value": "https://no.org"},
+        {"key": "harvest_url", "value": "http://harvested.org"},
+    ],
+    "the first that is a URL": [
+        {"key": "source_url", "value": "x"},
+        {"key": "guid", "value": "https://harvested.org/1"},
+    ],
+    "of an object": {"url": "https://harvested.org", "portal_url": 7},
+    "among rubbish": [
+        None,
+        7,
+        {},
+        {"key": ["x"], "value": 1},
+        {"key": "guid"},
+        {"key": "url", "value": "https://harvested.org"},
+    ],
+}
+
+
+@pytest.mark.parametrize("extras", EXTRAS.values(), ids=EXTRAS)
+def test_the_source_of_a_harvested_package_is_in_its_extras(extras: Any) -> None:
+    found = asset(CKAN, {"id": "k", "extras": extras, "url": "https://agency.gov/x"})
+    assert found.source_key == "harvested.org"
+    assert asset(CKAN, {"id": "k", "extras": extras}, "told.org").source_key == "told.org"
+
+
+@pytest.mark.parametrize("extras", [None, [], {}, "https://no.org", 7, [["portal_url", "https://no.org"]]])
+def test_the_source_of_a_package_is_what_was_told_else_the_answers_portal_else_where_it_points(extras: Any) -> None:
+    package = {"id": "k", "name": "n", "url": "https://agency.gov/x", "extras": extras}
+    told = asset(CKAN, package, "told.org", header="portal.org")
+    assert (told.source_key, told.url) == ("told.org", "https://told.org/dataset/n")
+    portals = asset(CKAN, package, header="portal.org")
+    assert (portals.source_key, portals.url) == ("portal.org", "https://portal.org/dataset/n")
+    pointed = asset(CKAN, package)
+    assert (pointed.source_key, pointed.url) == ("agency.gov", "https://agency.gov/x"), "no path of ours on their host"
+    assert mapped(CKAN, package | {"url": "www.agency.gov"}).reason == "no_source"
+    assert mapped(CKAN, package | {"url": None}).reason == "no_source"
+
+
+def test_only_an_extra_about_the_portal_gives_a_page_on_it() -> None:
+    package = {"id": "k", "name": "n", "url": "https://agency.gov/x"}
+    for key, url in (("portal_url", "https://p.org/dataset/n"), ("guid", "https://agency.gov/x")):
+        assert asset(CKAN, package | {"extras": [{"key": key, "value": "https://P.org/1"}]}).url == url
+
+
+@pytest.mark.parametrize(
+    ("dialect", "header", "portal"),
+    [
+        (CKAN, {"help": "https://D.org/api/3/action/help_show?name=x"}, "d.org"),
+        (CKAN, {"help": "Search packages"}, ""),
+        (CKAN, {"help": 7}, ""),
+        (DATA_JSON, {"@id": "https://D.org:443/data.json"}, "d.org"),
+        (DATA_JSON, {"@id": "data.json"}, ""),
+        (DATA_JSON, {"@id": ["https://d.org"]}, ""),
+        (DIRECTORY, {"domain": "D.org"}, "D.org"),
+        (DIRECTORY, {"domain": ["d.org"]}, ""),
+        *((dialect, {}, "") for dialect in DIALECTS.values()),
+    ],
+)
+def test_the_portal_that_a_header_tells(dialect: Any, header: dict[str, Any], portal: str) -> None:
+    assert dialect.portal(header) == portal
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("https://D.org/x", "d.org"),
+        (" http://user:word@d.org:8080 ", "d.org"),
+        ("https://[::1]/", "::1"),
+        ("https://[::1", None),
+        ("https://", None),
+        ("//d.org", None),
+        ("d.org", None),
+        ("javascript://d.org", None),
+        ("https://d.org:port/", "d.org"),
+        (None, None),
+        (7, None),
+    ],
+)
+def test_the_host_of_a_url(url: Any, host: str | None) -> None:
+    assert host_of(url) == host
+
+
+@pytest.mark.parametrize(
+    "text", [None, 7, "", "abcd2345", "ABCD-2345", "abcd-234", "abcd-23456", "abcd-234l", "?id=abcd-2345"]
+)
+def test_what_is_no_4x4_id(text: Any) -> None:
+    assert socrata_id(text) is None
+
+
+TEXTS = {
+    "HTML": "<p>Trees &amp; <b>more</b></p>",
+    "CRLF": "one\r\ntwo\r",
+    "zero-width": "\u200bzero\u200d\ufeffwidth\u2060",
+    "a replacement character": "caf\ufffd",
+    "UTF-8 encoded twice": "cafÃ©â€™s",
+    "only spaces": "   ",
+    "a tab and a no-break space": "\t\u00a0",
+    "combining marks": "e\u0301 \u202eevil",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_texts_of_the_real_world_are_kept_exactly(text: str) -> None:
+    common = {"id": "abcd-2345", "name": text, "description": text, "domain": "d.org"}
+    for dialect, record in (
+        (SEED, common),
+        (DIRECTORY, common),
+        (DISCOVERY, {"resource": common, "metadata": {"domain": "d.org"}}),
+        (VIEWS, common),
+        (DATA_JSON, {"identifier": "abcd-2345", "title": text, "description": text}),
+        (CKAN, {"id": "k", "title": text, "notes": text}),
+    ):
+        found = asset(dialect, record, "d.org")
+        assert (found.name, found.description) == (text, text)
+        assert json.loads(found.raw) == record
+
+
+def test_every_dialect_that_the_settings_know_exists() -> None:
+    assert DIALECTS.keys() == set(get_args(DialectName))
+    assert all(dialect.name == name for name, dialect in DIALECTS.items())
+    assert [name for name, dialect in DIALECTS.items() if dialect.lists_sources] == ["seed"]
+    assert [name for name, dialect in DIALECTS.items() if dialect.needs_domain] == ["views"]
+    assert {name for name, dialect in DIALECTS.items() if dialect.provider == "ckan"} == {"ckan"}
