@@ -146,7 +146,7 @@ def test_the_grants_of_the_readme_are_those_that_are_printed(cli: Cli) -> None:
 
 
 def test_every_option_that_the_readme_names_exists(cli: Cli) -> None:
-    reference = (ROOT / "src/seed_registry/cli/reference.md").read_text("utf-8")
+    reference = (ROOT / "docs/reference.md").read_text("utf-8")
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README))
     # of uvx, click, mypy, two benchmarks, pytest
     others = {"--from", "--help", "--strict", "--megabytes", "--ways", "--slice"}

@@ -1,7 +1,6 @@
-"""The reference of the command line: `reference.md`, all commands in full.
+"""Print docs/reference.md: all commands and options of the command line.
 
-`python -m seed_registry.cli.reference > src/seed_registry/cli/reference.md` writes the page anew; a test says when it
-is stale.
+`python -m seed_registry.cli.reference > docs/reference.md` updates the page; a test fails when it is stale.
 """
 
 from __future__ import annotations
