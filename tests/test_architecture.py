@@ -22,7 +22,7 @@ ALLOWED = {
     BASE: set(),
     "index": {BASE},
     "postgres": {BASE},
-    "embedded": {BASE},
+    "embedded": {BASE, "postgres"},
     "synthetic": {BASE},
     "html": {BASE},
     "rejects": {BASE, "index"},
@@ -39,7 +39,6 @@ UNRESTRICTED = {"cli", "bench", "__main__"}
 KNOWN = {
     "api": {"registry"},
     "load": {"dry_run", "api"},
-    "verify": {"load", "dry_run"},
     "html": {"bench", "cli"},
 }
 # `__init__` imports by name, when a name is asked for.

@@ -15,9 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seed_registry import DatabaseUrl, Report, Settings, ingest
-from seed_registry.blame import Blame
 from seed_registry.errors import DatabaseRefused
-from seed_registry.registry.bisection import Bisection, merge_bisecting
+from seed_registry.registry.bisection import Bisection, Blame, merge_bisecting
 from seed_registry.registry.probe import ended, lengthened, replaced
 from seed_registry.settings import MaxRejects
 

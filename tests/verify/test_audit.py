@@ -34,13 +34,11 @@ from seed_registry.errors import (
 )
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.identifiers import quoted
-from seed_registry.records import Asset
 from seed_registry.registry.ddl import apply
 from seed_registry.registry.tables import introspect
 from seed_registry.report import Check, Silent
 from seed_registry.synthetic.index import Workload, expected, generate
 from seed_registry.verify.audit import AuditReport, audit
-from seed_registry.verify.compare import KeySample
 from seed_registry.verify.snapshot import Auditor
 
 pytestmark = pytest.mark.anyio
@@ -524,23 +522,6 @@ async def test_an_index_of_nothing_is_equal(database_url: DatabaseUrl, tmp_path:
     report = await audited(database_url, str(path))
     assert report.verification.passed
     assert report.assets.read == report.sources.in_index == 0
-
-
-# --- the sample ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("batch_size", [1, 10, 1000])
-def test_a_sample_has_at_least_its_size_and_the_same_keys_whatever_the_batches(batch_size: int) -> None:
-    assets = [Asset(f"key {number}", A) for number in range(1000)] * 2
-    sample, chosen = KeySample(20), set()
-    for start in range(0, len(assets), batch_size):
-        batch = assets[start : start + batch_size]
-        chosen |= {start + position for position in sample.choose(batch)}
-    second = {assets[position].key for position in chosen if position >= 1000}
-    assert len(second) == 20, "what is sampled is known by then, and its last record is compared as well"
-    assert second <= {assets[position].key for position in chosen if position < 1000}
-    assert len(chosen) < 200
-    assert KeySample(0).choose(assets) == set()
 
 
 # --- reading only -------------------------------------------------------------------------------------------------

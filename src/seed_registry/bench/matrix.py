@@ -21,9 +21,9 @@ from seed_registry.bench.index_file import BenchIndex
 from seed_registry.bench.labels import Tell, described
 from seed_registry.bench.results import Cell, CellResult, GridFacts, Measurement, Results, summarised
 from seed_registry.bench.scratch_schema import leftovers, scratch_schema
+from seed_registry.embedded.database import database
 from seed_registry.errors import DatabaseRefused, SeedRegistryError
 from seed_registry.index.reader import read_index
-from seed_registry.load.target import database
 from seed_registry.postgres.connection import session, to_our_error
 from seed_registry.postgres.pooler import is_pooled
 from seed_registry.settings import DatabaseUrl, Settings

@@ -17,7 +17,6 @@ import asyncpg
 from msgspec.structs import replace
 
 from seed_registry.api import ingest
-from seed_registry.blame import Blame
 from seed_registry.checkpoint import Checkpoint
 from seed_registry.errors import SeedRegistryError
 from seed_registry.index.reader import read_index
@@ -28,6 +27,7 @@ from seed_registry.postgres.connection import flush, session
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.records import Asset, Source, SourceRow
+from seed_registry.registry.bisection import Blame
 from seed_registry.registry.merge import Merger
 from seed_registry.registry.tables import Tables, introspect
 from seed_registry.rejects.writer import RejectsFile

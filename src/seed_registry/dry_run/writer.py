@@ -7,17 +7,17 @@ from heapq import nsmallest
 from typing import Any, Final
 
 import asyncpg
-import xxhash
 from msgspec import Struct
 from msgspec.structs import replace
 
-from seed_registry.blame import Blame
 from seed_registry.checkpoint import Checkpoint
+from seed_registry.key_hashes import hash_key
 from seed_registry.plan import MissingPlan
 from seed_registry.postgres.sql_files import statement
 from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.records import Asset, Reject, Source, SourceRow
-from seed_registry.registry.key_owners import KeyOwners, are_shared, has_own_keys, key_of_another_source
+from seed_registry.registry.bisection import Blame
+from seed_registry.registry.key_owners import KeyOwners, are_shared, has_own_keys, key_hasher, key_of_another_source
 from seed_registry.registry.merge import asset_values
 from seed_registry.registry.source_rows import find_source_rows, with_stored_providers
 from seed_registry.registry.table_merge import BatchDiff, TableMerger, plain_values
@@ -33,8 +33,6 @@ _UNCHANGED: Final = 1 << len(_FIELDS)
 # So many keys are remembered to give examples of duplicates in different batches: some 8 MB.
 _REMEMBERED_KEYS: Final = 100_000
 _ROWS_A_FETCH: Final = 5_000
-
-KeyHash = Callable[[str | None, str, str], int]
 
 
 class AssetCollector(Struct, frozen=True):
@@ -88,7 +86,7 @@ class PlanCollector:
         """Note a batch of sources."""
         self.sources |= {source.key: None for source in foreseen.new}
         self.sources |= {source.key: fields for source, fields in foreseen.changed}
-        self._note("sources", foreseen, [(source.key, _hashed(source.key)) for source in records])
+        self._note("sources", foreseen, [(source.key, hash_key(source.key)) for source in records])
 
     def note_assets(
         self, foreseen: BatchDiff[Asset], records: Sequence[Asset], key_hash: Callable[[Asset], int]
@@ -105,11 +103,11 @@ class PlanCollector:
 
     def note_skipped(self, key: str) -> None:
         """Note an asset that the index has and a load would not take."""
-        self._skipped.add(_hashed(key))
+        self._skipped.add(hash_key(key))
 
     def note_former(self, key: str) -> None:
         """Note the key that an earlier version gave to a record of the index."""
-        self._former.add(_hashed(key))
+        self._former.add(hash_key(key))
 
     def first_owners(self, assets: Sequence[Asset], key_hashes: Sequence[int]) -> list[str]:
         """The source that came first with the key of each of these assets, in this dry run."""
@@ -129,11 +127,11 @@ class PlanCollector:
 
     def has(self, key: str, key_hash: int) -> bool:
         """Whether the index has this asset of the registry's, whether a load would take it or not."""
-        return self._known.holds(key_hash) or self._skipped.holds(_hashed(key))
+        return self._known.holds(key_hash) or self._skipped.holds(hash_key(key))
 
     def had(self, key: str) -> bool:
         """Whether a record of the index had this key in an earlier version."""
-        return self._former.holds(_hashed(key))
+        return self._former.holds(hash_key(key))
 
     def offer(self, table: str, kind: str, keys: Iterable[str]) -> None:
         """Keep the first few of these keys and of those offered before."""
@@ -192,7 +190,7 @@ class DryRunWriter:
         self._new = new
         self._outlook = outlook or PlanCollector()
         self._provider = provider
-        self._key_hash = key_hashes(tables)
+        self._key_hash = key_hasher(tables)
         self._sources = self._assets = None
         if connection is not None and tables is not None:
             self._sources = TableMerger(connection, tables.sources, "", full=full, stages=stages)
@@ -320,7 +318,7 @@ async def missing_upstream(
         provider=tables.assets.column("provider") if "provider" in tables.assets.key else "null",
         id_type=tables.sources.id_type,
     )
-    key_hash, missing, rekeyed = key_hashes(tables), MissingPlan(0, []), MissingPlan(0, [])
+    key_hash, missing, rekeyed = key_hasher(tables), MissingPlan(0, []), MissingPlan(0, [])
     ids = [row.id for row in sources.values() if row.id is not None]
     async with connection.transaction():
         async with io_timeout(connection, seconds):
@@ -341,20 +339,3 @@ async def missing_upstream(
 
 def _with(plan: MissingPlan, keys: Sequence[str]) -> MissingPlan:
     return MissingPlan(plan.count + len(keys), nsmallest(EXAMPLES, [*plan.examples, *keys]))
-
-
-def key_hashes(tables: Tables | None) -> KeyHash:
-    """A function of provider, source key and asset key: the hash of what tells an asset from others in these tables."""
-    key = tables.assets.key if tables else ()
-    per_source, per_provider = "source_id" in key, "provider" in key
-
-    def key_hash(provider: str | None, source_key: str, asset_key: str) -> int:
-        if per_source:
-            return _hashed(source_key, asset_key)
-        return _hashed(provider or "", asset_key) if per_provider else _hashed(asset_key)
-
-    return key_hash
-
-
-def _hashed(*parts: str) -> int:
-    return xxhash.xxh3_64_intdigest("\0".join(parts).encode(errors="surrogatepass"))

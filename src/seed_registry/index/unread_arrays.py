@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
+
+import msgspec
+
+from seed_registry.report import Progress, UnreadRecords
 
 # Documents have a handful of arrays; one made to fill memory may have millions of places.
 _MOST_PLACES: Final = 100
 OTHER_PLACES: Final = "(other places)"
 _PLACE_CHARACTERS: Final = 200
+
+_UNREAD: Final = (
+    "looks like records, but is not read: load it with --records-at PATH --dialect NAME, by a command of its own"
+)
 
 IsRecord = Callable[[Collection[str]], bool]
 
@@ -56,6 +64,14 @@ class UnreadArrays:
             for one in value if path and isinstance(value, list) else ():
                 if isinstance(one, dict) and self._is_record(one.keys()):
                     self.note(".".join(path))
+
+
+def log_unread(index: str, counts: Mapping[str, int], progress: Progress) -> list[UnreadRecords]:
+    """Log what looks like records in an index that was read to its end, and was not read."""
+    found = [UnreadRecords(index, path, count) for path, count in counts.items()]
+    for one in found:
+        progress.tell("warning", "unread_records", **msgspec.to_builtins(one), note=_UNREAD)
+    return found
 
 
 def value_at(thing: Any, path: tuple[str, ...]) -> Any:

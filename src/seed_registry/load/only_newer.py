@@ -8,10 +8,10 @@ from typing import Any
 
 import asyncpg
 
-from seed_registry.dry_run.writer import key_hashes
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
 from seed_registry.records import Asset, SourceRow
+from seed_registry.registry.key_owners import key_hasher
 from seed_registry.registry.merge import asset_values
 from seed_registry.registry.table_merge import TableMerger
 from seed_registry.registry.tables import Table, Tables
@@ -20,7 +20,7 @@ from seed_registry.report import Stages
 
 def newest_per_key(assets: Sequence[Asset], tables: Tables, sources: Mapping[str, SourceRow]) -> list[Asset]:
     """The newest asset of each key, by the portal's own moment, in file order; of those as new as another the first."""
-    key_hash, kept = key_hashes(tables), dict[tuple[int, str], Asset]()
+    key_hash, kept = key_hasher(tables), dict[tuple[int, str], Asset]()
     for asset in assets:
         own = asset.source_key if asset.own_key else ""  # one of another source is no older or newer one
         hashed = (key_hash(sources[asset.source_key].provider, asset.source_key, asset.key), own)
@@ -56,7 +56,7 @@ async def newer_than_stored(
 
 def _of_different_keys(assets: Sequence[Asset], tables: Tables, sources: Mapping[str, SourceRow]) -> list[list[Asset]]:
     """The assets in parts, so that those of several sources with one key are in different ones."""
-    key_hash, parts, times = key_hashes(tables), list[list[Asset]](), Counter[int]()
+    key_hash, parts, times = key_hasher(tables), list[list[Asset]](), Counter[int]()
     for asset in assets:
         hashed = key_hash(sources[asset.source_key].provider, asset.source_key, asset.key)
         if times[hashed] == len(parts):

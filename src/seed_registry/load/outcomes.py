@@ -3,70 +3,29 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
-import msgspec
-import xxhash
-from msgspec import Struct, field
 from msgspec.structs import replace
 
-from seed_registry.completeness import Total, incomplete
+from seed_registry.completeness import incomplete
 from seed_registry.errors import SeedRegistryError, TooManyRejects, VerificationFailed
 from seed_registry.index.reader import IndexReader
+from seed_registry.index.unread_arrays import log_unread
+from seed_registry.key_hashes import KeySample, hash_key, hash_keys
 from seed_registry.records import Asset, Reject, Source, SourceRow, checked
 from seed_registry.rejects.writer import RejectsFile
-from seed_registry.report import Incomplete, Progress, Report, Tally, UnreadRecords
+from seed_registry.report import Incomplete, Progress, Report, Tally
 from seed_registry.settings import Settings
 from seed_registry.shortfall import empty_handed, fix_of, mostly_missing, shortfall
 from seed_registry.spill import DistinctHashes
+from seed_registry.verify.checks import Expectation
 
-_UNREAD: Final = (
-    "looks like records, but is not read: load it with --records-at PATH --dialect NAME, by a command of its own"
-)
 # Warnings beyond these of a reason are only counted.
 _WARNINGS_PER_REASON: Final = 20
 # A record larger than this is not kept in memory for being verified.
 _SAMPLED_RECORD_BYTES: Final = 1 << 20
-
-
-class Expectation(Struct):
-    """What a load leaves for its verification.
-
-    Attributes:
-        distinct_assets: how many different assets were sent to the database.
-        refused_assets: how many of the records sent it refused.
-        declared: header field, what it said, what was read; for each index that declares something.
-        totals: what portals have, as the indexes say, and how much of it was read.
-        unread: what looks like records and was not read.
-        sample: some assets as they should be in the database, by key, each with its source.
-    """
-
-    distinct_assets: int = 0
-    refused_assets: int = 0
-    declared: list[tuple[str, int, int]] = field(default_factory=list)
-    totals: list[Total] = field(default_factory=list)
-    unread: list[UnreadRecords] = field(default_factory=list)
-    sample: dict[str, tuple[SourceRow, Asset]] = field(default_factory=dict)
-
-
-def hash_key(key: str) -> int:
-    """A 64-bit hash of a key, the same in every run: so are the batches, and with them the counts."""
-    return xxhash.xxh3_64_intdigest(key.encode())
-
-
-def hash_keys(keys: Iterable[str]) -> list[int]:
-    """`hash_key` of each."""
-    return list(map(xxhash.xxh3_64_intdigest, map(str.encode, keys)))
-
-
-def log_unread(reader: IndexReader, progress: Progress) -> list[UnreadRecords]:
-    """What looks like records in an index that was read to its end, and was not read; tells of it, too."""
-    found = [UnreadRecords(reader.name, path, count) for path, count in reader.unread().items()]
-    for one in found:
-        progress.tell("warning", "unread_records", **msgspec.to_builtins(one), note=_UNREAD)
-    return found
 
 
 class OutcomeRecorder:
@@ -92,7 +51,7 @@ class OutcomeRecorder:
         self._rejects = rejects
         self._keys_per_source = keys_per_source
         self._distinct = DistinctHashes()
-        self._sample = _Sample(settings.verify_sample)
+        self._sample = KeySample[tuple[SourceRow, Asset]](settings.verify_sample)
         self._warned: dict[str, int] = {}
 
     def begun(self, reader: IndexReader) -> None:
@@ -103,7 +62,7 @@ class OutcomeRecorder:
         loaded, name = self.loaded, reader.name
         loaded.declared.extend(reader.declared())
         loaded.totals.extend(replace(total, index=name) for total in reader.totals())
-        loaded.unread.extend(log_unread(reader, self.progress))
+        loaded.unread.extend(log_unread(name, reader.unread(), self.progress))
 
     def sent(self, assets: Sequence[Asset], key_hashes: Sequence[int], sources: Mapping[str, SourceRow]) -> None:
         """Note assets that go to the database; their sources are among `sources`."""
@@ -112,12 +71,14 @@ class OutcomeRecorder:
         self.tally.assets_by_source.update(map(attrgetter("source_key"), assets))
         self._distinct.extend(self._identities(assets, key_hashes))
         sample = self._sample
-        if min(key_hashes) < sample.limit or not sample.assets.keys().isdisjoint([asset.key for asset in assets]):
+        if min(key_hashes) < sample.limit or not sample.items.keys().isdisjoint([asset.key for asset in assets]):
             for asset, key_hash in zip(assets, key_hashes, strict=True):
-                if key_hash < sample.limit or asset.key in sample.assets:
+                if key_hash < sample.limit or asset.key in sample.items:
                     record = checked(asset)
-                    if type(record) is Asset:
-                        sample.offer(record, key_hash, sources[asset.source_key])
+                    if type(record) is Asset and len(record.raw) <= _SAMPLED_RECORD_BYTES:
+                        sample.offer(record.key, key_hash, (sources[asset.source_key], record))
+                    elif type(record) is Asset:
+                        sample.forget(record.key)
         if not all(map(attrgetter("unchecked"), assets)):
             for asset in assets:
                 if asset.unchecked is None:
@@ -174,7 +135,7 @@ class OutcomeRecorder:
             TooManyRejects: that was one too many.
         """
         self.loaded.refused_assets += 1
-        self._sample.forget(reject)
+        self._sample.forget(reject.key)
         self.reject(index, reject)
 
     def reject(self, index: str, reject: Reject) -> None:
@@ -223,7 +184,7 @@ class OutcomeRecorder:
     def close(self) -> None:
         """Complete `loaded` and give temporary files back."""
         self.loaded.distinct_assets = self._distinct.count()
-        self.loaded.sample = self._sample.assets
+        self.loaded.sample = self._sample.items
         self._distinct.close()
 
     @property
@@ -254,31 +215,3 @@ class OutcomeRecorder:
             self.progress.tell("warning", event, reason=reason, **facts)
         if count == _WARNINGS_PER_REASON:
             self.progress.tell("warning", "warnings_end", reason=reason, note="more of them are only counted")
-
-
-class _Sample:
-    """The assets with the smallest key hashes: as good as chance, and the last of a key replaces the others."""
-
-    def __init__(self, size: int) -> None:
-        self.assets: dict[str, tuple[SourceRow, Asset]] = {}
-        self._size = size
-        self._hashes: dict[str, int] = {}
-        self.limit = 1 << 64 if size else 0
-
-    def offer(self, asset: Asset, key_hash: int, source: SourceRow) -> None:
-        """Take an asset whose hash is below the limit, or that replaces one of its key."""
-        if len(asset.raw) > _SAMPLED_RECORD_BYTES:
-            self.forget(asset)
-            return
-        self.assets[asset.key], self._hashes[asset.key] = (source, asset), key_hash
-        if len(self.assets) > self._size:
-            largest = max(self._hashes, key=self._hashes.__getitem__)
-            del self.assets[largest], self._hashes[largest]
-        if len(self.assets) == self._size:
-            self.limit = max(self._hashes.values())
-
-    def forget(self, record: Asset | Reject) -> None:
-        """The database refused it."""
-        if record.key is not None:
-            self.assets.pop(record.key, None)
-            self._hashes.pop(record.key, None)

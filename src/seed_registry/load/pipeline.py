@@ -17,7 +17,6 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 from msgspec.structs import replace
 
-from seed_registry.blame import Blame
 from seed_registry.checkpoint import PARTIAL_BATCH, ResumePoint, without_position
 from seed_registry.errors import (
     DatabaseUnavailable,
@@ -32,7 +31,7 @@ from seed_registry.load.producer import Batch, Lane, Producer
 from seed_registry.load.sources import SourceResolver, Writer
 from seed_registry.postgres.failures import has_no_room
 from seed_registry.records import Asset, NotOrdinary, Reject
-from seed_registry.registry.bisection import Bisection
+from seed_registry.registry.bisection import Bisection, Blame
 from seed_registry.report import Progress
 from seed_registry.settings import Settings
 

@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from seed_registry.checkpoint import Checkpoint, ResumePoint, without_position
 from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadable
 from seed_registry.index.reader import IndexReader
-from seed_registry.load.outcomes import OutcomeRecorder, hash_keys
+from seed_registry.key_hashes import hash_keys
+from seed_registry.load.outcomes import OutcomeRecorder
 from seed_registry.load.sources import SourceResolver
 from seed_registry.records import Asset, RawRecord, Record, Reject, Source, checked
 from seed_registry.registry.bisection import merge_bisecting

@@ -13,26 +13,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from heapq import nsmallest
 from pathlib import Path
 
 import anyio
 from msgspec.structs import replace
 
 from seed_registry.api import run_through
-from seed_registry.blame import Blame
 from seed_registry.checkpoint import Checkpoint
-from seed_registry.dry_run.writer import key_hashes
 from seed_registry.errors import SettingsInvalid
 from seed_registry.index.reader import IndexReader
+from seed_registry.key_hashes import KeySample, hash_key
 from seed_registry.load.only_newer import listed_sources, newer_than_stored, newest_per_key
-from seed_registry.load.outcomes import OutcomeRecorder, hash_key
+from seed_registry.load.outcomes import OutcomeRecorder
 from seed_registry.load.retry import RetryingWriter
 from seed_registry.load.run import LoadRun
 from seed_registry.load.sources import Writer
 from seed_registry.load.target import LoadTarget
 from seed_registry.plan import Plan
 from seed_registry.records import Asset, Source, SourceRow
+from seed_registry.registry.bisection import Blame
+from seed_registry.registry.key_owners import key_hasher
 from seed_registry.registry.table_merge import BatchDiff
 from seed_registry.rejects.reader import RejectsIndex, RelocatedRejects, read_rejects
 from seed_registry.report import (
@@ -118,7 +118,7 @@ class _Replay(LoadRun):
     async def _verify(self, registry: LoadTarget, account: OutcomeRecorder) -> Verification | None:
         """As a load, but for what was not written."""
         account.loaded.refused_assets += self._skipped.count
-        for key in self._skipped.keys:
+        for key in self._skipped.keys.items:
             account.loaded.sample.pop(key, None)
         return await super()._verify(registry, account)
 
@@ -128,19 +128,18 @@ class _Skipped:
 
     Attributes:
         count: of all.
-        keys: with their hashes: those with the smallest ones, for these are sampled.
+        keys: those with the smallest hashes, for these are sampled.
     """
 
     def __init__(self, sample: int) -> None:
         self.count = 0
-        self.keys: dict[str, int] = {}
-        self._sample = sample
+        self.keys = KeySample[None](sample)
 
     def add(self, assets: Sequence[Asset]) -> None:
         """Note assets."""
         self.count += len(assets)
-        self.keys |= {asset.key: hash_key(asset.key) for asset in assets}
-        self.keys = {key: self.keys[key] for key in nsmallest(self._sample, self.keys, key=self.keys.__getitem__)}
+        for asset in assets:
+            self.keys.offer(asset.key, hash_key(asset.key), None)
 
 
 class _OnlyNewerWriter:
@@ -218,5 +217,5 @@ class _OnlyNewerWriter:
         return await self._writer.probe_assets(refused, reason, sources)
 
     def _key_hash(self, sources: Mapping[str, SourceRow]) -> Callable[[Asset], int]:
-        key_hash = key_hashes(self._tables)
+        key_hash = key_hasher(self._tables)
         return lambda asset: key_hash(sources[asset.source_key].provider, asset.source_key, asset.key)

@@ -13,16 +13,17 @@ import asyncpg
 import stamina
 from msgspec import Struct
 
-from seed_registry.blame import Blame
 from seed_registry.checkpoint import Checkpoint
 from seed_registry.errors import DatabaseUnavailable, SeedRegistryError
 from seed_registry.ledger.runs import Ledger
 from seed_registry.load.sources import Writer
 from seed_registry.postgres.connection import blockers, locked, to_our_error
 from seed_registry.postgres.failures import CommitUnknown, FailureAction, classify, has_no_room, is_disk_full
-from seed_registry.postgres.standby import AWAITED_STANDBY, missing, waits_for_standby
+from seed_registry.postgres.locks import AWAITED_STANDBY
+from seed_registry.postgres.standby import missing, waits_for_standby
 from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.records import Asset, Source, SourceRow
+from seed_registry.registry.bisection import Blame
 from seed_registry.registry.merge import Merger
 from seed_registry.report import MergeCounts, Progress, Tally
 from seed_registry.settings import DatabaseUrl, PoolerName

@@ -16,12 +16,11 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from seed_registry.blame import Blame
 from seed_registry.checkpoint import SOURCE_BATCH, Checkpoint, without_position
 from seed_registry.errors import DatabaseRefused, IndexNotUnderstood, SettingsInvalid, StorageFailed
 from seed_registry.escape import printable
 from seed_registry.records import Asset, Source, SourceRow
-from seed_registry.registry.bisection import merge_bisecting
+from seed_registry.registry.bisection import Blame, merge_bisecting
 from seed_registry.report import MergeCounts, Tally
 
 # How many cached ids are asked of the database before the others are believed.

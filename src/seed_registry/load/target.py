@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
-import anyio
 import asyncpg
 import msgspec
 import stamina
 
 from seed_registry.dry_run.writer import DryRunWriter, PlanCollector
-from seed_registry.embedded import server as embedded
+from seed_registry.embedded import server
+from seed_registry.embedded.database import database
 from seed_registry.errors import CommitsLost, DatabaseUnavailable, IndexTaken, SchemaMissing
 from seed_registry.ledger.runs import Ledger, announce_run, lock_indexes
 from seed_registry.load.retry import LONGEST_WAIT_SECONDS, OpenSession, RetryingWriter, RetryPolicy, Session
@@ -292,26 +292,6 @@ class LoadTarget:
 
 
 @asynccontextmanager
-async def database(settings: Settings) -> AsyncIterator[DatabaseUrl]:
-    """The database that is `chosen`, or the embedded server, started if need be and stopped by its last user.
-
-    Raises:
-        SettingsInvalid: what the environment names cannot be.
-        EmbeddedServerFailed: it cannot be had.
-    """
-    if (named := chosen(settings.database_url)) is not None:
-        yield named
-        return
-    server = embedded.running()
-    url = await anyio.to_thread.run_sync(server.__enter__)
-    try:
-        yield DatabaseUrl(url, is_embedded=True)
-    finally:
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(server.__exit__, None, None, None)
-
-
-@asynccontextmanager
 async def open_target(
     settings: Settings, progress: Progress, tally: Tally, indexes: Sequence[str]
 ) -> AsyncIterator[LoadTarget]:
@@ -331,7 +311,7 @@ async def open_target(
         registry = LoadTarget(settings, tally, progress, stack, indexes)
         stack.callback(registry.new.close)
         stack.callback(registry.outlook.close)
-        if settings.dry_run and named is None and not embedded.exists():
+        if settings.dry_run and named is None and not server.exists():
             registry.empty_because = "there is no embedded database yet"
         else:
             try:

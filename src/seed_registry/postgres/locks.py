@@ -11,10 +11,15 @@ from msgspec import Struct
 
 from seed_registry.escape import printable
 from seed_registry.postgres.sql_files import statement
-from seed_registry.postgres.standby import AWAITED_STANDBY
 
 _HALF_BITS: Final = 32
 _HALF: Final = (1 << _HALF_BITS) - 1
+
+
+AWAITED_STANDBY: Final = (
+    "start the standby that the server's synchronous_standby_names wants, or take it out there (alter system set "
+    "synchronous_standby_names = ''; select pg_reload_conf())"
+)
 
 
 class Holder(Struct, frozen=True):

@@ -6,20 +6,16 @@ https://www.postgresql.org/docs/current/warm-standby.html#SYNCHRONOUS-REPLICATIO
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import asyncpg
 
 from seed_registry.errors import DatabaseRefused
 from seed_registry.postgres.connection import session
+from seed_registry.postgres.locks import AWAITED_STANDBY
 from seed_registry.postgres.pooler import READ_ONLY, is_pooled
 from seed_registry.postgres.sql_files import statement
 from seed_registry.settings import DatabaseUrl, PoolerName
-
-AWAITED_STANDBY: Final = (
-    "start the standby that the server's synchronous_standby_names wants, or take it out there (alter system set "
-    "synchronous_standby_names = ''; select pg_reload_conf())"
-)
 
 
 async def waits_for_standby(url: DatabaseUrl, waiting: asyncpg.Connection[Any], pooler: PoolerName) -> bool:

@@ -7,11 +7,11 @@ takes a known good record (`Blame`), or any other record after the one that it r
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from enum import Enum, auto
 from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
 
-from seed_registry.blame import Blame
 from seed_registry.errors import DatabaseRefused
 from seed_registry.postgres.connection import refusal
 from seed_registry.postgres.failures import FailureAction, classify
@@ -20,6 +20,16 @@ from seed_registry.postgres.failures import FailureAction, classify
 _MOST_SUSPECTS: Final = 20
 
 Item = TypeVar("Item")
+
+
+class Blame(Enum):
+    """Whose fault a refusal is, as known good records show; a `PERHAPS` says that the table had none to try."""
+
+    RECORD = auto()  # others are taken
+    RECORD_PERHAPS = auto()  # others are refused as well, each for another reason
+    DATABASE_PERHAPS = auto()  # a made-up one is refused for the same reason
+    DATABASE = auto()  # stored rows are refused for the same reason
+
 
 Merge = Callable[[list[Item]], Awaitable[bool]]
 Refused = Callable[[Item, str], None]

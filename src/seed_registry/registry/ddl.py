@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any, Final
+from typing import Any
 
 import asyncpg
 
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
 from seed_registry.registry.compression import CLAUSES, Compression, Method, chosen
-
-SCHEMA: Final = "registry"
+from seed_registry.registry.tables import SCHEMA
 
 
 async def apply(

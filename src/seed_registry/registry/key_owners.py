@@ -16,6 +16,7 @@ import asyncpg
 from msgspec.structs import replace
 
 from seed_registry.escape import printable
+from seed_registry.key_hashes import hash_key
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
 from seed_registry.records import Asset, Reject, checked
@@ -25,6 +26,8 @@ from seed_registry.registry.tables import Table, Tables
 Key = tuple[Any, ...]
 # The values of a field, one for each asset, as `tabling` has them.
 Values = Callable[[str, Sequence[Any]], list[Any]]
+# Of provider, source key and asset key.
+KeyHash = Callable[[str | None, str, str], int]
 
 _is_own = attrgetter("own_key")
 
@@ -37,6 +40,16 @@ def has_own_keys(assets: Sequence[Any]) -> bool:
 def are_shared(table: Table) -> bool:
     """Whether two sources cannot have an asset each with one key."""
     return "source_id" not in table.key
+
+
+def key_hasher(tables: Tables | None) -> KeyHash:
+    """Return the function that hashes the unique key of an asset; without tables that is its asset key."""
+    key = tables.assets.key if tables else ()
+    if "source_id" in key:
+        return lambda _, source_key, asset_key: hash_key(source_key, asset_key)
+    if "provider" in key:
+        return lambda provider, _, asset_key: hash_key(provider or "", asset_key)
+    return lambda _, __, asset_key: hash_key(asset_key)
 
 
 def parted(

@@ -14,7 +14,6 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 
-from seed_registry.blame import Blame
 from seed_registry.checkpoint import Checkpoint
 from seed_registry.errors import DatabaseRefused
 from seed_registry.ledger.runs import Ledger, PendingCheckpoint
@@ -23,6 +22,7 @@ from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
 from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.records import Asset, Source, SourceRow
+from seed_registry.registry.bisection import Blame
 from seed_registry.registry.canary import Canary
 from seed_registry.registry.key_owners import KeyOwners, are_shared
 from seed_registry.registry.probe import Probe

@@ -15,9 +15,9 @@ from typing import Any, Final, Generic
 
 import asyncpg
 
-from seed_registry.blame import Blame
 from seed_registry.postgres.sql_files import statement
 from seed_registry.postgres.timeouts import io_timeout
+from seed_registry.registry.bisection import Blame
 from seed_registry.registry.queries import samples
 from seed_registry.registry.table_merge import Record, TableMerger, Values
 from seed_registry.registry.tables import Table

@@ -15,9 +15,9 @@ from msgspec import Struct
 from seed_registry.errors import SchemaMismatch, SchemaMissing, SettingsInvalid
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
-from seed_registry.registry.ddl import SCHEMA
 from seed_registry.registry.table_checks import Caution, cautions, folded_key, refusal
 
+SCHEMA: Final = "registry"
 _TEXT: Final = {"text", "varchar", "bpchar", "citext"}
 _IDS: Final = {"int8", "int4", "uuid"}
 _MOMENTS: Final = {"timestamptz", "timestamp"}

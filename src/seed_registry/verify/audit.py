@@ -14,11 +14,11 @@ import msgspec
 from msgspec import Struct
 
 from seed_registry.embedded import server
+from seed_registry.embedded.database import database
 from seed_registry.errors import DatabaseUnavailable, IndexBroken
 from seed_registry.headers import see_that_each_has_one_origin
 from seed_registry.index.inputs import Name, find, require
 from seed_registry.index.reader import read_index
-from seed_registry.load.target import database
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.conninfo import chosen
 from seed_registry.postgres.failures import FailureAction, classify

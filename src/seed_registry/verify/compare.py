@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import Struct, field
 
-from seed_registry.blame import Blame
-from seed_registry.dry_run.writer import key_hashes
 from seed_registry.errors import IndexNotUnderstood
 from seed_registry.index.reader import IndexReader
-from seed_registry.load.outcomes import hash_key, log_unread
+from seed_registry.index.unread_arrays import log_unread
+from seed_registry.key_hashes import KeySample, hash_key, hash_keys
 from seed_registry.records import Asset, Record, Reject, Source, SourceRow
-from seed_registry.registry.bisection import merge_bisecting
-from seed_registry.registry.key_owners import are_shared, has_own_keys, key_of_another_source
+from seed_registry.registry.bisection import Blame, merge_bisecting
+from seed_registry.registry.key_owners import are_shared, has_own_keys, key_hasher, key_of_another_source
 from seed_registry.registry.tables import Tables
 from seed_registry.report import Progress, Tally
 from seed_registry.settings import Settings
@@ -104,36 +102,6 @@ class AuditSources:
         return self._providers.setdefault(provider, len(self._providers)) if "provider" in self._asset_key else 0
 
 
-class KeySample:
-    """Chooses the assets with the smallest key hashes: as good as chance.
-
-    Which they are is only known at the end, so whatever may be among them is chosen.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._chosen: set[int] = set()
-        self._smallest: list[int] = []  # the same, negative, as a heap: its first is the largest
-
-    def choose(self, assets: Sequence[Asset]) -> set[int]:
-        """The positions of those chosen."""
-        if not self._size:
-            return set()
-        return {position for position, asset in enumerate(assets) if self._is_chosen(hash_key(asset.key))}
-
-    def _is_chosen(self, key_hash: int) -> bool:
-        if key_hash in self._chosen:
-            return True
-        if len(self._smallest) < self._size:
-            heapq.heappush(self._smallest, -key_hash)
-        elif key_hash < -self._smallest[0]:
-            self._chosen.discard(-heapq.heapreplace(self._smallest, -key_hash))
-        else:
-            return False
-        self._chosen.add(key_hash)
-        return True
-
-
 class _Part(Struct):
     """One of the indexes: where it stands among them, and what is held of it."""
 
@@ -165,10 +133,10 @@ class Comparer:
         self._settings = settings
         self._tally = tally
         self._progress = progress
-        self._sample = KeySample(settings.verify_sample)
+        self._sample = KeySample[None](settings.verify_sample)
         self._rows: list[tuple[Any, ...]] = []
         self._shares_keys = are_shared(tables.assets)
-        self._key_hash = key_hashes(tables)
+        self._key_hash = key_hasher(tables)
         self._owners = FirstOwners()
 
     def close(self) -> None:
@@ -197,7 +165,7 @@ class Comparer:
         await self._stage()
         await self._expect(part)
         self.declared.extend(reader.declared())
-        log_unread(reader, self._progress)
+        log_unread(reader.name, reader.unread(), self._progress)
 
     async def _take(self, part: _Part, records: Sequence[Record]) -> None:
         tally, sources = self._tally, []
@@ -254,7 +222,7 @@ class Comparer:
             assets = [asset for position, asset in enumerate(assets) if position not in rejected]
             probed = probed.without(rejected)
         missing = set(probed.missing)
-        by_value = sorted((self._sample.choose(assets) | set(probed.uncertain)) - missing)
+        by_value = sorted((self._sampled(assets) | set(probed.uncertain)) - missing)
 
         async def compare(positions: list[int]) -> list[list[str]]:
             return await auditor.compare_assets([assets[position] for position in positions], rows)
@@ -272,6 +240,13 @@ class Comparer:
             ))  # fmt: skip
         if len(self._rows) >= _STAGED_ROWS:
             await self._stage()
+
+    def _sampled(self, assets: Sequence[Asset]) -> set[int]:
+        """The positions of the assets that may be in the sample: which these are is only known at the end."""
+        if not self._sample.limit:
+            return set()
+        hashes = hash_keys(asset.key for asset in assets)
+        return {at for at, asset in enumerate(assets) if self._sample.offer(asset.key, hashes[at], None)}
 
     def _rejected(self, assets: Sequence[Asset], probed: Probed, rows: Mapping[str, SourceRow]) -> set[int]:
         """The positions of those assets that a load would reject, for another source has their key, or comes first."""

@@ -13,8 +13,8 @@ from seed_registry.cli.config.options import Columns, DatabaseOption, PoolerOpti
 from seed_registry.cli.render.console import digest_lines
 from seed_registry.cli.signals import run_interruptibly
 from seed_registry.embedded import server
+from seed_registry.embedded.database import database
 from seed_registry.errors import DatabaseUnavailable
-from seed_registry.load.target import database
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.conninfo import chosen
 from seed_registry.postgres.pooler import READ_ONLY

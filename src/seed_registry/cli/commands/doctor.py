@@ -24,9 +24,9 @@ from seed_registry.doctor.local import (
     look_at_program,
 )
 from seed_registry.embedded import server
+from seed_registry.embedded.database import database
 from seed_registry.errors import SeedRegistryError
 from seed_registry.escape import printable
-from seed_registry.load.target import database
 from seed_registry.postgres.conninfo import chosen
 from seed_registry.settings import Settings
 

@@ -12,10 +12,10 @@ from rich.text import Text
 
 from seed_registry.cli.config.options import DatabaseOption, database_of
 from seed_registry.cli.render.console import counted, digest_lines, print_rows, unbroken
+from seed_registry.embedded.database import database
 from seed_registry.errors import SettingsInvalid
 from seed_registry.escape import printable
 from seed_registry.ledger.runs import RunRecord, is_usable, list_runs
-from seed_registry.load.target import database
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.identity import identify
 from seed_registry.postgres.pooler import READ_ONLY

@@ -12,8 +12,8 @@ import typer
 
 from seed_registry.cli.config.options import Columns, DatabaseOption, columns_of, database_of
 from seed_registry.cli.render.console import print_rows
+from seed_registry.embedded.database import database
 from seed_registry.escape import printable
-from seed_registry.load.target import database
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.identifiers import display_name
 from seed_registry.postgres.sql_files import statement
@@ -21,7 +21,7 @@ from seed_registry.registry import ddl
 from seed_registry.registry.compression import LARGE_FIELDS, Compression, Method, change, storage
 from seed_registry.registry.key_owners import are_shared, wider_key
 from seed_registry.registry.preflight import rehearse
-from seed_registry.registry.tables import Table, Tables, introspect
+from seed_registry.registry.tables import SCHEMA, Table, Tables, introspect
 from seed_registry.settings import DatabaseUrl, Settings
 
 app = typer.Typer(help="The registry's tables: create, check, show.", no_args_is_help=True)
@@ -121,7 +121,7 @@ def _remark(table: Table, field: str) -> str:
 
 async def _kept(connection: asyncpg.Connection[Any], wanted: Method) -> str | None:
     """What to tell whoever asked for a compression, of a table that was there and has another one."""
-    assets = f"{ddl.SCHEMA}.assets"
+    assets = f"{SCHEMA}.assets"
     now = await storage(connection, assets, LARGE_FIELDS)
     if now is None or "raw" not in now.methods:
         return None

@@ -1,0 +1,32 @@
+"""Find the database of the settings, and start the embedded server if they name none."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+
+from seed_registry.embedded import server
+from seed_registry.postgres.conninfo import chosen
+from seed_registry.settings import DatabaseUrl, Settings
+
+
+@asynccontextmanager
+async def database(settings: Settings) -> AsyncIterator[DatabaseUrl]:
+    """The URL of the database that is `chosen`; without one the embedded server runs until its last user is done.
+
+    Raises:
+        SettingsInvalid: the environment names an unusable database.
+        EmbeddedServerFailed: the embedded server cannot be started.
+    """
+    if (named := chosen(settings.database_url)) is not None:
+        yield named
+        return
+    running = server.running()
+    url = await anyio.to_thread.run_sync(running.__enter__)
+    try:
+        yield DatabaseUrl(url, is_embedded=True)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(running.__exit__, None, None, None)
