@@ -1,4 +1,4 @@
-"""The README is true: its commands run, its programs work, its options, events and links exist."""
+"""README and docs are true: their commands run, their programs work, their options, events and links exist."""
 
 from __future__ import annotations
 
@@ -27,21 +27,26 @@ from seed_registry.settings import DatabaseUrl
 from seed_registry.synthetic.index import Workload, generate
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text("utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+PAGES = {path.name: path.read_text("utf-8") for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+BLOCKS = [
+    (page, language, block)
+    for page, text in PAGES.items()
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+]
+# tests/cli/test_help.py runs the examples of reference.md, which is made from the help.
 # What cannot run in a test: the two commands of a checkout (CI runs them), and printed sessions.
 SHOWN = re.compile(r"make demo |\$ seed-registry ")
 DATABASE = "postgresql://loader@db.example.org/registry"
 
 
-def blocks(language: str) -> list[str]:
-    """The texts of the blocks in a language."""
-    return [text for of, text in BLOCKS if of == language]
+def blocks(language: str, *pages: str) -> list[str]:
+    """The texts of the blocks in a language, on all pages or on some."""
+    return [text for page, of, text in BLOCKS if of == language and page in (pages or PAGES)]
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """Where the README's reader stands: with the files that its commands name."""
+    """Where the reader of a page stands: with the files that its commands name."""
     make = partial(Workload, records=120, sources=4)
     (tmp_path / "portals").mkdir()
     (tmp_path / "more").mkdir()
@@ -79,13 +84,16 @@ def environment(home: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_every_command_of_the_readme_runs(
-    directory: Path, portal: str, home: Path, cli: Cli, bare_database_url: DatabaseUrl
+@pytest.mark.parametrize(
+    "page", sorted({page for page, language, _ in BLOCKS if language == "sh" and page != "reference.md"})
+)
+def test_every_command_of_a_page_runs(
+    page: str, directory: Path, portal: str, home: Path, cli: Cli, bare_database_url: DatabaseUrl
 ) -> None:
     home.chmod(0o711)
     assert cli("db", "start").returncode == 0
     try:
-        for block in blocks("sh"):
+        for block in blocks("sh", page):
             script = block.replace("https://data.example.org", portal).replace(
                 DATABASE, shlex.quote(bare_database_url.reveal)
             )
@@ -104,13 +112,12 @@ def test_every_command_of_the_readme_runs(
 
 def test_every_command_block_is_run_or_known_to_be_shown_only() -> None:
     assert all(SHOWN.search(block) for block in blocks(""))
-    assert {language for language, _ in BLOCKS} <= {"", "sh", "python", "ini", "toml", "sql"}
+    assert {language for _, language, _ in BLOCKS} <= {"", "sh", "python", "ini", "toml", "sql", "text"}
+    assert {page for page, language, _ in BLOCKS if language == "text"} == {"architecture.md"}
 
 
 @pytest.mark.parametrize("program", blocks("python"))
-def test_every_program_of_the_readme_works(
-    program: str, directory: Path, home: Path, database_url: DatabaseUrl
-) -> None:
+def test_every_program_of_a_page_works(program: str, directory: Path, home: Path, database_url: DatabaseUrl) -> None:
     done = subprocess.run(
         [sys.executable, "-c", program.replace(DATABASE, database_url.reveal)],
         cwd=directory,
@@ -123,7 +130,7 @@ def test_every_program_of_the_readme_works(
     assert re.search(rb"\b12[04]\b", done.stdout)  # assets, with their four sources
 
 
-def test_the_configuration_of_the_readme_is_taken(cli: Cli, tmp_path: Path) -> None:
+def test_the_documented_configuration_is_accepted(cli: Cli, tmp_path: Path) -> None:
     (text,) = blocks("toml")
     assert tomllib.loads(text)
     (tmp_path / "seed-registry.toml").write_text(text)
@@ -132,7 +139,7 @@ def test_the_configuration_of_the_readme_is_taken(cli: Cli, tmp_path: Path) -> N
     assert b"1%" in done.stdout
 
 
-def test_the_units_of_the_readme_are_units_and_their_command_has_these_options(cli: Cli) -> None:
+def test_the_documented_units_can_be_parsed(cli: Cli) -> None:
     for text in blocks("ini"):
         unit = configparser.ConfigParser(strict=False, interpolation=None)
         unit.optionxform = str  # type: ignore[assignment,method-assign]
@@ -140,21 +147,21 @@ def test_the_units_of_the_readme_are_units_and_their_command_has_these_options(c
         assert "Unit" in unit
 
 
-def test_the_grants_of_the_readme_are_those_that_are_printed(cli: Cli) -> None:
-    (text,) = blocks("sql")
+def test_the_documented_grants_are_those_that_are_printed(cli: Cli) -> None:
+    (text,) = (block for block in blocks("sql") if block.startswith("grant"))
     assert cli("schema", "grants", "loader").stdout.decode().strip() == text.strip()
 
 
-def test_every_option_that_the_readme_names_exists(cli: Cli) -> None:
+def test_every_option_that_a_page_names_exists(cli: Cli) -> None:
     reference = (ROOT / "docs/reference.md").read_text("utf-8")
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README))
-    # of uvx, click, mypy, two benchmarks, pytest
-    others = {"--from", "--help", "--strict", "--megabytes", "--ways", "--slice"}
+    texts = [text for page, text in PAGES.items() if page != "benchmarks.md"]  # whose options are those of benchmarks
+    named = {name for text in texts for name in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)}
+    others = {"--from", "--help", "--strict", "--slice"}  # of uvx, click, mypy, pytest
     assert {name for name in named - others if not re.search(rf"(?<![\w-]){name}(?![\w-])", reference)} == set()
 
 
-def test_every_event_that_is_told_is_in_the_table_of_the_readme() -> None:
-    table = README.partition("| event | level | fields |")[2].partition("\n\n")[0]
+def test_every_event_is_documented() -> None:
+    table = PAGES["events.md"].partition("| event | level | fields |")[2].partition("\n\n")[0]
     documented = set(re.findall(r"`([a-z_]+)`", table))
     told = set()
     for path in (ROOT / "src/seed_registry").rglob("*.py"):
@@ -171,16 +178,27 @@ def test_every_event_that_is_told_is_in_the_table_of_the_readme() -> None:
     assert documented - told <= {"progress", "sources_loaded", "assets_loaded"}  # made of their parts
 
 
-def test_every_file_that_the_readme_links_to_is_there() -> None:
-    links = re.findall(r"\]\((?!https?://|#)([^)]+)\)", README)
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_and_heading_that_a_page_links_to_is_there(page: str) -> None:
+    here = ROOT if page == "README.md" else ROOT / "docs"
+    for link in re.findall(r"\]\((?!https?://)([^)]+)\)", PAGES[page]):
+        name, _, anchor = link.partition("#")
+        target = here / name if name else here / page
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, link
 
 
-def test_every_target_that_the_readme_names_is_one_of_make() -> None:
+def test_every_target_that_a_page_names_is_one_of_make() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    named = set(re.findall(r"(?:`|^)make ([a-z-]+)", README, re.MULTILINE))
+    named = {name for text in PAGES.values() for name in re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE)}
     assert {name for name in named if not re.search(rf"^{name}:", makefile, re.MULTILINE)} == set()
+
+
+def test_the_readme_stays_a_page() -> None:
+    assert len(PAGES["README.md"].splitlines()) <= 150
+    assert len(PAGES["README.md"].split()) <= 1_500
 
 
 async def _run_statements(url: DatabaseUrl, statements: list[str]) -> None:
@@ -190,8 +208,7 @@ async def _run_statements(url: DatabaseUrl, statements: list[str]) -> None:
     await connection.close()
 
 
-def test_the_statements_of_the_operations_page_run(database_url: DatabaseUrl) -> None:
-    page = (ROOT / "docs/operations.md").read_text("utf-8")
-    statements = re.findall(r"^```sql\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+def test_the_documented_statements_run(database_url: DatabaseUrl) -> None:
+    statements = [block for block in blocks("sql") if not block.startswith("grant")]
     assert len(statements) == 3
     asyncio.run(_run_statements(database_url, statements))
