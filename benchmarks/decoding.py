@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import ijson
 
+from seed_registry.index.inputs import IndexRef
 from seed_registry.index.reader import read_index
 from seed_registry.settings import Settings
 from seed_registry.synthetic.index import Workload, generate
@@ -29,7 +30,7 @@ def lines_or_document(path: Path) -> int:
     """Our reader, the event loop and threads included."""
 
     async def run() -> int:
-        async with read_index(str(path), Settings()) as reader:
+        async with read_index(IndexRef.of(path), Settings()) as reader:
             return sum([len(records) async for records in reader.records()])
 
     return asyncio.run(run())

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from ground import Command
 from seed_registry.embedded import server
+from seed_registry.index.inputs import IndexRef
 from seed_registry.index.reader import read_index
 from seed_registry.postgres.connection import session
 from seed_registry.records import Asset, Record, Source
@@ -76,7 +77,7 @@ async def prepare(index: Path, sessions: int, directory: Path, settings: Mapping
     """Read an index and write a file and two scripts for each psql session, which begins with the settings."""
     paths = [directory / f"rows.{number}" for number in range(sessions)]
     files = _Files(paths)
-    async with read_index(str(index), Settings()) as reader:
+    async with read_index(IndexRef.of(index), Settings()) as reader:
         async for records in reader.records():
             for record in records:
                 files.write(record)

@@ -19,6 +19,7 @@ from seed_registry.cli.config.headers import headers_of
 from seed_registry.errors import IndexUnreadable, SettingsInvalid
 from seed_registry.headers import Header, origin, see_that_each_has_one_origin, sent_to
 from seed_registry.index.byte_stream import open_index
+from seed_registry.index.inputs import IndexRef
 
 CANARY = "cAnArY"
 
@@ -37,7 +38,7 @@ def other() -> Iterator[Server]:
 
 
 async def read(url: str, *texts: str) -> bytes:
-    async with open_index(url, headers=headers_of(texts)) as opened:
+    async with open_index(IndexRef.of(url), headers=headers_of(texts)) as opened:
         return b"".join([chunk async for chunk in opened.chunks()])
 
 

@@ -9,7 +9,7 @@ import anyio
 
 from seed_registry.errors import CommitsLost, IndexBroken, IndexNotUnderstood, IndexUnreadable
 from seed_registry.headers import see_that_each_has_one_origin
-from seed_registry.index.inputs import Name, find, require
+from seed_registry.index.inputs import IndexRef, Name, require_files, resolve
 from seed_registry.index.reader import read_index
 from seed_registry.load.run import LoadRun
 from seed_registry.load.target import open_target
@@ -40,22 +40,23 @@ async def ingest(
     """
     settings = settings or Settings()
     progress = progress or Silent()
-    found = find(indexes)
-    see_that_each_has_one_origin(settings.headers, found)
+    found = resolve(indexes)
+    see_that_each_has_one_origin(settings.headers, [index.path for index in found])
     if not settings.keep_going or len(found) == 1:
-        require(found)
+        require_files(found)
     await _see_that_domain_fits(found, settings)
-    return await run_through(lambda: LoadRun(found, settings, progress), can_repeat="-" not in found)
+    can_repeat = all(index.kind != "stdin" for index in found)
+    return await run_through(lambda: LoadRun(found, settings, progress), can_repeat=can_repeat)
 
 
-async def _see_that_domain_fits(indexes: Sequence[str], settings: Settings) -> None:
+async def _see_that_domain_fits(indexes: Sequence[IndexRef], settings: Settings) -> None:
     """Look at all files before the first of them is loaded; whatever else is wrong with one is told in its turn.
 
     Raises:
         SettingsInvalid: `--domain` cannot be used with one of them.
     """
     for index in indexes if settings.domain else ():
-        if await anyio.Path(index).is_file():  # what is a pipe can be read only once
+        if index.kind == "file" and await anyio.Path(index.path).is_file():  # what is a pipe can be read only once
             with contextlib.suppress(IndexBroken, IndexNotUnderstood, IndexUnreadable):
                 async with read_index(index, settings):
                     pass

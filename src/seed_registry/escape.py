@@ -28,3 +28,8 @@ def printable(text: object, limit: int = SHOWN_CHARACTERS) -> str:
         is_visible = char.isprintable() and checkpoints <= _MARKS_IN_A_ROW
         shown.append(char if is_visible else char.encode("unicode_escape").decode())
     return "".join(shown)
+
+
+def encodable(path: str) -> str:
+    """Return a path with its bytes that are not UTF-8 escaped: JSON and Postgres take no others."""
+    return path.encode(errors="backslashreplace").decode()

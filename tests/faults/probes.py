@@ -17,6 +17,7 @@ from msgspec import Struct, field
 from seed_registry import DatabaseUrl, MaxRejects, Report, SeedRegistryError, Settings, ingest
 from seed_registry.errors import IndexBroken, IndexesFailed, TooManyRejects
 from seed_registry.index.decoder import MAX_DEPTH, REASONS
+from seed_registry.index.inputs import IndexRef
 from seed_registry.index.reader import read_index
 from seed_registry.records import Asset, Record, Reject
 from seed_registry.registry.table_merge import TableMerger
@@ -214,7 +215,7 @@ async def read(path: Path, data: bytes, packed: bytes | None = None, **options: 
     path.write_bytes(data if packed is None else packed)  # noqa: ASYNC240  # nothing else runs in this event loop
     result = Outcome(data)
     try:
-        async with read_index(str(path), Settings(**options)) as reader:
+        async with read_index(IndexRef.of(path), Settings(**options)) as reader:
             result.lines = reader.shape.lines
             async for part in reader.records():
                 result.records += part

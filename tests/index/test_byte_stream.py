@@ -19,6 +19,7 @@ import zstandard
 
 from seed_registry.errors import IndexNotUnderstood, IndexUnreadable, SeedRegistryError
 from seed_registry.index.byte_stream import CHUNK_BYTES, HEAD_BYTES, open_index
+from seed_registry.index.inputs import IndexRef
 
 pytestmark = pytest.mark.anyio
 
@@ -77,7 +78,7 @@ PACKED: dict[str, Callable[[bytes], bytes]] = {
 
 
 async def read(path: Path | str) -> bytes:
-    async with open_index(str(path)) as index:
+    async with open_index(IndexRef.of(path)) as index:
         return b"".join([chunk async for chunk in index.chunks()])
 
 
@@ -104,7 +105,7 @@ async def test_what_does_not_compress_unpacks_too(tmp_path: Path, packed: Any) -
 
 @pytest.mark.parametrize("packed", PACKED.values(), ids=PACKED)
 async def test_one_byte_order_mark_is_dropped(tmp_path: Path, packed: Any) -> None:
-    async with open_index(str(saved(tmp_path, packed(BOM + b"[1]")))) as index:
+    async with open_index(IndexRef.of(saved(tmp_path, packed(BOM + b"[1]")))) as index:
         assert (index.head, index.head_offset) == (b"[1]", 3)
         assert [chunk async for chunk in index.chunks()] == [b"[1]"]
     assert await read(saved(tmp_path, packed(BOM + BOM + b"[1]"))) == BOM + b"[1]"
@@ -112,7 +113,7 @@ async def test_one_byte_order_mark_is_dropped(tmp_path: Path, packed: Any) -> No
 
 async def test_the_head_is_the_beginning_and_chunks_are_bounded(tmp_path: Path) -> None:
     path = saved(tmp_path, gzip.compress(TEXT))
-    async with open_index(str(path)) as index:
+    async with open_index(IndexRef.of(path)) as index:
         assert HEAD_BYTES <= len(index.head) <= HEAD_BYTES + CHUNK_BYTES
         assert TEXT.startswith(index.head)
         assert (index.name, index.size) == (str(path), path.stat().st_size)
@@ -270,7 +271,7 @@ async def test_what_came_before_the_damage_is_read_first(tmp_path: Path) -> None
     chunks: list[bytes] = []
 
     async def collect() -> None:
-        async with open_index(str(saved(tmp_path, data[: len(data) // 2]))) as index:
+        async with open_index(IndexRef.of(saved(tmp_path, data[: len(data) // 2]))) as index:
             async for chunk in index.chunks():
                 chunks.append(chunk)  # noqa: PERF401  # a comprehension would lose them all
 
@@ -366,7 +367,7 @@ async def test_a_pipe_has_no_size(tmp_path: Path) -> None:
     os.mkfifo(path)
     writer = threading.Thread(target=lambda: path.write_bytes(TEXT))
     writer.start()
-    async with open_index(str(path)) as index:
+    async with open_index(IndexRef.of(path)) as index:
         assert index.size is None
         assert b"".join([chunk async for chunk in index.chunks()]) == TEXT
         assert index.position == len(TEXT)
@@ -382,9 +383,10 @@ def run(script: str, *arguments: str, **options: Any) -> subprocess.CompletedPro
 READ_STDIN = """
 import anyio, hashlib
 from seed_registry.index.byte_stream import open_index
+from seed_registry.index.inputs import IndexRef
 async def main():
     digest = hashlib.sha256()
-    async with open_index("-") as index:
+    async with open_index(IndexRef.of("-")) as index:
         async for chunk in index.chunks():
             digest.update(chunk)
         print(index.name, index.size, index.position, digest.hexdigest())
@@ -423,9 +425,10 @@ async def test_stdin_may_be_empty_or_closed() -> None:
 CANCELLED = """
 import anyio, sys
 from seed_registry.index.byte_stream import open_index
+from seed_registry.index.inputs import IndexRef
 async def main():
     with anyio.move_on_after(0.2) as scope:
-        async with open_index(sys.argv[1]) as index:
+        async with open_index(IndexRef.of(sys.argv[1])) as index:
             async for chunk in index.chunks():
                 pass
     print("cancelled", scope.cancelled_caught, flush=True)
@@ -462,10 +465,11 @@ async def test_waiting_for_somebody_to_write_to_a_named_pipe_can_be_cancelled(tm
 MEASURED = """
 import anyio, resource, sys
 from seed_registry.index.byte_stream import open_index
+from seed_registry.index.inputs import IndexRef
 async def main():
     total = 0
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    async with open_index(sys.argv[1]) as index:
+    async with open_index(IndexRef.of(sys.argv[1])) as index:
         async for chunk in index.chunks():
             total += len(chunk)
     print(total, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
@@ -493,7 +497,7 @@ async def test_a_bomb_unpacks_in_bounded_memory(tmp_path: Path, kind: str) -> No
 
 async def test_an_index_is_closed_when_it_is_left(tmp_path: Path) -> None:
     path = saved(tmp_path, TEXT)
-    async with open_index(str(path)) as index:
+    async with open_index(IndexRef.of(path)) as index:
         packed = index._packed
     assert packed.closed
     assert packed._file.closed

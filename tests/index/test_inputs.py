@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from seed_registry.errors import IndexUnreadable
-from seed_registry.index.inputs import find, is_url, read_list, require
+from seed_registry.index.inputs import IndexRef, read_list, require_files, resolve
 
 
 @pytest.fixture
@@ -32,6 +32,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def found(names: list[str]) -> list[str]:
+    """The paths of the indexes that names mean."""
+    return [index.path for index in resolve(names)]
+
+
+def require(names: list[str]) -> None:
+    require_files([IndexRef.of(name) for name in names])
+
+
 # names
 
 
@@ -51,45 +60,45 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_a_path_a_url_and_a_dash_mean_themselves(place: Path, name: str) -> None:
-    assert find([name]) == [name]
+    assert found([name]) == [name]
 
 
 def test_a_directory_means_the_index_files_in_it_by_name_and_nothing_below_it(place: Path) -> None:
-    assert find([str(place)]) == [str(place / name) for name in ("a.ndjson.gz", "b.json", "c.jsonl.zst")]
-    assert find(["deep"]) == ["deep/f.ndjson"]
-    assert find(["deep/"]) == ["deep/f.ndjson"]
+    assert found([str(place)]) == [str(place / name) for name in ("a.ndjson.gz", "b.json", "c.jsonl.zst")]
+    assert found(["deep"]) == ["deep/f.ndjson"]
+    assert found(["deep/"]) == ["deep/f.ndjson"]
 
 
 def test_a_pattern_means_the_files_that_match_by_name_and_no_directories(place: Path) -> None:
-    assert find(["*.txt"]) == ["notes.txt"]
-    assert find(["[ab].*"]) == ["a.ndjson.gz", "b.json"]
-    assert find(["?.json"]) == ["b.json"]
-    assert find(["deep/**/*"]) == ["deep/er/e.json", "deep/f.ndjson"]
+    assert found(["*.txt"]) == ["notes.txt"]
+    assert found(["[ab].*"]) == ["a.ndjson.gz", "b.json"]
+    assert found(["?.json"]) == ["b.json"]
+    assert found(["deep/**/*"]) == ["deep/er/e.json", "deep/f.ndjson"]
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(place: Path) -> None:
     for name in ("[ab].json", "what?.json", "*.json"):
         (place / name).write_bytes(b"[]")
-        assert find([name]) == [name]
+        assert found([name]) == [name]
 
 
 def test_what_is_named_first_comes_first_and_what_is_named_twice_comes_twice(place: Path) -> None:
-    assert find(["deep", "b.json", "-", "[ab].*", "b.json"]) == [
+    assert found(["deep", "b.json", "-", "[ab].*", "b.json"]) == [
         "deep/f.ndjson", "b.json", "-", "a.ndjson.gz", "b.json", "b.json",
     ]  # fmt: skip
-    assert find([]) == []
+    assert found([]) == []
 
 
 def test_a_pattern_that_matches_nothing_is_an_error_that_names_it_and_the_place(place: Path) -> None:
     for pattern in ("nothing-*.json", "di*.json", "other/*.json"):
         with pytest.raises(IndexUnreadable) as caught:
-            find(["b.json", pattern])
+            found(["b.json", pattern])
         assert str(caught.value) == f"{pattern} matches no file (looked in {place})"
 
 
 def test_a_directory_without_indexes_is_an_error_that_says_what_is_looked_for(place: Path) -> None:
     with pytest.raises(IndexUnreadable) as caught:
-        find(["other"])
+        found(["other"])
     assert str(caught.value) == "other is a directory without index files (*.json, *.jsonl, *.ndjson)"
 
 
@@ -101,13 +110,13 @@ def test_a_directory_that_nobody_may_read_is_an_error_that_says_so(
 
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(IndexUnreadable, match=r"^the directory deep cannot be read: Permission denied$"):
-        find(["deep"])
+        found(["deep"])
 
 
 @pytest.mark.parametrize("name", ["\x1b[31m*", "a\nb*", "\u202e?"])
 def test_a_hostile_pattern_is_escaped_in_its_error(place: Path, name: str) -> None:
     with pytest.raises(IndexUnreadable) as caught:
-        find([name])
+        found([name])
     assert str(caught.value).isprintable()
 
 
@@ -115,10 +124,40 @@ def test_a_hostile_pattern_is_escaped_in_its_error(place: Path, name: str) -> No
 def test_a_name_too_long_for_any_file_is_no_crash(place: Path, name: str) -> None:
     if "*" in name:
         with pytest.raises(IndexUnreadable, match="matches no file"):
-            find([name])
+            found([name])
     else:
-        assert find([name]) == [name]
+        assert found([name]) == [name]
         require([name])
+
+
+# their names
+
+
+@pytest.mark.parametrize(
+    ("name", "display_name", "report_name", "ledger_name"),
+    [
+        ("-", "stdin", "-", "-"),
+        ("deep/../b.json", "deep/../b.json", "deep/../b.json", "{place}/b.json"),
+        ("a\nb.json", "a\\nb.json", "a\nb.json", "{place}/a\nb.json"),
+        (os.fsdecode(b"\xff.json"), "\\udcff.json", "\\udcff.json", "{place}/\\udcff.json"),
+        ("a\0b", "a\\x00b", "a\0b", "a\0b"),
+        ("https://h.example/a.json", *["https://h.example/a.json"] * 3),
+    ],
+)
+def test_an_index_has_a_name_for_messages_for_reports_and_for_the_ledger(
+    place: Path, name: str, display_name: str, report_name: str, ledger_name: str
+) -> None:
+    index = IndexRef.of(name)
+    assert (index.path, index.display_name, index.report_name) == (name, display_name, report_name)
+    assert index.ledger_name == ledger_name.format(place=place)
+
+
+def test_only_the_ledger_name_of_a_url_depends_on_its_query_and_none_on_its_password() -> None:
+    index = IndexRef.of("https://u:canary@h.example/a?page=1#x")
+    assert index.display_name == index.report_name == "https://h.example/a"
+    assert index.ledger_name.startswith("https://h.example/a?")
+    assert index.ledger_name == IndexRef.of("https://v:other@h.example/a?page=1#x").ledger_name
+    assert index.ledger_name != IndexRef.of("https://u:canary@h.example/a?page=2#x").ledger_name
 
 
 # whether it is there
@@ -162,7 +201,7 @@ def test_a_link_to_nothing_is_missing(place: Path) -> None:
     ],
 )
 def test_a_url_is_told_from_a_path_by_its_scheme(name: str, expected: bool) -> None:
-    assert is_url(name) is expected
+    assert (IndexRef.of(name).kind == "url") is expected
 
 
 # lists

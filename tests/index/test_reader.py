@@ -9,6 +9,7 @@ import pytest
 
 from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadable, SeedRegistryError
 from seed_registry.index.decoder import REASONS
+from seed_registry.index.inputs import IndexRef
 from seed_registry.index.reader import PIECE_BYTES, IndexReader, read_index
 from seed_registry.records import Asset, RawRecord, Record, Reject, Source
 from seed_registry.settings import Settings
@@ -44,7 +45,7 @@ class Outcome:
 async def outcome(path: Path, *, salt: str = "", **options: Any) -> Outcome:
     result = Outcome()
     try:
-        async with read_index(str(path), Settings(**options), salt=salt) as reader:
+        async with read_index(IndexRef.of(path), Settings(**options), salt=salt) as reader:
             result.reader = reader
             async for part in reader.records():
                 result.records += part

@@ -19,7 +19,7 @@ import pytest
 from seed_registry.errors import IndexUnreadable
 from seed_registry.index import remote_file
 from seed_registry.index.byte_stream import open_index
-from seed_registry.index.inputs import redact_url
+from seed_registry.index.inputs import IndexRef, redact_url
 from seed_registry.index.reader import read_index
 from seed_registry.index.remote_file import RemoteFile
 from seed_registry.records import Record
@@ -153,7 +153,7 @@ def serving() -> Iterator[Server]:
 
 
 async def records(path: str) -> list[Record]:
-    async with read_index(path, Settings()) as reader:
+    async with read_index(IndexRef.of(path), Settings()) as reader:
         return [record async for part in reader.records() for record in part]
 
 
@@ -188,13 +188,13 @@ async def test_a_remote_index_has_the_records_of_the_same_file(server: Server, t
 
 
 async def test_the_size_is_what_the_server_announces(server: Server) -> None:
-    async with open_index(server.url("/a.json?token=tok3n", "alice:hunter2@")) as index:
+    async with open_index(IndexRef.of(server.url("/a.json?token=tok3n", "alice:hunter2@"))) as index:
         assert (index.name, index.size) == (server.url("/a.json"), len(INDEX))
         assert b"".join([chunk async for chunk in index.chunks()]) == INDEX
         assert index.position == len(INDEX)
     assert server.asked[0][1]["authorization"].startswith("Basic ")
     server.answers = [chunked]
-    async with open_index(server.url()) as index:
+    async with open_index(IndexRef.of(server.url())) as index:
         assert index.size is None
 
 
@@ -316,9 +316,10 @@ async def test_a_redirect_never_leaves_https() -> None:
 CANCELLED = """
 import anyio, sys
 from seed_registry.index.byte_stream import open_index
+from seed_registry.index.inputs import IndexRef
 async def main():
     with anyio.move_on_after(0.5) as scope:
-        async with open_index(sys.argv[1]) as index:
+        async with open_index(IndexRef.of(sys.argv[1])) as index:
             async for chunk in index.chunks():
                 pass
     print("cancelled", scope.cancelled_caught, flush=True)
@@ -341,7 +342,7 @@ async def test_a_read_ends_when_another_thread_closes(
 ) -> None:
     monkeypatch.setattr(remote_file, "MAX_RETRY_AFTER_SECONDS", DEADLINE)
     server.answers = answers
-    file = RemoteFile(server.url())
+    file = RemoteFile(IndexRef.of(server.url()))
     threading.Timer(0.2, file.close).start()
     with pytest.raises(OSError, match="closed"):
         file.readinto(memoryview(bytearray(10)))
@@ -353,7 +354,7 @@ async def test_closing_ends_the_thread_that_waits_for_a_busy_server(
     monkeypatch.setattr(remote_file, "MAX_RETRY_AFTER_SECONDS", DEADLINE)
     server.answers = [failing(503, Retry_After=3600)]
     before = set(threading.enumerate())
-    file = RemoteFile(server.url())
+    file = RemoteFile(IndexRef.of(server.url()))
     threading.Timer(0.2, file.close).start()
     with pytest.raises(OSError, match="closed"):
         file.readinto(memoryview(bytearray(10)))
@@ -370,7 +371,7 @@ async def test_other_schemes_are_read_through_fsspec(tmp_path: Path) -> None:
         file.write(INDEX)
     await expect_index("memory://remote/a.json", tmp_path)
     await expect_index(f"file://{tmp_path}/local.json", tmp_path)
-    async with open_index("memory://remote/a.json") as index:
+    async with open_index(IndexRef.of("memory://remote/a.json")) as index:
         assert index.size == len(INDEX)
 
 

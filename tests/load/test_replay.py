@@ -31,6 +31,7 @@ from seed_registry.errors import (
 )
 from seed_registry.index.byte_stream import CHUNK_BYTES
 from seed_registry.index.dialects import DIALECTS
+from seed_registry.index.inputs import IndexRef
 from seed_registry.load.replay import replay
 from seed_registry.registry import ddl
 from seed_registry.rejects.reader import RejectsIndex, parse, read_lines
@@ -310,7 +311,7 @@ async def test_a_line_that_is_no_reject_is_rejected_as_it_is_and_the_others_are_
     report = await replayed(path, database_url)
     assert report.assets == AssetCounts(read=4, inserted=2, rejected=2)
     assert {(one["index"], one["line"]) for one in rejected(report)} == {(path, 2), (path, 4)}
-    lines = [one async for part in read_lines(path, Settings()) for one in part]
+    lines = [one async for part in read_lines(IndexRef.of(path), Settings()) for one in part]
     assert [one is None for one in lines] == [False, True, False, True]
 
 
@@ -386,7 +387,7 @@ async def test_what_cannot_be_read_twice_is_told(database_url: DatabaseUrl, tmp_
     ):
         with pytest.raises(IndexUnreadable, match=message):
             await replayed(path, database_url)
-    lines = [one async for part in read_lines(str(packed), Settings()) for one in part]
+    lines = [one async for part in read_lines(IndexRef.of(packed), Settings()) for one in part]
     assert len(lines) == 1
     path = rejects(line(asset("a")))
     with pytest.raises(SettingsInvalid, match="--rejects names the file that is replayed"):
@@ -440,7 +441,7 @@ async def test_a_huge_file_is_read_with_little_memory(tmp_path: Path) -> None:
             file.write(one)
     tracemalloc.start()
     count = 0
-    async for part in read_lines(str(path), Settings()):
+    async for part in read_lines(IndexRef.of(path), Settings()):
         count += len(part)
     with RejectsIndex(str(path), 16 << 20) as origins:
         assert sum(found is not None for found in origins.first_lines()) == 300

@@ -24,7 +24,7 @@ from seed_registry.api import ingest
 from seed_registry.checkpoint import FileState
 from seed_registry.errors import DatabaseRefused, IndexBroken, IndexesFailed, TooManyRejects, VerificationFailed
 from seed_registry.index.byte_stream import is_as_it_was
-from seed_registry.index.names import lasting_name
+from seed_registry.index.inputs import IndexRef
 from seed_registry.load.producer import Producer
 from seed_registry.postgres.transactions import BatchTransaction
 from seed_registry.records import RawRecord
@@ -155,11 +155,12 @@ async def test_what_was_too_large_before_is_read_again_by_a_load_that_takes_more
 
 
 def test_urls_that_differ_in_their_query_are_different_indexes_and_no_password_is_in_their_names() -> None:
-    names = [lasting_name(f"https://u:canary{n}@h.example/views?page={n}") for n in range(2)]
+    names = [IndexRef.of(f"https://u:canary{n}@h.example/views?page={n}").ledger_name for n in range(2)]
     assert len(set(names)) == 2
     assert not any("canary" in name for name in names)
-    assert lasting_name("https://u:one@h.example/a?b") == lasting_name("https://u:two@h.example/a?b")
-    assert lasting_name("https://h.example/a.json") == "https://h.example/a.json"
+    one, two = IndexRef.of("https://u:one@h.example/a?b"), IndexRef.of("https://u:two@h.example/a?b")
+    assert one.ledger_name == two.ledger_name
+    assert IndexRef.of("https://h.example/a.json").ledger_name == "https://h.example/a.json"
 
 
 # What it told and counted before
@@ -409,7 +410,7 @@ def test_parked_records_are_decoded_a_batch_of_bytes_at_a_time() -> None:
 async def test_a_pipe_where_a_file_was_is_another_index_and_nobody_waits_for_it(tmp_path: Path) -> None:
     path = tmp_path / "index.json"
     os.mkfifo(path)
-    assert not await asyncio.wait_for(is_as_it_was(str(path), FileState(0, 0, 0, b"")), 10)
+    assert not await asyncio.wait_for(is_as_it_was(IndexRef.of(path), FileState(0, 0, 0, b"")), 10)
 
 
 @pytest.mark.parametrize("password", ["a@SECRET#c", "a@SECRET?c", "a@SECRET/c"])

@@ -30,6 +30,7 @@ from seed_registry import DatabaseUrl, MaxRejects, Report, Settings, ingest
 from seed_registry.errors import IndexUnreadable, TooManyRejects
 from seed_registry.index import byte_stream
 from seed_registry.index.byte_stream import open_index
+from seed_registry.index.inputs import IndexRef
 from seed_registry.index.reader import read_index
 from seed_registry.postgres.connection import flush, session
 from seed_registry.records import Asset
@@ -337,7 +338,7 @@ def unending(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 async def test_one_chunk_is_read_ahead_and_no_more(tmp_path: Path, small_chunks: None) -> None:
     content = SOURCE + lines(100)
-    async with nothing_left_over(), open_index(index(tmp_path, content)) as opened:
+    async with nothing_left_over(), open_index(IndexRef.of(index(tmp_path, content))) as opened:
         chunks = opened.chunks()
         assert [await anext(chunks), await anext(chunks)] == [content[:1_000], content[1_000:2_000]]
         with anyio.fail_after(10):
@@ -351,7 +352,7 @@ async def test_one_chunk_is_read_ahead_and_no_more(tmp_path: Path, small_chunks:
 @pytest.mark.parametrize("how", ["closed", "forgotten", "index closed first"])
 async def test_an_index_left_in_the_middle_leaves_nothing_behind(unending: str, small_chunks: None, how: str) -> None:
     async with nothing_left_over():
-        async with read_index(unending, Settings()) as reader:
+        async with read_index(IndexRef.of(unending), Settings()) as reader:
             records: Any = reader.records()
             for _ in range(3):
                 assert await anext(records)
@@ -405,7 +406,7 @@ async def test_an_error_in_the_chunk_read_ahead_comes_after_the_records_in_hand(
     whole = [line for line in readable.splitlines(keepends=True)[1:] if line.endswith(b"\n")]
     expected = [json.loads(line)["asset_key"] for line in whole]
     found: list[str] = []
-    async with nothing_left_over(), read_index(index(tmp_path, packed), Settings()) as reader:
+    async with nothing_left_over(), read_index(IndexRef.of(index(tmp_path, packed)), Settings()) as reader:
         with pytest.raises(IndexUnreadable, match="damaged or cut off"):  # noqa: PT012  # it is the loop that raises
             async for records in reader.records():
                 if is_slow:
@@ -417,12 +418,12 @@ async def test_an_error_in_the_chunk_read_ahead_comes_after_the_records_in_hand(
 
 async def test_an_error_read_ahead_that_nobody_asks_for_is_no_matter(tmp_path: Path, small_chunks: None) -> None:
     path, count = index(tmp_path, gzip.compress(SOURCE + lines(50), 1)[:-500]), 0
-    async with open_index(path) as opened:
+    async with open_index(IndexRef.of(path)) as opened:
         with pytest.raises(IndexUnreadable):  # noqa: PT012  # it is the loop that raises
             async for _ in opened.chunks():
                 count += 1
     assert count > 2
-    async with nothing_left_over(), open_index(path) as opened:
+    async with nothing_left_over(), open_index(IndexRef.of(path)) as opened:
         chunks: Any = opened.chunks()
         for _ in range(count):
             await anext(chunks)
@@ -435,7 +436,7 @@ async def test_who_wants_no_more_chunks_of_a_silent_pipe_waits_for_none(tmp_path
     os.mkfifo(path)
     descriptor = os.open(path, os.O_RDWR)
     os.write(descriptor, (SOURCE + lines(50))[:3_000])
-    async with open_index(str(path)) as opened:
+    async with open_index(IndexRef.of(path)) as opened:
         tasks = asyncio.all_tasks()
         chunks: Any = opened.chunks()
         for _ in range(3):

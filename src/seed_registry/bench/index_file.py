@@ -10,7 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from seed_registry.errors import SettingsInvalid, StorageFailed
-from seed_registry.index.inputs import is_url, require
+from seed_registry.index.inputs import IndexRef, require_files
 from seed_registry.synthetic.index import Workload, generate
 
 
@@ -35,9 +35,9 @@ def open_bench_index(index: str | None, workload: Workload) -> Iterator[BenchInd
         StorageFailed: there is no room for a synthetic one.
     """
     if index is not None:
-        if index == "-" or is_url(index):
+        if (named := IndexRef.of(index)).kind != "file":
             raise SettingsInvalid("bench reads an index again and again: name a file, not standard input or a URL")
-        require([index])
+        require_files([named])
         path = Path(index).absolute()
         if path.is_dir():
             raise SettingsInvalid("bench loads one index: name a file, not a directory")

@@ -23,6 +23,7 @@ from seed_registry.bench.results import Cell, CellResult, GridFacts, Measurement
 from seed_registry.bench.scratch_schema import leftovers, scratch_schema
 from seed_registry.embedded.database import database
 from seed_registry.errors import DatabaseRefused, SeedRegistryError
+from seed_registry.index.inputs import IndexRef
 from seed_registry.index.reader import read_index
 from seed_registry.postgres.connection import session, to_our_error
 from seed_registry.postgres.pooler import is_pooled
@@ -45,7 +46,7 @@ async def run(subject: BenchIndex, grid: Grid, settings: Settings, tell: Tell, *
     Raises:
         SeedRegistryError: nothing can be measured at all. A failure after something was measured is told in its cell.
     """
-    async with read_index(subject.path, settings) as reader:
+    async with read_index(IndexRef.of(subject.path), settings) as reader:
         dialect = reader.dialect.name
     async with database(settings) as url, session(url) as connection:
         if is_pooled(connection):

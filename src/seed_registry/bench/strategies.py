@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from seed_registry.api import ingest
 from seed_registry.checkpoint import Checkpoint
 from seed_registry.errors import SeedRegistryError
+from seed_registry.index.inputs import IndexRef
 from seed_registry.index.reader import read_index
 from seed_registry.load import pipeline
 from seed_registry.load.outcomes import OutcomeRecorder
@@ -177,7 +178,7 @@ async def load(strategy: str, index: str, settings: Settings, progress: Progress
 
         merger = Merger(connection, tables)
         await merger.prepare()
-        async with read_index(index, settings, salt=tables.salt, stages=tally.stages) as reader:
+        async with read_index(IndexRef.of(index), settings, salt=tables.salt, stages=tally.stages) as reader:
             # As little is checked for them as for this program.
             reader.is_strict = connection.get_settings().server_encoding != "UTF8"
             account = OutcomeRecorder(settings, tally, progress, rejects, keys_per_source=False)

@@ -25,7 +25,6 @@ import xxhash
 
 from seed_registry.checkpoint import FileState
 from seed_registry.errors import IndexNotUnderstood, IndexUnreadable
-from seed_registry.escape import printable
 from seed_registry.headers import Header
 from seed_registry.index.compression import (
     DAMAGE,
@@ -35,7 +34,7 @@ from seed_registry.index.compression import (
     unpacker,
     unpacking,
 )
-from seed_registry.index.inputs import is_url, redact_url
+from seed_registry.index.inputs import IndexRef
 
 if TYPE_CHECKING:
     from aiofiles.threadpool.binary import AsyncBufferedReader
@@ -67,15 +66,15 @@ class OpenIndex:
     """An index that can be read once, from its beginning.
 
     Attributes:
-        path: absolute, or the URL.
-        name: what messages call it: the path, the URL without what is secret in it, or `stdin`.
+        index: where it is read from, and its names.
+        name: in messages.
         head: up to `HEAD_BYTES` of its unpacked beginning.
         head_offset: where the head begins: behind a byte order mark, if there is one.
     """
 
-    def __init__(self, name: str, packed: _Counting, path: str = "", max_unpacked_bytes: int | None = None) -> None:
-        self.name = name
-        self.path = path if is_url(path) else absolute(path)
+    def __init__(self, index: IndexRef, packed: _Counting, max_unpacked_bytes: int | None = None) -> None:
+        self.index = index
+        self.name = index.display_name
         self.head = b""
         self.head_offset = 0
         self._packed = packed
@@ -127,7 +126,7 @@ class OpenIndex:
             if head.startswith(magic):
                 raise IndexNotUnderstood(f"{self.name} is not an index but {kind}")
         try:
-            see_that_it_is_unpacked(head, self.path)
+            see_that_it_is_unpacked(head, self.index.ledger_name)
         except NotUnpacked as exc:
             raise IndexNotUnderstood(f"{self.name} is not an index but {self._unpacked_by(exc, self._outer)}") from exc
 
@@ -135,11 +134,12 @@ class OpenIndex:
         """What the file is, and the command line that loads it all the same."""
         if exc.command is None:
             return exc.kind
-        file = "FILE" if self.name == "stdin" or is_url(self.path) else shlex.quote(self.name)
+        file = shlex.quote(self.name) if self.index.kind == "file" else "FILE"
         unpack = f"{exc.command} {file}"
         if outer and exc.is_stream:
             unpack = f"{outer} {file} | {exc.command}"
-        fetch = f"fetch it with curl -fsSLo FILE {shlex.quote(self.name)}, then" if is_url(self.path) else "unpack it:"
+        is_url = self.index.kind == "url"
+        fetch = f"fetch it with curl -fsSLo FILE {shlex.quote(self.name)}, then" if is_url else "unpack it:"
         return f"{exc.kind}\n{fetch} {unpack} | seed-registry load -"
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -198,12 +198,12 @@ class OpenIndex:
 
 @asynccontextmanager
 async def open_index(
-    path: str, *, max_unpacked_bytes: int | None = None, headers: Sequence[Header] = ()
+    index: IndexRef, *, max_unpacked_bytes: int | None = None, headers: Sequence[Header] = ()
 ) -> AsyncIterator[OpenIndex]:
-    """Open a path, a URL, or standard input for `-`, plain, gzip or zstd.
+    """Open an index: plain, gzip or zstd.
 
     Args:
-        path: of the index.
+        index: where it is read from.
         max_unpacked_bytes: more is taken for an attack; None for 1 GiB and 400 times what was read of the file.
         headers: sent with requests for a URL.
 
@@ -212,29 +212,23 @@ async def open_index(
             much in it.
         IndexNotUnderstood: it is empty, or obviously no index.
     """
-    name = "stdin" if path == "-" else redact_url(path) if is_url(path) else printable(path, len(path))
-    packed = _Counting(_open_file(path, name, headers))
+    packed = _Counting(_open_file(index, headers))
     try:
-        index = OpenIndex(name, packed, path, max_unpacked_bytes)
-        await index.read_head()
-        yield index
+        opened = OpenIndex(index, packed, max_unpacked_bytes)
+        await opened.read_head()
+        yield opened
     finally:
         packed.close()
 
 
-def absolute(path: str) -> str:
-    """The absolute path of a file, as text: bytes that are none are told with escapes."""
-    return os.path.realpath(path).encode(errors="backslashreplace").decode()
-
-
-async def is_as_it_was(path: str, state: FileState) -> bool:
+async def is_as_it_was(index: IndexRef, state: FileState) -> bool:
     """Whether a file still is what was read of it once: size, time, and a hash of as much as was read."""
-    if is_url(path) or path == "-":
+    if index.kind != "file":
         return False
     digest, left = xxhash.xxh3_128(), state.consumed
     try:
         # A pipe that lies there now would be waited for, in a thread that nothing wakes.
-        async with aiofiles.open(path, "rb", opener=_open_at_once) as file:
+        async with aiofiles.open(index.path, "rb", opener=_open_at_once) as file:
             now = os.fstat(file.fileno())
             if not stat.S_ISREG(now.st_mode) or (now.st_size, now.st_mtime_ns) != (state.size, state.modified):
                 return False
@@ -263,16 +257,17 @@ class _RawFile(Protocol):
     def close(self) -> None: ...
 
 
-def _open_file(path: str, name: str, headers: Sequence[Header]) -> _RawFile:
+def _open_file(index: IndexRef, headers: Sequence[Header]) -> _RawFile:
     """The file. What was opened is what is examined: the path is not looked up twice."""
-    if is_url(path):
+    name, is_stdin = index.display_name, index.kind == "stdin"
+    if index.kind == "url":
         from seed_registry.index.remote_file import RemoteFile  # noqa: PLC0415  # httpx takes a fifth of the start of a load
 
-        return RemoteFile(path, headers)
-    if path == "-" and sys.stdin is None:
+        return RemoteFile(index, headers)
+    if is_stdin and sys.stdin is None:
         raise IndexUnreadable("stdin is closed")
     try:
-        file = io.FileIO(sys.stdin.fileno() if path == "-" else path, closefd=path != "-", opener=_open_at_once)
+        file = io.FileIO(sys.stdin.fileno() if is_stdin else index.path, closefd=not is_stdin, opener=_open_at_once)
     except FileNotFoundError as exc:
         raise IndexUnreadable(f"{name}: no such file (looked in {Path.cwd()})") from exc
     except IsADirectoryError as exc:
@@ -283,8 +278,8 @@ def _open_file(path: str, name: str, headers: Sequence[Header]) -> _RawFile:
         raise IndexUnreadable(f"{name} cannot be opened: {getattr(exc, 'strerror', None) or exc}") from exc
     mode = os.fstat(file.fileno()).st_mode
     if stat.S_ISREG(mode):
-        return _LocalFile(file, path)
-    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or path == "-":
+        return _LocalFile(file, index)
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or is_stdin:
         os.set_blocking(file.fileno(), True)
         return _LocalFile(file)
     file.close()
@@ -297,25 +292,25 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 class _LocalFile:
-    """A file, or without a path a pipe: nobody sleeps in a read that a closed pipeline no longer wants."""
+    """A file, or without an index a pipe: nobody sleeps in a read that a closed pipeline no longer wants."""
 
-    def __init__(self, file: io.FileIO, path: str | None = None) -> None:
+    def __init__(self, file: io.FileIO, index: IndexRef | None = None) -> None:
         self.closed = False
         self.size: int | None = None
         self.modified: int | None = None
         self._file = file
-        self._path = path
-        if path is not None:
+        self._index = index
+        if index is not None:
             self._stat = os.fstat(file.fileno())
             self.size = self._stat.st_size
-            self.modified = None if path == "-" else self._stat.st_mtime_ns
+            self.modified = None if index.kind == "stdin" else self._stat.st_mtime_ns
 
     def has_changed(self) -> bool:
         """Whether the file was written to since, or another one has taken its place."""
-        if self._path is None or self.modified is None:
+        if self._index is None or self.modified is None:
             return False
         try:
-            now = [os.fstat(self._file.fileno()), os.stat(self._path)]  # noqa: PTH116  # a path's bytes may be no text
+            now = [os.fstat(self._file.fileno()), os.stat(self._index.path)]  # noqa: PTH116  # a path's bytes may be no text
         except OSError:
             return True
         return any(

@@ -1,54 +1,87 @@
-"""Finding: what the operator names (patterns, directories, lists) to the indexes that are meant, in a stable order."""
+"""Resolve the names that an operator gives (paths, patterns, directories, URLs, `-`) to indexes, in a stable order."""
 
 from __future__ import annotations
 
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
+
+import xxhash
+from msgspec import Struct
 
 from seed_registry.errors import IndexUnreadable
-from seed_registry.escape import printable
+from seed_registry.escape import encodable, printable
 
-# What is taken for an index in a directory, each also with these endings of compression.
-_ENDINGS: Final = (".json", ".jsonl", ".ndjson")
+# Names of index files in a directory end so, each also with one of the suffixes of compression.
+_SUFFIXES: Final = (".json", ".jsonl", ".ndjson")
 _COMPRESSED: Final = ("", ".gz", ".zst")
-
 
 Name = str | os.PathLike[str]
 
 
-def find(names: Name | Sequence[Name]) -> list[str]:
-    """The indexes that the names mean: a path, a URL and `-` themselves, a pattern or directory its files by name.
+class IndexRef(Struct, frozen=True):
+    """One index: where it is read from, and its names.
+
+    Attributes:
+        kind: of input; a pipe in the file system is a `file`.
+        path: as typed; a URL with its password and query, `-` for standard input.
+        display_name: in messages, printable; a URL without password and query, `stdin`.
+        report_name: in reports, logs and the rejects file; as `display_name`, but a path is not escaped, unless its
+            bytes are not UTF-8, and standard input is `-`.
+        ledger_name: in the ledger, the same from every directory: an absolute path, `-`, or a URL without its password
+            and with a hash of its query.
+    """
+
+    kind: Literal["file", "url", "stdin"]
+    path: str
+    display_name: str
+    report_name: str
+    ledger_name: str
+
+    @classmethod
+    def of(cls, name: Name) -> IndexRef:
+        """The index that a path, a URL or `-` means; patterns and directories are for `resolve`."""
+        path = os.fspath(name)
+        if path == "-":
+            return cls("stdin", path, "stdin", path, path)
+        if _is_url(path):
+            shown = redact_url(path)
+            return cls("url", path, shown, shown, _url_in_ledger(path, shown))
+        return cls("file", path, printable(path, len(path)), encodable(path), encodable(_absolute(path)))
+
+
+def resolve(names: Name | Sequence[Name]) -> list[IndexRef]:
+    """Return the indexes that the names mean: a directory its index files, a pattern the files that match, by name.
 
     Raises:
-        IndexUnreadable: a pattern or directory holds none.
+        IndexUnreadable: a pattern or directory has none.
     """
     several = [names] if isinstance(names, str | os.PathLike) else names
-    return [index for name in several for index in _meant(os.fspath(name))]
+    return [IndexRef.of(path) for name in several for path in _paths(os.fspath(name))]
 
 
-def require(indexes: Sequence[str]) -> None:
-    """See that files are there at all, before a database is started for them.
+def require_files(indexes: Iterable[IndexRef]) -> None:
+    """Check that all files exist, before a database is started for them.
 
     Raises:
-        IndexUnreadable: one is not.
+        IndexUnreadable: one does not.
     """
     for index in indexes:
-        if index == "-" or is_url(index):
+        if index.kind != "file":
             continue
         try:
-            os.stat(index)  # noqa: PTH116  # as typed
+            os.stat(index.path)  # noqa: PTH116  # as typed
         except FileNotFoundError as exc:
-            raise IndexUnreadable(f"{printable(index, len(index))}: no such file (looked in {Path.cwd()})") from exc
+            raise IndexUnreadable(f"{index.display_name}: no such file (looked in {Path.cwd()})") from exc
         except (OSError, ValueError):
-            pass  # there, or impossible: opening it tells why
+            pass  # it exists, or no file can have this name: opening it gives the reason
 
 
 def read_list(path: str) -> list[str]:
-    """The names in a list file: one a line, blank lines and lines that begin with # left out.
+    """Return the names in a list file: one per line, without blank lines and lines that begin with #.
 
     Raises:
         IndexUnreadable: it cannot be read, or names none.
@@ -64,14 +97,8 @@ def read_list(path: str) -> list[str]:
     return names
 
 
-def is_url(name: str) -> bool:
-    """Whether a name is a URL and no path."""
-    scheme, colon, _ = name.partition("://")
-    return bool(colon) and scheme.replace("+", "").isalnum()
-
-
 def redact_url(url: str) -> str:
-    """The URL as messages may show it: without user, password, query and fragment."""
+    """Return the URL without user, password, query and fragment, printable."""
     scheme, _, rest = url.partition("://")
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     behind = rest[len(authority) :]
@@ -80,9 +107,28 @@ def redact_url(url: str) -> str:
     return printable(f"{scheme}://{authority.rpartition('@')[2]}{re.split('[?#]', behind)[0]}", len(url))
 
 
-def _meant(name: str) -> Iterator[str]:
-    # os.path's questions have an answer for names that no file can have, and where nobody may look: no.
-    if name == "-" or is_url(name) or "\0" in name:
+def _is_url(name: str) -> bool:
+    scheme, colon, _ = name.partition("://")
+    return bool(colon) and scheme.replace("+", "").isalnum()
+
+
+def _url_in_ledger(url: str, shown: str) -> str:
+    scheme, _, rest = url.partition("://")
+    requested = f"{scheme}://{rest.rpartition('@')[2]}"  # without the password: a hash of one could be guessed at
+    digest = xxhash.xxh3_64_hexdigest(requested.encode(errors="surrogateescape"))
+    return shown if shown == requested else f"{shown}?{digest}"
+
+
+def _absolute(path: str) -> str:
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # no file can have this name: opening it gives the reason
+        return path
+
+
+def _paths(name: str) -> Iterator[str]:
+    # os.path answers "no" for names that no file can have, and in directories that may not be read.
+    if name == "-" or _is_url(name) or "\0" in name:
         yield name
     elif os.path.isdir(name):  # noqa: PTH112
         try:
@@ -90,7 +136,7 @@ def _meant(name: str) -> Iterator[str]:
         except OSError as exc:
             raise IndexUnreadable(f"the directory {printable(name)} cannot be read: {exc.strerror}") from exc
         if not found:
-            raise IndexUnreadable(f"{printable(name)} is a directory without index files (*{', *'.join(_ENDINGS)})")
+            raise IndexUnreadable(f"{printable(name)} is a directory without index files (*{', *'.join(_SUFFIXES)})")
         yield from found
     elif glob.has_magic(name) and not os.path.lexists(name):
         found = sorted(file for file in glob.glob(name, recursive=True) if Path(file).is_file())  # noqa: PTH207  # as typed
@@ -102,4 +148,4 @@ def _meant(name: str) -> Iterator[str]:
 
 
 def _looks_like_an_index(file: Path) -> bool:
-    return file.is_file() and any(file.name.endswith(end + packed) for end in _ENDINGS for packed in _COMPRESSED)
+    return file.is_file() and any(file.name.endswith(end + packed) for end in _SUFFIXES for packed in _COMPRESSED)

@@ -19,6 +19,7 @@ from seed_registry.index.byte_stream import OpenIndex, open_index
 from seed_registry.index.declared_totals import Pages
 from seed_registry.index.decoder import Decoder
 from seed_registry.index.dialects import ARRAYS, choose, layout_of, looks_like_record, see_that_domain_fits
+from seed_registry.index.inputs import IndexRef
 from seed_registry.index.json_document import DocumentFramer
 from seed_registry.index.json_envelope import Broken, Layout, Problem, error_position, error_text
 from seed_registry.index.ndjson import LineFramer
@@ -39,6 +40,7 @@ class IndexReader:
     """One index, read once.
 
     Attributes:
+        index: where it is read from, and its names.
         name: what messages call the index.
         size: bytes of the file on disk, None for a pipe.
         dialect: detected, or as the settings say.
@@ -50,6 +52,7 @@ class IndexReader:
     """
 
     def __init__(self, opened: OpenIndex, settings: Settings, salt: str, stages: Stages) -> None:
+        self.index = opened.index
         self.name = opened.name
         self.size = opened.size
         self.dialect, self.shape = choose(sniff(opened.head, opened.name), settings, opened.name)
@@ -94,11 +97,6 @@ class IndexReader:
     def file_state(self) -> FileState | None:
         """The file as it is read, None where it could not be recognised later."""
         return self._opened.file_state
-
-    @property
-    def path(self) -> str:
-        """The absolute path of a file."""
-        return self._opened.path
 
     @property
     def sources_complete(self) -> bool:
@@ -285,7 +283,7 @@ class IndexReader:
 
 @asynccontextmanager
 async def read_index(
-    path: str,
+    index: IndexRef,
     settings: Settings,
     *,
     salt: str = "",
@@ -294,7 +292,7 @@ async def read_index(
     """Open and detect an index.
 
     Args:
-        path: of a file, or `-` for standard input.
+        index: where it is read from.
         settings: of the load.
         salt: goes into every content hash: what, besides the record's bytes, decides what is written.
         stages: where the time spent is noted.
@@ -304,5 +302,5 @@ async def read_index(
         IndexNotUnderstood: it is no index that any dialect knows.
         SettingsInvalid: `--domain` cannot be used with it.
     """
-    async with open_index(path, max_unpacked_bytes=settings.max_unpacked_bytes, headers=settings.headers) as opened:
+    async with open_index(index, max_unpacked_bytes=settings.max_unpacked_bytes, headers=settings.headers) as opened:
         yield IndexReader(opened, settings, salt, stages or Stages())

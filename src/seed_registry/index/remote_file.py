@@ -17,7 +17,7 @@ import httpx
 from seed_registry.errors import IndexUnreadable
 from seed_registry.escape import printable
 from seed_registry.headers import Header, origin, sent_to
-from seed_registry.index.inputs import redact_url
+from seed_registry.index.inputs import IndexRef
 
 # Hundreds of times the largest index known: more is a server that never stops.
 MAX_BYTES = 1 << 40
@@ -39,12 +39,12 @@ _AGENT = f"seed-registry/{version('seed-registry')} (loads open-data portal inde
 class RemoteFile:
     """A raw file that a thread of its own fetches ahead: that thread may hang in the network, a reader never does."""
 
-    def __init__(self, url: str, headers: Sequence[Header] = ()) -> None:
+    def __init__(self, index: IndexRef, headers: Sequence[Header] = ()) -> None:
         """`headers` are sent to the origin of the URL only."""
         self.size: int | None = None  # None: the server has not told it
         self.modified: int | None = None
         self.closed = False
-        self._url = url
+        self._index = index
         self._headers = headers
         self._changed = threading.Condition()
         self._closing = threading.Event()
@@ -68,7 +68,7 @@ class RemoteFile:
             left = self._deadline - monotonic()
             if not self._changed.wait_for(lambda: self._ahead or self._ended or self.closed, left):
                 raise IndexUnreadable(
-                    f"{redact_url(self._url)}: not read in {MAX_SECONDS / 3600:g} hours; fetch it to a file"
+                    f"{self._index.display_name}: not read in {MAX_SECONDS / 3600:g} hours; fetch it to a file"
                 )
             if self.closed:
                 raise OSError(errno.EBADF, "closed")
@@ -93,8 +93,9 @@ class RemoteFile:
 
     def _fetch(self) -> None:
         received = 0
-        http = self._url.lower().startswith(("http://", "https://"))
-        pieces = _Download(self._url, self._headers, self._closing.wait).pieces() if http else _fsspec(self._url)
+        url = self._index.path
+        http = url.lower().startswith(("http://", "https://"))
+        pieces = _Download(url, self._headers, self._closing.wait).pieces() if http else _fsspec(url)
         try:
             for self.size, piece in pieces:
                 received += len(piece)
@@ -109,7 +110,7 @@ class RemoteFile:
             if received < (self.size or 0):
                 raise _Refused(f"it ended at byte {received} of {self.size}")  # noqa: TRY301  # said as the rest
         except Exception as exc:  # noqa: BLE001  # every file system of fsspec has errors of its own
-            self._failure = IndexUnreadable(f"{redact_url(self._url)} cannot be read: {_reason(exc, self._url)}")
+            self._failure = IndexUnreadable(f"{self._index.display_name} cannot be read: {_reason(exc, self._index)}")
             self._failure.__cause__ = exc
         with self._changed:
             self._ended = True
@@ -240,7 +241,7 @@ def _fsspec(url: str) -> Iterator[tuple[int | None, bytes]]:
             yield size if isinstance(size, int) else None, piece
 
 
-def _reason(exc: Exception, url: str) -> str:
+def _reason(exc: Exception, index: IndexRef) -> str:
     """Why; what others wrote may quote the URL, and is shown only if that holds no secret."""
-    told = redact_url(url) == url or isinstance(exc, _QUOTES_NO_URL)
+    told = index.display_name == index.path or isinstance(exc, _QUOTES_NO_URL)
     return printable((getattr(exc, "strerror", None) or exc) if told and str(exc) else type(exc).__name__)

@@ -313,7 +313,7 @@ class Producer:
             behind = sum(reject.offset > offset for reject in rejects)
             assets = self._assets + self._rejected - behind
             assets += sum(record.offset <= offset for record in self._chunk if type(record) is Asset)
-        return Checkpoint(self._reader.path, number, lanes, line, offset, assets, file)
+        return Checkpoint(self._reader.index.ledger_name, number, lanes, line, offset, assets, file)
 
     async def _flush_lanes(self) -> None:
         for lane in self._lanes:

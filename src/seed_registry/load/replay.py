@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from seed_registry.api import run_through
 from seed_registry.checkpoint import Checkpoint
 from seed_registry.errors import SettingsInvalid
+from seed_registry.index.inputs import IndexRef
 from seed_registry.index.reader import IndexReader
 from seed_registry.key_hashes import KeySample, hash_key
 from seed_registry.load.only_newer import listed_sources, newer_than_stored, newest_per_key
@@ -82,7 +83,7 @@ class _Replay(LoadRun):
     """A load whose only index is a rejects file."""
 
     def __init__(self, origins: RejectsIndex, settings: Settings, progress: Progress) -> None:
-        super().__init__([origins.path], settings, progress)
+        super().__init__([origins.index], settings, progress)
         self._origins = origins
         self._skipped = _Skipped(settings.verify_sample)
         if self._rejects is not None:
@@ -98,7 +99,7 @@ class _Replay(LoadRun):
             self._rejects = RelocatedRejects(self._rejects, self._origins)
             self._rejects.resume()
 
-    def _opened(self, index: str, salt: str) -> AbstractAsyncContextManager[IndexReader]:
+    def _opened(self, index: IndexRef, salt: str) -> AbstractAsyncContextManager[IndexReader]:
         del index  # it is open, for looking up where its records came from
         return read_rejects(self._origins, self.settings, salt=salt, stages=self.tally.stages)
 

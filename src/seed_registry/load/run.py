@@ -34,7 +34,7 @@ from seed_registry.errors import (
 )
 from seed_registry.index.byte_stream import is_as_it_was
 from seed_registry.index.dialects.base import Dialect
-from seed_registry.index.names import encodable, lasting_name, shown_name
+from seed_registry.index.inputs import IndexRef
 from seed_registry.index.reader import IndexReader, read_index
 from seed_registry.ledger.runs import Ledger, begin, create
 from seed_registry.load import pipeline
@@ -79,7 +79,7 @@ _END = (1 << 63) - 1
 class LoadRun:
     """One load under its id."""
 
-    def __init__(self, indexes: Sequence[str], settings: Settings, progress: Progress) -> None:
+    def __init__(self, indexes: Sequence[IndexRef], settings: Settings, progress: Progress) -> None:
         self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         self._indexes = indexes
         self.settings = settings
@@ -100,7 +100,7 @@ class LoadRun:
             "info",
             "run_started",
             run_id=self.id,
-            indexes=[shown_name(index) for index in indexes],
+            indexes=[index.report_name for index in indexes],
             dry_run=settings.dry_run,
             database=str(chosen(settings.database_url) or EMBEDDED),
         )
@@ -108,7 +108,11 @@ class LoadRun:
     @property
     def held(self) -> list[str]:
         """The files that no other load may have meanwhile."""
-        return [lasting_name(index) for index in self._indexes if index != "-"]
+        return [index.ledger_name for index in self._indexes if index.kind != "stdin"]
+
+    @property
+    def _reads_stdin(self) -> bool:
+        return any(index.kind == "stdin" for index in self._indexes)
 
     async def load(self, registry: LoadTarget) -> Report:
         """The load itself, its verification and its report, all of it in the ledger."""
@@ -164,11 +168,11 @@ class LoadRun:
         if note := await main.do(lambda session: create(session.connection)):
             self.progress.tell("warning", "no_ledger", note=note)
             return
-        key, indexes = self._key(tables.salt), [lasting_name(index) for index in self._indexes]
-        rejects = encodable(str(self._rejects.path)) if self._rejects else ""
+        key, indexes = self._key(tables.salt), [index.ledger_name for index in self._indexes]
+        rejects = self._rejects.report_name if self._rejects else ""
         # What may have been edited is looked at again, and what comes through a pipe cannot be. What a crash may have
         # emptied is loaded as if nothing had been there: its checkpoints tell nothing.
-        can_resume = not self.settings.full and "-" not in self._indexes and not tables.is_unlogged
+        can_resume = not (self.settings.full or self._reads_stdin or tables.is_unlogged)
         resume = self.settings.resume and can_resume
         seconds = self.settings.io_timeout_seconds
         ledger = await main.do(
@@ -193,7 +197,7 @@ class LoadRun:
         asked = (
             settings.schema, settings.dialect, settings.domain, settings.language, settings.provider,
             settings.records_at, settings.derive_sources, settings.max_record_bytes, salt, __version__,
-            *self.held, *([self.id] if "-" in self._indexes else []),
+            *self.held, *([self.id] if self._reads_stdin else []),
         )  # fmt: skip
         return xxhash.xxh3_128_hexdigest(msgspec.json.encode(asked))
 
@@ -234,9 +238,9 @@ class LoadRun:
                 self._known |= (rows := await still_stored(registry.writer, cached))
                 self.progress.tell("info", "source_cache_read", path=path, cached=len(cached), still_stored=len(rows))
 
-    async def _load_index(self, index: str, registry: LoadTarget, account: OutcomeRecorder) -> None:
+    async def _load_index(self, index: IndexRef, registry: LoadTarget, account: OutcomeRecorder) -> None:
         """One index; if others are to be loaded all the same, its failure is kept for the report."""
-        tally, name = self.tally, shown_name(index)
+        tally, name = self.tally, index.report_name
         before = replace(tally, sources=replace(tally.sources), assets=replace(tally.assets))
         salt = registry.tables.salt if registry.tables else ""
         dialect: Dialect | None = None
@@ -272,7 +276,7 @@ class LoadRun:
         self.tally.sources.stop()
         self.tally.assets.stop()
 
-    def _opened(self, index: str, salt: str) -> AbstractAsyncContextManager[IndexReader]:
+    def _opened(self, index: IndexRef, salt: str) -> AbstractAsyncContextManager[IndexReader]:
         return read_index(index, self.settings, salt=salt, stages=self.tally.stages)
 
     async def _load_open(
@@ -305,12 +309,14 @@ class LoadRun:
         await main.do(lambda session: flush(session.connection))
         await main.do(lambda session: registry.check_commits(session.connection))
         if ledger is not None and file is not None:
-            checkpoint = Checkpoint(reader.path, INDEX_COMPLETE, 1, 1, _END, tally.assets.read - assets_before, file)
+            checkpoint = Checkpoint(
+                reader.index.ledger_name, INDEX_COMPLETE, 1, 1, _END, tally.assets.read - assets_before, file
+            )
             await main.do(lambda session: ledger.finished(session.connection, checkpoint))
 
-    async def _resumption(self, index: str, registry: LoadTarget) -> ResumePoint | None:
+    async def _resumption(self, index: IndexRef, registry: LoadTarget) -> ResumePoint | None:
         """Where the run that is resumed was with this index; None if it was nowhere, or the file is another one now."""
-        ledger, main, path = self._ledger, registry.main, lasting_name(index)
+        ledger, main, path = self._ledger, registry.main, index.ledger_name
         if ledger is None or main is None or ledger.unfinished is None:
             return None
         checkpoints = await main.do(lambda session: ledger.checkpoints(session.connection, path))
@@ -318,14 +324,14 @@ class LoadRun:
             index, max(checkpoints, key=lambda checkpoint: checkpoint.file.consumed).file
         ):
             resumption = ResumePoint.of(checkpoints)
-            self.progress.tell("info", "index_resumed", index=shown_name(index), committed=resumption.assets)
+            self.progress.tell("info", "index_resumed", index=index.report_name, committed=resumption.assets)
             return resumption
         if checkpoints:
             note = "it is read from its beginning"
-            self.progress.tell("warning", "index_changed", index=shown_name(index), note=note)
+            self.progress.tell("warning", "index_changed", index=index.report_name, note=note)
         await main.do(lambda session: ledger.forget(session.connection, path))
         if self._rejects is not None:
-            self._rejects.forget(shown_name(index))
+            self._rejects.forget(index.report_name)
         return None
 
     def _book(self, registry: LoadTarget, provider: str) -> SourceResolver:
@@ -366,7 +372,7 @@ class LoadRun:
         seconds = monotonic() - self._started
         return Report(
             run_id=self.id,
-            indexes=[shown_name(index) for index in self._indexes],
+            indexes=[index.report_name for index in self._indexes],
             dialect=", ".join(self._dialects),
             provider=", ".join(dict.fromkeys(self._dialects.values())),
             dry_run=self.settings.dry_run,
@@ -381,7 +387,7 @@ class LoadRun:
             ignored_fields=dict(tally.ignored_fields),
             sources=msgspec.convert(tally.sources, SourceCounts, from_attributes=True),
             assets=msgspec.convert(tally.assets, AssetCounts, from_attributes=True),
-            rejects_file=encodable(str(self._rejects.path)) if self._rejects and self._rejects.created else None,
+            rejects_file=self._rejects.report_name if self._rejects and self._rejects.created else None,
             verification=verification,
             per_index=parts if len(self._indexes) > 1 else [],
             plan=plan,

@@ -18,12 +18,12 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from seed_registry.errors import IndexNotUnderstood, IndexUnreadable
-from seed_registry.escape import printable
 from seed_registry.index.byte_stream import OpenIndex, open_index
 from seed_registry.index.declared_totals import Pages
 from seed_registry.index.decoder import Decoder
 from seed_registry.index.dialects import DIALECTS, choose, looks_like_record, see_that_domain_fits
 from seed_registry.index.dialects.base import Dialect
+from seed_registry.index.inputs import IndexRef
 from seed_registry.index.ndjson import EXCERPT_BYTES, LineFramer
 from seed_registry.index.reader import IndexReader
 from seed_registry.index.sniff import sniff
@@ -84,13 +84,13 @@ def longest_line(max_record_bytes: int) -> int:
     return max_record_bytes * _LONGEST_ESCAPE + _OTHER_BYTES
 
 
-async def read_lines(path: str, settings: Settings) -> AsyncIterator[list[RejectLine | None]]:
+async def read_lines(index: IndexRef, settings: Settings) -> AsyncIterator[list[RejectLine | None]]:
     """The lines of a rejects file, plain or packed, a file or standard input, None for each that is none.
 
     Raises:
         IndexUnreadable, IndexNotUnderstood: as `open_index` does.
     """
-    async with open_index(path, max_unpacked_bytes=settings.max_unpacked_bytes) as opened:
+    async with open_index(index, max_unpacked_bytes=settings.max_unpacked_bytes) as opened:
         framer = LineFramer(max_record_bytes=longest_line(settings.max_record_bytes), offset=opened.head_offset)
         async for chunk in opened.chunks():
             yield _parsed(framer.feed(chunk))
@@ -105,7 +105,7 @@ class RejectsIndex:
     """A rejects file, open for looking up where its records came from: that is not kept in memory.
 
     Attributes:
-        path: of the file.
+        index: the file.
     """
 
     def __init__(self, path: str, max_record_bytes: int) -> None:
@@ -114,10 +114,10 @@ class RejectsIndex:
         Raises:
             IndexUnreadable: it cannot be opened, is empty, or cannot be read at any place: a pipe, a packed file.
         """
-        self.path = path
+        self.index = IndexRef.of(path)
         self._longest = longest_line(max_record_bytes)
-        name = printable(path, len(path))
-        if path == "-":
+        name = self.index.display_name
+        if self.index.kind == "stdin":
             raise IndexUnreadable("stdin cannot be replayed, for it is read twice: name the rejects file")
         try:
             # Without O_NONBLOCK a pipe that lies there would be waited for.
@@ -178,7 +178,7 @@ def dialect_of(origins: RejectsIndex, settings: Settings) -> Dialect:
     Raises:
         IndexNotUnderstood: none can be told, or it is no rejects file.
     """
-    name, plain, is_rejects_file = printable(origins.path, len(origins.path)), replace(settings, records_at=None), False
+    name, plain, is_rejects_file = origins.index.display_name, replace(settings, records_at=None), False
     for line in origins.first_lines():
         if line is None:
             continue
@@ -262,7 +262,7 @@ class ReplayReader(IndexReader):
     ) -> None:
         dialect = dialect_of(origins, settings)
         see_that_domain_fits(dialect, settings, opened.name)
-        self.name, self.size = opened.name, opened.size
+        self.index, self.name, self.size = opened.index, opened.name, opened.size
         # The sources of these assets are in the registry, or else in an index, but hardly in this file.
         self.dialect = replace(dialect, lists_sources=False)
         self.shape = sniff(b"{}\n{}", opened.name)
@@ -285,7 +285,7 @@ async def read_rejects(
         IndexUnreadable: its bytes cannot be had.
         IndexNotUnderstood: it is no rejects file, or its dialect cannot be told.
     """
-    async with open_index(origins.path) as opened:
+    async with open_index(origins.index) as opened:
         yield ReplayReader(opened, origins, settings, salt, stages or Stages())
 
 

@@ -15,7 +15,7 @@ import msgspec
 import xxhash
 
 from seed_registry.errors import StorageFailed
-from seed_registry.escape import printable
+from seed_registry.escape import encodable, printable
 from seed_registry.records import Reject
 
 # A resumed run comes across every reject once more and compares it with those in its file: 16 MB of memory.
@@ -90,6 +90,7 @@ class RejectsFile:
 
     Attributes:
         path: where it is, or would be.
+        report_name: its path, in reports and in the ledger.
         own_directory: whether its directory is made with it: a mistyped path is to be an error.
         created: whether there is one.
         count: how many rejects are in it.
@@ -97,6 +98,7 @@ class RejectsFile:
 
     def __init__(self, path: Path, *, own_directory: bool = False) -> None:
         self.path = path
+        self.report_name = encodable(str(path))
         self.own_directory = own_directory
         self.created = False
         self.count = 0

@@ -17,7 +17,7 @@ from seed_registry.embedded import server
 from seed_registry.embedded.database import database
 from seed_registry.errors import DatabaseUnavailable, IndexBroken
 from seed_registry.headers import see_that_each_has_one_origin
-from seed_registry.index.inputs import Name, find, require
+from seed_registry.index.inputs import IndexRef, Name, require_files, resolve
 from seed_registry.index.reader import read_index
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.conninfo import chosen
@@ -129,9 +129,9 @@ async def audit(
             error: the report tells it.
     """
     settings = settings or Settings()
-    found = find(indexes)
-    see_that_each_has_one_origin(settings.headers, found)
-    require(found)
+    found = resolve(indexes)
+    see_that_each_has_one_origin(settings.headers, [index.path for index in found])
+    require_files(found)
     if chosen(settings.database_url) is None and not server.exists():
         raise DatabaseUnavailable(
             "there is no embedded database yet\nload the index first, or name a database with --database-url"
@@ -170,7 +170,7 @@ class _Audit:
         self._comparer = Comparer(auditor, tables, settings, self._tally, progress)
         self._names: list[str] = []
 
-    async def run(self, indexes: Sequence[str], where: Database) -> AuditReport:
+    async def run(self, indexes: Sequence[IndexRef], where: Database) -> AuditReport:
         """Read all indexes, then ask what came of it."""
         started = monotonic()
         self._progress.began(self._tally)
@@ -184,7 +184,7 @@ class _Audit:
         self._progress.tell("info", "verify_finished", passed=report.verification.passed, **facts)
         return report
 
-    async def _read(self, index: str) -> None:
+    async def _read(self, index: IndexRef) -> None:
         tally, number = self._tally, len(self._names)
         try:
             async with read_index(index, self._settings, salt=self._tables.salt, stages=tally.stages) as reader:

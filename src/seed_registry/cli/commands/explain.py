@@ -22,6 +22,7 @@ from seed_registry.cli.config.options import (
 )
 from seed_registry.cli.render.console import counted, print_rows
 from seed_registry.escape import printable
+from seed_registry.index.inputs import IndexRef
 from seed_registry.index.reader import IndexReader, read_index
 from seed_registry.index.sniff import Shape
 from seed_registry.records import Asset, Record, Reject, Source
@@ -83,7 +84,7 @@ def explain(
 
 async def _look(index: str, settings: Settings) -> _Explained:
     records: list[Record] = []
-    async with read_index(index, settings) as reader:
+    async with read_index(IndexRef.of(index), settings) as reader:
         async for part in reader.records():
             records.extend(islice(part, _RECORDS_READ - len(records)))
             if len(records) >= _RECORDS_READ:

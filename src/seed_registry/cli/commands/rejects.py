@@ -51,6 +51,7 @@ from seed_registry.cli.signals import run_interruptibly
 from seed_registry.errors import IndexNotUnderstood, SettingsInvalid, TooManyRejects, VerificationFailed
 from seed_registry.escape import printable
 from seed_registry.index.decoder import REASONS
+from seed_registry.index.inputs import IndexRef
 from seed_registry.load.replay import replay
 from seed_registry.records import Location
 from seed_registry.rejects.reader import RejectLine, read_lines
@@ -191,7 +192,7 @@ async def _read(path: str, listed: str | None, limit: int) -> _Shown:
     """The file in groups, the largest first, with as many examples as are wanted."""
     groups: dict[str, _Group] = {}
     rejects = no_rejects = 0
-    async for lines in read_lines(path, DEFAULTS):
+    async for lines in read_lines(IndexRef.of(path), DEFAULTS):
         for line in lines:
             if line is None:
                 no_rejects += 1
