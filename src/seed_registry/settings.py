@@ -1,13 +1,12 @@
-"""Settings: everything a load can be told, checked when made."""
-
-from __future__ import annotations
+"""The settings of a load: defaults, ranges, and the flags that set them. Values are checked when they are made."""
 
 import re
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from seed_registry.errors import SettingsInvalid
 from seed_registry.headers import Header
@@ -25,6 +24,13 @@ PERCENTAGE_AFTER_RECORDS = 1_000
 PoolerName = Literal["auto", "none", "transaction"]
 DialectName = Literal["seed", "directory", "discovery", "views", "data-json", "ckan"]
 
+# The sections of the help.
+INPUT: Final = "What to load"
+DATABASE: Final = "Database"
+THROUGHPUT: Final = "Throughput"
+LIMITS: Final = "Bad records and limits"
+SAFETY: Final = "Safety"
+OUTPUT: Final = "Output"
 
 _HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]*)?")
 # Instead of a URL: the embedded server, whatever the environment names.
@@ -77,7 +83,7 @@ def parse_bytes(text: str) -> int:
     """Read a size like `4MiB`, `500KB`, `1048576`.
 
     Raises:
-        SettingsInvalid: it is none.
+        SettingsInvalid: the text is not a size.
     """
     match = re.fullmatch(r"\s*(\d{1,18})\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
     if match is None:
@@ -90,6 +96,11 @@ def parse_bytes(text: str) -> int:
     return size
 
 
+def format_bytes(size: int) -> str:
+    """Write a size as `parse_bytes` reads it: in MiB where that is exact."""
+    return f"{size >> 20}MiB" if size % (1 << 20) == 0 else str(size)
+
+
 class MaxRejects(Struct, frozen=True):
     """How many rejects end a run: a number of records, or a percentage of those read."""
 
@@ -97,7 +108,7 @@ class MaxRejects(Struct, frozen=True):
     percent: float | None = 10.0
 
     @classmethod
-    def parse(cls, text: str) -> MaxRejects:
+    def parse(cls, text: str) -> Self:
         """Read `100` or `2.5%`.
 
         Raises:
@@ -121,57 +132,190 @@ class MaxRejects(Struct, frozen=True):
         return str(self.records) if self.records is not None else f"{self.percent:g}%"
 
 
+def parse_columns(texts: Iterable[str]) -> dict[str, str]:
+    """Read texts like `assets.asset_key=external_id`.
+
+    Raises:
+        SettingsInvalid: one has no `=`.
+    """
+    columns = {}
+    for text in texts:
+        field_, equals, column = text.partition("=")
+        if not (equals and column):
+            raise SettingsInvalid(f"--column takes TABLE.FIELD=COLUMN like assets.asset_key=external_id, got {text!r}")
+        columns[field_] = column
+    return columns
+
+
+def parse_headers(texts: Iterable[str]) -> tuple[Header, ...]:
+    """Read texts as `Header.parse` does."""
+    return tuple(map(Header.parse, texts))
+
+
+class Flag(Struct, frozen=True):
+    """How a field of `Settings` is set on the command line, and the range of its values.
+
+    Attributes:
+        help: the text of `--help`.
+        panel: the section of `--help` it is in.
+        name: of the flag, without its dashes; empty if it is the field's.
+        metavar: how `--help` calls the value.
+        range: the lowest and the highest value, both allowed.
+        parse: makes the value from a text, or from several where the flag `is_repeated`.
+        variable: an environment variable besides SEED_REGISTRY_<NAME>.
+        is_rare: whether the help on one screen only names the flag.
+    """
+
+    help: str
+    panel: str
+    metavar: str | None = None
+    name: str = ""
+    range: tuple[int, int] | None = None
+    parse: Callable[[Any], Any] | None = None
+    is_repeated: bool = False
+    variable: str | None = None
+    is_rare: bool = False
+
+
 class Settings(Struct, frozen=True, kw_only=True):
-    """What a load is told. Every field has a default that suits a first try.
+    """The options of a load. Every field has a default that suits a first try.
 
     Raises:
         SettingsInvalid: a value is out of range; the message names the flag.
     """
 
-    # None: DATABASE_URL, else what PGHOST, PGHOSTADDR, PGSERVICE or PGDATABASE name, else the embedded server
-    database_url: DatabaseUrl | None = None
-    pooler: PoolerName = "auto"  # what stands between us and the database
-    batch_size: int = BATCH_SIZE  # records
-    batch_bytes: int = BATCH_BYTES
-    concurrency: int = 4  # workers, one connection each
-    dry_run: bool = False
-    dialect: DialectName | None = None  # None: detected
-    domain: str | None = None  # the portal of records that name none
-    language: str | None = None  # of texts that come in several, e.g. "en"; None: English, then the portal's first
-    provider: str | None = None  # the portal software of sources that are created; None: what the dialect says
-    records_at: str | None = None  # dotted path of the records' array, e.g. "result.results"
-    derive_sources: bool = False
+    database_url: Annotated[
+        DatabaseUrl | None,
+        Flag(
+            "URL or embedded [default: PG* variables, else embedded]",
+            DATABASE,
+            "URL",
+            parse=DatabaseUrl,
+            variable="DATABASE_URL",
+        ),
+    ] = None
+    pooler: Annotated[
+        PoolerName,
+        Flag(
+            "Pooler in front of the database: auto, none (direct or session pooling) or transaction.",
+            DATABASE,
+            "KIND",
+            is_rare=True,
+        ),
+    ] = "auto"
+    batch_size: Annotated[int, Flag("Records per batch.", THROUGHPUT, range=(1, 100_000))] = BATCH_SIZE
+    batch_bytes: Annotated[
+        int, Flag("Bytes per batch.", THROUGHPUT, "SIZE", range=(1 << 10, 256 << 20), parse=parse_bytes, is_rare=True)
+    ] = BATCH_BYTES
+    concurrency: Annotated[int, Flag("Workers, one connection each.", THROUGHPUT, range=(1, 256))] = 4
+    dry_run: Annotated[bool, Flag("Write nothing; print what a load would do.", SAFETY)] = False
+    # None: detected
+    dialect: Annotated[DialectName | None, Flag("The shape of the index, if detection fails.", INPUT, "NAME")] = None
+    headers: Annotated[
+        tuple[Header, ...],
+        Flag(
+            "Sent with requests for URLs; repeat it for more.",
+            INPUT,
+            "'NAME: VALUE'",
+            name="header",
+            parse=parse_headers,
+            is_repeated=True,
+            is_rare=True,
+        ),
+    ] = ()
+    domain: Annotated[str | None, Flag("Host of the portal; overrides what the records suggest.", INPUT, "HOST")] = None
+    # None: English, then the portal's first
+    language: Annotated[
+        str | None, Flag("Of texts in several languages, like en or de-CH.", INPUT, "CODE", is_rare=True)
+    ] = None
+    # Of sources that are created; None: the dialect's
+    provider: Annotated[
+        str | None, Flag("The portal software, if the dialect does not imply it.", INPUT, "NAME", is_rare=True)
+    ] = None
+    records_at: Annotated[
+        str | None,
+        Flag("Path of the array of records, like result.results or groups[].datasets.", INPUT, "PATH", is_rare=True),
+    ] = None
+    derive_sources: Annotated[bool, Flag("Create sources that the index does not list.", INPUT)] = False
     schema: str = "registry"  # of the tables
-    columns: Mapping[str, str] = field(default_factory=dict)  # {"assets.asset_key": "external_id"}
-    full: bool = False  # compare values instead of trusting content hashes
-    rejects: str | None = None  # path; None: a file of this run's in the home directory
-    max_rejects: MaxRejects = MaxRejects()
-    max_record_bytes: int = MAX_RECORD_BYTES
-    max_unpacked_bytes: int | None = None  # of one index; None: 1 GiB and 400 times what was read of it
-    max_sources: int = MAX_SOURCES
-    resume: bool = True  # go on where a run of the same command ended early
-    retry_for_seconds: float = 300.0  # how long what may pass is tried again, e.g. a lost connection
-    io_timeout_seconds: float = 300.0  # the longest that the database may take for one statement of a batch
-    complete: bool = False  # fail where a portal declares more records than the indexes hold
-    headers: tuple[Header, ...] = ()  # sent with requests for URLs
-    digest: bool = False  # of the registry, after the load
-    verify: bool = True
-    verify_sample: int = 5  # assets compared field by field after a load
-    source_cache: str | None = None  # path
-    keep_going: bool = False  # a bad index among several does not stop the others
+    # By the field, like assets.asset_key
+    columns: Annotated[
+        Mapping[str, str],
+        Flag(
+            "The column of a field in a table of yours; repeat it for more.",
+            DATABASE,
+            "TABLE.FIELD=COLUMN",
+            name="column",
+            parse=parse_columns,
+            is_repeated=True,
+            is_rare=True,
+        ),
+    ] = field(default_factory=dict)
+    full: Annotated[bool, Flag("Compare values, not content hashes.", INPUT, is_rare=True)] = False
+    # None: a file of this run's in the home directory
+    rejects: Annotated[
+        str | None, Flag("The file for rejected records [default: one a run, see the report]", LIMITS, "FILE")
+    ] = None
+    complete: Annotated[
+        bool, Flag("Exit with 4 if a portal declares more records than were read.", SAFETY, is_rare=True)
+    ] = False
+    max_rejects: Annotated[MaxRejects, Flag("Exit with 3 above this.", LIMITS, "N|P%", parse=MaxRejects.parse)] = (
+        MaxRejects()
+    )
+    # 255 MiB is where jsonb itself ends: https://www.postgresql.org/docs/current/datatype-json.html
+    max_record_bytes: Annotated[
+        int, Flag("Reject longer records.", LIMITS, "SIZE", range=(1 << 10, 255 << 20), parse=parse_bytes, is_rare=True)
+    ] = MAX_RECORD_BYTES
+    max_unpacked_bytes: Annotated[
+        int | None,
+        Flag(
+            "Stop when a compressed index holds more [default: 1 GiB and 400 times its size]",
+            LIMITS,
+            "SIZE",
+            range=(1 << 10, 1 << 60),
+            parse=parse_bytes,
+            is_rare=True,
+        ),
+    ] = None
+    max_sources: Annotated[
+        int, Flag("Stop when there are more sources.", LIMITS, range=(1, 100_000_000), is_rare=True)
+    ] = MAX_SOURCES
+    resume: Annotated[bool, Flag("Continue a run of the same command that ended early.", SAFETY)] = True
+    retry_for_seconds: Annotated[
+        float,
+        Flag(
+            "Retry transient failures (lost connection, deadlock) for up to SECONDS.",
+            SAFETY,
+            "SECONDS",
+            name="retry-for",
+            range=(0, 86_400),
+            is_rare=True,
+        ),
+    ] = 300.0
+    io_timeout_seconds: Annotated[
+        float,
+        Flag(
+            "The longest that one statement of a batch may take.",
+            SAFETY,
+            "SECONDS",
+            name="io-timeout",
+            range=(1, 86_400),
+            is_rare=True,
+        ),
+    ] = 300.0
+    verify: Annotated[bool, Flag("Check the database afterwards.", SAFETY)] = True
+    verify_sample: Annotated[
+        int,
+        Flag("Assets to compare field by field after a load.", SAFETY, name="sample", range=(0, 10_000), is_rare=True),
+    ] = 5
+    source_cache: Annotated[
+        str | None, Flag("File that keeps the sources' ids between runs.", SAFETY, "FILE", is_rare=True)
+    ] = None
+    keep_going: Annotated[bool, Flag("Load the others when an index is bad.", INPUT)] = False
+    digest: Annotated[bool, Flag("Print the digest of the registry afterwards.", OUTPUT, is_rare=True)] = False
 
     def __post_init__(self) -> None:
-        _between("--batch-size", self.batch_size, 1, 100_000)
-        _between("--batch-bytes", self.batch_bytes, 1 << 10, 256 << 20)
-        _between("--concurrency", self.concurrency, 1, 256)
-        # 255 MiB is where jsonb itself ends: https://www.postgresql.org/docs/current/datatype-json.html
-        _between("--max-record-bytes", self.max_record_bytes, 1 << 10, 255 << 20)
-        _between("--max-sources", self.max_sources, 1, 100_000_000)
-        _between("--retry-for", self.retry_for_seconds, 0, 86_400)
-        _between("--io-timeout", self.io_timeout_seconds, 1, 86_400)
-        if self.max_unpacked_bytes is not None:
-            _between("--max-unpacked-bytes", self.max_unpacked_bytes, 1 << 10, 1 << 60)
-        _between("--sample", self.verify_sample, 0, 10_000)
+        _check_ranges(self)
         if not isinstance(self.max_rejects, MaxRejects):
             raise SettingsInvalid(f"max_rejects takes MaxRejects.parse({str(self.max_rejects)!r})")
         if not isinstance(self.database_url, DatabaseUrl | None):
@@ -191,8 +335,23 @@ class Settings(Struct, frozen=True, kw_only=True):
                 )
 
 
-def _between(flag: str, value: float, low: int, high: int) -> None:
-    if not isinstance(value, int | float):
-        raise SettingsInvalid(f"{flag} takes a number, got {value!r}")
-    if not low <= value <= high:
-        raise SettingsInvalid(f"{flag} must be from {low:,} to {high:,}, got {value:,}")
+def _check_ranges(settings: Settings) -> None:
+    for name, flag in FLAGS.items():
+        value = getattr(settings, name)
+        if flag.range is None or (value is None and _DEFAULTS[name] is None):
+            continue
+        low, high = flag.range
+        if not isinstance(value, int | float):
+            raise SettingsInvalid(f"--{flag.name} takes a number, got {value!r}")
+        if not low <= value <= high:
+            raise SettingsInvalid(f"--{flag.name} must be from {low:,} to {high:,}, got {value:,}")
+
+
+# The type of each field with its `Flag`, which is why this module does not postpone its annotations.
+TYPES: Final[Mapping[str, Any]] = Settings.__annotations__
+FLAGS: Final[Mapping[str, Flag]] = {
+    name: replace(flag, name=flag.name or name.replace("_", "-"))
+    for name, hint in TYPES.items()
+    for flag in getattr(hint, "__metadata__", ())
+}
+_DEFAULTS: Final = dict(zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True))

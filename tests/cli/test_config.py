@@ -18,6 +18,7 @@ from seed_registry import DatabaseUrl
 from seed_registry.cli.commands import load as loading
 from seed_registry.cli.config.options import commands_of, options_of, variable
 from seed_registry.cli.main import app, main
+from seed_registry.settings import FLAGS, Settings
 
 CANARY = "c4n4ry"
 SECRET_URL = f"postgresql://loader:{CANARY}@db.example.org/registry"
@@ -212,6 +213,12 @@ def test_the_variable_of_this_program_counts_more_than_the_one_that_others_know(
     found = shown(command, env=env)
     assert found["database-url"] == ("postgresql://h/b", "environment", "SEED_REGISTRY_DATABASE_URL")
     assert found["index"] == ("i.json", "environment", "INDEX_PATH")
+
+
+def test_load_has_a_flag_for_every_setting_but_the_schema() -> None:
+    options = options_of(dict(commands_of(typer.main.get_command(app)))["load",])
+    assert set(Settings.__struct_fields__) == {*FLAGS, "schema"}
+    assert {flag.name for flag in FLAGS.values()} <= options.keys()
 
 
 def test_no_two_options_of_different_types_share_a_variable() -> None:

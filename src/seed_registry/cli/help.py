@@ -1,4 +1,4 @@
-"""Help: what a command is for, takes and does, `--help` on one screen and `--help-all` in full."""
+"""Print the help of a command: `--help` on one screen, `--help-all` in full."""
 
 from __future__ import annotations
 
@@ -11,34 +11,13 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from seed_registry.cli.config.options import key_of, path_of, type_of
+from seed_registry.cli.config.options import RarePanel, key_of, path_of, type_of
 
 # Longer lines are tiring to read, shorter ones leave no room beside the names of the options.
 _WIDEST, _NARROWEST = 96, 40
-# The options of a command with more are in groups, and those that are rarely needed are only named on its one screen.
+# The options of a command with more are shown by panel, and those of a `RarePanel` are only named on its one screen.
 _MANY = 18
-
-_GROUPS: Mapping[str, str] = {
-    "What to load": "index indexes-from header dialect domain language provider records-at derive-sources full "
-    "keep-going",
-    "Where to": "database-url pooler column",
-    "How fast": "batch-size batch-bytes concurrency strategy changed repeat",
-    "A synthetic index": "records sources size seed",
-    "Bad records and limits": "rejects max-rejects max-record-bytes max-unpacked-bytes max-sources",
-    "Safety": "dry-run complete resume retry-for io-timeout verify sample source-cache",
-    "What is told": "json digest html report metrics-file log-format log-file quiet verbose compare detailed-exitcode",
-}
-_RARE = {
-    "complete", "digest", "full", "header", "indexes-from", "language", "provider", "records-at", "column", "pooler",
-    "batch-bytes", "max-record-bytes", "max-unpacked-bytes",
-    "max-sources", "retry-for", "io-timeout", "sample", "source-cache", "log-format", "log-file", "metrics-file",
-}  # fmt: skip
-_METAVARS: Mapping[str, str] = {
-    "batch-bytes": "SIZE", "config": "FILE", "database-url": "URL", "dialect": "NAME", "domain": "HOST", "html": "FILE",
-    "index": "INDEX", "indexes-from": "FILE", "log-file": "FILE", "max-record-bytes": "SIZE",
-    "max-unpacked-bytes": "SIZE", "metrics-file": "FILE", "out": "FILE", "pooler": "KIND", "records-at": "PATH",
-    "rejects": "FILE", "source-cache": "FILE", "log-format": "FORMAT",
-}  # fmt: skip
+_NO_PANEL = "Options"
 _BLANK = "\n"
 _EXAMPLES: Mapping[str, Sequence[str]] = {
     "": ("load city.index.json.gz", "plan city.index.json.gz", "load --help"),
@@ -111,35 +90,33 @@ def _help(command: Any, ctx: Any, width: int, *, everything: bool) -> Iterator[T
 def _options(command: Any, ctx: Any, width: int, *, everything: bool) -> Iterator[Text]:
     options = {key_of(one): one for one in command.params if one.param_type_name == "option" and not one.hidden}
     many = len(options) > _MANY
-    rare = [key for key in options if key in _RARE] if many and not everything else []
-    rows = {
-        group: [(f"  {option_label(options[key])}", described(options[key], everything=everything)) for key in members]
-        for group, members in _grouped({key: one for key, one in options.items() if key not in rare}, many=many)
-    }
+    is_short = many and not everything
+    rare = [key for key, one in options.items() if is_short and isinstance(_panel(one), RarePanel)]
+    rows: dict[str, list[tuple[str, str]]] = {}
+    for key, one in options.items():
+        if key not in rare:
+            row = (f"  {option_label(one)}", described(one, everything=everything))
+            rows.setdefault(_panel(one) if many else _NO_PANEL, []).append(row)
     more = not everything and (rare or "\n\n" in (command.help or "") or any(map(_choices, options.values())))
     of_help = (
         "  -h, --help",
-        f"This help{'; --help-all tells more' if more and not hasattr(command, 'commands') else ''}.",
+        f"This help{'; --help-all shows more' if more and not hasattr(command, 'commands') else ''}.",
     )
-    rows.setdefault(next(reversed(rows), "Options"), []).append(of_help)
-    column = min(max(len(label) for group in rows.values() for label, _ in group), 28)
-    for group, members in rows.items():
-        yield Text(f"{'' if many and not everything else _BLANK}{group}", "bold")
+    rows.setdefault(next(reversed(rows), _NO_PANEL), []).append(of_help)
+    column = min(max(len(label) for members in rows.values() for label, _ in members), 28)
+    for panel, members in rows.items():
+        yield Text(f"{'' if is_short else _BLANK}{panel}", "bold")
         yield from _table(members, width, column)
     if rare:
-        yield Text.assemble(("Rarely needed", "bold"), f" ({ctx.command_path} --help-all tells them)")
+        yield Text.assemble(("Rarely needed", "bold"), f" ({ctx.command_path} --help-all explains them)")
         named = " ".join(f"--{key}" for key in rare)
         yield from (Text(f"  {line}") for line in textwrap.wrap(named, width - 2, break_on_hyphens=False))
 
 
-def _grouped(options: Mapping[str, Any], *, many: bool) -> Iterator[tuple[str, list[str]]]:
-    """The options in their groups: one that somebody gave a panel is there, others where the table above says."""
-    groups: dict[str, list[str]] = {name: [] for name in (*_GROUPS, "Options")} if many else {"Options": []}
-    for key, option in options.items():
-        panel = getattr(option, "rich_help_panel", None)
-        found = next((name for name, keys in _GROUPS.items() if key in keys.split()), "Options") if many else "Options"
-        groups.setdefault(panel if isinstance(panel, str) else found, []).append(key)
-    yield from ((name, keys) for name, keys in groups.items() if keys)
+def _panel(option: Any) -> str:
+    """The section of an option; sections come in the order of their first options."""
+    panel = getattr(option, "rich_help_panel", None)
+    return panel if isinstance(panel, str) else _NO_PANEL
 
 
 def _table(rows: Sequence[tuple[str, str]], width: int, column: int = 0) -> Iterator[Text]:
@@ -171,7 +148,7 @@ def option_label(option: Any) -> str:
 
 
 def _metavar(option: Any) -> str:
-    return str(option.metavar or _METAVARS.get(key_of(option)) or ("N" if type_of(option) in (int, float) else "TEXT"))
+    return str(option.metavar or ("N" if type_of(option) in (int, float) else "TEXT"))
 
 
 def described(parameter: Any, *, everything: bool) -> str:

@@ -18,28 +18,24 @@ from seed_registry.bench.page import page
 from seed_registry.bench.regressions import compare, read_results
 from seed_registry.bench.results import Results
 from seed_registry.bench.strategies import COPY_MERGE, STRATEGIES
-from seed_registry.cli.config.options import (
-    DatabaseOption,
-    DialectOption,
-    DomainOption,
-    RecordsAtOption,
-    database_of,
-    dialect_of,
-)
+from seed_registry.cli.config.flags import takes_settings
+from seed_registry.cli.config.options import RarePanel
 from seed_registry.cli.render.bench import print_comparison, print_results
 from seed_registry.cli.signals import run_interruptibly
 from seed_registry.errors import SeedRegistryError, SettingsInvalid
 from seed_registry.escape import printable
 from seed_registry.html.files import see_that_it_can_be_written, write_page
-from seed_registry.settings import Settings, parse_bytes
+from seed_registry.settings import OUTPUT, THROUGHPUT, Settings, parse_bytes
 from seed_registry.synthetic.index import Workload
 
 # Large enough that a worker of the default grid gets several batches of most sizes, small enough for minutes.
 _RECORDS = 20_000
+_SYNTHETIC = "A synthetic index"
 
 Result = TypeVar("Result")
 
 
+@takes_settings("database_url", "dialect", "domain", "records_at")
 def bench(
     index: Annotated[
         str | None,
@@ -47,45 +43,60 @@ def bench(
     ] = None,
     *,
     records: Annotated[
-        int | None, typer.Option(help=f"Assets of the synthetic index, {_RECORDS:,} unless told.", show_default=False)
+        int | None,
+        typer.Option(rich_help_panel=_SYNTHETIC, help=f"Assets of the synthetic index [default: {_RECORDS:,}]"),
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(help="Median bytes of a synthetic record, like real ones unless told.", show_default=False),
+        typer.Option(rich_help_panel=_SYNTHETIC, help="Median bytes of a synthetic record [default: like real ones]"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the synthetic index.")] = 0,
-    database_url: DatabaseOption = None,
-    batch_size: Annotated[str, typer.Option(metavar="N,…", help="Records a batch.")] = "100,500,2000,10000",
-    concurrency: Annotated[str, typer.Option(metavar="N,…", help="Workers, one connection each.")] = "1,2,4,8",
+    seed: Annotated[int, typer.Option(rich_help_panel=_SYNTHETIC, help="Of the synthetic index.")] = 0,
+    settings: Settings,
+    batch_size: Annotated[
+        str, typer.Option(metavar="N,…", rich_help_panel=THROUGHPUT, help="Records per batch.")
+    ] = "100,500,2000,10000",
+    concurrency: Annotated[
+        str, typer.Option(metavar="N,…", rich_help_panel=THROUGHPUT, help="Workers, one connection each.")
+    ] = "1,2,4,8",
     strategy: Annotated[
-        str, typer.Option(metavar="NAME,…", help=f"Ways to write: {', '.join(STRATEGIES)}.")
+        str, typer.Option(metavar="NAME,…", rich_help_panel=THROUGHPUT, help=f"Ways to write: {', '.join(STRATEGIES)}.")
     ] = COPY_MERGE,
     changed: Annotated[
         str,
         typer.Option(
             metavar="PERCENT,…",
-            help="Reloads of an index of which so many percent changed; first is a load into empty tables.",
+            rich_help_panel=THROUGHPUT,
+            help="Reloads of an index of which this percentage changed; first is a load into empty tables.",
         ),
     ] = "first",
-    repeat: Annotated[int, typer.Option(help="Runs of each cell; the cells take turns.")] = 3,
+    repeat: Annotated[
+        int, typer.Option(rich_help_panel=THROUGHPUT, help="Runs of each cell; the cells take turns.")
+    ] = 3,
     batch_bytes: Annotated[
-        str, typer.Option(help="Bytes a batch; unlike a load's, so large that the batch size decides.")
+        str,
+        typer.Option(
+            metavar="SIZE",
+            rich_help_panel=RarePanel(THROUGHPUT),
+            help="Bytes per batch; unlike a load's, so large that the batch size decides.",
+        ),
     ] = "256MiB",
-    dialect: DialectOption = None,
-    domain: DomainOption = None,
-    records_at: RecordsAtOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The results as one JSON object, for --compare.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Draw the results into a page of its own.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", rich_help_panel=OUTPUT, help="The results as one JSON object, for --compare.")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", rich_help_panel=OUTPUT, help="Draw the results into an HTML page.")
+    ] = None,
     compared: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
             "--compare",
             metavar="OLD NEW",
-            help="Measure nothing; tell which cells of two --json outputs became slower. Exit code 1 if any did.",
+            rich_help_panel=OUTPUT,
+            help="Measure nothing; list which cells of two --json outputs became slower. Exit code 1 if any did.",
             show_default=False,
         ),
     ] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", rich_help_panel=OUTPUT, help="Print tracebacks.")] = False,
 ) -> None:
     """Measure loads of an index: batch sizes, concurrency, strategies, and how much of it changed.
 
@@ -108,12 +119,6 @@ def bench(
         changed=parse_changed(changed),
         repeat=repeat,
         batch_bytes=parse_bytes(batch_bytes),
-    )
-    settings = Settings(
-        database_url=database_of(database_url),
-        dialect=dialect_of(dialect),
-        domain=domain,
-        records_at=records_at,
     )
     if html is not None:
         see_that_it_can_be_written(html)

@@ -9,7 +9,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from seed_registry.cli.config.options import Columns, DatabaseOption, PoolerOption, columns_of, database_of, pooler_of
+from seed_registry.cli.config.flags import takes_settings
+from seed_registry.cli.config.options import AsJson
 from seed_registry.cli.render.console import digest_lines
 from seed_registry.cli.signals import run_interruptibly
 from seed_registry.embedded import server
@@ -24,15 +25,14 @@ from seed_registry.report import Digest
 from seed_registry.settings import Settings
 
 
+@takes_settings("database_url", "pooler", "columns")
 def show_digest(
     *,
-    database_url: DatabaseOption = None,
-    pooler: PoolerOption = None,
-    column: Columns = None,
+    settings: Settings,
     source: Annotated[
         str | None, typer.Option("--source", metavar="KEY", help="Of one source and its assets only, like a domain.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print a digest of the registry that is equal for equal registries; write nothing.
 
@@ -40,7 +40,6 @@ def show_digest(
     does not depend on the order of rows, on ids, on when and how they were loaded, nor on server, collation or
     platform. Digests that cover unlike fields do not compare.
     """
-    settings = Settings(database_url=database_of(database_url), pooler=pooler_of(pooler), columns=columns_of(column))
     found = run_interruptibly(lambda: _digest(settings, source), "nothing was written")
     if as_json:
         # In ASCII: a key may do things to a terminal.

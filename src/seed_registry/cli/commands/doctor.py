@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from seed_registry import __version__
-from seed_registry.cli.config.options import Columns, DatabaseOption, PoolerOption, columns_of, database_of, pooler_of
+from seed_registry.cli.config.flags import takes_settings
 from seed_registry.doctor.database import examine
 from seed_registry.doctor.local import (
     Finding,
@@ -35,19 +35,13 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "red bold"}
 _SHOWN_CHARACTERS = 4_000
 
 
+@takes_settings("database_url", "columns", "pooler")
 def doctor(
     *,
-    database_url: DatabaseOption = None,
-    column: Columns = None,
-    pooler: PoolerOption = None,
+    settings: Settings,
     as_json: Annotated[bool, typer.Option("--json", help="The findings as one JSON object.")] = False,
 ) -> None:
     """Tell what keeps a load from working, or makes it slow, each with its mend; exit 1 if something fails."""
-    settings = Settings(
-        database_url=database_of(database_url),
-        columns=columns_of(column),
-        pooler=pooler_of(pooler),
-    )
     findings = [look_at_program(__version__)]
     places = {"temporary files": Path(tempfile.gettempdir())}
     try:

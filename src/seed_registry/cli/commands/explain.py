@@ -10,16 +10,7 @@ import anyio
 import msgspec
 import typer
 
-from seed_registry.cli.config.headers import headers_of
-from seed_registry.cli.config.options import (
-    DialectOption,
-    DomainOption,
-    Headers,
-    LanguageOption,
-    ProviderOption,
-    RecordsAtOption,
-    dialect_of,
-)
+from seed_registry.cli.config.flags import takes_settings
 from seed_registry.cli.render.console import counted, print_rows
 from seed_registry.escape import printable
 from seed_registry.index.inputs import IndexRef
@@ -46,24 +37,11 @@ class _Explained(msgspec.Struct):
     facts: list[tuple[str, str]]
 
 
+@takes_settings("dialect", "headers", "domain", "language", "provider", "records_at")
 def explain(
-    index: Annotated[str, typer.Argument(metavar="INDEX", help="A file or URL; - is stdin.")],
-    dialect: DialectOption = None,
-    header: Headers = None,
-    domain: DomainOption = None,
-    language: LanguageOption = None,
-    provider: ProviderOption = None,
-    records_at: RecordsAtOption = None,
+    index: Annotated[str, typer.Argument(metavar="INDEX", help="A file or URL; - is stdin.")], settings: Settings
 ) -> None:
-    """Say what dialect an index was taken for and why, and show the first records as they would be stored."""
-    settings = Settings(
-        dialect=dialect_of(dialect),
-        domain=domain,
-        language=language,
-        provider=provider,
-        headers=headers_of(header),
-        records_at=records_at,
-    )
+    """Explain which dialect an index has and why, and show its first records as they would be stored."""
     found = anyio.run(_look, index, settings)
     print_rows(
         found.index,

@@ -15,33 +15,15 @@ from msgspec import Struct, field
 from rich.table import Table
 from rich.text import Text
 
+from seed_registry.cli.config.flags import Changed, takes_settings
 from seed_registry.cli.config.options import (
-    DEFAULTS,
-    BatchSize,
-    Columns,
-    Concurrency,
-    DatabaseOption,
-    DialectOption,
-    DomainOption,
-    IoTimeout,
-    LanguageOption,
+    AsJson,
     LogFile,
     LogFormat,
     LogFormatOption,
-    MaxRecordBytes,
-    MaxRejectsOption,
-    MaxSources,
-    PoolerOption,
-    ProviderOption,
     Quiet,
     ReportAsJson,
-    RetryFor,
     Verbose,
-    Verify,
-    columns_of,
-    database_of,
-    dialect_of,
-    pooler_of,
 )
 from seed_registry.cli.garbage import rare_collection
 from seed_registry.cli.progress.sinks import open_sinks
@@ -55,7 +37,7 @@ from seed_registry.index.inputs import IndexRef
 from seed_registry.load.replay import replay
 from seed_registry.records import Location
 from seed_registry.rejects.reader import RejectLine, read_lines
-from seed_registry.settings import MaxRejects, Settings, parse_bytes
+from seed_registry.settings import Settings
 
 # Examples of each reason.
 _EXAMPLES: Final = 3
@@ -106,7 +88,7 @@ def show(
     *,
     reason: Annotated[str | None, typer.Option(metavar="REASON", help="List those of one reason.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many to list.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show why records were rejected, and where they are; - is stdin."""
     shown = anyio.run(_read, file, reason, limit)
@@ -124,31 +106,19 @@ def show(
 
 
 @app.command("replay")
-def replay_file(  # a flag each
+@takes_settings(
+    *("database_url", "pooler", "batch_size", "concurrency", "dry_run", "dialect", "domain", "language", "provider"),
+    *("columns", "rejects", "max_rejects", "max_record_bytes", "max_sources", "resume", "retry_for_seconds"),
+    *("io_timeout_seconds", "verify"),
+    dry_run=Changed("Write nothing; print what a replay would do."),
+    rejects=Changed("The file for what is rejected again [default: a new one, see the report]"),
+    max_rejects=Changed(default="100%"),
+    resume=Changed("Continue a replay of this file that ended early."),
+)
+def replay_file(
     file: File,
     *,
-    database_url: DatabaseOption = None,
-    pooler: PoolerOption = None,
-    batch_size: BatchSize = DEFAULTS.batch_size,
-    concurrency: Concurrency = DEFAULTS.concurrency,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; tell what a replay would do.")] = False,
-    dialect: DialectOption = None,
-    domain: DomainOption = None,
-    language: LanguageOption = None,
-    provider: ProviderOption = None,
-    column: Columns = None,
-    rejects: Annotated[
-        str | None, typer.Option(help="The file for what is rejected again [default: a new one, see the report]")
-    ] = None,
-    max_rejects: MaxRejectsOption = "100%",
-    max_record_bytes: MaxRecordBytes = "16MiB",
-    max_sources: MaxSources = DEFAULTS.max_sources,
-    resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="Go on where a replay of this file ended early.")
-    ] = True,
-    retry_for: RetryFor = DEFAULTS.retry_for_seconds,
-    io_timeout: IoTimeout = DEFAULTS.io_timeout_seconds,
-    verify: Verify = True,
+    settings: Settings,
     as_json: ReportAsJson = False,
     log_format: LogFormatOption = LogFormat.auto,
     log_file: LogFile = None,
@@ -156,26 +126,6 @@ def replay_file(  # a flag each
     verbose: Verbose = False,
 ) -> None:
     """Load the records of a rejects file again; none goes over a row that is as new as it, or newer."""
-    settings = Settings(
-        database_url=database_of(database_url),
-        pooler=pooler_of(pooler),
-        batch_size=batch_size,
-        concurrency=concurrency,
-        dry_run=dry_run,
-        dialect=dialect_of(dialect),
-        domain=domain,
-        language=language,
-        provider=provider,
-        columns=columns_of(column),
-        rejects=rejects,
-        max_rejects=MaxRejects.parse(max_rejects),
-        max_record_bytes=parse_bytes(max_record_bytes),
-        max_sources=max_sources,
-        resume=resume,
-        retry_for_seconds=retry_for,
-        io_timeout_seconds=io_timeout,
-        verify=verify,
-    )
     try:
         following = open_sinks(log_format, log_file=log_file, quiet=quiet, verbose=verbose)
         with following as audience, rare_collection():
@@ -192,7 +142,7 @@ async def _read(path: str, listed: str | None, limit: int) -> _Shown:
     """The file in groups, the largest first, with as many examples as are wanted."""
     groups: dict[str, _Group] = {}
     rejects = no_rejects = 0
-    async for lines in read_lines(IndexRef.of(path), DEFAULTS):
+    async for lines in read_lines(IndexRef.of(path), Settings()):
         for line in lines:
             if line is None:
                 no_rejects += 1

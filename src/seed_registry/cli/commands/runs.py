@@ -10,7 +10,8 @@ import msgspec
 import typer
 from rich.text import Text
 
-from seed_registry.cli.config.options import DatabaseOption, database_of
+from seed_registry.cli.config.flags import takes_settings
+from seed_registry.cli.config.options import AsJson
 from seed_registry.cli.render.console import counted, digest_lines, print_rows, unbroken
 from seed_registry.embedded.database import database
 from seed_registry.errors import SettingsInvalid
@@ -45,15 +46,16 @@ class _Entry(msgspec.Struct):
     committed: MergeCounts | None
 
 
+@takes_settings("database_url")
 def show_runs(
     run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="One run, in full.")] = None,
     *,
-    database_url: DatabaseOption = None,
+    settings: Settings,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many, the newest first.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the loads of this database, and how each ended."""
-    where, found = anyio.run(_find, database_url, run, limit)
+    where, found = anyio.run(_find, settings, run, limit)
     if run is not None and not found:
         raise SettingsInvalid(
             f"there is no run {printable(run)} in the ledger of {printable(where)}; `seed-registry runs` lists them"
@@ -74,8 +76,7 @@ def show_runs(
         print_rows("the last runs", columns, rows, numbers=_NUMBERS)
 
 
-async def _find(database_url: str | None, run_id: str | None, limit: int) -> tuple[Database, list[RunRecord]]:
-    settings = Settings(database_url=database_of(database_url))
+async def _find(settings: Settings, run_id: str | None, limit: int) -> tuple[Database, list[RunRecord]]:
     async with database(settings) as url, session(url, READ_ONLY) as connection:
         where = await identify(connection, is_embedded=url.is_embedded)
         return where, await list_runs(connection, run_id, limit) if await is_usable(connection) else []

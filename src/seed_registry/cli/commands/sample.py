@@ -21,14 +21,16 @@ def sample(
     *,
     records: Annotated[int, typer.Option(help="Assets.")] = 1000,
     sources: Annotated[int, typer.Option(help="Sources.")] = 20,
-    dialect: Annotated[SampleDialect, typer.Option(help="Its shape.")] = SampleDialect.seed,  # type: ignore[attr-defined]
+    dialect: Annotated[
+        SampleDialect, typer.Option(metavar="NAME", help="The shape of the index.")
+    ] = SampleDialect.seed,  # type: ignore[attr-defined]
     format_: Annotated[str, typer.Option("--format", metavar="json|ndjson", help="A document, or lines.")] = "json",
     duplicates: Annotated[float, typer.Option(help="Percent of records that repeat a key.")] = 0,
     invalid: Annotated[float, typer.Option(help="Percent of records that a load rejects.")] = 0,
     changed: Annotated[float, typer.Option(help="Percent of records edited since the same sample without it.")] = 0,
     size: Annotated[int | None, typer.Option(help="Median bytes of a record [default: like real ones]")] = None,
     seed: Annotated[int, typer.Option(help="The same seed makes the same bytes.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="A file instead of stdout.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="A file instead of stdout.")] = None,
 ) -> None:
     """Write a synthetic index whose records look and weigh like real ones."""
     workload = Workload(

@@ -10,7 +10,7 @@ import anyio
 import asyncpg
 import typer
 
-from seed_registry.cli.config.options import Columns, DatabaseOption, columns_of, database_of
+from seed_registry.cli.config.flags import takes_settings
 from seed_registry.cli.render.console import print_rows
 from seed_registry.embedded.database import database
 from seed_registry.escape import printable
@@ -42,8 +42,10 @@ _SHOWN_CHARACTERS = 4_000
 
 
 @app.command()
+@takes_settings("database_url")
 def apply(
-    database_url: DatabaseOption = None,
+    *,
+    settings: Settings,
     compression: CompressionOption = Wanted.auto,  # type: ignore[attr-defined]
 ) -> None:
     """Create what is missing; never drops or alters what is there.
@@ -59,23 +61,23 @@ def apply(
         await ddl.apply(connection, compression=wanted, is_embedded=url.is_embedded)
         return None if wanted == "auto" else await _kept(connection, wanted)
 
-    kept = _with_session(database_url, create)
+    kept = _with_session(settings, create)
     typer.echo("registry.sources and registry.assets are there")
     if kept:
         typer.echo(printable(kept, _SHOWN_CHARACTERS))
 
 
 @app.command()
-def check(database_url: DatabaseOption = None, column: Columns = None) -> None:
+@takes_settings("database_url", "columns")
+def check(settings: Settings) -> None:
     """Say whether a load could write to the tables as they are; exit 1 if not."""
-    settings = Settings(columns=columns_of(column))
 
     async def look(connection: asyncpg.Connection[Any], _: DatabaseUrl) -> tuple[Tables, str]:
         tables = await introspect(connection, settings.columns)
         await rehearse(connection, tables)
         return tables, await wider_key(connection, tables.assets) if are_shared(tables.assets) else ""
 
-    tables, fix = _with_session(database_url, look)
+    tables, fix = _with_session(settings, look)
     for table in (tables.sources, tables.assets):
         rows = [(field, column.name, column.type, _remark(table, field)) for field, column in table.facts.items()]
         rows += [(field, "", "", "left out: no such column") for field in table.left_out]
@@ -131,9 +133,8 @@ async def _kept(connection: asyncpg.Connection[Any], wanted: Method) -> str | No
     return f"note: {assets} was there before and keeps its compression: {now}; for rows to come: {fix}"
 
 
-def _with_session(database_url: str | None, action: Action[Result]) -> Result:
+def _with_session(settings: Settings, action: Action[Result]) -> Result:
     async def run() -> Result:
-        settings = Settings(database_url=database_of(database_url))
         async with database(settings) as url, session(url) as connection:
             return await action(connection, url)
 

@@ -9,37 +9,21 @@ from typing import Annotated, Any, Final
 
 import msgspec
 import typer
+from msgspec.structs import replace
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from seed_registry.cli.config.headers import headers_of
+from seed_registry.cli.config.flags import Changed, takes_settings
 from seed_registry.cli.config.options import (
     DEFAULT_INDEX,
-    DEFAULTS,
-    Columns,
-    DatabaseOption,
-    DialectOption,
-    DomainOption,
-    Headers,
     Indexes,
     IndexesFrom,
     IndexOption,
-    LanguageOption,
     LogFormat,
     LogFormatOption,
-    MaxRecordBytes,
-    MaxSources,
-    MaxUnpackedBytes,
-    PoolerOption,
-    ProviderOption,
     Quiet,
-    RecordsAtOption,
     Verbose,
-    columns_of,
-    database_of,
-    dialect_of,
-    pooler_of,
 )
 from seed_registry.cli.progress.live import NARROW, LiveProgress
 from seed_registry.cli.progress.sinks import log_on_stderr
@@ -51,7 +35,7 @@ from seed_registry.escape import printable
 from seed_registry.index.inputs import read_list
 from seed_registry.records import Location
 from seed_registry.report import Silent
-from seed_registry.settings import Settings, parse_bytes
+from seed_registry.settings import OUTPUT, Settings
 from seed_registry.verify.audit import MOST_LISTED, AuditReport, SourceAudit, audit
 from seed_registry.verify.compare import Difference
 
@@ -65,53 +49,32 @@ _NAME_CHARACTERS: Final = 80
 _KEY_CHARACTERS: Final = 40
 
 
+@takes_settings(
+    *("database_url", "pooler", "dialect", "headers", "domain", "language", "provider", "records_at"),
+    *("derive_sources", "columns", "full", "verify_sample", "max_record_bytes", "max_unpacked_bytes", "max_sources"),
+    derive_sources=Changed("As the load: expect sources that the index does not list."),
+    full=Changed("Compare every field, trust no content hash."),
+    verify_sample=Changed("Assets to compare field by field in any case, at least.", default=20),
+)
 def verify(
     indexes: Indexes = None,
     *,
     index: IndexOption = DEFAULT_INDEX,
-    database_url: DatabaseOption = None,
-    pooler: PoolerOption = None,
-    dialect: DialectOption = None,
-    header: Headers = None,
-    domain: DomainOption = None,
-    language: LanguageOption = None,
-    provider: ProviderOption = None,
-    records_at: RecordsAtOption = None,
-    derive_sources: Annotated[
-        bool, typer.Option("--derive-sources", help="As the load: expect sources that the index does not list.")
-    ] = False,
-    column: Columns = None,
-    full: Annotated[bool, typer.Option("--full", help="Compare every field, trust no content hash.")] = False,
-    sample: Annotated[int, typer.Option(help="Assets compared field by field in any case, at least.")] = 20,
-    limit: Annotated[int, typer.Option(min=0, max=MOST_LISTED, help="Differences, and sources, to list.")] = 20,
-    max_record_bytes: MaxRecordBytes = "16MiB",
-    max_unpacked_bytes: MaxUnpackedBytes = None,
-    max_sources: MaxSources = DEFAULTS.max_sources,
+    settings: Settings,
+    limit: Annotated[
+        int,
+        typer.Option(min=0, max=MOST_LISTED, rich_help_panel=OUTPUT, help="Differences, and sources, to list."),
+    ] = 20,
     indexes_from: IndexesFrom = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with up to 10,000 differences.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", rich_help_panel=OUTPUT, help="One JSON object, with up to 10,000 differences.")
+    ] = False,
     log_format: LogFormatOption = LogFormat.auto,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Compare the database with indexes, and write nothing; exit 4 if a record is missing or differs."""
-    settings = Settings(
-        database_url=database_of(database_url),
-        pooler=pooler_of(pooler),
-        batch_size=_BATCH_SIZE,
-        dialect=dialect_of(dialect),
-        domain=domain,
-        language=language,
-        provider=provider,
-        headers=headers_of(header),
-        records_at=records_at,
-        derive_sources=derive_sources,
-        columns=columns_of(column),
-        full=full,
-        verify_sample=sample,
-        max_record_bytes=parse_bytes(max_record_bytes),
-        max_unpacked_bytes=parse_bytes(max_unpacked_bytes) if max_unpacked_bytes else None,
-        max_sources=max_sources,
-    )
+    settings = replace(settings, batch_size=_BATCH_SIZE)
     named = [*(indexes or []), *(read_list(indexes_from) if indexes_from else [])] or [index]
 
     def live() -> LiveProgress:

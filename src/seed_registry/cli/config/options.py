@@ -1,127 +1,61 @@
-"""The options that several commands share, and by which names any option is set outside the command line."""
+"""Options that several commands share, and the names of any option in the environment and the file of settings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any
 
 import typer
 
-from seed_registry.errors import SettingsInvalid
-from seed_registry.settings import DatabaseUrl, DialectName, PoolerName, Settings
+from seed_registry.settings import INPUT, OUTPUT
 
-DatabaseOption = Annotated[
-    str | None,
-    typer.Option(
-        "--database-url",
-        envvar="DATABASE_URL",
-        show_default=False,
-        show_envvar=False,
-        help="URL or embedded [default: PG* variables, else embedded]",
-    ),
-]
-Columns = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--column", metavar="TABLE.FIELD=COLUMN", help="Where a field lives in a table of yours; repeat it for more."
-    ),
-]
+# What commands take besides the flags of `Settings`.
+
+
+class RarePanel(str):
+    """A section of the help, for options that the help on one screen only names."""
+
+    __slots__ = ()
 
 
 class LogFormat(StrEnum):
-    """How a load is told on stderr."""
+    """The format of the log on stderr."""
 
     auto = "auto"
     console = "console"
     json = "json"
 
 
-# Made from the one list there is.
-Dialect = StrEnum("Dialect", {name: name for name in get_args(DialectName)})  # type: ignore[misc]
-Pooler = StrEnum("Pooler", {name: name for name in get_args(PoolerName)})  # type: ignore[misc]
-PoolerOption = Annotated[
-    Pooler | None,
-    typer.Option(
-        "--pooler",
-        show_default=False,
-        help="What stands before the database: none (or one that keeps sessions), transaction; auto finds out.",
-    ),
-]
-DialectOption = Annotated[Dialect | None, typer.Option("--dialect", help="Its shape, where it is not detected.")]
-DomainOption = Annotated[str | None, typer.Option("--domain", help="The portal of the records, whatever they hint at.")]
-LanguageOption = Annotated[
-    str | None, typer.Option("--language", metavar="CODE", help="Of texts in several languages, like en or de-CH.")
-]
-ProviderOption = Annotated[
-    str | None, typer.Option("--provider", metavar="NAME", help="The portal software, where the dialect is not enough.")
-]
-Headers = Annotated[
-    list[str] | None,
-    typer.Option("--header", metavar="'NAME: VALUE'", help="Sent with requests for URLs; repeat it for more."),
-]
-RecordsAtOption = Annotated[
-    str | None,
-    typer.Option("--records-at", help="Path of the array of records, like result.results or groups[].datasets."),
-]
+_RARE_OUTPUT = RarePanel(OUTPUT)
 Indexes = Annotated[
     list[str] | None, typer.Argument(metavar="[INDEX]...", help="Files, patterns, directories, URLs; - is stdin.")
 ]
-IndexOption = Annotated[str, typer.Option(envvar="INDEX_PATH", help="The index, where no INDEX is given.")]
-IndexesFrom = Annotated[str | None, typer.Option(help="A file that names indexes, one a line.")]
-BatchSize = Annotated[int, typer.Option(help="Records a batch.")]
-Concurrency = Annotated[int, typer.Option(help="Workers, one connection each.")]
-MaxRejectsOption = Annotated[str, typer.Option(metavar="N|P%", help="Exit with 3 above this.")]
-MaxRecordBytes = Annotated[str, typer.Option(help="Reject longer records.")]
-MaxUnpackedBytes = Annotated[
-    str | None, typer.Option(help="Stop when a packed index holds more [default: 1 GiB and 400 times its size]")
+IndexOption = Annotated[
+    str,
+    typer.Option(envvar="INDEX_PATH", metavar="INDEX", rich_help_panel=INPUT, help="The index, if no INDEX is given."),
 ]
-MaxSources = Annotated[int, typer.Option(help="Stop when there are more sources.")]
-RetryFor = Annotated[
-    float, typer.Option(metavar="SECONDS", help="Try what may pass again for so long, e.g. a lost connection.")
+IndexesFrom = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", rich_help_panel=RarePanel(INPUT), help="A file that names indexes, one per line."),
 ]
-IoTimeout = Annotated[
-    float, typer.Option(metavar="SECONDS", help="The longest that one statement of a batch may take.")
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+ReportAsJson = Annotated[bool, typer.Option("--json", rich_help_panel=OUTPUT, help="The report as one JSON object.")]
+LogFormatOption = Annotated[
+    LogFormat, typer.Option(metavar="FORMAT", rich_help_panel=_RARE_OUTPUT, help="Format of the log on stderr.")
 ]
-Verify = Annotated[bool, typer.Option("--verify/--no-verify", help="Check the database afterwards.")]
-ReportAsJson = Annotated[bool, typer.Option("--json", help="The report as one JSON object.")]
-LogFormatOption = Annotated[LogFormat, typer.Option(help="Logs on stderr.")]
-LogFile = Annotated[str | None, typer.Option(help="Append the log to a file as well, as JSON lines.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but an error.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell every batch; tracebacks.")]
+LogFile = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", rich_help_panel=_RARE_OUTPUT, help="Append the log to a file as well, as JSON lines."),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", rich_help_panel=OUTPUT, help="Print nothing on stderr but an error.")
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", rich_help_panel=OUTPUT, help="Log every batch; print tracebacks.")
+]
 
 DEFAULT_INDEX = "./data/registry/socrata/sf.index.json"
-DEFAULTS = Settings()
-
-
-def database_of(url: str | None) -> DatabaseUrl | None:
-    """The `database_url` of the settings, from the flag."""
-    return DatabaseUrl(url) if url else None
-
-
-def pooler_of(chosen: Pooler | None) -> PoolerName:
-    """The `pooler` of the settings, from the flag."""
-    return cast("PoolerName", chosen.value if chosen else "auto")
-
-
-def dialect_of(chosen: Dialect | None) -> DialectName | None:
-    """The `dialect` of the settings, from the flag."""
-    return cast("DialectName | None", chosen.value if chosen else None)
-
-
-def columns_of(texts: list[str] | None) -> dict[str, str]:
-    """The `columns` of the settings, from the flags.
-
-    Raises:
-        SettingsInvalid: one has no `=`.
-    """
-    columns = {}
-    for text in texts or []:
-        field, equals, column = text.partition("=")
-        if not (equals and column):
-            raise SettingsInvalid(f"--column takes TABLE.FIELD=COLUMN like assets.asset_key=external_id, got {text!r}")
-        columns[field] = column
-    return columns
 
 
 # Any option, by its name in the environment and the file of settings
