@@ -39,7 +39,6 @@ UNRESTRICTED = {"cli", "bench", "__main__"}
 KNOWN = {
     "api": {"registry"},
     "load": {"dry_run", "api"},
-    "html": {"bench", "cli"},
 }
 # `__init__` imports by name, when a name is asked for.
 MODULES = {

@@ -1,19 +1,22 @@
-"""Everything that can go wrong with the world, as one family.
+"""The exceptions of this program, one family.
 
-A bad *record* is data: it becomes a `Reject` and the load goes on. A bad *world* is one of these exceptions. Each
-message is one or two lines that name the thing and the mend; none ever holds a password or unescaped input.
+A bad *record* is data: it becomes a `Reject` and the load goes on. A failure of the environment (files, database,
+settings) is one of these exceptions. Each message is one or two lines that name the thing and the fix; none holds a
+password or unescaped input. A `report` is a `report.Report`: this module imports nothing of ours.
 
     SeedRegistryError                exit 1
-    ├── SettingsInvalid              exit 2   a setting or argument that cannot be
+    ├── SettingsInvalid              exit 2   a setting or argument out of range, or one that contradicts another
     ├── IndexUnreadable                       no such file, a directory, no permission, not compressed as it claims
     ├── IndexNotUnderstood                    empty, not JSON, or of a shape no dialect knows
     ├── IndexesFailed                         some of many indexes, the others are loaded
     ├── IndexBroken                           cut off or malformed in the middle, with the byte offset
     ├── StorageFailed                         a file of ours (rejects, source cache, temporary) cannot be written
     ├── DatabaseUnavailable                   cannot connect, login refused, connection lost
-    ├── DatabaseRefused                       no privilege, disk full, read-only, anything that no retry will mend
+    ├── DatabaseRefused                       no privilege, disk full, read-only, anything that no retry will fix
+    │   ├── IndexTaken                        another load holds one of the indexes
+    │   └── CommitsLost                       a crashed server lost commits that it had acknowledged
     ├── SchemaMismatch                        the tables that exist cannot take the records
-    │   └── SchemaMissing                     they are not there at all
+    │   └── SchemaMissing                     there are no tables
     ├── EmbeddedServerFailed                  the bundled server cannot be set up, started or stopped
     ├── TooManyRejects               exit 3
     ├── VerificationFailed           exit 4
@@ -24,14 +27,11 @@ message is one or two lines that name the thing and the mend; none ever holds a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from seed_registry.report import Report
+from typing import Any, ClassVar
 
 
 class SeedRegistryError(Exception):
-    """The family's root; `exit_code` is what the command line ends with."""
+    """The base class; `exit_code` is the exit code of the command line."""
 
     exit_code: ClassVar[int] = 1
 
@@ -43,15 +43,15 @@ class SettingsInvalid(SeedRegistryError):
 
 
 class IndexUnreadable(SeedRegistryError):
-    """The bytes of an index cannot be had."""
+    """The bytes of an index cannot be read."""
 
 
 class IndexNotUnderstood(SeedRegistryError):
-    """The bytes are there, but they are no index that the program knows."""
+    """The bytes can be read, but no dialect understands them."""
 
 
 class IndexBroken(SeedRegistryError):
-    """An index that began well is cut off or malformed; what came before it is kept.
+    """An index is cut off or malformed in the middle; the records before that are kept.
 
     `offset` counts bytes of the unpacked index.
     """
@@ -62,9 +62,9 @@ class IndexBroken(SeedRegistryError):
 
 
 class IndexesFailed(SeedRegistryError):
-    """Some of several indexes could not be loaded; `report` tells which, and what became of the others."""
+    """Some of several indexes could not be loaded; `report` names them, and has the counts of the others."""
 
-    def __init__(self, message: str, report: Report) -> None:
+    def __init__(self, message: str, report: Any) -> None:
         super().__init__(message)
         self.report = report
 
@@ -78,7 +78,7 @@ class DatabaseUnavailable(SeedRegistryError):
 
 
 class DatabaseRefused(SeedRegistryError):
-    """The database is there and says no, for a reason that repeating will not mend.
+    """The database refuses, for a reason that a retry will not fix.
 
     `sqlstate` is the five-character code (https://www.postgresql.org/docs/current/errcodes-appendix.html).
     """
@@ -89,7 +89,7 @@ class DatabaseRefused(SeedRegistryError):
 
 
 class IndexTaken(DatabaseRefused):
-    """Another load has one of the indexes; `pids` are the server's sessions that say so, where they are known."""
+    """Another load holds one of the indexes; `pids` are its sessions on the server, where they are known."""
 
     def __init__(self, message: str, *, pids: Sequence[int] = ()) -> None:
         super().__init__(message)
@@ -97,7 +97,7 @@ class IndexTaken(DatabaseRefused):
 
 
 class CommitsLost(DatabaseRefused):
-    """The database does not have batches any more that it had confirmed; the same call goes on from what it has."""
+    """The database lost commits that it had acknowledged; the same call continues from those it still has."""
 
 
 class SchemaMismatch(SeedRegistryError):
@@ -105,7 +105,7 @@ class SchemaMismatch(SeedRegistryError):
 
 
 class SchemaMissing(SchemaMismatch):
-    """The registry tables are not there."""
+    """There are no registry tables."""
 
 
 class EmbeddedServerFailed(SeedRegistryError):
@@ -115,29 +115,29 @@ class EmbeddedServerFailed(SeedRegistryError):
 class TooManyRejects(SeedRegistryError):
     """More records were rejected than `max_rejects` allows, or all of them.
 
-    `report` tells what became of those before, or of all where the run `is_whole`: every record was read.
+    `report` has the counts of those before, or of all where the run `is_whole`: every record was read.
     """
 
     exit_code = 3
-    report: Report | None = None
+    report: Any | None = None
     is_whole = False
 
 
 class VerificationFailed(SeedRegistryError):
-    """The database does not hold what the index said; `report` tells which checks failed.
+    """The database differs from the index; `report` has the failed checks.
 
-    None did where nothing was loaded, for the index does not list the sources of its assets.
+    It has none where nothing was loaded because the index does not list the sources of its assets.
     """
 
     exit_code = 4
 
-    def __init__(self, message: str, report: Report) -> None:
+    def __init__(self, message: str, report: Any) -> None:
         super().__init__(message)
         self.report = report
 
 
 class IndexesIncomplete(VerificationFailed):
-    """The database holds what the indexes said, but they do not hold all that their portals have, and they should."""
+    """The database equals the indexes, but with `complete` they lack records that their portals declare."""
 
 
 class Interrupted(SeedRegistryError):

@@ -1,4 +1,4 @@
-"""Counting: `Tally`, the one mutable thing of a load, and the `Report` it becomes; `Progress`, who is told of it."""
+"""`Tally`, the running counts of a load, `Report`, its result, and `Plan`, the result of a dry run."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from msgspec import Struct, field
 from msgspec.structs import astuple
 
-from seed_registry.plan import Plan
 from seed_registry.records import Reject
 
 
@@ -92,11 +91,13 @@ class MergeCounts(Struct, frozen=True):
 
 
 class Stages(Struct):
-    """Where the time of a load went, in seconds: the first three of its producer, the others of all workers together.
+    """Where the time of a load went, in seconds: of its producer, and of all workers together.
 
-    A producer that waits for workers says that the database is the limit; workers that wait for batches say that
-    reading or decoding is.
+    If the producer waits for workers, the database is the limit; if workers wait for batches, reading or decoding is.
     """
+
+    PRODUCER: ClassVar = ("reading", "decoding", "sending")
+    WORKER: ClassVar = ("waiting", "filtering", "copying", "merging", "committing")
 
     reading: float = 0.0  # waited for bytes of the index
     decoding: float = 0.0  # framed, decoded and routed records
@@ -118,9 +119,7 @@ class Stages(Struct):
         `workers` on average.
         """
         producer = {"reading": self.reading, "decoding": self.decoding}
-        worker = {
-            name: getattr(self, name) / max(workers, 1) for name in ("filtering", "copying", "merging", "committing")
-        }
+        worker = {name: getattr(self, name) / max(workers, 1) for name in self.WORKER[1:]}
         if not any(astuple(self)):
             return None
         side = max(producer, worker, key=lambda side: sum(side.values()))
@@ -267,6 +266,127 @@ class Digest(Struct, frozen=True, omit_defaults=True):
     source: str | None = None
 
 
+# What a dry run reports
+
+
+class Change(Struct, frozen=True):
+    """A row that a load would change, and the fields that it would change in it."""
+
+    key: str
+    fields: list[str]
+
+
+class Examples(Struct, frozen=True):
+    """The first keys of each kind, in order; a few of however many there are."""
+
+    new: list[str]
+    changed: list[Change]
+    unchanged: list[str]
+    duplicate: list[str]
+    missing_source: list[str]
+
+
+class TablePlan(Struct, frozen=True):
+    """What would become of one table; each record read counts once.
+
+    Attributes:
+        new: rows that a load would insert.
+        changed: rows that it would update.
+        unchanged: rows that it would leave as they are.
+        duplicate: records that repeat the key of another.
+        rejected: records that it would not take, see `Plan.rejects`.
+        missing_source: assets whose source their index does not list.
+        fields: how often each field changes.
+        examples: a few keys of each kind.
+    """
+
+    new: int
+    changed: int
+    unchanged: int
+    duplicate: int
+    rejected: int
+    missing_source: int
+    fields: dict[str, int]
+    examples: Examples
+
+
+class RejectExample(Struct, frozen=True):
+    """Where a record is that a load would reject, and its key, if that can be told."""
+
+    index: str
+    line: int
+    offset: int
+    key: str | None
+
+
+class RejectPlan(Struct, frozen=True):
+    """The records rejected for one reason, and where some of them are."""
+
+    reason: str
+    count: int
+    examples: list[RejectExample]
+
+
+class MissingPlan(Struct, frozen=True):
+    """Assets that the registry has of the sources met, and that the indexes no longer have; a load leaves them."""
+
+    count: int
+    examples: list[str]
+
+
+class Misdeclared(Struct, frozen=True):
+    """A header field that declares a number of records, what it says, and how many there are."""
+
+    name: str
+    declared: int
+    read: int
+
+
+class Estimate(Struct, frozen=True):
+    """What a load would take, guessed.
+
+    Attributes:
+        seconds: None where this database's ledger holds no run to go by.
+        records_per_second: of the `runs` that it was guessed from.
+        wal_bytes: of write-ahead log.
+    """
+
+    seconds: float | None
+    records_per_second: float | None
+    runs: int
+    wal_bytes: int
+
+
+class Plan(Struct, frozen=True):
+    """What a load would do.
+
+    Attributes:
+        database: what the indexes were compared with, None where there is none.
+        empty_because: why the registry was taken for an empty one, None where it was asked.
+        missing_upstream: None of an empty registry, or where an index could not be read to its end.
+        rekeyed: those of them whose key an earlier version gave to a record that now has another.
+        misdeclared: the headers whose count is not that of their index: a load's verification would fail.
+    """
+
+    database: str | None
+    empty_because: str | None
+    sources: TablePlan
+    assets: TablePlan
+    rejects: list[RejectPlan]
+    missing_upstream: MissingPlan | None
+    rekeyed: MissingPlan | None
+    misdeclared: list[Misdeclared]
+    estimate: Estimate
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether a load would write anything."""
+        return any(count for table in (self.sources, self.assets) for count in (table.new, table.changed))
+
+
+# The report
+
+
 class IndexReport(Struct, frozen=True):
     """What a load did with one of its indexes; `error` says why it is not whole."""
 
@@ -312,13 +432,13 @@ class Report(Struct, frozen=True, omit_defaults=True):
 
 
 class Progress(Protocol):
-    """Who is told what a load is doing. The pipeline draws and logs nothing itself."""
+    """Receives what a load does: to draw it, log it or count it. The load itself prints nothing."""
 
     def began(self, tally: Tally) -> None:
         """The load begins; `tally` may be read at any time from now on."""
 
     def tell(self, level: str, event: str, /, **fields: Any) -> None:
-        """Something happened: a level of `logging` in lower case, a stable event name, its facts (untrusted)."""
+        """Receive an event: a level of `logging` in lower case, a name of `EVENTS`, and its fields (untrusted)."""
 
 
 class Silent:

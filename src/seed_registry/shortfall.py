@@ -1,13 +1,16 @@
-"""The shortfall of a run: what of its records was not loaded, why, and the most likely fix."""
+"""What a run did not load: records, why and the most likely fix; and what portals declare beyond their indexes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
+from msgspec import Struct
 from msgspec.structs import replace
 
-from seed_registry.report import AssetCounts, Report, SourceCounts
+from seed_registry.escape import printable
+from seed_registry.report import AssetCounts, Incomplete, Report, SourceCounts
+from seed_registry.words import counted
 
 # For each reason of a reject the most likely fix; what the reasons mean is in `index.decoding.REASONS`.
 FIXES: Final[Mapping[str, str]] = {
@@ -25,6 +28,8 @@ FIXES: Final[Mapping[str, str]] = {
     "key_of_another_source": "`seed-registry schema check` tells how to keep both, by a key with source_id",
     "database_refused": "correct the table, or these records",
 }
+# As many as fit a screen with the rest of a summary.
+_GAPS_SHOWN: Final = 5
 _NO_SOURCE_LISTED: Final = "create their sources with --derive-sources"
 
 
@@ -45,6 +50,19 @@ def shortfall(report: Report, rejects: Mapping[str, int]) -> str:
         return ""
     would = "would not be" if report.dry_run else "were not" if count > 1 else "was not"
     return f"{count:,} of {read:,} records {would} loaded: {_causes(lost, rejects)}{_fix(lost, rejects)}"
+
+
+def gaps(report: Report) -> Iterator[str]:
+    """A line for each portal or index that holds more records than were read."""
+    for one in report.incomplete[:_GAPS_SHOWN]:
+        what = "this index" if len(report.indexes) == 1 else "these indexes"
+        yield f"not complete: the portal has {one.declared:,} records, {what} {one.read:,} ({printable(one.index)})"
+    for unread in report.unread_records[:_GAPS_SHOWN]:
+        what = counted(unread.count, "element")
+        yield f"not read: {what} at {printable(unread.path)} look like records ({printable(unread.index)})"
+    more = len(report.incomplete[_GAPS_SHOWN:]) + len(report.unread_records[_GAPS_SHOWN:])
+    if more:
+        yield f"{more:,} more of these are in the report of --json"
 
 
 def empty_handed(report: Report) -> AssetCounts | SourceCounts | None:
@@ -89,3 +107,48 @@ def _fix(counts: AssetCounts | SourceCounts, rejects: Mapping[str, int]) -> str:
 
 def _most_frequent(rejects: Mapping[str, int]) -> str:
     return max(rejects, key=rejects.__getitem__, default="")
+
+
+# Indexes that hold less than their portals declare
+
+
+class Total(Struct, frozen=True):
+    """How many records a portal has for one question, as the pages of an index say, and how many those pages hold.
+
+    `portal` is empty where pages do not tell it, and where one has records of several.
+    """
+
+    dialect: str
+    portal: str
+    declared: int
+    read: int
+    index: str = ""
+
+
+def incomplete(totals: Iterable[Total], repeated: int) -> list[Incomplete]:
+    """The questions whose answers were not read to their end.
+
+    Pages belong together that share dialect, portal and total; those without a portal take in all others of their
+    total. A record that repeats the key of another is not one more: a page loaded twice completes nothing. Which
+    question it belongs to is not known, so it is missing from each.
+
+    Args:
+        totals: of all indexes of a run.
+        repeated: how many records of the run had the key of another one.
+    """
+    return [
+        Incomplete(together[0].index, together[0].declared, max(read - repeated, 0) if read >= declared else read)
+        for together in _together(totals)
+        if (read := sum(total.read for total in together)) - repeated < (declared := together[0].declared)
+    ]
+
+
+def _together(totals: Iterable[Total]) -> Iterable[Sequence[Total]]:
+    by_total: dict[tuple[str, int], dict[str, list[Total]]] = {}
+    for total in totals:
+        by_total.setdefault((total.dialect, total.declared), {}).setdefault(total.portal, []).append(total)
+    for by_portal in by_total.values():
+        if "" in by_portal:
+            yield [total for of_portal in by_portal.values() for total in of_portal]
+        else:
+            yield from by_portal.values()

@@ -21,8 +21,7 @@ from seed_registry import DatabaseUrl, MaxRejects, Report, Settings, ingest, spi
 from seed_registry.cli.render.result import detailed_exit_code, print_result
 from seed_registry.dry_run.estimate import estimate
 from seed_registry.errors import DatabaseUnavailable, IndexesFailed
-from seed_registry.plan import Change, Misdeclared, Plan, RejectExample
-from seed_registry.report import AssetCounts, SourceCounts, Tally
+from seed_registry.report import AssetCounts, Change, Misdeclared, Plan, RejectExample, SourceCounts, Tally
 from seed_registry.spill import MarkedHashes
 from seed_registry.synthetic.index import Workload, generate
 

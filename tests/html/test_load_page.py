@@ -23,10 +23,12 @@ import msgspec
 import pytest
 
 from seed_registry.api import ingest
+from seed_registry.cli.config.options import LogFormat
+from seed_registry.cli.progress.sinks import open_sinks
 from seed_registry.errors import SeedRegistryError, StorageFailed, TooManyRejects
 from seed_registry.html import recorder as recording_module
-from seed_registry.html.charts import duration, percent, rate_chart
-from seed_registry.html.files import see_that_it_can_be_written, write_page
+from seed_registry.html.charts import percent, rate_chart
+from seed_registry.html.files import require_writable, write_page
 from seed_registry.html.load_page import ReportPage, page
 from seed_registry.html.recorder import Latencies, ProgressSample, Recorder, Recording
 from seed_registry.report import (
@@ -41,6 +43,7 @@ from seed_registry.report import (
 )
 from seed_registry.settings import DatabaseUrl, MaxRejects, Settings
 from seed_registry.synthetic.index import Workload, generate
+from seed_registry.words import duration, size
 
 CHROMIUM = Path("/usr/bin/chromium")
 HOSTILE = "</style></title><script>top.pwned=1</script><img src=x onerror=top.pwned=1>\"'&\x1b[31m\u202e"
@@ -178,10 +181,10 @@ def test_the_cards_have_the_time_and_the_rate_of_the_report_which_everybody_else
     assert recording.report is not None
     report = msgspec.structs.replace(recording.report, seconds=7.0, records_per_second=1234.5)
     words = Elements(page(msgspec.structs.replace(recording, report=report))).words
-    assert "0.0 MB in 7.00 s" in words
+    assert f"{size(recording.tally.bytes_read)} in 7.00 s" in words
     assert "1,234/srecords a second" in words
     unfinished = Elements(page(msgspec.structs.replace(recording, report=None))).words
-    assert f"0.0 MB in {duration(recording.seconds)}" in unfinished
+    assert f"{size(recording.tally.bytes_read)} in {duration(recording.seconds)}" in unfinished
     assert f"{recording.tally.read / recording.seconds:,.0f}/srecords a second" in unfinished
 
 
@@ -358,7 +361,7 @@ def test_a_page_that_cannot_be_written_is_told_before_anything_is_loaded(tmp_pat
     for path in (tmp_path, tmp_path / "absent" / "page.html"):
         with pytest.raises(StorageFailed, match=r"--html .* cannot be written: "):
             ReportPage(path)
-    see_that_it_can_be_written(tmp_path / "page.html")
+    require_writable(tmp_path / "page.html")
 
 
 def test_a_page_whose_directory_went_away_is_a_warning_and_no_failure(
@@ -366,9 +369,8 @@ def test_a_page_whose_directory_went_away_is_a_warning_and_no_failure(
 ) -> None:
     place = tmp_path / "place"
     place.mkdir()
-    told = ReportPage(place / "page.html")
-    place.rmdir()
-    told.ended(0)
+    with open_sinks(LogFormat.auto, html=place / "page.html", quiet=True):
+        place.rmdir()
     assert "warning: --html" in capsys.readouterr().err
 
 

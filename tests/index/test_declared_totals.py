@@ -13,10 +13,10 @@ import pytest
 
 from conftest import Cli
 from seed_registry import DatabaseUrl, MaxRejects, Report, Settings, ingest
-from seed_registry.completeness import Total, incomplete
 from seed_registry.errors import IndexBroken, IndexesFailed, IndexesIncomplete, IndexNotUnderstood
 from seed_registry.index.reader import PIECE_BYTES
 from seed_registry.report import Incomplete, Tally, UnreadRecords
+from seed_registry.shortfall import Total, incomplete
 
 pytestmark = pytest.mark.anyio
 

@@ -275,7 +275,8 @@ def test_any_order_of_records_and_any_cut_into_chunks_and_batches_gives_the_tabl
         except VerificationFailed as exc:
             if not str(exc).startswith("nothing was loaded: "):
                 raise
-            return exc.report
+            report: Report = exc.report
+            return report
 
     with patch.multiple(byte_stream, CHUNK_BYTES=chunk, HEAD_BYTES=300):
         report = anyio.run(loaded, backend_options=UVLOOP)

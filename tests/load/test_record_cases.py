@@ -13,7 +13,7 @@ import pytest
 from conftest import Cli
 from seed_registry import DatabaseUrl, Report, Settings, ingest
 from seed_registry.errors import SettingsInvalid
-from seed_registry.plan import MissingPlan
+from seed_registry.report import MissingPlan
 
 pytestmark = pytest.mark.anyio
 CATALOG = {"conformsTo": "https://project-open-data.cio.gov/v1.1/schema", "@id": "https://open.example.org/data.json"}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from seed_registry.bench.results import Cell, CellResult, GridFacts, Results
 from seed_registry.bench.strategies import COPY_MERGE
-from seed_registry.settings import BATCH_BYTES
+from seed_registry.settings import BATCH_BYTES, format_bytes
 
 # Is told a line for people. Nothing in it is escaped.
 Tell = Callable[[str], None]
@@ -94,7 +94,7 @@ def flags(result: CellResult, grid: GridFacts) -> str | None:
     # A load's own limit on bytes would cut such batches; where that comes into reach the flag is needed.
     mean_bytes = grid.index_bytes / max(result.summary.records, 1)
     if grid.batch_bytes < BATCH_BYTES or result.batch_size * mean_bytes > BATCH_BYTES * 3 / 4:
-        text += f" --batch-bytes {_size(grid.batch_bytes)}"
+        text += f" --batch-bytes {format_bytes(grid.batch_bytes)}"
     return text
 
 
@@ -125,7 +125,3 @@ def _cpu(seconds: float | None, of: float) -> str:
 def _counted(cells: Sequence[CellResult]) -> str:
     strategies = ", ".join(dict.fromkeys(cell.strategy for cell in cells))
     return f"{len(cells)} cells of {strategies}" if len(cells) > 1 else placed(cells[0])
-
-
-def _size(count: int) -> str:
-    return f"{count >> 20}MiB" if count % (1 << 20) == 0 else str(count)

@@ -10,6 +10,7 @@ from seed_registry.bench.labels import columns_of, flags, kind_of_load, notes, p
 from seed_registry.bench.results import CellResult, Results, best_of
 from seed_registry.bench.strategies import COPY_MERGE
 from seed_registry.html.document import document, html_text, stage_bars, stage_legend
+from seed_registry.words import size
 
 _COLUMNS: Final = (
     "strategy", "batch", "workers", "records/s", "spread", "MB/s", "client CPU", "server CPU", "peak RSS MB", "WAL MB",
@@ -33,7 +34,7 @@ def page(results: Results) -> str:
 def _introduction(results: Results) -> Iterable[str]:
     grid, environment = results.grid, results.environment
     yield (
-        f'<p class="soft">{html_text(grid.dialect)}, {grid.index_bytes / 1e6:,.1f} MB; Postgres '
+        f'<p class="soft">{html_text(grid.dialect)}, {size(grid.index_bytes)}; Postgres '
         f"{html_text(environment.postgres)}; {environment.cores} cores {html_text(environment.cpu)}; "
         f"{environment.started_at:%Y-%m-%d %H:%M} UTC; medians of {grid.repeat} runs, the cells taking turns</p>"
     )

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from statistics import median
-from typing import Any, Final
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import asdict
 
 from seed_registry.report import Stages
-
-# The sides of a load: the one producer, and the workers who share the rest.
-PRODUCER: Final = ("reading", "decoding", "sending")
-WORKERS: Final = ("waiting", "filtering", "copying", "merging", "committing")
 
 
 class Cell(Struct, frozen=True):
@@ -175,7 +171,7 @@ def best_of(results: Iterable[CellResult]) -> CellResult | None:
 
 def _summary(cell: Cell, runs: Sequence[Measurement]) -> Summary:
     seconds = spread([run.seconds for run in runs])
-    stages = Stages(**{name: median(getattr(run.stages, name) for run in runs) for name in (*PRODUCER, *WORKERS)})
+    stages = Stages(**{name: median(getattr(run.stages, name) for run in runs) for name in Stages.__struct_fields__})
     wal_bytes = _median_known([run.wal_bytes for run in runs])
     return Summary(
         records=runs[0].records,

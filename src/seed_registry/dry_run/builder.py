@@ -11,9 +11,20 @@ from seed_registry.errors import SeedRegistryError, TooManyRejects
 from seed_registry.index.reader import IndexReader
 from seed_registry.load.outcomes import OutcomeRecorder
 from seed_registry.load.target import LoadTarget
-from seed_registry.plan import Change, Examples, Misdeclared, Plan, RejectExample, RejectPlan, TablePlan
 from seed_registry.records import Asset, Reject, SourceRow
-from seed_registry.report import Counts, Progress, Report, Tally
+from seed_registry.report import (
+    Change,
+    Counts,
+    Examples,
+    Misdeclared,
+    Plan,
+    Progress,
+    RejectExample,
+    RejectPlan,
+    Report,
+    TablePlan,
+    Tally,
+)
 from seed_registry.settings import Settings
 
 

@@ -9,8 +9,7 @@ import asyncpg
 import msgspec
 
 from seed_registry.ledger.runs import RunRecord, list_runs
-from seed_registry.plan import Estimate
-from seed_registry.report import Report
+from seed_registry.report import Estimate, Report
 
 # Only the latest runs tell of the server as it is now.
 _RUNS: Final = 20

@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from seed_registry.checkpoint import Checkpoint
 from seed_registry.key_hashes import hash_key
-from seed_registry.plan import MissingPlan
 from seed_registry.postgres.sql_files import statement
 from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.records import Asset, Reject, Source, SourceRow
@@ -22,7 +21,7 @@ from seed_registry.registry.merge import asset_values
 from seed_registry.registry.source_rows import find_source_rows, with_stored_providers
 from seed_registry.registry.table_merge import BatchDiff, TableMerger, plain_values
 from seed_registry.registry.tables import Tables
-from seed_registry.report import MergeCounts, Stages
+from seed_registry.report import MergeCounts, MissingPlan, Stages
 from seed_registry.spill import DistinctHashes, FirstOwners, MarkedHashes
 
 # As many as fit a line of a terminal.

@@ -9,23 +9,13 @@ from typing import Final
 
 from seed_registry.html.document import html_text
 from seed_registry.html.recorder import Latencies, ProgressSample
+from seed_registry.words import duration
 
 OUTCOMES: Final = ("inserted", "updated", "unchanged", "other")
 _MOST_COLUMNS: Final = 60
 # With fewer of them a chart would tell nothing that the summary does not.
 _FEWEST_MOMENTS: Final = 8
 _HEIGHT: Final = 100
-
-
-def duration(seconds: float) -> str:
-    """A time, short or long."""
-    if seconds < 1:
-        return f"{seconds * 1e3:.0f} ms" if seconds >= 0.01 else f"{seconds * 1e3:.1f} ms"  # noqa: PLR2004  # 10 ms
-    if seconds < 100:  # noqa: PLR2004  # from there on minutes are easier to grasp
-        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"  # noqa: PLR2004  # three digits
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
 def rate_chart(moments: Sequence[ProgressSample], seconds: float, retried_at: Sequence[float]) -> str | None:

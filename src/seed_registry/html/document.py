@@ -13,7 +13,6 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
-from seed_registry.bench.results import PRODUCER, WORKERS
 from seed_registry.escape import printable
 from seed_registry.report import Stages
 
@@ -66,7 +65,7 @@ def swatch(name: str, words: str) -> str:
 
 def stage_legend() -> str:
     """The colours of `stage_bars`."""
-    worked = (*PRODUCER[:2], *WORKERS[1:])
+    worked = (*Stages.PRODUCER[:2], *Stages.WORKER[1:])
     swatches = [*(swatch(name, STAGE_WORDS[name]) for name in worked), swatch("waiting", "waiting")]
     return f'<p class="legend">{"".join(swatches)}</p>'
 
@@ -76,7 +75,7 @@ def stage_bars(stages: Stages, workers: int, seconds: float, label: str) -> str:
     parts = [
         f'<svg viewBox="0 0 1000 24" preserveAspectRatio="none" role="img" aria-label="stages of {html_text(label)}">'
     ]
-    for y, names, sharers in ((0, PRODUCER, 1), (13, WORKERS, workers)):
+    for y, names, sharers in ((0, Stages.PRODUCER, 1), (13, Stages.WORKER, workers)):
         x = 0.0
         for name in names:
             share = getattr(stages, name) / sharers / seconds

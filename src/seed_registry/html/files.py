@@ -14,7 +14,7 @@ from seed_registry.escape import printable
 _MODE = 0o644
 
 
-def see_that_it_can_be_written(path: Path) -> None:
+def require_writable(path: Path) -> None:
     """Told before the minutes of work, not after them.
 
     Raises:

@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from seed_registry import __version__
-from seed_registry.cli.render.console import gaps
-from seed_registry.cli.render.messages import print_warning
-from seed_registry.errors import StorageFailed
-from seed_registry.html.charts import duration, percent, share_bar
+from seed_registry.html.charts import percent, share_bar
 from seed_registry.html.document import document, html_text, swatch
-from seed_registry.html.files import see_that_it_can_be_written, write_page
+from seed_registry.html.files import require_writable, write_page
 from seed_registry.html.load_sections import (
     base_name,
     indexes,
@@ -27,6 +24,8 @@ from seed_registry.html.load_sections import (
 )
 from seed_registry.html.recorder import Recorder, Recording
 from seed_registry.report import AssetCounts, SourceCounts
+from seed_registry.shortfall import gaps
+from seed_registry.words import duration, size
 
 _MOST_NAMES: Final = 10
 _EXIT_CODES: Final = {0: "done", 3: "too many rejects", 4: "verification failed", 130: "interrupted", 143: "terminated"}
@@ -43,16 +42,17 @@ class ReportPage(Recorder):
             StorageFailed: it cannot.
         """
         super().__init__()
-        see_that_it_can_be_written(path)
+        require_writable(path)
         self._path = path
 
     def ended(self, exit_code: int, error: str | None = None) -> None:
-        """Write the page; that it cannot be written any more is no reason to call a load failed."""
+        """Write the page.
+
+        Raises:
+            StorageFailed: it cannot be written any more.
+        """
         super().ended(exit_code, error)
-        try:
-            write_page(self._path, page(self.recording))
-        except StorageFailed as exc:
-            print_warning(str(exc))
+        write_page(self._path, page(self.recording))
 
 
 def page(recording: Recording) -> str:
@@ -113,11 +113,11 @@ def _cards(recording: Recording) -> Iterable[str]:
     rate = report.records_per_second if report else tally.read / seconds if seconds else 0
     written = "inserted or updated" if not recording.dry_run else "would be inserted or updated"
     cards = [
-        (f"{tally.read:,}", "records read", f"{tally.bytes_read / 1e6:,.1f} MB in {duration(seconds)}"),
+        (f"{tally.read:,}", "records read", f"{size(tally.bytes_read)} in {duration(seconds)}"),
         (
             f"{rate:,.0f}/s",
             "records a second",
-            f"{tally.bytes_read / 1e6 / seconds if seconds else 0:,.1f} MB a second",
+            f"{size(tally.bytes_read / seconds if seconds else 0)} a second",
         ),
         (f"{counts.inserted + counts.updated:,}", written, f"{counts.unchanged:,} unchanged"),
         (f"{tally.rejected:,}", "rejected", percent(tally.rejected, tally.read) + " of the records"),

@@ -9,10 +9,12 @@ from typing import Final
 from msgspec.structs import asdict
 
 from seed_registry.escape import printable
-from seed_registry.html.charts import duration, latency_chart, length_bar, percent, rate_chart
+from seed_registry.html.charts import latency_chart, length_bar, percent, rate_chart
 from seed_registry.html.document import STAGE_WORDS, html_text, stage_bars, stage_legend, swatch
 from seed_registry.html.recorder import Example, IndexPart, Recording
 from seed_registry.records import Location
+from seed_registry.report import Stages
+from seed_registry.words import duration
 
 _MOST_SOURCES: Final = 20
 # Some keys are rejected for being too long.
@@ -83,7 +85,7 @@ def stages(recording: Recording) -> Iterable[str]:
     if limit is None or not tally.workers or not seconds:
         return
     yield "<section><h2>Where the time went</h2>"
-    side = "the reader" if limit in ("reading", "decoding") else "the workers, and so Postgres"
+    side = "the reader" if limit in Stages.PRODUCER else "the workers, and so Postgres"
     yield f'<p>The limit was {side}: <b>{STAGE_WORDS[limit]}</b>.</p><div class="stages">'
     yield stage_bars(tally.stages, tally.workers, seconds, "this load")
     yield f"</div>{stage_legend()}"
@@ -93,7 +95,7 @@ def stages(recording: Recording) -> Iterable[str]:
     )
     rows = []
     for name, total in asdict(tally.stages).items():
-        who, sharers = ("reader", 1) if name in ("reading", "decoding", "sending") else ("worker", tally.workers)
+        who, sharers = ("reader", 1) if name in Stages.PRODUCER else ("worker", tally.workers)
         rows.append([html_text(STAGE_WORDS[name]), who, duration(total / sharers), percent(total / sharers, seconds)])
     numbers = table(["stage", "of", "time", "of the load"], rows, words=2)
     yield f"<details><summary>All stages</summary>{numbers}</details></section>"

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct, field
 
+from seed_registry.events import EVENTS_OF_RECORDS
 from seed_registry.report import Database, Report, Tally
 
 # Enough for a curve; when there are more, every second one goes and the next are taken half as often.
@@ -23,8 +24,6 @@ _MOST_REASONS: Final = 20
 _MOST_INDEXES: Final = 500
 _MOST_RETRIES_PLACED: Final = 200
 _OTHER_REASONS: Final = "other reasons"
-# What is told of a record that was not taken as it is.
-_ABOUT_RECORDS: Final = ("record_rejected", "source_missing", "date_ignored", "text_ignored")
 
 
 class ProgressSample(Struct, frozen=True):
@@ -155,7 +154,7 @@ class Recorder:
             self._take_moment()
         if event == "batch_merged":
             self.recording.latencies.add(fields["seconds"])
-        elif event in _ABOUT_RECORDS:
+        elif event in EVENTS_OF_RECORDS:
             self._keep_example(**fields)
         elif event == "retrying":
             self._keep_retry(fields["reason"])

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
-from seed_registry.completeness import Total
 from seed_registry.index.dialects.base import Dialect
 from seed_registry.index.json_document import DocumentFramer
 from seed_registry.index.json_envelope import Broken, Path
 from seed_registry.index.unread_arrays import value_at
 from seed_registry.records import Asset, Record
+from seed_registry.shortfall import Total
 
 # Different questions in one index; only one made to fill memory has more, and those are left out.
 _MOST_QUESTIONS: Final = 1_000

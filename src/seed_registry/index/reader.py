@@ -13,7 +13,6 @@ import msgspec
 from msgspec.structs import replace
 
 from seed_registry.checkpoint import FileState
-from seed_registry.completeness import Total
 from seed_registry.errors import IndexBroken, IndexNotUnderstood, SeedRegistryError
 from seed_registry.index.byte_stream import OpenIndex, open_index
 from seed_registry.index.declared_totals import Pages
@@ -29,6 +28,7 @@ from seed_registry.index.unread_arrays import UnreadArrays
 from seed_registry.records import Asset, Piece, RawBlock, RawRecord, Record, Reject, raw_records
 from seed_registry.report import Stages
 from seed_registry.settings import Settings
+from seed_registry.shortfall import Total
 
 # Some hundred records: decoding them whole holds the event loop for a millisecond or two.
 PIECE_BYTES = 256 << 10

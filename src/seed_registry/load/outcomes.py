@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from seed_registry.completeness import incomplete
 from seed_registry.errors import SeedRegistryError, TooManyRejects, VerificationFailed
 from seed_registry.index.reader import IndexReader
 from seed_registry.index.unread_arrays import log_unread
@@ -18,7 +17,7 @@ from seed_registry.records import Asset, Reject, Source, SourceRow, checked
 from seed_registry.rejects.writer import RejectsFile
 from seed_registry.report import Incomplete, Progress, Report, Tally
 from seed_registry.settings import Settings
-from seed_registry.shortfall import empty_handed, fix_of, mostly_missing, shortfall
+from seed_registry.shortfall import empty_handed, fix_of, incomplete, mostly_missing, shortfall
 from seed_registry.spill import DistinctHashes
 from seed_registry.verify.checks import Expectation
 

@@ -30,19 +30,12 @@ from seed_registry.load.retry import RetryingWriter
 from seed_registry.load.run import LoadRun
 from seed_registry.load.sources import Writer
 from seed_registry.load.target import LoadTarget
-from seed_registry.plan import Plan
 from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry.bisection import Blame
 from seed_registry.registry.key_owners import key_hasher
 from seed_registry.registry.table_merge import BatchDiff
 from seed_registry.rejects.reader import RejectsIndex, RelocatedRejects, read_rejects
-from seed_registry.report import (
-    MergeCounts,
-    Progress,
-    Report,
-    Silent,
-    Verification,
-)
+from seed_registry.report import MergeCounts, Plan, Progress, Report, Silent, Verification
 from seed_registry.settings import Settings
 
 

@@ -48,7 +48,6 @@ from seed_registry.load.sources import (
     write_source_cache,
 )
 from seed_registry.load.target import LoadTarget
-from seed_registry.plan import Plan
 from seed_registry.postgres.connection import flush, session
 from seed_registry.postgres.conninfo import chosen
 from seed_registry.records import SourceRow
@@ -60,6 +59,7 @@ from seed_registry.report import (
     Digest,
     Incomplete,
     IndexReport,
+    Plan,
     Progress,
     Report,
     SourceCounts,

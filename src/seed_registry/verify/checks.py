@@ -8,13 +8,13 @@ from typing import Any
 import asyncpg
 from msgspec import Struct, field
 
-from seed_registry.completeness import Total
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
 from seed_registry.records import Asset, SourceRow
 from seed_registry.registry.merge import Merger
 from seed_registry.registry.tables import Tables
 from seed_registry.report import Check, Progress, Tally, UnreadRecords, Verification
+from seed_registry.shortfall import Total
 
 
 class Expectation(Struct):

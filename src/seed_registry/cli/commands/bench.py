@@ -24,7 +24,7 @@ from seed_registry.cli.render.bench import print_comparison, print_results
 from seed_registry.cli.signals import run_interruptibly
 from seed_registry.errors import SeedRegistryError, SettingsInvalid
 from seed_registry.escape import printable
-from seed_registry.html.files import see_that_it_can_be_written, write_page
+from seed_registry.html.files import require_writable, write_page
 from seed_registry.settings import OUTPUT, THROUGHPUT, Settings, parse_bytes
 from seed_registry.synthetic.index import Workload
 
@@ -121,7 +121,7 @@ def bench(
         batch_bytes=parse_bytes(batch_bytes),
     )
     if html is not None:
-        see_that_it_can_be_written(html)
+        require_writable(html)
     with open_bench_index(index, workload) as subject:
         results = run_interruptibly(
             lambda: run(subject, grid, settings, _tell, verbose=verbose),

@@ -11,13 +11,14 @@ import msgspec
 import typer
 
 from seed_registry.cli.config.flags import takes_settings
-from seed_registry.cli.render.console import counted, print_rows
+from seed_registry.cli.render.console import print_rows
 from seed_registry.escape import printable
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.reader import IndexReader, read_index
 from seed_registry.index.sniff import Shape
 from seed_registry.records import Asset, Record, Reject, Source
 from seed_registry.settings import Settings
+from seed_registry.words import counted
 
 # Enough to see which fields are filled and how often, little enough to be instant on any index.
 _RECORDS_READ = 1_000

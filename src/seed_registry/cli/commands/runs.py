@@ -12,7 +12,7 @@ from rich.text import Text
 
 from seed_registry.cli.config.flags import takes_settings
 from seed_registry.cli.config.options import AsJson
-from seed_registry.cli.render.console import counted, digest_lines, print_rows, unbroken
+from seed_registry.cli.render.console import digest_lines, print_rows, unbroken
 from seed_registry.embedded.database import database
 from seed_registry.errors import SettingsInvalid
 from seed_registry.escape import printable
@@ -22,6 +22,7 @@ from seed_registry.postgres.identity import identify
 from seed_registry.postgres.pooler import READ_ONLY
 from seed_registry.report import AssetCounts, Database, MergeCounts, Report, SourceCounts
 from seed_registry.settings import Settings
+from seed_registry.words import counted
 
 _COLUMNS: Final = ("run", "outcome", "s", "read", "inserted", "updated", "rejected", "records/s", "index")
 # What fits 80 columns.

@@ -27,7 +27,7 @@ from seed_registry.cli.config.options import (
 )
 from seed_registry.cli.progress.live import NARROW, LiveProgress
 from seed_registry.cli.progress.sinks import log_on_stderr
-from seed_registry.cli.render.console import counted, notes, unbroken
+from seed_registry.cli.render.console import notes, unbroken
 from seed_registry.cli.render.messages import print_error
 from seed_registry.cli.signals import run_interruptibly
 from seed_registry.errors import VerificationFailed
@@ -38,6 +38,7 @@ from seed_registry.report import Silent
 from seed_registry.settings import OUTPUT, Settings
 from seed_registry.verify.audit import MOST_LISTED, AuditReport, SourceAudit, audit
 from seed_registry.verify.compare import Difference
+from seed_registry.words import counted, size
 
 # Asking is cheaper than writing: larger batches than a load's save round trips.
 _BATCH_SIZE: Final = 1000
@@ -195,7 +196,7 @@ def _told(report: AuditReport) -> Iterator[Text]:
             yield Text(f"the index declares {name} {check.expected}, and has {check.actual}", "red")
     by_value = min(assets.by_value, assets.in_index - assets.missing)
     compared = f"{assets.in_index - assets.missing - by_value:,} compared by content hash, {by_value:,} field by field"
-    speed = f"{report.seconds:,.2f} s, {report.bytes_read / 1e6:,.1f} MB read"
+    speed = f"{report.seconds:,.2f} s, {size(report.bytes_read)} read"
     if report.verification.passed:
         yield Text("equal", "green") + Text(f": {compared}; {speed}")
     else:

@@ -19,7 +19,9 @@ from rich.text import Text
 
 from seed_registry.cli.render.console import told
 from seed_registry.escape import printable
+from seed_registry.events import EVENTS_OF_DISPLAY
 from seed_registry.report import Stages, Tally
+from seed_registry.words import size
 
 _REFRESHES_PER_SECOND: Final = 4
 # "Now" is the last seconds: fewer would flicker, more would be history.
@@ -31,11 +33,6 @@ _WIDEST_BAR: Final = 20
 _GAP: Final = 2  # between two parts of a line
 # Below this only what is going on is told, not how fast it was before or why.
 NARROW: Final = 60
-# Told by the display itself, or by the table at the end.
-_SHOWN_ANYHOW: Final = {
-    "run_started", "run_finished", "sources_loaded", "assets_loaded", "index_opened", "index_finished", "verifying",
-    "loading_parked",
-}  # fmt: skip
 _LIMITS: Final = {
     "reading": "reading the index",
     "decoding": "decoding, on one core",
@@ -93,7 +90,7 @@ class LiveProgress:
             self._doing = f"loading {fields['assets']:,} assets that waited for their sources"
         elif event == "verifying":
             self._doing = "verifying"
-        if (level == "debug" or event in _SHOWN_ANYHOW) and not self._verbose:
+        if (level == "debug" or event in EVENTS_OF_DISPLAY) and not self._verbose:
             return
         if "index" in fields:  # the display says which one it is, where the whole path would only fill lines
             fields["index"] = str(fields["index"]).rpartition("/")[2]
@@ -122,13 +119,13 @@ class LiveProgress:
         tally, total = self._tally, self._tally.index_bytes
         number = [f"{self._number}/{self._indexes}"] if self._indexes > 1 else []
         name, bar = self._name or "seed-registry", None
-        facts = [self._doing or f"{_bytes(tally.index_position)} read"]
+        facts = [self._doing or f"{size(tally.index_position)} read"]
         if total and not self._doing:
             done = min(tally.index_position, total)
             facts = [f"{done / total:4.0%}", *filter(None, [self._left(done, total)])]
-            size = f"{_bytes(done)} of {_bytes(total)}"
-            if _width(*number, name, *facts, size) <= width:
-                facts.insert(1, size)
+            read = f"{size(done)} of {size(total)}"
+            if _width(*number, name, *facts, read) <= width:
+                facts.insert(1, read)
             bar_width = min(width - _width(*number, name, *facts) - _GAP, _WIDEST_BAR)
             bar = ProgressBar(total, done, bar_width) if bar_width >= _NARROWEST_BAR else None
         shown = Text(name, "bold")
@@ -194,11 +191,3 @@ def _line(*parts: str | Text) -> Text:
     for part in parts:
         line.append(part) if isinstance(part, str) else line.append_text(part)
     return line
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:  # noqa: PLR2004  # units are decimal
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

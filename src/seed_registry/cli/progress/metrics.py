@@ -16,7 +16,6 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import write_to_textfile
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from seed_registry.cli.render.messages import print_warning
 from seed_registry.errors import StorageFailed
 from seed_registry.escape import printable
 from seed_registry.report import AssetCounts, Counts, Tally
@@ -55,13 +54,14 @@ class TextfileMetrics:
                 self._write()
 
     def ended(self, exit_code: int, error: str | None = None) -> None:
-        """Write how it ended."""
+        """Write how the load ended.
+
+        Raises:
+            StorageFailed: the file cannot be written any more.
+        """
         del error  # an index may have put words into it
         self._ended, self._exit_code = time(), exit_code
-        try:
-            self._write()
-        except StorageFailed as exc:
-            print_warning(str(exc))
+        self._write()
 
     def collect(self) -> Iterator[Metric]:
         """What is in the file, as `prometheus_client` asks for it."""

@@ -22,13 +22,9 @@ from opentelemetry.trace import Span, Status, StatusCode, set_span_in_context
 
 from seed_registry import __version__
 from seed_registry.escape import printable
+from seed_registry.events import EVENTS_OF_TRACE
 from seed_registry.report import AssetCounts, Tally
 
-# What is worth an event of the span: seldom, and news to whoever looks at it later.
-_EVENTS: Final = {
-    "retrying", "run_resumed", "run_restarted", "index_resumed", "index_changed", "fewer_workers", "no_ledger",
-    "warnings_end", "sample_differs", "index_failed",
-}  # fmt: skip
 # A collector that is down must not keep a load from ending.
 _EXPORT_SECONDS: Final = 2
 _FAREWELL_MILLISECONDS: Final = 3_000
@@ -76,7 +72,7 @@ class Tracing:
             self._close_index()
         elif event == "batch_merged":
             self._durations.record(fields["seconds"])
-        elif event in _EVENTS:
+        elif event in EVENTS_OF_TRACE:
             facts = {name: printable(value, 500) for name, value in fields.items() if value is not None}
             (self._index or self._run).add_event(event, facts)
 

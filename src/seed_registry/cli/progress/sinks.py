@@ -14,6 +14,7 @@ from seed_registry.cli.progress.fanout import ProgressFanout
 from seed_registry.cli.render.messages import print_warning
 from seed_registry.errors import SeedRegistryError, StorageFailed
 from seed_registry.escape import printable
+from seed_registry.events import EVENTS_OF_RESULT
 from seed_registry.report import Progress
 
 if TYPE_CHECKING:
@@ -24,14 +25,12 @@ _COLLECTORS: Final = (
     "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
 )  # fmt: skip
 
-_TOLD_BY_THE_RESULT: Final = {"run_finished", "verify_finished", "sources_loaded", "assets_loaded"}
 
-
-class Follower(Progress, Protocol):
-    """A `Progress` that wants to know how it ended."""
+class ClosingSink(Progress, Protocol):
+    """A `Progress` that writes something at the end of a load."""
 
     def ended(self, exit_code: int, error: str | None = None) -> None:
-        """The load is over."""
+        """The load is over; `error` is why it failed."""
 
 
 @contextmanager
@@ -57,8 +56,8 @@ def open_sinks(
         if not quiet:
             told = log_on_stderr(log_format, lambda: _live(verbose=verbose), verbose=verbose)
             members.append(stack.enter_context(told))
-        followers = list(_followers(metrics_file, html))
-        audience = ProgressFanout([*members, *followers])
+        closing = list(_closing_sinks(metrics_file, html))
+        audience = ProgressFanout([*members, *closing])
         exit_code, error = 1, None
         try:
             yield audience
@@ -67,11 +66,14 @@ def open_sinks(
             exit_code, error = exc.exit_code, str(exc)
             raise
         finally:
-            for follower in followers:
-                follower.ended(exit_code, error)
+            for sink in closing:
+                try:
+                    sink.ended(exit_code, error)
+                except StorageFailed as exc:  # no reason to call a load failed
+                    print_warning(str(exc))
 
 
-def _followers(metrics_file: str | None, html: Path | None) -> Iterator[Follower]:
+def _closing_sinks(metrics_file: str | None, html: Path | None) -> Iterator[ClosingSink]:
     """Those that few want, and whose libraries take their time to import."""
     if html is not None:  # first: should it be refused, nobody else has begun
         from seed_registry.html.load_page import ReportPage  # noqa: PLC0415
@@ -102,7 +104,7 @@ def log_on_stderr(log_format: LogFormat, live: Callable[[], LiveProgress], *, ve
         with live().shown() as display:
             yield display
     else:
-        yield _logged(sys.stderr, as_json=False, verbose=verbose, without=_TOLD_BY_THE_RESULT)
+        yield _logged(sys.stderr, as_json=False, verbose=verbose, without=EVENTS_OF_RESULT)
 
 
 def _live(*, verbose: bool) -> LiveProgress:

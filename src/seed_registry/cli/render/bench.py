@@ -14,6 +14,7 @@ from seed_registry.bench.regressions import FLOOR, Comparison, Pair
 from seed_registry.bench.results import CellResult, Results, best_of
 from seed_registry.bench.strategies import COPY_MERGE
 from seed_registry.escape import printable
+from seed_registry.words import size
 
 _HEADER = (
     "", "strategy", "batch", "workers", "records/s", "", "MB/s", "client", "server", "RSS MB", "WAL MB", "p50 ms",
@@ -29,9 +30,7 @@ def print_results(results: Results) -> None:
     """A table for each kind of load, the best cell marked, and the flags that give it."""
     console = _console()
     grid, environment = results.grid, results.environment
-    console.print(
-        Text(f"{printable(grid.index)} ({grid.dialect}, {grid.index_bytes / 1e6:,.1f} MB)", "bold"), soft_wrap=True
-    )
+    console.print(Text(f"{printable(grid.index)} ({grid.dialect}, {size(grid.index_bytes)})", "bold"), soft_wrap=True)
     console.print(
         f"Postgres {printable(environment.postgres)} ({printable(environment.database)}), {environment.cores} cores "
         f"{printable(environment.cpu)}, {environment.python}, seed-registry {environment.program}; "

@@ -14,15 +14,14 @@ from seed_registry.escape import printable
 from seed_registry.index.decoder import REASONS
 from seed_registry.records import Location
 from seed_registry.report import AssetCounts, Counts, Digest, Report, SourceCounts, Tally
-from seed_registry.shortfall import empty_handed, shortfall
+from seed_registry.shortfall import empty_handed, gaps, shortfall
 from seed_registry.verify.audit import AssetsAudited
+from seed_registry.words import counted, size
 
 _STYLES = {"warning": "yellow", "error": "red", "info": "dim"}
 _FIELDS = {"updated_at": "date", "url": "URL"}
 # What the table of counts needs with numbers of nine digits.
 _WIDE = 72
-# As many as fit a screen with the rest of a summary.
-_GAPS_SHOWN = 5
 # A line this long is not broken where it goes to a file.
 _UNBROKEN_COLUMNS = 200
 
@@ -57,7 +56,7 @@ def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None
     console.print(Text(f"{title} ({report.dialect or 'no records'}, run {report.run_id})", "bold"), soft_wrap=True)
     console.print(_counts_table(report) if console.width >= _WIDE else _narrow_counts(report))
     console.print(
-        f"{report.seconds:,.2f} s, {report.records_per_second:,.0f} records/s, {report.bytes_read / 1e6:,.1f} MB read, "
+        f"{report.seconds:,.2f} s, {report.records_per_second:,.0f} records/s, {size(report.bytes_read)} read, "
         f"{counted(report.batches, 'batch', 'batches')}{f', {report.repaired:,} repaired' if report.repaired else ''}"
         f"{f', {left_out(report.ignored_fields)} left out' if report.ignored_fields else ''}",
         soft_wrap=True,
@@ -101,24 +100,6 @@ def notes(assets: Counts | AssetsAudited, rejects: Mapping[str, int]) -> Iterato
 def left_out(fields: Mapping[str, int]) -> str:
     """How many values of each field were left out, in words."""
     return ", ".join(counted(count, _FIELDS.get(field, field)) for field, count in fields.items())
-
-
-def gaps(report: Report) -> Iterator[str]:
-    """What the portals have, or the indexes, that was not read."""
-    for one in report.incomplete[:_GAPS_SHOWN]:
-        what = "this index" if len(report.indexes) == 1 else "these indexes"
-        yield f"not complete: the portal has {one.declared:,} records, {what} {one.read:,} ({printable(one.index)})"
-    for unread in report.unread_records[:_GAPS_SHOWN]:
-        what = counted(unread.count, "element")
-        yield f"not read: {what} at {printable(unread.path)} look like records ({printable(unread.index)})"
-    more = len(report.incomplete[_GAPS_SHOWN:]) + len(report.unread_records[_GAPS_SHOWN:])
-    if more:
-        yield f"{more:,} more of these are in the report of --json"
-
-
-def counted(count: int, what: str, several: str = "") -> str:
-    """So many of something, in words."""
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {several or what + 's'}"
 
 
 def print_rows(

@@ -13,17 +13,16 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from seed_registry.cli.render.console import counted, gaps, left_out, print_shortfall
+from seed_registry.cli.render.console import left_out, print_shortfall
 from seed_registry.escape import printable
-from seed_registry.plan import Change, Estimate, Plan, RejectExample, TablePlan
-from seed_registry.report import Report, Tally
-from seed_registry.shortfall import empty_handed
+from seed_registry.report import Change, Estimate, Plan, RejectExample, Report, TablePlan, Tally
+from seed_registry.shortfall import empty_handed, gaps
+from seed_registry.words import counted, guessed_duration, guessed_size
 
 # A file has no edge, but whoever opens it has one.
 _FILE_COLUMNS: Final = 120
 # Keys are short; one that is not may not push the others out.
 _KEY_CHARACTERS: Final = 60
-_MINUTE, _HOUR = 60, 3600
 
 
 def print_plan(report: Report, plan: Plan, tally: Tally) -> None:
@@ -145,7 +144,7 @@ def _verdict(report: Report, plan: Plan, tally: Tally) -> Iterator[Text]:
         yield Text(f"It would {_effort(plan.estimate)}.")
     elif not empty_handed(report):
         yield Text("Nothing to do: a load would change nothing.", "bold")
-    facts = [counted(tally.read, "record"), _size(report.bytes_read), f"{report.seconds:,.1f} s"]
+    facts = [counted(tally.read, "record"), guessed_size(report.bytes_read), f"{report.seconds:,.1f} s"]
     facts += [f"{report.repaired:,} repaired"] if report.repaired else []
     facts += [f"{left_out(report.ignored_fields)} left out"] if report.ignored_fields else []
     yield Text(f"Nothing was written. Read: {', '.join(facts)}.", "dim")
@@ -167,31 +166,11 @@ def _deeds(plan: Plan) -> str:
 
 
 def _effort(estimate: Estimate) -> str:
-    wal = f"write about {_size(estimate.wal_bytes)} of WAL"
+    wal = f"write about {guessed_size(estimate.wal_bytes)} of WAL"
     if estimate.seconds is None or estimate.records_per_second is None:
         return f"{wal}; how long it takes is not known, for no load like it has run here yet"
     runs = "the last load" if estimate.runs == 1 else f"the last {estimate.runs} loads"
     return (
-        f"take about {_duration(estimate.seconds)}, as {runs} here at {estimate.records_per_second:,.0f} records/s, "
-        f"and {wal}"
+        f"take about {guessed_duration(estimate.seconds)}, as {runs} here at {estimate.records_per_second:,.0f} "
+        f"records/s, and {wal}"
     )
-
-
-def _size(count: int) -> str:
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{_rounded(count / size)} {unit}"
-    return f"{_rounded(count / 1e3)} KB" if count >= 1e3 else counted(count, "byte")  # noqa: PLR2004  # a KB
-
-
-def _duration(seconds: float) -> str:
-    if seconds >= _HOUR:
-        return f"{_rounded(seconds / _HOUR)} hours"
-    if seconds >= 2 * _MINUTE:
-        return f"{_rounded(seconds / _MINUTE)} minutes"
-    return f"{_rounded(max(seconds, 1))} s"
-
-
-def _rounded(number: float) -> str:
-    """In two digits: most of these are guesses."""
-    return f"{float(f'{number:.2g}'):,g}"
