@@ -16,8 +16,9 @@ from msgspec import Struct, field
 
 from seed_registry import DatabaseUrl, MaxRejects, Report, SeedRegistryError, Settings, ingest
 from seed_registry.errors import IndexBroken, IndexesFailed, TooManyRejects
-from seed_registry.index.decoder import MAX_DEPTH, REASONS
+from seed_registry.index.decoder import REASONS
 from seed_registry.index.inputs import IndexRef
+from seed_registry.index.json_checks import MAX_DEPTH
 from seed_registry.index.reader import read_index
 from seed_registry.records import Asset, Record, Reject
 from seed_registry.registry.table_merge import TableMerger
@@ -97,12 +98,12 @@ def faults(data: bytes) -> set[str]:
     return found
 
 
-def mended(value: Any) -> Any:
-    """The value with every U+0000 replaced, as it is stored."""
+def fixed(value: Any) -> Any:
+    """The value with every U+0000 replaced, as it is stored; not for deep ones, it recurses."""
     if isinstance(value, dict):
-        return {mended(key): mended(inner) for key, inner in value.items()}
+        return {fixed(key): fixed(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return list(map(mended, value))
+        return list(map(fixed, value))
     return value.replace("\0", "\ufffd") if isinstance(value, str) else value
 
 
@@ -139,7 +140,7 @@ def _judged(data: bytes, domain: str) -> tuple[set[str], str, Row | None]:
         found |= {"key_too_long"} if len(text.encode()) > 1000 else set()
     if found:
         return found, "", None
-    value = mended(record)
+    value = fixed(record) if b"\\u0000" in data else record
     name, url = value.get("name"), value.get("permalink") or f"https://{source}/d/{key}"
     row = Row(source, name if isinstance(name, str) else None, url, value, data, repaired=value != record)
     return set(), key, row
@@ -201,7 +202,7 @@ class Outcome(Struct):
                 assert isinstance(record, Asset)
                 assert (found == record.raw) is (record.repaired is None)
                 assert not faults(found) - {"database_refused"}
-                assert exact(record.raw) == mended(exact(found))
+                assert exact(record.raw) == fixed(exact(found))
         if self.error is not None:
             assert str(self.error)
             assert all(line.isprintable() for line in str(self.error).split("\n"))
@@ -354,9 +355,6 @@ STORED: dict[str, bytes] = {
     "zero with an exponent": b"0e999999",
     "1E+05": b"1E+05",
     "400 digits": b"9" * 400,
-    "4300 digits": b"9" * 4_300,
-    "4301 digits": b"9" * 4_301,
-    "131,072 digits": b"9" * 131_072,
     "1e400": b"1e400",
     "1e-400": b"1e-400",
     "1e131071": b"1e131071",
@@ -366,8 +364,8 @@ STORED: dict[str, bytes] = {
     "16,383 decimals": b"0." + b"3" * 16_383,
     "twenty of the largest": b"[" + b",".join([b"1e131071"] * 20) + b"]",
     # depth: the record itself is the first level
-    "63 arrays": _nested(b"[", b"1", b"]", 63),
-    "63 objects": _nested(b'{"a":', b"1", b"}", 63),
+    "as many arrays as may be": _nested(b"[", b"1", b"]", MAX_DEPTH - 1),
+    "as many objects as may be": _nested(b'{"a":', b"1", b"}", MAX_DEPTH - 1),
     "brackets in a text": b'"' + b"[{" * 5_000 + b'"',
     # keys
     "the same key twice": b'{"a":1,"a":2}',
@@ -447,7 +445,6 @@ REFUSED: dict[str, bytes] = {
     # numbers beyond the edges
     "1e131072": b"1e131072",
     "-1e131072": b"-1e131072",
-    "131,073 digits": b"9" * 131_073,
     "1e-16384": b"1e-16384",
     "16,384 decimals": b"0." + b"3" * 16_384,
     "1e2147483647": b"1e2147483647",
@@ -455,13 +452,10 @@ REFUSED: dict[str, bytes] = {
     "an exponent of 30 digits": b"1e" + b"9" * 30,
     "zero with such an exponent": b"0e2147483647",
     # depth
-    "as many arrays as may be": _nested(b"[", b"1", b"]", MAX_DEPTH - 1),
-    "as many objects as may be": _nested(b'{"a":', b"1", b"}", MAX_DEPTH - 1),
     "an array too many": _nested(b"[", b"1", b"]", MAX_DEPTH),
     "an object too many": _nested(b'{"a":', b"1", b"}", MAX_DEPTH),
     "1,000 arrays": _nested(b"[", b"1", b"]", 1_000),
-    "20,000 arrays": _nested(b"[", b"1", b"]", 20_000),
-    "100,000 brackets": b"[" * 100_000,
+    "2,000 brackets": b"[" * 2_000,
 }
 _chance = random.Random(18)
 LONG_KEY = "".join(map(chr, _chance.choices(range(0x4E00, 0x9FA5), k=333))).encode() + b"!"  # no compression helps

@@ -1,4 +1,7 @@
-"""Files that no index should be, given to the real command: it ends soon, says what it found, and stays small."""
+"""Odd and large files, loaded by the real command: it ends in time, reports what it found, and needs little memory.
+
+None of them exhausts a program that reads it: guards are tested at limits of their own, far below what others bear.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ import subprocess
 import sys
 import threading
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,16 +24,19 @@ import zstandard
 from msgspec import Struct
 
 from seed_registry import DatabaseUrl
+from seed_registry.index.json_checks import MAX_DEPTH
+from seed_registry.index.sniff import MAX_LEVELS
 
 Count = Callable[[str, int], None]
 # Makes the file; returns what to load instead, if anything.
 Make = Callable[[Path], object]
 
-# Long enough for a gigabyte on a busy machine, short enough to say that something hangs.
+# Long enough for the largest file on a busy machine, short enough to notice a hang.
 WATCHDOG_SECONDS = 60.0
 MAX_RSS_BYTES = 250 << 20
 MAX_ADDRESSES_BYTES = 1_500 << 20
 MB = 1_000_000
+LARGE = 400 * MB  # more than the command may keep in memory
 BOM = b"\xef\xbb\xbf"
 GOOD = b'{"type":"asset","id":"good-%d","domain":"d.org"}'
 # A process of its own between pytest and the command: what it measures must not begin with pytest's own memory.
@@ -58,7 +63,7 @@ class Ended(Struct, frozen=True):
 
 
 class Case(Struct):
-    """A file, and how a load of it must end: exit code, what stderr says, and where it is 0 what was counted."""
+    """A file, and how a load of it must end: exit code, a part of stderr, and for exit code 0 the counts."""
 
     make: Make
     code: int = 0
@@ -66,6 +71,7 @@ class Case(Struct):
     read: int = 0
     rejected: int = 0
     name: str = "index"
+    options: tuple[str, ...] = ()
     seconds: float = WATCHDOG_SECONDS
 
 
@@ -107,7 +113,7 @@ def command(database_url: DatabaseUrl, home: Path, tmp_path: Path) -> Command:
 
 
 def check_end(ended: Ended) -> None:
-    """What is so after every load: a documented end, no traceback, little memory, the counts' law."""
+    """Check what holds after every load: a documented exit code, no traceback, little memory, counts that add up."""
     assert ended.code in (0, 1, 3, 4), ended.stderr[-2_000:]
     assert "Traceback" not in ended.stderr
     assert "a defect" not in ended.stderr
@@ -119,11 +125,12 @@ def check_end(ended: Ended) -> None:
 
 
 def check(command: Command, case: Case, directory: Path) -> Ended:
-    """Make the file, load it, and see that it ended as it must."""
+    """Make the file, load it, and check how that ended."""
     path = directory / case.name
     index = case.make(path) or path
+    options = [*case.options, *(["--max-rejects", "100%"] if case.rejected else [])]
     try:
-        ended = command(index, *(["--max-rejects", "100%"] if case.rejected else []), seconds=case.seconds)
+        ended = command(index, *options, seconds=case.seconds)
     finally:
         if path.is_file():
             path.unlink()  # some are large
@@ -158,12 +165,13 @@ def record(value: bytes, field: bytes = b"z") -> bytes:
 
 
 def nested(opening: bytes, closing: bytes) -> Make:
-    """Lines that are nested up to a million levels deep."""
-    return holding(lines(*(record(opening * 10**power + b"1" + closing * 10**power) for power in range(3, 7))))
+    """Lines that are nested deeper than the limit."""
+    levels = (MAX_DEPTH, MAX_DEPTH + 1, 1_000, 2_000)
+    return holding(lines(*(record(opening * number + b"1" + closing * number) for number in levels)))
 
 
-def keys_of_a_megabyte(levels: int) -> bytes:
-    return b"".join(b'{"%d%b":' % (number, b"k" * MB) for number in range(levels)) + b"1" + b"}" * levels
+def long_keys(levels: int) -> bytes:
+    return b"".join(b'{"%d%b":' % (number, b"k" * 10_000) for number in range(levels)) + b"1" + b"}" * levels
 
 
 def filled(before: bytes, middle: bytes, size: int, after: bytes) -> Make:
@@ -193,14 +201,6 @@ def sparse(before: bytes, size: int, after: bytes) -> Make:
     return make
 
 
-def gzip_bomb(before: bytes, filler: bytes, blocks: int) -> bytes:
-    """Gzip that unpacks to blocks of 64 MiB; its end is missing, for nobody should come so far."""
-    packer = zlib.compressobj(9, wbits=31)
-    begun = packer.compress(before) + packer.flush(zlib.Z_FULL_FLUSH)
-    block = packer.compress(filler * ((64 << 20) // len(filler))) + packer.flush(zlib.Z_FULL_FLUSH)
-    return begun + block * blocks
-
-
 def zstd_of_runs(before: bytes, byte: bytes, blocks: int, *, window_log: int = 20) -> bytes:
     """A zstandard frame (RFC 8878) of blocks that stand for 128 KiB of one byte each, in four bytes."""
     begun = len(before) << 3
@@ -223,9 +223,9 @@ def zipped() -> bytes:
 
 
 def many_members() -> bytes:
-    """Gzip in members, as `cat a.gz b.gz` makes it, and very many that are empty."""
+    """Gzip in members, as `cat a.gz b.gz` makes it, many of them empty."""
     return b"".join(
-        [gzip.compress(GOOD % 1 + b"\n"), gzip.compress(b"") * 100_000, gzip.compress((GOOD % 2)[:9]),
+        [gzip.compress(GOOD % 1 + b"\n"), gzip.compress(b"") * 1_000, gzip.compress((GOOD % 2)[:9]),
          gzip.compress((GOOD % 2)[9:])]
     )  # fmt: skip
 
@@ -243,44 +243,42 @@ def truncated_gzip() -> bytes:
     return data[: len(data) // 2]
 
 
-# Bombs
+# Amplification: deep, wide or compressed input
 
+LIMITED = ("--max-unpacked-bytes", str(MB))
 BOMBS: dict[str, Case] = {
-    "a million arrays": Case(nested(b"[", b"]"), read=6, rejected=4),
-    "a million objects": Case(nested(b'{"a":', b"}"), read=6, rejected=4),
+    "arrays deeper than the limit": Case(nested(b"[", b"]"), read=6, rejected=4),
+    "objects deeper than the limit": Case(nested(b'{"a":', b"}"), read=6, rejected=4),
     "a million keys": Case(
         holding(lines(record(b"{%b}" % b",".join(b'"%d":0' % number for number in range(MB))))), read=3
     ),
-    "a key of 100 MB": Case(filled(lines() + b'{"', b"k", 100 * MB, b'":1}\n'), read=3, rejected=1),
-    "64 levels of keys of 1 MB": Case(
-        holding(lines(record(keys_of_a_megabyte(62)), record(keys_of_a_megabyte(15)))), read=4, rejected=1
-    ),
-    "4,301 digits": Case(
-        holding(lines(*(record(b"9" * 4_301, field) for field in (b"z", b"name", b"updated_at", b"url", b"id")))),
+    "a key of 20 MB": Case(filled(lines() + b'{"', b"k", 20 * MB, b'":1}\n'), read=3, rejected=1),
+    "62 levels of long keys": Case(holding(lines(record(long_keys(62)))), read=3),
+    "1,001 digits": Case(
+        holding(lines(*(record(b"9" * 1_001, field) for field in (b"z", b"name", b"updated_at", b"url", b"id")))),
         read=7,
         rejected=1,  # as a key it is too long; elsewhere it is text, or no date
     ),
-    "a million digits": Case(holding(lines(record(b"9" * MB), record(b"-0." + b"9" * MB))), read=4, rejected=2),
-    "a thousand of the largest number": Case(
-        holding(lines(record(b"[" + b",".join([b"1e131071"] * 1_000) + b"]"))), read=3
+    "numbers that Postgres cannot hold": Case(
+        holding(lines(record(b"1e131072"), record(b"-1e-16384"))), read=4, rejected=2
     ),
-    "gzip, a thousand to one": Case(
-        lambda path: path.write_bytes(gzip_bomb(lines() + b'{"z":"', b"x", 40)) and None, 1, "--max-unpacked-bytes"
+    "twenty of the largest number": Case(holding(lines(record(b"[" + b",".join([b"1e131071"] * 20) + b"]"))), read=3),
+    "gzip of more than the limit": Case(
+        holding(gzip.compress(lines() + b'{"z":"' + b"x" * MB)), 1, "--max-unpacked-bytes", options=LIMITED
     ),
-    "gzip of gzip": Case(
-        lambda path: path.write_bytes(gzip.compress(gzip_bomb(b"[", b" ", 4), 9)) and None, 1, "gzip -dc"
-    ),
+    "gzip of gzip": Case(holding(gzip.compress(gzip.compress(lines()))), 1, "gzip -dc"),
     "zip": Case(holding(zipped()), 1, "zip"),
-    "zstd with a window of 2 GiB": Case(holding(zstd_of_runs(b"[", b" ", 9, window_log=31)), 1, "--long=31"),
-    "zstd with a window of 256 MiB": Case(holding(zstd_of_runs(b"[", b" ", 9, window_log=28)), 1, "--long=31"),
-    "zstd of runs": Case(holding(zstd_of_runs(b"[", b" ", 9_000)), 1, "--max-unpacked-bytes"),
-    "gzip in members": Case(lambda path: path.write_bytes(many_members()) and None, read=2),
-    "gzip cut off": Case(lambda path: path.write_bytes(truncated_gzip()) and None, 1, "cut off"),
+    "zstd with a window beyond the limit": Case(holding(zstd_of_runs(b"[", b" ", 9, window_log=28)), 1, "--long=31"),
+    "zstd of runs": Case(holding(zstd_of_runs(b"[", b" ", 9)), 1, "--max-unpacked-bytes", options=LIMITED),
+    "gzip in members": Case(holding(many_members()), read=2),
+    "gzip cut off": Case(holding(truncated_gzip()), 1, "cut off"),
 }
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_bomb_does_not_go_off(command: Command, tmp_path: Path, record_property: Count, bomb: str) -> None:
+def test_amplified_input_stays_within_its_limits(
+    command: Command, tmp_path: Path, record_property: Count, bomb: str
+) -> None:
     record_property("cases", 1)
     check(command, BOMBS[bomb], tmp_path)
     reasons = {reject["reason"] for reject in rejects(tmp_path)}
@@ -301,29 +299,29 @@ def test_a_told_limit_of_unpacked_bytes_holds(
         assert ("--max-unpacked-bytes" in ended.stderr) == (code == 1)
 
 
-# A gigabyte of nothing good
+# Large files, and brackets that are never closed
 
 DOCUMENT = b'{"sources":[{"domain":"d.org"}],"assets":[' + GOOD % 1 + b","
 HOSTILE: dict[str, Case] = {
-    "one line": Case(filled(lines() + b'{"z":"', b"x", 1_000 * MB, b'"}\n' + GOOD % 3), read=4, rejected=1),
+    "one line": Case(filled(lines() + b'{"z":"', b"x", LARGE, b'"}\n' + GOOD % 3), read=4, rejected=1),
     "one text in a document": Case(
-        filled(DOCUMENT + b'{"z":"', b"x" * 98 + b"\\n", 1_000 * MB, b'"},' + GOOD % 2 + b"]}"), read=3, rejected=1
+        filled(DOCUMENT + b'{"z":"', b"x" * 98 + b"\\n", LARGE, b'"},' + GOOD % 2 + b"]}"), read=3, rejected=1
     ),
     "one text around the records": Case(
-        filled(b'{"sources":[],"z":"', b"x", 1_000 * MB, b'","assets":[]}'), 1, "outside the records"
+        filled(b'{"sources":[],"z":"', b"x", LARGE, b'","assets":[]}'), 1, "outside the records"
     ),
-    "nothing but NULs": Case(sparse(b"", 1_000 * MB, b""), 1, "is not JSON"),
-    "NULs behind good lines": Case(sparse(lines(), 1_000 * MB, b"\n" + GOOD % 3), read=4, rejected=1),
-    "opening brackets": Case(filled(b"", b"[", 1_000 * MB, b""), 1, seconds=20),
-    "opening brackets in a record": Case(filled(DOCUMENT + b'{"z":', b"[", 16 * MB, b""), 1, "broken at byte"),
-    "opening brackets in a line": Case(filled(lines() + b'{"z":', b"[", 1_000 * MB, b""), read=3, rejected=1),
-    "opening braces": Case(filled(b'{"assets":[],"z":', b'{"a":', 1_000 * MB, b""), 1, "deeper than 64"),
-    "numbers": Case(filled(b"[", b"1,", 1_000 * MB, b"1]"), 1, "no dialect knows"),
+    "nothing but NULs": Case(sparse(b"", LARGE, b""), 1, "is not JSON"),
+    "NULs behind good lines": Case(sparse(lines(), LARGE, b"\n" + GOOD % 3), read=4, rejected=1),
+    "numbers": Case(filled(b"[", b"1,", LARGE, b"1]"), 1, "no dialect knows"),
+    "opening brackets": Case(holding(b"[" * (MAX_LEVELS + 1)), 1, "broken at byte"),
+    "opening brackets in a record": Case(holding(DOCUMENT + b'{"z":' + b"[" * MAX_LEVELS), 1, "broken at byte"),
+    "opening brackets in a line": Case(holding(lines() + b'{"z":' + b"[" * 2_000), read=3, rejected=1),
+    "opening braces": Case(holding(b'{"assets":[],"z":' + b'{"a":' * MAX_LEVELS), 1, "deeper than 64"),
 }
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_a_gigabyte_of_nothing_good_is_read_in_little_memory(
+def test_a_file_without_an_index_is_read_in_little_memory(
     command: Command, tmp_path: Path, record_property: Count, hostile: str
 ) -> None:
     record_property("cases", 1)

@@ -38,7 +38,7 @@ TAKEN_OF_I = {
     "too_big_neg_int", "too_big_pos_int", "very_big_negative_int",
 }  # fmt: skip
 # What the server would take: limits of our own that are narrower than its own.
-OURS_ALONE = {"64 arrays", "64 objects", "1,000 arrays", "1,001 bytes of key"}
+OURS_ALONE = {"an array too many", "an object too many", "1,000 arrays", "1,001 bytes of key"}
 RESERVED = "already-there"
 Count = Callable[[str, int], None]
 

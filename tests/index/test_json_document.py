@@ -476,7 +476,7 @@ TOO_LONG = {
     "backslashes": b'"' + b"\\\\" * 20_000 + b'"',
     "object": b'{"k":[' + b'{"a":"]}"},' * 5000 + b"1]}",
     "array": b"[" + b'["\\\\"],' * 6000 + b"[]]",
-    "number": b"1" * 50_000,
+    "number": b"1" * 1_000,
     "one long key": b'{"' + b"k" * 50_000 + b'":1}',
     "white space": b'{"a":' + b" \n" * 25_000 + b"1}",
 }
@@ -528,7 +528,7 @@ def test_an_unwanted_element_that_is_too_long_is_dropped_too() -> None:
     [
         b'{"' + b"k" * 5000 + b'": 1}',
         b'{"k": "' + b"v" * 5000 + b'"}',
-        b'{"k": ' + b"1" * 5000 + b"}",
+        b'{"k": ' + b"1" * 1_500 + b"}",
         b'{"k": 1, ' * 1000,
         b'{"assets": [1], ' + b'"k": [], ' * 1000 + b'"z": 1}',
     ],
@@ -546,7 +546,7 @@ def test_an_envelope_that_is_too_long_is_a_problem(data: bytes, size: int) -> No
     assert "outside the records" in framer.problem.message or "deeper" in framer.problem.message
 
 
-@pytest.mark.parametrize("depth", [100_000, 1_000_000])
+@pytest.mark.parametrize("depth", [100, 2_000])
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"a":'])
 def test_brackets_without_end_are_a_problem(depth: int, opening: bytes) -> None:
     records, framer = framed(in_pieces(opening * depth, 256 << 10), WHOLE)
@@ -554,13 +554,25 @@ def test_brackets_without_end_are_a_problem(depth: int, opening: bytes) -> None:
     assert records == []
 
 
-@pytest.mark.parametrize("depth", [100_000, 1_000_000])
+@pytest.mark.parametrize("depth", [100, 2_000])
 @pytest.mark.parametrize("wanted", [WHOLE, {("x",): "asset"}], ids=["wanted", "unwanted"])
 def test_a_deep_element_among_others_does_not_stop_the_reading(depth: int, wanted: Any) -> None:
     deep = b"[" * depth + b"]" * depth
     records, framer = framed(in_pieces(b'[{"a":1},' + deep + b',{"a":2},{"a":3}]', 256 << 10), wanted)
     assert framer.problem is None
     assert [len(one.data) for one in records] == ([7, len(deep), 7, 7] if wanted is WHOLE else [])
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_a_record_too_long_to_keep_has_as_many_open_brackets_as_the_limit(
+    excess: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_document, "_MAX_OPEN_BRACKETS", 50)
+    levels = 50 + excess
+    long = b"[" * levels + b" " * 300 + b"]" * levels
+    records, framer = framed(in_pieces(b'[{"a":1},' + long + b',{"a":2}]', 100), WHOLE, 256)
+    assert [bool(one.excess) for one in records] == [False, True, False][: 1 if excess else 3]
+    assert (framer.problem is not None) is bool(excess)
 
 
 def test_an_envelope_nests_as_deep_as_the_limit_and_no_deeper() -> None:

@@ -3,14 +3,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seed_registry.errors import IndexNotUnderstood
+from seed_registry.index import sniff as sniffer
 from seed_registry.index.byte_stream import HEAD_BYTES
-from seed_registry.index.sniff import Shape, sniff
+from seed_registry.index.sniff import MAX_BYTES, MAX_LEVELS, MAX_NUMBER_BYTES, Shape, sniff
 
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine fails no test
 RECORD = {"type": "asset", "id": "k", "resource": {"id": "k"}, "n": 1.5, "list": [1]}
@@ -149,14 +151,8 @@ def test_neither_a_document_nor_lines_is_not_json_at_all(data: bytes, beginning:
     assert str(refused.value) == f'x.json is not JSON at all: it begins with "{beginning}"'
 
 
-@pytest.mark.parametrize("number", [b"9" * 400, b"9" * 5000, b"9" * 100_000, b"-" + b"1" * 5000, b"1." + b"3" * 5000])
-@pytest.mark.parametrize("template", [b'{"datasets": [{"id": %b}]}', b"[%b]", b'{"n": %b}\n{"n": %b}', b'["%b"]'])
-def test_a_run_of_digits_crashes_nothing(number: bytes, template: bytes) -> None:
-    looked(template.replace(b"%b", number))
-
-
 @pytest.mark.parametrize(
-    "number", [b"12345678901234567890123", b"1e999", b"-1e-999", b"1e99999999999999999999", b"9" * 399]
+    "number", [b"12345678901234567890123", b"1e999", b"-1e-999", b"1e99999999999999999999", b"9" * MAX_NUMBER_BYTES]
 )
 def test_a_number_beyond_the_machines_leaves_a_document_a_document(number: bytes) -> None:
     shape = looked(b'{"datasets": [{"id": "k", "n": ' + number + b"}]}")
@@ -164,11 +160,72 @@ def test_a_number_beyond_the_machines_leaves_a_document_a_document(number: bytes
     assert "id" in shape.arrays[("datasets",)]
 
 
+# limits of what is looked at
+
+
+@pytest.mark.parametrize("template", [b"%b", b"-%b", b"1.%b"])
+def test_what_follows_a_number_of_more_bytes_than_the_limit_is_not_looked_at(template: bytes) -> None:
+    for excess in (0, 1):
+        number = template.replace(b"%b", b"2" * (MAX_NUMBER_BYTES + excess - len(template) + 2))
+        shape = looked(b'{"datasets": [{"id": %b, "later": 1}], "last": 1}' % number)
+        assert not shape.lines
+        assert (shape.arrays, "last" in shape.keys) == (
+            {("datasets",): {"id"} if excess else {"id", "later"}},
+            not excess,
+        )
+
+
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_what_follows_more_levels_than_the_limit_is_not_looked_at(opening: bytes, closing: bytes) -> None:
+    for excess in (0, 1):
+        levels = MAX_LEVELS - 1 + excess
+        shape = looked(b'{"first": 1, "deep": %b1%b, "last": 1}' % (opening * levels, closing * levels))
+        assert not shape.lines
+        assert ("first" in shape.keys, "last" in shape.keys) == (True, not excess)
+
+
 @pytest.mark.parametrize("piece", [b"[", b"{", b'{"":', b'[{"":', b'{"a":[],"":', b'{"a":{"":[],"":'])
-def test_nesting_to_the_heads_end_is_looked_at_in_bounded_memory(piece: bytes) -> None:
-    shape = looked(piece * HEAD_BYTES)
+def test_nesting_beyond_the_limit_is_a_document_and_its_shape_is_small(piece: bytes) -> None:
+    shape = looked(piece * (MAX_LEVELS + 1))
     assert not shape.lines
     assert sum(map(len, shape.arrays)) < 10_000
+
+
+@pytest.mark.parametrize("text", [b"9" * (MAX_NUMBER_BYTES + 1), b"[" * (MAX_LEVELS + 1), rb"\"" + b"[{" * MAX_LEVELS])
+def test_a_text_may_look_like_anything(text: bytes) -> None:
+    for before, behind in ((b"{", b""), (b'{"n":' + b"9" * MAX_NUMBER_BYTES + b",", b" ")):
+        assert looked(before + b'"%b":"%b"%b,"last":1}' % (text, text, behind)).keys["last"] == 1
+
+
+def test_no_more_bytes_than_the_limit_are_looked_at() -> None:
+    shape = sniff(b'{"id": "k", "text": "%b", "last": 1}' % (b"x" * MAX_BYTES), "x.json")
+    assert shape.keys["id"] == "k"
+    assert "last" not in shape.keys
+
+
+@given(
+    st.lists(st.sampled_from([b"[", b"]", b"{", b"}", b'"', b"\\", b",", b"a", b"2" * MAX_NUMBER_BYTES, b"1"])).map(
+        b"".join
+    )
+)
+@untimed
+def test_what_is_looked_at_is_the_beginning_within_the_limits(data: bytes) -> None:
+    with patch.object(sniffer, "MAX_LEVELS", 2):
+        within = sniffer._within_limits(data)
+    assert data.startswith(within)
+    is_text, levels, number, is_beyond, at = False, 0, 0, False, 0
+    while at < len(data) and not is_beyond:
+        byte = data[at : at + 1]
+        at += 2 if is_text and byte == b"\\" else 1
+        number = number + 1 if byte.isdigit() and not is_text else 0
+        levels += 0 if is_text else (byte in (b"[", b"{")) - (byte in (b"]", b"}"))
+        is_text ^= byte == b'"'
+        is_beyond = levels > 2 or number > MAX_NUMBER_BYTES
+    assert (within != data) is is_beyond
+    assert not is_beyond or len(within) == at - max(number, 1)
+
+
+# keys and arbitrary bytes
 
 
 @pytest.mark.parametrize("key", ["[]", "", "\0", "{}", "a.b", "\x1b[31m", "é", "[" * 99])

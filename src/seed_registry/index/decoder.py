@@ -10,10 +10,9 @@ has the checks done once Postgres has refused one.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from itertools import accumulate, islice, repeat
+from itertools import islice, repeat
 from operator import attrgetter
 from typing import Any, Final
 
@@ -23,13 +22,20 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from seed_registry.index.dialects.base import UNREAD_HEADER, Dialect, Fields, Ordinary, Portal
+from seed_registry.index.json_checks import (
+    MAX_DEPTH,
+    NUL,
+    depth,
+    has_lone_surrogate,
+    is_utf8,
+    may_be_deep,
+    without_nul,
+)
 from seed_registry.index.literal_numbers import LiteralNumberDecoder
 from seed_registry.index.text_fields import has_text, same_language, text_of, url_of
 from seed_registry.index.timestamps import parse_common_timestamp, parse_timestamp
 from seed_registry.records import Asset, NotOrdinary, RawBlock, RawRecord, Record, Reject, Source
 
-# A record nested deeper is refused: what reads the registry should not have to fear for its stack.
-MAX_DEPTH: Final = 500
 # A key longer than this may not fit a btree page once it is part of a composite key (2,704 bytes).
 MAX_KEY_BYTES: Final = 1_000
 
@@ -54,13 +60,6 @@ _NONE: Final[tuple[str, ...]] = ()
 # The fields of an asset before and behind its texts and its date, in their order.
 _BESIDES_TEXTS: Final = ("key", "source_key", "raw", "content_hash", "line", "offset", "own_key", "was_committed")
 _hash = xxhash.xxh3_128_digest
-_NUL = b"\\u0000"
-_ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
-_ALL_BUT_STRUCTURE = bytes(set(range(256)) - set(b'{}[]"'))
-_AS_ONE_KIND = bytes.maketrans(b"{}", b"[]")
-_STEPS: Final = dict(zip(b"[]", (1, -1), strict=True))
-_HIGH_SURROGATES = range(0xD800, 0xDC00)
-_LOW_SURROGATES = range(0xDC00, 0xE000)
 
 
 class Decoder:
@@ -125,14 +124,14 @@ class Decoder:
                 wire = self._spelled(data)  # a number that no float or int64 can hold is only a number
             except (ValueError, RecursionError) as exc:
                 return _undecodable(record, exc)
-        if not data.isascii() and not _is_utf8(data):
+        if not data.isascii() and not is_utf8(data):
             return _reject(record, "bad_utf8", f"record {REASONS['bad_utf8']}")
-        if _may_be_deep(data) and _too_deep(data):
+        if may_be_deep(data) and depth(data) > MAX_DEPTH:
             return _reject(record, "too_deep", f"record {REASONS['too_deep']}")
         repaired = False
-        if b"\\" in data and _NUL in data:
-            mended = _without_nul(data)
-            repaired, data = mended != data, mended
+        if b"\\" in data and NUL in data:
+            fixed = without_nul(data)
+            repaired, data = fixed != data, fixed
         kind = record.kind or self._kind_of(wire)
         if kind == "asset":
             return self._asset(record, wire, data, repaired)
@@ -421,67 +420,21 @@ def _reject(record: RawRecord, reason: str, detail: str, *, key: str | None = No
     return Reject(reason, detail, record.data, record.line, record.offset, kind, key or None)
 
 
+def _deep(data: Sequence[bytes]) -> set[int]:
+    """Which records may be too deep; few are."""
+    return {at for at, record in enumerate(data) if may_be_deep(record)}
+
+
 def _undecodable(record: RawRecord, exc: Exception) -> Reject:
     if isinstance(exc, RecursionError):
         return _reject(record, "too_deep", f"record {REASONS['too_deep']}")
-    if isinstance(exc, UnicodeDecodeError) or not _is_utf8(record.data):
+    if isinstance(exc, UnicodeDecodeError) or not is_utf8(record.data):
         return _reject(record, "bad_utf8", f"record {REASONS['bad_utf8']}")
-    if _has_lone_surrogate(record.data):
+    if has_lone_surrogate(record.data):
         return _reject(record, "bad_unicode", f"record {REASONS['bad_unicode']}")
     if isinstance(exc, msgspec.ValidationError):
         return _reject(record, "not_an_object", str(exc).replace("`", ""))
     return _reject(record, "not_json", str(exc).removeprefix("JSON is malformed: "))
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _deep(data: Sequence[bytes]) -> set[int]:
-    """Which records may be too deep; not many are."""
-    return {at for at, record in enumerate(data) if _may_be_deep(record)}
-
-
-def _may_be_deep(data: bytes) -> bool:
-    """Whether a record has more brackets than it may have levels."""
-    if len(data) <= 2 * MAX_DEPTH:
-        return False
-    # replace() goes from one to the next in half the time in which count() looks at every byte.
-    without = len(data.replace(b"{", b"")) + len(data.replace(b"[", b""))
-    return 2 * len(data) - without > MAX_DEPTH
-
-
-def _too_deep(data: bytes) -> bool:
-    # All but quotes and brackets removed, texts are "" and go, but for those that hold brackets: they split off.
-    if b"\\" in data:
-        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    structure = data.translate(_AS_ONE_KIND, _ALL_BUT_STRUCTURE).replace(b'""', b"")
-    brackets = b"".join(structure.split(b'"')[::2])
-    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_DEPTH
-
-
-def _without_nul(data: bytes) -> bytes:
-    r"""Escaped U+0000 becomes U+FFFD, by token: the backslash of `\\u0000` is legal text."""
-    return _ESCAPE.sub(lambda match: b"\\ufffd" if match[1] == b"0000" else match[0], data)
-
-
-def _has_lone_surrogate(data: bytes) -> bool:
-    awaited = -1  # where the low half of a pair has to begin
-    for match in _ESCAPE.finditer(data):
-        unit = int(match[1], 16) if match[1] else 0
-        if unit in _LOW_SURROGATES:
-            if match.start() != awaited:
-                return True
-            awaited = -1
-        elif awaited >= 0:
-            return True
-        elif unit in _HIGH_SURROGATES:
-            awaited = match.end()
-    return awaited >= 0
 
 
 def _key(value: Any) -> str:

@@ -38,8 +38,8 @@ _SEPARATOR = re.compile(rb"[ \t\r\n]*+,[ \t\r\n]*+")
 _FIRST_KEY = re.compile(rb'\{[ \t\r\n]{0,64}"[^"\\]{1,64}"')
 _QUOTE, _COMMA, _CLOSE, _BRACE = b'",]{'
 _OPENING = b"{["
-# A record that is too long to keep is followed to its end by the token; one that opens brackets only has none.
-_MAX_OPEN_BRACKETS = 1_000_000
+# A record that is too long to keep is scanned to its end by token; with more open brackets it has none that is right.
+_MAX_OPEN_BRACKETS = 10_000
 
 _decode_block = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode

@@ -1,10 +1,10 @@
-"""Detecting: what an index looks like from its first bytes. Content decides, never the file's name."""
+"""Find out what an index looks like from its first bytes. Content decides, never the file's name."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import ijson
 import msgspec
@@ -13,13 +13,18 @@ from msgspec.structs import replace
 
 from seed_registry.errors import IndexNotUnderstood
 from seed_registry.escape import printable
+from seed_registry.index import json_checks
 from seed_registry.index.json_envelope import MAX_DEPTH, Path
 from seed_registry.index.server_errors import page_for_people, portal_error_text
 
-# ijson's C backend crashes on integers of 4,301 digits; whatever holds such a number is judged by what comes before it.
-_DIGIT_RUN = re.compile(rb"[0-9]{400}")
-# How many lines may be broken at the beginning of an NDJSON index before it is no NDJSON index.
-_LINES_LOOKED_AT = 100
+# Limits of what ijson gets, each far below what it can bear. What lies beyond one is not looked at.
+MAX_BYTES: Final = 1 << 20  # a chunk of the index; the record of a rejects file may be longer
+MAX_LEVELS: Final = MAX_DEPTH + json_checks.MAX_DEPTH  # of a record and around it: no more are loaded
+MAX_NUMBER_BYTES: Final = 100
+_LONG_NUMBER = re.compile(rb"[-+.eE0-9]{%d}" % (MAX_NUMBER_BYTES + 1))
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|([{\[])|([}\]])|(' + _LONG_NUMBER.pattern + b")", re.DOTALL)
+# How many lines at the beginning may be broken before it is no NDJSON index.
+_MAX_BROKEN_LINES = 100
 
 Form = Literal["", "one record", "an array of documents", "documents, one a line"]
 _SCALARS = ("string", "number", "boolean", "null")
@@ -72,7 +77,7 @@ def sniff(head: bytes, name: str) -> Shape:
         return replace(shape, words=_words(text), single=not newline and text.startswith(b"{"))
     # 3. It does not, but lines are records on their own: NDJSON, some of it broken; unless more of them look like those
     #    of a document that has one record on each line, and is broken early.
-    lines = [line.strip() for line in text.split(b"\n", _LINES_LOOKED_AT)[:_LINES_LOOKED_AT]]
+    lines = [line.strip() for line in text.split(b"\n", _MAX_BROKEN_LINES)[:_MAX_BROKEN_LINES]]
     objects = [line for line in lines if _is_object(line)]
     if len(objects) > sum(line.startswith((b"]", b"}")) or line.endswith((b",", b"[", b"{")) for line in lines):
         return _of_lines(objects[0])
@@ -109,20 +114,33 @@ def _words(text: bytes) -> str | None:
 
 def _try_shape(head: bytes) -> tuple[bool, Shape]:
     """The shape as far as the head goes, and whether its grammar holds that far."""
-    run = _DIGIT_RUN.search(head)
-    coroutine = ijson.sendable_list()
-    parser = ijson.basic_parse_coro(coroutine)  # `use_float` would refuse what no float or int64 can hold
+    events = ijson.sendable_list()
+    parser = ijson.basic_parse_coro(events)  # `use_float` would refuse what no float or int64 can hold
     sound = True
     try:
-        parser.send(head[: run.start()] if run else head)
+        parser.send(_within_limits(head))
     except ijson.JSONError:
         sound = False
     except (ArithmeticError, UnicodeDecodeError):
-        pass  # an exponent that no Decimal can hold, a surrogate in UTF-8: judged by what comes before it, too
-    shape = _shape_of(coroutine)
-    if [event for event, _ in coroutine[:2]] == ["start_array", "start_map"]:
-        shape = replace(shape, page=_shape_of(coroutine[1:]))
+        pass  # a number that no Decimal can hold, an encoded surrogate: the shape is that of the bytes before it, too
+    shape = _shape_of(events)
+    if [event for event, _ in events[:2]] == ["start_array", "start_map"]:
+        shape = replace(shape, page=_shape_of(events[1:]))
     return sound, shape
+
+
+def _within_limits(head: bytes) -> bytes:
+    """Return the head up to the first level or number beyond the limits."""
+    head = head[:MAX_BYTES]
+    if json_checks.depth(head) <= MAX_LEVELS and not _LONG_NUMBER.search(head):  # quick; the number may be text
+        return head
+    levels = 0
+    for token in _TOKEN.finditer(head):
+        opening, closing, long_number = token.groups()
+        levels += bool(opening) - bool(closing)
+        if levels > MAX_LEVELS or long_number:
+            return head[: token.start()]
+    return head
 
 
 def _shape_of(events: Sequence[tuple[str, Any]]) -> Shape:
