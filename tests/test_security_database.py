@@ -19,8 +19,8 @@ from seed_registry.errors import SeedRegistryError
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.registry import ddl
+from seed_registry.registry.introspection import introspect
 from seed_registry.registry.merge import Merger
-from seed_registry.registry.tables import introspect
 from seed_registry.report import MergeCounts
 from seed_registry.settings import DatabaseUrl, Settings
 
@@ -119,7 +119,7 @@ async def check_column_names(connection: Connection, field: str, names: list[str
         column = name
         await connection.execute("truncate registry.assets, registry.sources")
         tables = await introspect(connection, {f"assets.{field}": name})
-        assert (tables.assets.columns[field], tables.assets.left_out) == (name, [])
+        assert (tables.assets.columns[field].name, tables.assets.left_out) == (name, [])
         merger = Merger(connection, tables)
         await merger.prepare()
         _, ids = await merger.merge_sources([make_source("a.org")])

@@ -34,7 +34,7 @@ from seed_registry.load.target import LoadTarget
 from seed_registry.postgres.connection import session
 from seed_registry.records import Asset, NotOrdinary, RawBlock, Record, Reject
 from seed_registry.registry.digest import digest
-from seed_registry.registry.tables import introspect
+from seed_registry.registry.introspection import introspect
 from seed_registry.report import AssetCounts
 
 pytestmark = pytest.mark.anyio

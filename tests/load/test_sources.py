@@ -17,8 +17,8 @@ from seed_registry.dry_run.writer import DryRunWriter
 from seed_registry.errors import IndexNotUnderstood, StorageFailed
 from seed_registry.load.sources import SourceResolver, read_source_cache, still_stored, write_source_cache
 from seed_registry.records import SourceRow
+from seed_registry.registry.introspection import introspect
 from seed_registry.registry.merge import Merger, upsert_sources
-from seed_registry.registry.tables import introspect
 from seed_registry.report import Counts, Tally
 from seed_registry.settings import DatabaseUrl
 from seed_registry.spill import DistinctHashes

@@ -23,7 +23,7 @@ from seed_registry.postgres.connection import session
 from seed_registry.registry import ddl
 from seed_registry.registry.compression import Compression, Method, change, storage
 from seed_registry.registry.digest import digest
-from seed_registry.registry.tables import introspect
+from seed_registry.registry.introspection import introspect
 from seed_registry.settings import DatabaseUrl, PoolerName
 from seed_registry.synthetic.index import Workload, generate
 

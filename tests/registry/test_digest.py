@@ -25,7 +25,7 @@ from seed_registry.errors import SeedRegistryError
 from seed_registry.postgres.connection import session
 from seed_registry.registry import ddl
 from seed_registry.registry.digest import digest
-from seed_registry.registry.tables import introspect
+from seed_registry.registry.introspection import introspect
 from seed_registry.report import Digest, TableDigest
 from seed_registry.synthetic.index import Workload, generate
 

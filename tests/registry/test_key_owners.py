@@ -25,9 +25,9 @@ from seed_registry.load.replay import replay
 from seed_registry.postgres.connection import session
 from seed_registry.records import SourceRow
 from seed_registry.registry.ddl import apply
+from seed_registry.registry.introspection import introspect
 from seed_registry.registry.key_owners import parted
 from seed_registry.registry.merge import Merger, upsert_assets, upsert_sources
-from seed_registry.registry.tables import introspect
 from seed_registry.report import AssetCounts, MergeCounts, Tally
 from seed_registry.spill import FirstOwners
 from seed_registry.verify.audit import audit

@@ -24,8 +24,8 @@ from seed_registry.postgres.connection import session
 from seed_registry.postgres.pooler import READ_ONLY
 from seed_registry.records import Asset, SourceRow
 from seed_registry.registry.ddl import apply
+from seed_registry.registry.introspection import introspect
 from seed_registry.registry.merge import Merger, upsert_assets, upsert_sources
-from seed_registry.registry.tables import introspect
 from seed_registry.report import MergeCounts
 from seed_registry.settings import DatabaseUrl
 from seed_registry.spill import DistinctHashes

@@ -24,9 +24,9 @@ from seed_registry import DatabaseUrl, MaxRejects, Report, Settings, ingest
 from seed_registry.errors import VerificationFailed
 from seed_registry.postgres.connection import session
 from seed_registry.registry.ddl import apply
+from seed_registry.registry.introspection import introspect
 from seed_registry.registry.merge import Merger
 from seed_registry.registry.staging import Staging
-from seed_registry.registry.tables import introspect
 from seed_registry.report import AssetCounts, MergeCounts, Tally
 
 pytestmark = pytest.mark.anyio

@@ -23,8 +23,8 @@ from seed_registry import DatabaseUrl, MaxRejects, Report, Settings, ingest
 from seed_registry.doctor.database import examine
 from seed_registry.errors import DatabaseRefused, SchemaMismatch, SeedRegistryError
 from seed_registry.postgres.connection import session
+from seed_registry.registry.introspection import introspect
 from seed_registry.registry.preflight import rehearse
-from seed_registry.registry.tables import introspect
 from seed_registry.report import Tally
 
 pytestmark = pytest.mark.anyio

@@ -26,9 +26,10 @@ from seed_registry.postgres.connection import connect, session
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry import ddl
-from seed_registry.registry.merge import Merger, asset_values, upsert_assets, upsert_sources
-from seed_registry.registry.table_merge import Values, plain_values
-from seed_registry.registry.tables import Table, Tables, introspect
+from seed_registry.registry.introspection import introspect
+from seed_registry.registry.merge import Merger, upsert_assets, upsert_sources
+from seed_registry.registry.tables import Table, Tables
+from seed_registry.registry.values import Values, asset_values, plain_values
 from seed_registry.report import MergeCounts
 from seed_registry.settings import DatabaseUrl
 
@@ -480,10 +481,10 @@ async def test_tables_are_adapted_to_as_the_catalog_tells(variant: Variant, empt
     assert (tables.sources.left_out, tables.assets.left_out) == variant.left_out
     assert tables.tied is variant.tied
     renamed = {
-        f"{name}.{field}": column
+        f"{name}.{field}": column.name
         for name, table in (("sources", tables.sources), ("assets", tables.assets))
         for field, column in table.columns.items()
-        if field != column
+        if field != column.name
     }
     assert renamed == variant.found
 
@@ -502,8 +503,8 @@ ITEMS = [
 
 def as_stored(table: Table, field: str, value: Any) -> Any:
     if field == "raw" and value is not None:
-        return value.decode() if table.types["raw"] in ("text", "json") else json.loads(value, parse_float=Decimal)
-    if field == "updated_at" and value is not None and table.types[field] == "timestamp":
+        return value.decode() if table.type("raw") in ("text", "json") else json.loads(value, parse_float=Decimal)
+    if field == "updated_at" and value is not None and table.type(field) == "timestamp":
         return value.replace(tzinfo=None)
     return value
 
@@ -513,7 +514,7 @@ async def held(connection: Connection, table: Table) -> list[dict[str, Any]]:
     columns = ", ".join(table.column(field) for field in table.columns)
     rows = await connection.fetch(f"select {columns} from {table.name} order by {table.column(table.key[-1])}")
     named = [dict(zip(table.columns, row, strict=True)) for row in rows]
-    if table.types.get("raw") == "jsonb":
+    if table.type("raw") == "jsonb":
         named = [row | {"raw": json.loads(row["raw"], parse_float=Decimal)} for row in named]
     return named
 
@@ -741,7 +742,7 @@ async def test_a_named_column_of_a_wrong_type_is_refused(connection: Connection)
 async def test_a_named_column_goes_before_the_usual_one(connection: Connection) -> None:
     await connection.execute("alter table registry.assets add label text")
     tables = await introspect(connection, {"assets.name": "label"})
-    assert tables.assets.columns["name"] == "label"
+    assert tables.assets.columns["name"].name == "label"
 
 
 async def test_tables_of_these_names_in_other_schemas_are_not_looked_at(empty: Connection) -> None:

@@ -35,7 +35,7 @@ from seed_registry.errors import (
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.registry.ddl import apply
-from seed_registry.registry.tables import introspect
+from seed_registry.registry.introspection import introspect
 from seed_registry.report import Check, Silent
 from seed_registry.synthetic.index import Workload, expected, generate
 from seed_registry.verify.audit import AuditReport, audit

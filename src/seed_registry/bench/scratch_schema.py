@@ -18,6 +18,7 @@ from seed_registry.errors import DatabaseRefused, SeedRegistryError
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.registry import ddl
+from seed_registry.registry.fields import ASSET_FIELDS, OPTIONAL_FIELDS
 from seed_registry.settings import DatabaseUrl
 
 PREFIX: Final = "seed_registry_bench_"
@@ -41,13 +42,11 @@ from (
 # As they were before a share of the assets changed: exactly that share, chosen by its keys, the same one every time.
 _REFILL: Final = """
 insert into {schema}.sources overriding system value select * from {schema}.prior_sources order by id;
-insert into {schema}.assets overriding system value
+insert into {schema}.assets (name, content_hash, {kept}) overriding system value
 select
-  id, asset_key, source_id,
   case when rank <= share then pg_catalog.concat(name, ' (as it was)') else name end,
-  description, url, updated_at, raw,
   case when rank <= share then '\\x00' else content_hash end,
-  created_at
+  {kept}
 from (
   select *,
     pg_catalog.row_number() over (order by pg_catalog.md5(asset_key)) as rank,
@@ -56,10 +55,13 @@ from (
 ) as prior
 order by id;
 """
+_KEPT: Final = ", ".join(
+    ("id", "created_at", *(field for field in ASSET_FIELDS if field not in ("provider", "name", "content_hash")))
+)
 _FINGERPRINT: Final = """
 select pg_catalog.count(*)::text || ' assets, '
   || pg_catalog.coalesce(pg_catalog.sum(pg_catalog.hashtextextended(
-       pg_catalog.jsonb_build_array(asset_key, name, description, url, updated_at)::text, 0)), 0)
+       pg_catalog.jsonb_build_array(asset_key, {fields})::text, 0)), 0)
 from {schema}.assets
 """.replace("pg_catalog.coalesce", "coalesce")
 
@@ -103,14 +105,16 @@ class Scratch:
     async def refill(self, percent: float) -> None:
         """Tables as they were kept, but so many percent of the assets with another name and content hash."""
         await self.empty()
-        await self._connection.execute(_REFILL.format(schema=self._schema, percent=percent))
+        await self._connection.execute(_REFILL.format(schema=self._schema, percent=percent, kept=_KEPT))
         # As a registry is that was there for a while: known to the planner, nothing left to be tidied by its readers.
         for table in ("sources", "assets"):
             await self._connection.execute(f"vacuum (analyze) {self._schema}.{table}")
 
     async def fingerprint(self) -> str:
         """What the tables hold, as far as all strategies have to agree on it."""
-        found: str = await self._connection.fetchval(_FINGERPRINT.format(schema=self._schema))
+        found: str = await self._connection.fetchval(
+            _FINGERPRINT.format(schema=self._schema, fields=", ".join(OPTIONAL_FIELDS))
+        )
         return found
 
 

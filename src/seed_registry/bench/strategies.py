@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,8 +30,10 @@ from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry.bisection import Blame
+from seed_registry.registry.fields import ASSET_FIELDS, FIELDS
+from seed_registry.registry.introspection import introspect
 from seed_registry.registry.merge import Merger
-from seed_registry.registry.tables import Tables, introspect
+from seed_registry.registry.tables import Tables
 from seed_registry.rejects.writer import RejectsFile
 from seed_registry.report import MergeCounts, Progress, Stages, Tally
 from seed_registry.settings import Settings
@@ -38,10 +41,10 @@ from seed_registry.settings import Settings
 COPY_MERGE: Final = "copy-merge"
 COPY_DIRECT: Final = "copy-direct"
 
-_COLUMNS: Final = (
-    "asset_key", "source_id", "name", "description", "url", "updated_at", "raw", "content_hash",
-)  # fmt: skip
-_TYPES: Final = ("text", "int8", "text", "text", "text", "timestamptz", "bytea", "bytea")
+# Of the program's own tables, where a source tells the provider.
+_COLUMNS: Final = tuple(field for field in ASSET_FIELDS if field != "provider")
+_TYPES: Final = tuple(FIELDS[field].staged or "int8" for field in _COLUMNS)
+_values_after_source = attrgetter(*_COLUMNS[2:])
 # A statement has at most 32,767 parameters: the protocol counts them in 16 bits, asyncpg with a sign.
 _ROWS_PER_STATEMENT: Final = 32_767 // len(_COLUMNS)
 
@@ -227,13 +230,4 @@ def _value(before: int, place: int) -> str:
 
 
 def _row(asset: Asset, source_id: Any) -> Row:
-    return (
-        asset.key,
-        source_id,
-        asset.name,
-        asset.description,
-        asset.url,
-        asset.updated_at,
-        asset.raw,
-        asset.content_hash,
-    )
+    return (asset.key, source_id, *_values_after_source(asset))

@@ -12,9 +12,11 @@ from seed_registry.errors import SchemaMismatch, SeedRegistryError, SettingsInva
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.identifiers import display_name, quoted
 from seed_registry.postgres.sql_files import statement
-from seed_registry.registry.compression import LARGE_FIELDS, change, has_lz4, storage
+from seed_registry.registry.compression import change, has_lz4, storage
+from seed_registry.registry.fields import LARGE_FIELDS
+from seed_registry.registry.introspection import introspect
 from seed_registry.registry.preflight import rehearse
-from seed_registry.registry.tables import Table, Tables, introspect
+from seed_registry.registry.tables import Table, Tables
 from seed_registry.settings import DatabaseUrl, PoolerName
 
 # What is older has had no mends since November 2024: https://www.postgresql.org/support/versioning/
@@ -141,7 +143,7 @@ async def _privileges(connection: asyncpg.Connection[Any], schema: str) -> Findi
 
 def _columns(table: Table) -> Finding:
     name = table.name.replace('"', "")
-    found = f"{name}: upserts go by the unique index on ({', '.join(table.columns[field] for field in table.key)})"
+    found = f"{name}: upserts go by the unique index on ({', '.join(table.columns[field].name for field in table.key)})"
     if not table.left_out:
         return Finding("schema", "ok", found)
     mend = "name them with --column, or alter table add column; see `seed-registry schema show`"
@@ -149,7 +151,7 @@ def _columns(table: Table) -> Finding:
 
 
 async def _table(connection: asyncpg.Connection[Any], table: Table, tables: Tables) -> list[Finding]:
-    link = tables.assets.columns["source_id"]
+    link = tables.assets.columns["source_id"].name
     facts = await connection.fetchrow(statement("doctor/table"), table.name, link)
     assert facts is not None
     name, findings = table.name.replace('"', ""), []
@@ -165,11 +167,11 @@ async def _table(connection: asyncpg.Connection[Any], table: Table, tables: Tabl
 
 async def _compression(connection: asyncpg.Connection[Any], assets: Table, *, is_embedded: bool) -> list[Finding]:
     """How a load compresses the large columns of the assets, and what another way for `raw` would gain and cost."""
-    large = [assets.columns[field] for field in LARGE_FIELDS if field in assets.columns]
+    large = [assets.columns[field].name for field in LARGE_FIELDS if field in assets.columns]
     now = await storage(connection, assets.name, large)
     if now is None:
         return []
-    raw = assets.columns.get("raw")
+    raw = assets.columns["raw"].name if "raw" in assets.columns else None
     found = f"{display_name(assets.name)}: new rows have {now}"
     if "lz4" in now.methods.values():
         found += "; a standby that was built without lz4 follows, but cannot read such values, not even once promoted"

@@ -16,18 +16,19 @@ from seed_registry.postgres.sql_files import statement
 from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.records import Asset, Reject, Source, SourceRow
 from seed_registry.registry.bisection import Blame
+from seed_registry.registry.fields import ASSET_FIELDS
 from seed_registry.registry.key_owners import KeyOwners, are_shared, has_own_keys, key_hasher, key_of_another_source
-from seed_registry.registry.merge import asset_values
 from seed_registry.registry.source_rows import find_source_rows, with_stored_providers
-from seed_registry.registry.table_merge import BatchDiff, TableMerger, plain_values
+from seed_registry.registry.table_merge import BatchDiff, TableMerger
 from seed_registry.registry.tables import Tables
+from seed_registry.registry.values import asset_values, plain_values
 from seed_registry.report import MergeCounts, MissingPlan, Stages
 from seed_registry.spill import DistinctHashes, FirstOwners, MarkedHashes
 
 # As many as fit a line of a terminal.
 EXAMPLES: Final = 5
 # Each is a mark of a `MarkedHashes`. No other field of an asset can change: its key is what it is found by.
-_FIELDS: Final = ("source_id", "provider", "name", "description", "url", "updated_at", "raw")
+_FIELDS: Final = tuple(field for field in ASSET_FIELDS if field not in ("asset_key", "content_hash"))
 _UNCHANGED: Final = 1 << len(_FIELDS)
 # So many keys are remembered to give examples of duplicates in different batches: some 8 MB.
 _REMEMBERED_KEYS: Final = 100_000

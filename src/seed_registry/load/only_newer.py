@@ -12,9 +12,9 @@ from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
 from seed_registry.records import Asset, SourceRow
 from seed_registry.registry.key_owners import key_hasher
-from seed_registry.registry.merge import asset_values
 from seed_registry.registry.table_merge import TableMerger
 from seed_registry.registry.tables import Table, Tables
+from seed_registry.registry.values import asset_values
 from seed_registry.report import Stages
 
 

@@ -27,9 +27,10 @@ from seed_registry.postgres.sql_files import statement
 from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.registry import ddl
 from seed_registry.registry.canary import Canary
+from seed_registry.registry.introspection import introspect
 from seed_registry.registry.merge import Merger
 from seed_registry.registry.preflight import rehearse
-from seed_registry.registry.tables import Tables, introspect
+from seed_registry.registry.tables import Tables
 from seed_registry.report import Database, Progress, Tally
 from seed_registry.settings import DatabaseUrl, Settings
 from seed_registry.spill import DistinctHashes
@@ -142,13 +143,14 @@ class LoadTarget:
 
         In another encoding it refuses more, and other types take more.
         """
-        types = self.tables.assets.types if self.tables and not self._settings.dry_run else {}
-        return types.get("raw") == "jsonb" and self._encoding == "UTF8"
+        if self.tables is None or self._settings.dry_run:
+            return False
+        return self.tables.assets.type("raw") == "jsonb" and self._encoding == "UTF8"
 
     @property
     def compares_hashes(self) -> bool:
         """Whether a key and a content hash tell that the registry has an asset."""
-        return self.tables is not None and "content_hash" in self.tables.assets.types and not self._settings.full
+        return self.tables is not None and "content_hash" in self.tables.assets.columns and not self._settings.full
 
     def use(self, ledger: Ledger) -> None:
         """Have checkpoints written, by the run's own session and by those that are opened from now on."""

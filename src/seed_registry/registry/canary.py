@@ -12,7 +12,6 @@ from typing import Any
 import asyncpg
 
 from seed_registry.postgres.sql_files import statement
-from seed_registry.registry.staging import staged_type
 from seed_registry.registry.tables import Table
 
 # A trigger may keep rows out of the table: then no row that was sent is a witness, and asking on is no use.
@@ -43,11 +42,6 @@ class Canary:
 
 
 async def _has(connection: asyncpg.Connection[Any], table: Table, key: Sequence[Any]) -> bool:
-    same_key = " and ".join(
-        f"{table.column(field)} = ${number}::pg_catalog.{staged_type(table, field)}"
-        for number, field in enumerate(table.key, 1)
-    )
-    found: bool = await connection.fetchval(
-        statement("registry/has_key").format(table=table.name, same_key=same_key), *key
-    )
+    query = statement("registry/has_key").format(table=table.name, same_key=table.key_equals_parameters())
+    found: bool = await connection.fetchval(query, *key)
     return found

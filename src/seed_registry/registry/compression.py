@@ -24,8 +24,6 @@ Method = Literal["default", "lz4", "pglz", "none"]
 
 # What follows the type of a column in CREATE TABLE; STORAGE may only stand there from Postgres 16 on.
 CLAUSES: Final[dict[Method, str]] = {"default": "", "lz4": " compression lz4", "pglz": " compression pglz", "none": ""}
-# The fields of an asset that are long enough to be compressed.
-LARGE_FIELDS: Final = ("raw", "description")
 
 
 class Storage(Struct, frozen=True):

@@ -42,6 +42,7 @@ from seed_registry.errors import DatabaseRefused, SettingsInvalid
 from seed_registry.escape import printable
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
+from seed_registry.registry.fields import OPTIONAL_FIELDS
 from seed_registry.registry.tables import Table, Tables
 from seed_registry.report import Digest, TableDigest
 
@@ -100,8 +101,7 @@ def _with_sources(tables: Tables) -> str:
 
 def _values_of_sources(table: Table) -> dict[str, str]:
     """For each covered field its value as a text, in SQL."""
-    fields = ("provider", "source_key", "name", "url", "raw")
-    return {field: _text(table, field, "source") for field in fields if field in table.columns}
+    return {field: _text(table, field, "source") for field in table.columns if field != "content_hash"}
 
 
 def _values_of_assets(tables: Tables) -> dict[str, str]:
@@ -112,7 +112,7 @@ def _values_of_assets(tables: Tables) -> dict[str, str]:
     elif "provider" in sources.columns:
         values["provider"] = _text(sources, "provider", "source")
     values["source_key"] = _text(sources, "source_key", "source")
-    for field in ("asset_key", "name", "description", "url", "updated_at"):
+    for field in ("asset_key", *OPTIONAL_FIELDS):
         if field in assets.columns:
             values[field] = _text(assets, field, "asset")
     values["retired"] = "'0'"  # no table has a mark for it yet

@@ -20,12 +20,10 @@ from seed_registry.key_hashes import hash_key
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
 from seed_registry.records import Asset, Reject, checked
-from seed_registry.registry.queries import key_owners
 from seed_registry.registry.tables import Table, Tables
+from seed_registry.registry.values import Values
 
 Key = tuple[Any, ...]
-# The values of a field, one for each asset, as `tabling` has them.
-Values = Callable[[str, Sequence[Any]], list[Any]]
 # Of provider, source key and asset key.
 KeyHash = Callable[[str | None, str, str], int]
 
@@ -83,10 +81,10 @@ class KeyOwners:
     def __init__(self, connection: asyncpg.Connection[Any], tables: Tables) -> None:
         self._connection = connection
         self._tables = tables
-        self._find = key_owners(tables.assets)
+        self._find = _find_statement(tables.assets)
 
     async def part(
-        self, assets: Sequence[Any], values: Values, *, is_empty: bool = False
+        self, assets: Sequence[Any], values: Values[Any], *, is_empty: bool = False
     ) -> tuple[list[Any], tuple[Reject, ...]]:
         """The assets that may be written, and the rejects of the others; a table that `is_empty` is not asked."""
         keys, sources = self.keys(assets, values), values("source_id", assets)
@@ -94,17 +92,17 @@ class KeyOwners:
         taken, foreign = parted(assets, keys, sources, owners)
         return taken, await self.rejects(foreign)
 
-    async def lost(self, assets: Sequence[Any], values: Values) -> tuple[Reject, ...]:
+    async def lost(self, assets: Sequence[Any], values: Values[Any]) -> tuple[Reject, ...]:
         """The rejects of those assets whose key another source has by now, after they were to be written."""
         owners = await self.find(assets, values)
         _, foreign = parted(assets, self.keys(assets, values), values("source_id", assets), owners)
         return await self.rejects(foreign)
 
-    def keys(self, assets: Sequence[Any], values: Values) -> list[Key]:
+    def keys(self, assets: Sequence[Any], values: Values[Any]) -> list[Key]:
         """What the table tells each asset from others by."""
         return list(zip(*(values(field, assets) for field in self._tables.assets.key), strict=True))
 
-    async def find(self, assets: Sequence[Asset], values: Values) -> dict[Key, Any]:
+    async def find(self, assets: Sequence[Asset], values: Values[Any]) -> dict[Key, Any]:
         """The ids of the sources that have the keys of these assets that are a portal's own, by key."""
         own = [asset for asset in assets if asset.own_key]
         arrays = [values(field, own) for field in self._tables.assets.key]
@@ -128,6 +126,17 @@ class KeyOwners:
         )
 
 
+def _find_statement(table: Table) -> str:
+    """The sources of the rows that have a batch's keys, given as one array a key field."""
+    return statement("registry/key_owners").format(
+        table=table.name,
+        arrays=table.arrays(table.key),
+        names=", ".join(table.key),
+        same_key=table.same_key(),
+        source_column=table.column("source_id"),
+    )
+
+
 def _fault_of(asset: Asset) -> Reject | None:
     """What else is wrong with an asset, found by the checks that were left to Postgres."""
     record = checked(asset)
@@ -148,7 +157,7 @@ def key_of_another_source(asset: Asset, owner: str | None, fix: str | None) -> R
 
 async def wider_key(connection: asyncpg.Connection[Any], assets: Table) -> str:
     """The statements that let each source have keys of its own: an index on (source_id, asset_key), no narrower one."""
-    columns = [assets.columns[field] for field in ("asset_key", "provider") if field in assets.columns]
+    columns = [assets.columns[field].name for field in ("asset_key", "provider") if field in assets.columns]
     key = ", ".join(assets.column(field) for field in ("source_id", "asset_key"))
     rows = await connection.fetch(
         statement("registry/narrow_keys"), assets.schema, assets.relation, columns[0], columns

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from operator import attrgetter
 from typing import Any, Final
 
 import asyncpg
@@ -24,11 +23,13 @@ from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry.bisection import Blame
 from seed_registry.registry.canary import Canary
+from seed_registry.registry.introspection import introspect
 from seed_registry.registry.key_owners import KeyOwners, are_shared
 from seed_registry.registry.probe import Probe
 from seed_registry.registry.source_rows import find_source_rows, with_stored_providers
-from seed_registry.registry.table_merge import TableMerger, Values, plain_values
-from seed_registry.registry.tables import Table, Tables, introspect
+from seed_registry.registry.table_merge import TableMerger
+from seed_registry.registry.tables import Table, Tables
+from seed_registry.registry.values import asset_values, plain_values
 from seed_registry.report import MergeCounts, Stages
 
 # What is tried where the table has no row that could be.
@@ -241,20 +242,3 @@ class Merger:
         """
         async with io_timeout(self._connection, self._seconds):
             return await find_source_rows(self._connection, self._tables.sources, keys, self._provider)
-
-
-_source_key = attrgetter("source_key")
-
-
-def asset_values(sources: Mapping[str, SourceRow]) -> Values[Asset]:
-    """The values of assets, the two that their sources have included."""
-
-    def values(field: str, assets: Sequence[Asset]) -> list[Any]:
-        if field not in ("source_id", "provider"):
-            return plain_values(field, assets)
-        keys = list(map(_source_key, assets))
-        rows = {key: sources[key] for key in set(keys)}
-        found = {key: row.id if field == "source_id" else row.provider for key, row in rows.items()}
-        return list(map(found.__getitem__, keys))
-
-    return values

@@ -10,7 +10,6 @@ from seed_registry.errors import DatabaseRefused, SchemaMismatch
 from seed_registry.postgres.identifiers import display_name
 from seed_registry.postgres.sql_files import statement
 from seed_registry.registry.queries import upsert
-from seed_registry.registry.staging import staged_type
 from seed_registry.registry.tables import Table, Tables
 
 # Planning takes for a moment the lock that writing takes.
@@ -65,7 +64,7 @@ async def _explain(connection: asyncpg.Connection[Any], table: Table) -> None:
 
 def _nothing(table: Table) -> str:
     """An empty staging table."""
-    columns = ", ".join(f"null::pg_catalog.{staged_type(table, field)} as {field}" for field in table.columns)
+    columns = ", ".join(f"null::{table.staged_type(field)} as {field}" for field in table.columns)
     return f"(select {columns} where false)"
 
 

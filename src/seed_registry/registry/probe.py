@@ -19,8 +19,9 @@ from seed_registry.postgres.sql_files import statement
 from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.registry.bisection import Blame
 from seed_registry.registry.queries import samples
-from seed_registry.registry.table_merge import Record, TableMerger, Values
+from seed_registry.registry.table_merge import TableMerger
 from seed_registry.registry.tables import Table
+from seed_registry.registry.values import Record, Values
 
 _ALPHABETS: Final = (string.digits, string.ascii_lowercase, string.ascii_uppercase)
 
@@ -68,13 +69,12 @@ class Probe(Generic[Record]):
         if (reason.schema_name, reason.table_name) != (table.schema, table.relation):
             return False  # a trigger's work
         if isinstance(reason, asyncpg.NotNullViolationError):
-            return reason.column_name in table.columns.values()
+            return reason.column_name in table.column_names
         if not isinstance(reason, (asyncpg.UniqueViolationError, asyncpg.ExclusionViolationError)):
             return False
-        columns = list(table.columns.values())
         async with io_timeout(self._connection, self._seconds):
             unfilled = await self._connection.fetchval(
-                statement("registry/keys_unfilled"), table.name, reason.constraint_name, columns
+                statement("registry/keys_unfilled"), table.name, reason.constraint_name, table.column_names
             )
         return unfilled is False
 

@@ -1,12 +1,14 @@
-"""Statements: the texts in `sql/`, filled with the quoted names of a table as it is."""
+"""Fill the statements in `sql/` with the quoted names of a table."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from seed_registry.postgres.sql_files import statement
-from seed_registry.registry.staging import staged_type
 from seed_registry.registry.tables import Table
+
+_TEXT: Final = "pg_catalog.text"
 
 
 def upsert(table: Table, staging: str, *, also_equal: bool = False, keeps_sources: bool = False) -> str:
@@ -55,7 +57,7 @@ def kept_out(table: Table, staging: str) -> str:
     return statement("registry/kept_out").format(
         table=table.name,
         staging=staging,
-        same_key=_same_key(table, "staged"),
+        same_key=table.same_key("staged"),
         key_column=table.column(table.key[-1]),
         differs=_differs(table, proposed),
     )
@@ -66,7 +68,7 @@ def renew_hashes(table: Table, staging: str) -> str:
     return statement("registry/renew_hashes").format(
         table=table.name,
         staging=staging,
-        same_key=_same_key(table, "staged"),
+        same_key=table.same_key("staged"),
         hash_column=table.column("content_hash"),
     )
 
@@ -76,24 +78,7 @@ def samples(table: Table, *, by_key: bool = False) -> str:
     return statement("registry/samples").format(
         table=table.name,
         values=", ".join(_restaged(table, field) for field in table.columns),
-        condition="where "
-        + " and ".join(
-            f"existing.{table.column(field)} = ${number}::pg_catalog.{staged_type(table, field)}"
-            for number, field in enumerate(table.key, 1)
-        )
-        if by_key
-        else "",
-    )
-
-
-def key_owners(table: Table) -> str:
-    """Which source has the rows of a batch's keys, given as one array a key field."""
-    return statement("registry/key_owners").format(
-        table=table.name,
-        arrays=_arrays([staged_type(table, field) for field in table.key]),
-        names=", ".join(table.key),
-        same_key=_same_key(table),
-        source_column=table.column("source_id"),
+        condition=f"where {table.key_equals_parameters()}" if by_key else "",
     )
 
 
@@ -106,10 +91,8 @@ def filter_by_hash(table: Table) -> str:
     """
     fields = identity_fields(table)
     texts = [f"pg_catalog.string_to_array(${number}, $3)" for number, _ in enumerate(fields, 4)]
-    types = [staged_type(table, field) for field in fields]
-    arrays = [
-        text if type_ == "text" else f"{text}::pg_catalog.{type_}[]" for text, type_ in zip(texts, types, strict=True)
-    ]
+    types = [table.staged_type(field) for field in fields]
+    arrays = [text if type_ == _TEXT else f"{text}::{type_}[]" for text, type_ in zip(texts, types, strict=True)]
     return statement("registry/filter_by_hash").format(
         table=table.name,
         arrays=", ".join(arrays),
@@ -131,9 +114,9 @@ def by_value(table: Table, name: str) -> str:
     conditions = [f"{condition} as {field}" for field, condition in _differences(table, proposed).items()]
     return statement(f"registry/{name}").format(
         table=table.name,
-        arrays=_arrays([staged_type(table, field) for field in fields]),
+        arrays=table.arrays(fields),
         names=", ".join(fields),
-        same_key=_same_key(table),
+        same_key=table.same_key(),
         key_column=table.column(table.key[-1]),
         differs=_differs(table, proposed),
         conditions=", ".join(conditions) or f"false as {table.key[-1]}",
@@ -142,35 +125,27 @@ def by_value(table: Table, name: str) -> str:
 
 def _ordered(table: Table, field: str) -> str:
     """A key field in the order in which Python sorts it: a COPY straight into the table locks in that order."""
-    return f'staged.{field} collate pg_catalog."C"' if staged_type(table, field) == "text" else f"staged.{field}"
-
-
-def _arrays(types: list[str]) -> str:
-    return ", ".join(f"${number}::pg_catalog.{type_}[]" for number, type_ in enumerate(types, 1))
-
-
-def _same_key(table: Table, alias: str = "batch") -> str:
-    return " and ".join(f"existing.{table.column(field)} = {alias}.{field}" for field in table.key)
+    return f'staged.{field} collate pg_catalog."C"' if table.staged_type(field) == _TEXT else f"staged.{field}"
 
 
 def _unstaged(table: Table, field: str, alias: str = "staged") -> str:
     """A staged value in the type of its column."""
-    if field == "updated_at" and table.types[field] == "timestamp":
+    if field == "updated_at" and table.columns[field].type == "timestamp":
         return f"pg_catalog.timezone('UTC', {alias}.updated_at)"
     if field != "raw":
         return f"{alias}.{field}"
-    text = f"pg_catalog.convert_from({alias}.raw, 'UTF8')"
-    return text if table.types["raw"] == "text" else f"{text}::pg_catalog.{table.types['raw']}"
+    text, type_ = f"pg_catalog.convert_from({alias}.raw, 'UTF8')", table.columns["raw"].type
+    return text if type_ == "text" else f"{text}::pg_catalog.{type_}"
 
 
 def _restaged(table: Table, field: str) -> str:
     """A value of a row in the type in which it is staged."""
     held = _held(table, field)
-    if field == "updated_at" and table.types[field] == "timestamp":
+    if field == "updated_at" and table.columns[field].type == "timestamp":
         return f"pg_catalog.timezone('UTC', {held})"
     if field == "raw":
         return f"pg_catalog.convert_to({held}::pg_catalog.text, 'UTF8')"
-    return f"{held}::pg_catalog.{staged_type(table, field)}"
+    return f"{held}::{table.staged_type(field)}"
 
 
 def _kept(table: Table) -> set[str]:
@@ -184,12 +159,12 @@ def _filled(table: Table, field: str) -> str:
     A default that is another one whenever it is asked for (a clock's, a sequence's) is given to new rows only: rows
     that are there keep what they have, or every load would change them.
     """
-    value, default = _unstaged(table, field), table.facts[field].default
+    value, default = _unstaged(table, field), table.columns[field].default
     if default is None:
         return value
     if default.is_constant:
         return f"coalesce({value}, {default.expression})"
-    held = f"(select {_held(table, field)} from {table.name} as existing where {_same_key(table, 'staged')})"
+    held = f"(select {_held(table, field)} from {table.name} as existing where {table.same_key('staged')})"
     return f"coalesce({value}, {held}, {default.expression})"
 
 
@@ -198,7 +173,7 @@ def _fitted(table: Table, field: str, alias: str) -> str:
 
     A text that is too long for its column stays as it is, which no row can hold.
     """
-    column, value = table.facts[field], _unstaged(table, field, alias)
+    column, value = table.columns[field], _unstaged(table, field, alias)
     if column.precision is not None:
         value = f"{value}::pg_catalog.{column.type}({column.precision})"
     if column.type == "bpchar":  # compared as text, and so without the blanks that pad it
@@ -229,9 +204,9 @@ def _differences(table: Table, proposed: Mapping[str, str]) -> dict[str, str]:
         current, value = _held(table, field), proposed[field]
         if field == "updated_at":
             value = f"greatest({current}, {value})"
-        if table.types[field] == "json":  # json has no equality of its own, and not all of it is jsonb as well
+        if table.columns[field].type == "json":  # json has no equality of its own, and not all of it is jsonb as well
             current, value = f"{current}::pg_catalog.text", f"{value}::pg_catalog.text"
-        if table.facts[field].is_folded:
+        if table.columns[field].is_folded:
             current, value = (f'{text}::pg_catalog.text collate pg_catalog."C"' for text in (current, value))
         conditions[field] = f"{current} is distinct from {value}"
     return conditions

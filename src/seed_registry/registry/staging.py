@@ -10,40 +10,16 @@ import asyncpg
 from seed_registry.errors import SchemaMismatch
 from seed_registry.postgres.identifiers import display_name, literal, quoted
 from seed_registry.postgres.sql_files import statement
-from seed_registry.registry.compression import LARGE_FIELDS
+from seed_registry.registry.fields import FIELDS, LARGE_FIELDS
 from seed_registry.registry.tables import Table
-
-_STAGED_TYPES: Final = {
-    "updated_at": "timestamptz",
-    # The record's own bytes: nothing re-encodes them, and Postgres parses them once, on their way into the table.
-    "raw": "bytea",
-    "content_hash": "bytea",
-}
 
 # What Postgres is asked for, and does not have, where the types of a table's columns are others than they were.
 _TYPES_CHANGED: Final = "seed_registry.columns_were_changed"
-_PLAIN_TEXT: Final = {"text", "varchar"}
-_STRAIGHT_TYPES: Final = {
-    "asset_key": _PLAIN_TEXT,
-    "source_id": {"int8", "int4", "uuid"},
-    "provider": _PLAIN_TEXT,
-    "name": _PLAIN_TEXT,
-    "description": _PLAIN_TEXT,
-    "url": _PLAIN_TEXT,
-    "updated_at": {"timestamptz"},
-    "raw": {"jsonb"},
-    "content_hash": {"bytea"},
-}
 
 
 def _jsonb_text(data: bytes) -> str:
     """What asyncpg makes of jsonb where nobody set a codec."""
     return data[1:].decode()
-
-
-def staged_type(table: Table, field: str) -> str:
-    """The SQL type in which a field travels."""
-    return table.types[field] if field == "source_id" else _STAGED_TYPES.get(field, "text")
 
 
 class Staging:
@@ -58,16 +34,14 @@ class Staging:
         # old type would be taken for one of the new. After a COPY, and in its transaction, nobody can change them.
         self.see_that_types_are_the_same = statement("registry/same_types").format(
             name=literal(table.name),
-            count=len(table.facts),
-            columns=", ".join(f"({literal(column.name)}, {column.type_id})" for column in table.facts.values()),
+            count=len(table.columns),
+            columns=", ".join(f"({literal(column.name)}, {column.type_id})" for column in table.columns.values()),
             failure=_TYPES_CHANGED,
         )
 
     async def create(self, *, per_transaction: bool = False) -> None:
         """Create it, unless the session has it; `per_transaction` for this transaction only."""
-        definitions = ", ".join(
-            f"{field} pg_catalog.{staged_type(self._table, field)}" for field in self._table.columns
-        )
+        definitions = ", ".join(f"{field} {self._table.staged_type(field)}" for field in self._table.columns)
         await self._connection.execute(
             statement("registry/staging").format(
                 staging=self.name, definitions=definitions, on_commit="drop" if per_transaction else "delete rows"
@@ -81,8 +55,8 @@ class Staging:
     async def can_go_straight(self) -> bool:
         """Whether rows can be copied into the registry table itself: only if its columns are of our own types."""
         if any(
-            column.is_domain or column.is_folded or column.type not in _STRAIGHT_TYPES[field]
-            for field, column in self._table.facts.items()
+            column.is_domain or column.is_folded or column.type not in FIELDS[field].straight
+            for field, column in self._table.columns.items()
         ):
             return False
         # jsonb's binary form is a version number before the text; the record's own bytes need no other encoding.
@@ -107,7 +81,7 @@ class Staging:
         Raises:
             asyncpg.PostgresError: the server refuses a value, or a key that is there already.
         """
-        return await self._copy(self._table.relation, self._table.schema, list(self._table.columns.values()), rows)
+        return await self._copy(self._table.relation, self._table.schema, self._table.column_names, rows)
 
     def change_of(self, exc: Exception) -> SchemaMismatch | None:
         """The error of columns that have other types now, if that is what the server says."""

@@ -1,7 +1,7 @@
-"""Suitability: what of a table keeps a load from writing to it, and what only endangers or slows it.
+"""Decide whether a load can write to a table, and what endangers or slows it.
 
-All that asks whether a load could write to the tables (`schema check`, `doctor`, `plan`, `load`) gets these answers,
-before the first write: what lets a first load pass by COPY and fails every later one is refused here.
+`schema check`, `doctor`, `plan` and `load` all ask here before the first write: some tables would take a first load by
+COPY, and refuse every later one.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from msgspec import Struct
-
 from seed_registry.postgres.identifiers import display_name, quoted
+from seed_registry.registry.tables import Caution
 
 _KINDS: Final = {
     "p": "a partitioned table",
@@ -21,16 +20,8 @@ _KINDS: Final = {
 }
 
 
-class Caution(Struct, frozen=True):
-    """What a load should tell of a table that it can write to: the event of its log, how it is, the fix."""
-
-    event: str
-    finding: str
-    fix: str
-
-
 def refusal(name: str, facts: Mapping[str, Any]) -> str | None:
-    """Why no upsert can go into the table of this quoted name, and the fix; `facts` are those of `table.sql`."""
+    """Return why no upsert can go into the table of this quoted name, and the fix; `facts` are a row of `table.sql`."""
     title = display_name(name)
     if facts["kind"] in _KINDS:
         return f"{title} is no plain table but {_KINDS[facts['kind']]}: a load can only upsert into a plain one"
@@ -56,7 +47,7 @@ def refusal(name: str, facts: Mapping[str, Any]) -> str | None:
 
 
 def folded_key(name: str, column: str, type_: str) -> str:
-    """Why a key column cannot be one whose comparison takes other spellings for equal, and the fix."""
+    """Return why a column that compares without case cannot be part of a key, and the fix."""
     kind = "is citext" if type_ == "citext" else "has a nondeterministic collation"
     return (
         f"{display_name(name)}.{column} {kind}: keys that differ only in case would become one\n"
@@ -65,7 +56,7 @@ def folded_key(name: str, column: str, type_: str) -> str:
 
 
 def cautions(name: str, facts: Mapping[str, Any], unfilled: Sequence[str]) -> list[Caution]:
-    """What should be known of a table that a load can write to; `unfilled` are columns that refuse a missing value."""
+    """Return what endangers or slows a load; `unfilled` are columns that refuse a missing value."""
     title, found = display_name(name), list[Caution]()
     if facts["is_unlogged"]:
         finding = f"{title} is unlogged: it is emptied by a crash of the server"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol
 
 import asyncpg
 from msgspec import Struct
@@ -24,18 +24,8 @@ from seed_registry.registry.key_owners import KeyOwners, has_own_keys
 from seed_registry.registry.queries import by_value, filter_by_hash, identity_fields, kept_out, renew_hashes, upsert
 from seed_registry.registry.staging import Staging
 from seed_registry.registry.tables import Table
+from seed_registry.registry.values import Record, Values
 from seed_registry.report import MergeCounts, Stages
-
-Record = TypeVar("Record", Source, Asset)
-# The values of a field, one for each record.
-Values = Callable[[str, Sequence[Record]], list[Any]]
-
-_ATTRIBUTES: Final = {"source_key": "key", "asset_key": "key"}
-
-
-def plain_values(field: str, records: Sequence[Source | Asset]) -> list[Any]:
-    """The values of a field that the records themselves hold."""
-    return list(map(attrgetter(_ATTRIBUTES.get(field, field)), records))
 
 
 def _own_keys(records: Sequence[Any]) -> list[str]:
@@ -115,7 +105,7 @@ class TableMerger:
         self._upsert = upsert(table, self.staging.name)
         self._kept_out = kept_out(table, self.staging.name)
         self._renew_hashes = renew_hashes(table, self.staging.name) if "content_hash" in table.columns else ""
-        self._defaulted = [number for number, field in enumerate(table.columns) if table.facts[field].default]
+        self._defaulted = [number for number, column in enumerate(table.columns.values()) if column.default]
         self._owners = owners
         self._upsert_keeping_sources = upsert(table, self.staging.name, keeps_sources=True) if owners else ""
 

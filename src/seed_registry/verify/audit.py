@@ -23,7 +23,8 @@ from seed_registry.postgres.connection import session
 from seed_registry.postgres.conninfo import chosen
 from seed_registry.postgres.failures import FailureAction, classify
 from seed_registry.postgres.identity import identify
-from seed_registry.registry.tables import Tables, introspect
+from seed_registry.registry.introspection import introspect
+from seed_registry.registry.tables import Tables
 from seed_registry.report import Check, Database, Progress, Silent, Tally, Verification
 from seed_registry.settings import Settings
 from seed_registry.verify.compare import AuditSource, Comparer, Difference

@@ -21,11 +21,10 @@ from seed_registry.postgres.pooler import is_pooled
 from seed_registry.postgres.sql_files import statement
 from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.records import Asset, Source, SourceRow
-from seed_registry.registry.merge import asset_values
 from seed_registry.registry.source_rows import find_source_rows, with_stored_providers
-from seed_registry.registry.staging import staged_type
-from seed_registry.registry.table_merge import TableMerger, plain_values
+from seed_registry.registry.table_merge import TableMerger
 from seed_registry.registry.tables import Table, Tables
+from seed_registry.registry.values import asset_values, plain_values
 from seed_registry.report import Stages
 
 _RECORDS: Final = "seed_registry_audit"
@@ -238,9 +237,9 @@ def _probe(table: Table, fields: Sequence[str], *, by_hash: bool) -> str:
     compared = ["source_id", "content_hash"]
     return statement("verify/probe").format(
         table=table.name,
-        arrays=", ".join(f"${n}::pg_catalog.{staged_type(table, field)}[]" for n, field in enumerate(fields, 1)),
+        arrays=table.arrays(fields),
         names=", ".join(fields),
-        same_key=" and ".join(f"existing.{table.column(field)} = batch.{field}" for field in table.key),
+        same_key=table.same_key(),
         key_column=table.column(table.key[-1]),
         is_of_another=f"existing.{table.column('source_id')} is distinct from batch.source_id",
         differs=" or ".join(f"existing.{table.column(field)} is distinct from batch.{field}" for field in compared)

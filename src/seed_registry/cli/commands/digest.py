@@ -20,7 +20,7 @@ from seed_registry.postgres.connection import session
 from seed_registry.postgres.conninfo import chosen
 from seed_registry.postgres.pooler import READ_ONLY
 from seed_registry.registry.digest import digest
-from seed_registry.registry.tables import introspect
+from seed_registry.registry.introspection import introspect
 from seed_registry.report import Digest
 from seed_registry.settings import Settings
 

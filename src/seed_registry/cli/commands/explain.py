@@ -17,13 +17,17 @@ from seed_registry.index.inputs import IndexRef
 from seed_registry.index.reader import IndexReader, read_index
 from seed_registry.index.sniff import Shape
 from seed_registry.records import Asset, Record, Reject, Source
+from seed_registry.registry.fields import OPTIONAL_FIELDS, SOURCE_FIELDS
 from seed_registry.settings import Settings
 from seed_registry.words import counted
 
 # Enough to see which fields are filled and how often, little enough to be instant on any index.
 _RECORDS_READ = 1_000
 _RECORDS_SHOWN = 3
-_FIELDS = {"asset": ("key", "source_key", "name", "description", "url", "updated_at"), "source": ("key", "name", "url")}
+_FIELDS = {
+    "asset": ("key", "source_key", *OPTIONAL_FIELDS),
+    "source": ("key", *(field for field in SOURCE_FIELDS if field in OPTIONAL_FIELDS)),
+}
 
 
 class _Explained(msgspec.Struct):

@@ -18,10 +18,12 @@ from seed_registry.postgres.connection import session
 from seed_registry.postgres.identifiers import display_name
 from seed_registry.postgres.sql_files import statement
 from seed_registry.registry import ddl
-from seed_registry.registry.compression import LARGE_FIELDS, Compression, Method, change, storage
+from seed_registry.registry.compression import Compression, Method, change, storage
+from seed_registry.registry.fields import LARGE_FIELDS
+from seed_registry.registry.introspection import introspect
 from seed_registry.registry.key_owners import are_shared, wider_key
 from seed_registry.registry.preflight import rehearse
-from seed_registry.registry.tables import SCHEMA, Table, Tables, introspect
+from seed_registry.registry.tables import SCHEMA, Table, Tables
 from seed_registry.settings import DatabaseUrl, Settings
 
 app = typer.Typer(help="The registry's tables: create, check, show.", no_args_is_help=True)
@@ -79,7 +81,7 @@ def check(settings: Settings) -> None:
 
     tables, fix = _with_session(settings, look)
     for table in (tables.sources, tables.assets):
-        rows = [(field, column.name, column.type, _remark(table, field)) for field, column in table.facts.items()]
+        rows = [(field, column.name, column.type, _remark(table, field)) for field, column in table.columns.items()]
         rows += [(field, "", "", "left out: no such column") for field in table.left_out]
         print_rows(display_name(table.name), ("field", "column", "type", ""), rows)
         for caution in table.cautions:
@@ -117,7 +119,7 @@ def _remark(table: Table, field: str) -> str:
     """What to know of a column besides its type."""
     if field in table.key:
         return "key"
-    default = table.facts[field].default
+    default = table.columns[field].default
     return f"where missing {printable(default.expression)}" if default else ""
 
 

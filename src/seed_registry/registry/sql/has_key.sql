@@ -1,3 +1,2 @@
--- has_key
 -- Whether a table has the row of a key.
-select exists (select from {table} where {same_key});
+select exists (select from {table} as existing where {same_key});
