@@ -35,7 +35,7 @@ import zstandard
 from seed_registry.cli.config.options import commands_of, options_of, variable
 from seed_registry.cli.main import app
 from seed_registry.embedded import server
-from seed_registry.postgres.conninfo import read
+from seed_registry.postgres.database_url import parse_url
 from seed_registry.settings import DatabaseUrl
 
 ROOT = Path(__file__).parents[1]
@@ -187,7 +187,7 @@ def locked(url: DatabaseUrl) -> Iterator[None]:
         process.kill()
 
 
-@executes("let that end, or end it with select pg_terminate_backend(PID), then load again")
+@executes("wait for the end of that session, or end it with select pg_terminate_backend(PID), then load again")
 def test_a_session_that_holds_a_lock_is_ended(shell: Shell, database_url: DatabaseUrl) -> None:
     shell.file("index.json", INDEX)
     with locked(database_url):
@@ -461,7 +461,7 @@ def test_the_embedded_server_is_started_and_begun_anew(shell: Shell, home: Path)
 @executes("(and the password to PGPASSWORD or ~/.pgpass)", "the password in {} can be read by others")
 def test_pairs_become_the_url_that_is_printed(shell: Shell, database_url: DatabaseUrl) -> None:
     shell.file("index.json", INDEX)
-    found = read(database_url)
+    found = parse_url(database_url)
     host, port = found.hosts[0]
     pairs = f"host={host} port={port} user={found.login['user']} dbname={found.login['database']} password=s3cret"
     told = shell.fails(f"seed-registry load index.json --database-url {shlex.quote(pairs)}", 2)
@@ -472,7 +472,7 @@ def test_pairs_become_the_url_that_is_printed(shell: Shell, database_url: Databa
 
 @executes("the database does not exist; create it with createdb")
 def test_a_database_that_is_missing_is_created(shell: Shell, database_url: DatabaseUrl) -> None:
-    found = read(database_url)
+    found = parse_url(database_url)
     shell.env["DATABASE_URL"] = database_url.reveal.replace(found.login["database"], "suggested_database")
     shell.file("index.json", INDEX)
     tool = suggested(shell.fails("seed-registry load index.json"), r"create it with (createdb)")
@@ -580,9 +580,9 @@ ELSEWHERE = {
         "add sslrootcert=system or sslrootcert=FILE", "add sslmode=verify-full&sslrootcert=system",
     ],
     "postgres/test_conninfo.py::test_sslmode_says_how_the_server_is_trusted": [
-        "channel_binding=require cannot be had", "encrypt with sslmode=verify-full",
-        "sslmode=verify-full proves the server", "sslrootcert=system goes with sslmode=verify-full only",
-        "goes with sslmode=require and stronger only",
+        "channel_binding=require is not supported", "encrypt with sslmode=verify-full",
+        "sslmode=verify-full proves the server", "sslrootcert=system requires sslmode=verify-full",
+        "requires sslmode=require or stronger",
     ],
     "registry/test_tables.py::test_the_printed_statement_mends_a_missing_key": ["create unique index on"],
     "registry/test_table_checks.py::test_the_fix_that_an_obstacle_is_refused_with_removes_it": [
@@ -623,7 +623,7 @@ NO_FIX = {
     "it is a note": [
         "--domain is only for those that do not", "more of these are in the report of --json", "--json lists the first",
         "lists them, --json as well", "--verbose (tells which|shows its last words)", "the output of --verbose",
-        "no TLS came about", "which no --header is sent to",
+        "the server does not offer TLS", "which no --header is sent to",
     ],
     "it is a statement or a page of ours": [
         r"^\s*(select|alter|create|drop|with|lock|set)\b", "^{}?\n?select", "<code>", "^  ", "^ ?--batch-", "^usage ",
@@ -631,7 +631,7 @@ NO_FIX = {
     "it asks": ["^is --(dialect|records-at) right\\? "],
     "it makes a user of the system, or installs from a registry": ["make it with `useradd --system", "pip install"],
     "it takes a machine of another kind": [
-        "whom the embedded server runs as", "holds a line break or NUL", r"allow more of them \(ulimit -n\)",
+        "whom the embedded server runs as", "holds a line break or NUL", r"allow more open files \(ulimit -n\)",
         "to be rid of it: drop schema", "could not be dropped in time", "bench works in a schema of its own",
         "name the server itself", "load its index with a larger --max-record-bytes",
     ],

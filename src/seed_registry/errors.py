@@ -6,12 +6,14 @@ password or unescaped input. A `report` is a `report.Report`: this module import
 
     SeedRegistryError                exit 1
     ├── SettingsInvalid              exit 2   a setting or argument out of range, or one that contradicts another
+    │   └── DatabaseUrlInvalid                a database URL that cannot be used
     ├── IndexUnreadable                       no such file, a directory, no permission, not compressed as it claims
     ├── IndexNotUnderstood                    empty, not JSON, or of a shape no dialect knows
     ├── IndexesFailed                         some of many indexes, the others are loaded
     ├── IndexBroken                           cut off or malformed in the middle, with the byte offset
     ├── StorageFailed                         a file of ours (rejects, source cache, temporary) cannot be written
     ├── DatabaseUnavailable                   cannot connect, login refused, connection lost
+    │   └── PoolerExhausted                   a pooler has no server connection left
     ├── DatabaseRefused                       no privilege, disk full, read-only, anything that no retry will fix
     │   ├── IndexTaken                        another load holds one of the indexes
     │   └── CommitsLost                       a crashed server lost commits that it had acknowledged
@@ -40,6 +42,14 @@ class SettingsInvalid(SeedRegistryError):
     """A setting or argument is out of range or contradicts another."""
 
     exit_code = 2
+
+
+class DatabaseUrlInvalid(SettingsInvalid):
+    """A database URL cannot be used, for this `reason`."""
+
+    def __init__(self, reason: str, subject: str = "--database-url") -> None:
+        super().__init__(f"{subject} is not usable: {reason}")
+        self.reason = reason
 
 
 class IndexUnreadable(SeedRegistryError):
@@ -73,19 +83,27 @@ class StorageFailed(SeedRegistryError):
     """A file of ours cannot be written: rejects, source cache, or the temporary files of a load."""
 
 
-class DatabaseUnavailable(SeedRegistryError):
-    """There is no connection to the database, or it was lost."""
+class _DatabaseError(SeedRegistryError):
+    """`sqlstate` is the server's code, if it sent one.
 
-
-class DatabaseRefused(SeedRegistryError):
-    """The database refuses, for a reason that a retry will not fix.
-
-    `sqlstate` is the five-character code (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+    https://www.postgresql.org/docs/current/errcodes-appendix.html lists them.
     """
 
     def __init__(self, message: str, *, sqlstate: str | None = None) -> None:
         super().__init__(message)
         self.sqlstate = sqlstate
+
+
+class DatabaseUnavailable(_DatabaseError):
+    """There is no connection to the database, or it was lost."""
+
+
+class PoolerExhausted(DatabaseUnavailable):
+    """A pooler accepts the login, but has no server connection left for it."""
+
+
+class DatabaseRefused(_DatabaseError):
+    """The database refuses, for a reason that a retry will not fix."""
 
 
 class IndexTaken(DatabaseRefused):

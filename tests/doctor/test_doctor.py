@@ -85,7 +85,7 @@ def test_json_has_the_same_findings(database_url: DatabaseUrl, cli: Cli) -> None
         (f"postgresql://u:{CANARY}@no.such.host.invalid/d", "cannot connect to postgresql://u@no.such.host", "host"),
         (f"postgresql://u:{CANARY}@127.0.0.1:1/d", "cannot connect to postgresql://u@127.0.0.1:1/d", "running"),
         (f"postgresql://u:{CANARY}@h/d?channel_binding=require", "channel_binding", "sslmode=verify-full"),
-        (f"host=h password={CANARY}", "key=value pairs are not taken", "postgresql://h/"),
+        (f"host=h password={CANARY}", "key=value pairs are not supported", "postgresql://h/"),
     ],
 )
 def test_a_host_that_cannot_be_reached_fails(url: str, said: str, mend: str, cli: Cli) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from conftest import Cli
 from seed_registry import Settings, ingest
 from seed_registry.errors import SettingsInvalid
-from seed_registry.postgres.conninfo import chosen, read
+from seed_registry.postgres.database_url import choose_url, parse_url
 from seed_registry.postgres.libpq import PLACES, VARIABLES
 from seed_registry.settings import DatabaseUrl
 
@@ -50,7 +50,7 @@ def index(tmp_path: Path) -> str:
 
 def in_variables(url: DatabaseUrl) -> dict[str, str]:
     """The same database, named by libpq's variables."""
-    found = read(url)
+    found = parse_url(url)
     (host, port) = found.hosts[0]
     assert host is not None
     return {
@@ -80,17 +80,17 @@ def assets(url: DatabaseUrl) -> int:
 def test_the_url_goes_before_database_url_before_the_variables_before_the_embedded_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert chosen(None) is None
+    assert choose_url(None) is None
     monkeypatch.setenv("PGHOST", "variables.example.org")
-    assert str(chosen(None)) == "postgresql://variables.example.org/"
+    assert str(choose_url(None)) == "postgresql://variables.example.org/"
     monkeypatch.setenv("DATABASE_URL", "postgresql://database-url.example.org/d")
-    assert str(chosen(None)) == "postgresql://database-url.example.org/d"
-    assert str(chosen(DatabaseUrl("postgresql://flag.example.org/d"))) == "postgresql://flag.example.org/d"
-    assert chosen(DatabaseUrl("embedded")) is None
+    assert str(choose_url(None)) == "postgresql://database-url.example.org/d"
+    assert str(choose_url(DatabaseUrl("postgresql://flag.example.org/d"))) == "postgresql://flag.example.org/d"
+    assert choose_url(DatabaseUrl("embedded")) is None
     monkeypatch.setenv("DATABASE_URL", "embedded")
-    assert chosen(None) is None
+    assert choose_url(None) is None
     monkeypatch.setenv("DATABASE_URL", "")
-    assert str(chosen(None)) == "postgresql://variables.example.org/"
+    assert str(choose_url(None)) == "postgresql://variables.example.org/"
 
 
 HARMLESS = dict.fromkeys(VARIABLES, "x") | {
@@ -117,7 +117,7 @@ def test_a_server_is_chosen_exactly_where_a_variable_names_a_place(
             patch.setenv("PGSERVICEFILE", str(service))
         if {"PGHOST", "PGHOSTADDR"} <= names or {"PGSERVICE", "PGHOSTADDR"} <= names:
             return  # see below
-        found = chosen(None)
+        found = choose_url(None)
         assert (found is not None) == bool(names & set(PLACES))
 
 
@@ -139,10 +139,10 @@ def test_what_the_variables_name_is_told_and_reached(
 ) -> None:
     for name, value in {**variables, "PGPASSWORD": CANARY}.items():
         monkeypatch.setenv(name, value)
-    url = chosen(None)
+    url = choose_url(None)
     assert url is not None
     assert str(url) == shown
-    found = read(url)
+    found = parse_url(url)
     assert found.hosts == hosts
     assert found.login["password"] == CANARY
     assert found.login.get("database") == variables.get("PGDATABASE")
@@ -153,7 +153,7 @@ def test_what_the_variables_name_is_told_and_reached(
     [
         ({"PGHOST": "h", "PGHOSTADDR": "192.0.2.1"}, "host and hostaddr together"),
         ({"PGHOST": "h", "PGPORT": "70000"}, "a port is a number"),
-        ({"PGHOST": "h", "PGCHANNELBINDING": "require"}, "channel_binding=require cannot be had"),
+        ({"PGHOST": "h", "PGCHANNELBINDING": "require"}, "channel_binding=require is not supported"),
         ({"PGSERVICE": "nonsense", "PGSERVICEFILE": "/nonexistent"}, "there is no service [nonsense]"),
         ({"PGDATABASE": "d", "PGPASSWORD": CANARY, "PGTARGETSESSIONATTRS": "x"}, "target_session_attrs is one of"),
     ],
@@ -164,7 +164,7 @@ def test_variables_that_cannot_be_are_blamed_by_name_and_not_on_a_flag(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SettingsInvalid) as caught:
-        chosen(None)
+        choose_url(None)
     message = str(caught.value)
     assert said in message
     assert all(name in message for name in variables)
@@ -274,7 +274,7 @@ def test_every_report_names_the_database_and_no_secret(
     parts = urlsplit(database_url.reveal)
     user = parts.username
     url = DatabaseUrl(parts._replace(netloc=f"{user}:{CANARY}@{parts.netloc.rpartition('@')[2]}").geturl())
-    host = read(url).hosts[0][0]
+    host = parse_url(url).hosts[0][0]
     name = parts.path.removeprefix("/")
     page = tmp_path / "page.html"
     loaded = cli("load", index, "--json", "--html", page, url=url)

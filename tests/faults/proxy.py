@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 from urllib.parse import quote
 
-from seed_registry.postgres.conninfo import read
+from seed_registry.postgres.database_url import parse_url
 from seed_registry.settings import DatabaseUrl
 
 DIRECTIONS: Final = ("up", "down")  # to the server, to the client
@@ -105,7 +105,7 @@ class Proxy:
     """
 
     def __init__(self, url: DatabaseUrl, fault: Fault | None = None) -> None:
-        target = read(url)
+        target = parse_url(url)
         ((self._host, self._server_port),) = target.hosts
         self._login = f"{quote(target.login['user'])}:{quote(target.login.get('password', ''), safe='')}"
         self._database = target.login["database"]

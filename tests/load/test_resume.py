@@ -351,7 +351,7 @@ async def test_who_holds_a_lock_at_the_beginning_is_named_and_waited_for(
     told = Told()
     async with plain_connection.transaction():
         await plain_connection.execute("lock table registry.assets in access exclusive mode")
-        with pytest.raises(DatabaseRefused, match=rf"a lock was waited for too long; pid {pid} "):
+        with pytest.raises(DatabaseRefused, match=rf"a lock was not released in time; pid {pid} "):
             await load(database_url, str(path), told=told, io_timeout_seconds=1, retry_for_seconds=2)
     assert told.of("retrying")
     assert (await load(database_url, str(path), io_timeout_seconds=1)).assets.inserted == 1

@@ -149,8 +149,7 @@ def test_every_exception_has_its_remedy(exc: Exception, wanted: FailureAction) -
 
 
 def test_a_wrong_password_at_a_reconnect_is_not_tried_again() -> None:
-    exc = DatabaseUnavailable("refused the login")
-    exc.__cause__ = asyncpg.InvalidPasswordError("no")
+    exc = DatabaseUnavailable("refused the login", sqlstate=asyncpg.InvalidPasswordError.sqlstate)
     assert classify(exc) is FailureAction.STOP
 
 

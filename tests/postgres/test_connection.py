@@ -18,15 +18,17 @@ import pytest
 from seed_registry.errors import (
     DatabaseRefused,
     DatabaseUnavailable,
+    DatabaseUrlInvalid,
     SchemaMissing,
     SeedRegistryError,
     SettingsInvalid,
 )
 from seed_registry.postgres import connection as connection_module
-from seed_registry.postgres.connection import connect, session, to_our_error
-from seed_registry.postgres.conninfo import read
+from seed_registry.postgres.connection import connect, session
+from seed_registry.postgres.database_url import parse_url
+from seed_registry.postgres.errors import to_our_error
 from seed_registry.postgres.identifiers import quoted
-from seed_registry.postgres.pooler import READ_ONLY
+from seed_registry.postgres.session_settings import READ_ONLY
 from seed_registry.settings import DatabaseUrl
 
 pytestmark = pytest.mark.anyio
@@ -79,7 +81,7 @@ async def failure(url: DatabaseUrl | str, error: type[SeedRegistryError]) -> str
     ],
 )
 async def test_a_url_that_is_none_is_a_wrong_setting(url: str) -> None:
-    assert "--database-url is not usable" in await failure(url, SettingsInvalid)
+    assert "--database-url is not usable" in await failure(url, DatabaseUrlInvalid)
 
 
 @pytest.mark.parametrize(
@@ -133,8 +135,8 @@ async def test_what_only_libpq_understands_is_translated(database_url: DatabaseU
         assert await connection.fetchval("select convert_to('é', 'UTF8')") == b"\xc3\xa9"
 
 
-async def test_what_nobody_understands_is_told(database_url: DatabaseUrl) -> None:
-    assert '"colour"' in await failure(altered(database_url, query={"colour": "blue"}), SettingsInvalid)
+async def test_an_unknown_parameter_is_named(database_url: DatabaseUrl) -> None:
+    assert '"colour"' in await failure(altered(database_url, query={"colour": "blue"}), DatabaseUrlInvalid)
 
 
 async def test_a_plus_in_a_parameter_is_no_space(database_url: DatabaseUrl) -> None:
@@ -535,7 +537,7 @@ async def test_a_password_file_that_the_url_names_is_used(
 @pytest.fixture
 async def tcp_url(database_url: DatabaseUrl) -> AsyncIterator[str]:
     """The database by 127.0.0.1: what comes in there is passed on to wherever the server listens."""
-    target = read(database_url)
+    target = parse_url(database_url)
     ((host, port),) = target.hosts
     login = quote(target.login["user"]) + ":" + quote(target.login.get("password", ""), safe="")
 

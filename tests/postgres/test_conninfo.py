@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seed_registry.errors import SettingsInvalid
-from seed_registry.postgres.conninfo import ConnInfo, read, unverified
+from seed_registry.postgres.conninfo import ConnInfo
+from seed_registry.postgres.database_url import parse_url, unverified_host_note
 from seed_registry.settings import DatabaseUrl
 
 # In every message there could be; none may show it.
@@ -28,7 +29,7 @@ def _nothing_else_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def target(url: str) -> ConnInfo:
-    return read(DatabaseUrl(url))
+    return parse_url(DatabaseUrl(url))
 
 
 def refused(url: str) -> str:
@@ -143,12 +144,12 @@ def test_key_value_pairs_are_answered_with_the_url() -> None:
     assert "postgresql://the%20loader@db.example.org:6543/registry" in message
     assert "postgresql://u@/d?host=/tmp" in refused(f"user=u password={CANARY} dbname=d host=/tmp")
     assert "postgresql://[::1]/d" in refused("host=::1 dbname=d")
-    assert "key=value pairs are not taken" in refused(f"host=h password={CANARY} with spaces")
+    assert "key=value pairs are not supported" in refused(f"host=h password={CANARY} with spaces")
 
 
-def test_a_parameter_that_nobody_knows_is_named() -> None:
+def test_an_unknown_parameter_is_named() -> None:
     assert 'parameter "colour"' in refused("postgresql://h/d?colour=blue")
-    assert 'parameter "search_path"; a setting of the server is given as options=-c' in refused(
+    assert 'parameter "search_path"; settings of the server are given as options=-c' in refused(
         "postgresql://h/d?search_path=x"
     )
 
@@ -177,7 +178,7 @@ def test_a_whole_url_of_a_provider_is_understood() -> None:
         "postgresql://postgres.abc:p@aws-0.pooler.supabase.com:6543/postgres?pgbouncer=true&connection_limit=1"
     )
     assert prisma.is_pooled
-    assert prisma.passed_over == ["connection_limit"]
+    assert prisma.ignored == ["connection_limit"]
     heroku = target("postgres://u:p@ec2-1-2-3-4.compute-1.amazonaws.com:5432/d1?ssl=true")
     assert heroku.tls.mode == "require"
 
@@ -204,9 +205,9 @@ def test_channel_binding_by_the_environment_is_refused_just_so(monkeypatch: pyte
     assert target("postgresql://h/d?channel_binding=prefer")
 
 
-def test_what_promises_nothing_is_passed_over_and_told() -> None:
+def test_a_parameter_that_promises_nothing_is_ignored_and_listed() -> None:
     quiet = "channel_binding=disable&gssencmode=prefer&sslcertmode=allow&client_encoding=latin1&sslsni=1"
-    assert target(f"postgresql://h/d?{quiet}").passed_over == ["client_encoding", "sslsni"]
+    assert target(f"postgresql://h/d?{quiet}").ignored == ["client_encoding", "sslsni"]
 
 
 def test_the_environment_fills_what_the_url_leaves_open(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,10 +293,10 @@ def test_sslmode_says_how_the_server_is_trusted(query: str, mode: str, verifies:
     [
         ("sslmode=verify-full", "add sslrootcert=system or sslrootcert=FILE"),
         ("sslmode=verify-ca", "add sslrootcert=system or sslrootcert=FILE"),
-        ("sslmode=require&sslrootcert=system", "sslmode=verify-full only"),
-        ("sslnegotiation=direct", "sslmode=require and stronger only"),
+        ("sslmode=require&sslrootcert=system", "requires sslmode=verify-full"),
+        ("sslnegotiation=direct", "requires sslmode=require or stronger"),
         ("sslnegotiation=perhaps", "postgres or direct"),
-        ("sslmode=require&ssl_min_protocol_version=SSLv3", "TLS is spoken as TLSv1.2 or TLSv1.3"),
+        ("sslmode=require&ssl_min_protocol_version=SSLv3", "supported TLS versions are TLSv1.2 and TLSv1.3"),
     ],
 )
 def test_what_makes_no_sense_together_is_refused(query: str, said: str) -> None:
@@ -321,18 +322,18 @@ def test_a_unix_socket_is_never_encrypted(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_this_machine_and_a_verified_host_need_no_warning(url: str) -> None:
-    assert unverified(DatabaseUrl(url)) is None
+    assert unverified_host_note(DatabaseUrl(url)) is None
 
 
 def test_a_piece_of_a_password_is_no_host_to_be_shown() -> None:
-    assert CANARY not in (unverified(DatabaseUrl(f"postgresql://u:1@{CANARY}/2@db.example.org/d")) or "")
+    assert CANARY not in (unverified_host_note(DatabaseUrl(f"postgresql://u:1@{CANARY}/2@db.example.org/d")) or "")
 
 
 @pytest.mark.parametrize("mode", ["disable", "allow", "prefer", "require"])
 def test_a_remote_host_that_proves_nothing_is_warned_of(mode: str) -> None:
     for hosts in ("db.example.org", "10.0.0.1", "[2001:db8::1]", "localhost,db.example.org"):
-        warning = unverified(DatabaseUrl(f"postgresql://u:{CANARY}@{hosts}/d?sslmode={mode}"))
+        warning = unverified_host_note(DatabaseUrl(f"postgresql://u:{CANARY}@{hosts}/d?sslmode={mode}"))
         assert warning is not None
-        assert f"sslmode={mode} does not prove that" in warning
+        assert f"sslmode={mode} does not prove the identity of" in warning
         assert "sslmode=verify-full" in warning
         assert CANARY not in warning

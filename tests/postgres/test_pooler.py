@@ -22,8 +22,9 @@ from conftest import Cli
 from seed_registry import ingest
 from seed_registry.errors import DatabaseRefused, DatabaseUnavailable
 from seed_registry.postgres.connection import session
-from seed_registry.postgres.conninfo import read
-from seed_registry.postgres.pooler import READ_ONLY, is_pooled
+from seed_registry.postgres.database_url import parse_url
+from seed_registry.postgres.pooler import is_pooled
+from seed_registry.postgres.session_settings import READ_ONLY
 from seed_registry.settings import DatabaseUrl, MaxRejects, Settings
 from seed_registry.synthetic.index import Workload, generate
 
@@ -90,7 +91,7 @@ def configured(
     directory: Path, database_url: DatabaseUrl, options: dict[str, object]
 ) -> tuple[DatabaseUrl, dict[str, Any]]:
     """A PgBouncer's files in a directory of its own: the URL of the database through it, and who it has to run as."""
-    target = read(database_url)
+    target = parse_url(database_url)
     ((host, port),) = target.hosts
     user, name = target.login["user"], target.login["database"]
     (directory / "users").write_text(f'"{user}" "{target.login.get("password", "")}"\n')
@@ -315,7 +316,9 @@ async def test_a_pool_that_others_use_up_is_named_and_not_the_host(
         with pytest.raises(DatabaseUnavailable) as raised:
             await ingest([index], settings(url))
     first, second = str(raised.value).splitlines()
-    assert first.endswith("the login is accepted, but a pooler lends no server: its pool is too small, or in use")
+    assert first.endswith(
+        "the login is accepted, but the pooler has no server connection left: its pool is too small, or in use"
+    )
     assert "default_pool_size" in second
     assert "--concurrency" in second
 
@@ -364,7 +367,7 @@ async def test_options_that_a_pooler_does_not_pass_on_are_named(pooler: Pooler) 
 @pytest.mark.slow
 async def test_a_pooler_without_a_server_is_told_as_such(pooler: Pooler, database_url: DatabaseUrl) -> None:
     url = pooler()
-    missing = DatabaseUrl(url.reveal.replace(read(database_url).login["database"], "no_such_database"))
+    missing = DatabaseUrl(url.reveal.replace(parse_url(database_url).login["database"], "no_such_database"))
     for chosen in ("auto", "transaction"):
         with pytest.raises(DatabaseUnavailable, match="cannot connect to "):
             async with session(missing, pooler=chosen):
@@ -409,7 +412,7 @@ def tls_pooler(pooler: Pooler, place: Path) -> Iterator[Callable[[str], tuple[st
             port = _free_port()
             files = {"client_tls_cert_file": certificate, "client_tls_key_file": key}
             url = pooler(listen_addr="127.0.0.1", listen_port=port, client_tls_sslmode="allow", **files)
-        login = read(url).login
+        login = parse_url(url).login
         return f"postgresql://{quote(login['user'])}:{CANARY}@localhost:{port}/{login['database']}", certificate
 
     yield start
@@ -466,7 +469,7 @@ async def test_a_certificate_of_somebody_else_is_not_trusted(
 
 async def test_a_server_without_tls_is_not_spoken_to_where_tls_is_demanded(pooler: Pooler) -> None:
     port = _free_port()
-    login = read(pooler(listen_addr="127.0.0.1", listen_port=port)).login
+    login = parse_url(pooler(listen_addr="127.0.0.1", listen_port=port)).login
     url = f"postgresql://{quote(login['user'])}:{CANARY}@127.0.0.1:{port}/{login['database']}"
     assert not await encrypted(f"{url}?sslmode=prefer")
     with pytest.raises(DatabaseUnavailable, match="does it offer TLS") as raised:

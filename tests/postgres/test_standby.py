@@ -119,7 +119,7 @@ async def test_a_missing_standby_is_told_within_seconds_and_named_in_the_end(
         await ingest(index, settings, progress)
     assert time.monotonic() - started < 60
     first, second = str(caught.value).splitlines()
-    assert first.endswith("COMMIT waits for a synchronous standby that is not there (SyncRep)")
+    assert first.endswith("COMMIT waits for a synchronous standby that is not connected (SyncRep)")
     assert "synchronous_standby_names" in second
     (told,) = progress.fields("waiting_for_standby")
     assert "synchronous_standby_names" in told["note"]

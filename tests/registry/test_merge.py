@@ -21,7 +21,7 @@ from conftest import _clone, make_asset, make_source, source_rows
 from seed_registry.dry_run.writer import DryRunWriter
 from seed_registry.errors import SchemaMissing, SettingsInvalid
 from seed_registry.postgres.connection import session
-from seed_registry.postgres.pooler import READ_ONLY
+from seed_registry.postgres.session_settings import READ_ONLY
 from seed_registry.records import Asset, SourceRow
 from seed_registry.registry.ddl import apply
 from seed_registry.registry.introspection import introspect

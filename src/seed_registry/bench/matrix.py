@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-import asyncpg
 from msgspec import Struct, field
 
 from seed_registry.bench.child import Reply
@@ -25,12 +24,13 @@ from seed_registry.embedded.database import database
 from seed_registry.errors import DatabaseRefused, SeedRegistryError
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.reader import read_index
-from seed_registry.postgres.connection import session, to_our_error
+from seed_registry.postgres.connection import session
+from seed_registry.postgres.errors import CONNECTION_ERRORS, to_our_error
 from seed_registry.postgres.pooler import is_pooled
 from seed_registry.settings import DatabaseUrl, Settings
 
 # What ends all measuring and not only that of a cell: the server or the bench's own session is gone.
-_LOST: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, SeedRegistryError)
+_LOST: Final = (*CONNECTION_ERRORS, SeedRegistryError)
 
 
 async def run(subject: BenchIndex, grid: Grid, settings: Settings, tell: Tell, *, verbose: bool = False) -> Results:

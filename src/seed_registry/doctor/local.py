@@ -14,7 +14,8 @@ from msgspec import Struct
 
 from seed_registry.embedded import server
 from seed_registry.errors import EmbeddedServerFailed, SeedRegistryError
-from seed_registry.postgres.conninfo import ConnInfo, read, unverified
+from seed_registry.postgres.conninfo import ConnInfo
+from seed_registry.postgres.database_url import parse_url, unverified_host_note
 from seed_registry.postgres.pooler import is_pooled
 from seed_registry.settings import DatabaseUrl
 
@@ -76,13 +77,13 @@ def look_at_disks(places: Mapping[str, Path]) -> list[Finding]:
 
 async def look_at_connection(connection: asyncpg.Connection[Any], url: DatabaseUrl) -> list[Finding]:
     """How we got to the server: host, encryption, poolers."""
-    target = read(url)
+    target = parse_url(url)
     where = await connection.fetchval("select pg_catalog.host(pg_catalog.inet_server_addr())")
     at = f"{url}" + (f" (the server's address: {where})" if where else " (through a unix socket)")
     findings = [Finding("connection", "ok", at)]
-    if target.passed_over:
-        passed_over = ", ".join(target.passed_over)
-        findings.append(Finding("url", "ok", f"parameters without effect here: {passed_over}"))
+    if target.ignored:
+        ignored = ", ".join(target.ignored)
+        findings.append(Finding("url", "ok", f"parameters without effect here: {ignored}"))
     findings.append(_tls(connection, url, target))
     if is_pooled(connection):
         findings.append(
@@ -101,7 +102,7 @@ async def look_at_connection(connection: asyncpg.Connection[Any], url: DatabaseU
 def _tls(connection: asyncpg.Connection[Any], url: DatabaseUrl, target: ConnInfo) -> Finding:
     encrypted: Any = connection._transport.get_extra_info("ssl_object")  # noqa: SLF001  # asyncpg has no other way
     how = f"{encrypted.version()}, {encrypted.cipher()[0]}" if encrypted is not None else "not encrypted"
-    if warning := unverified(url):
+    if warning := unverified_host_note(url):
         return Finding("tls", "warn", f"{how}; {warning.partition(': ')[0]}", warning.partition(": ")[2])
     if encrypted is None:
         return Finding("tls", "ok", "not encrypted, and not needed: the server is on this machine")

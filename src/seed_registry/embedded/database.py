@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 
 from seed_registry.embedded import server
-from seed_registry.postgres.conninfo import chosen
+from seed_registry.postgres.database_url import choose_url
 from seed_registry.settings import DatabaseUrl, Settings
 
 
@@ -20,7 +20,7 @@ async def database(settings: Settings) -> AsyncIterator[DatabaseUrl]:
         SettingsInvalid: the environment names an unusable database.
         EmbeddedServerFailed: the embedded server cannot be started.
     """
-    if (named := chosen(settings.database_url)) is not None:
+    if (named := choose_url(settings.database_url)) is not None:
         yield named
         return
     running = server.running()

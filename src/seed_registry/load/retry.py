@@ -14,13 +14,22 @@ import stamina
 from msgspec import Struct
 
 from seed_registry.checkpoint import Checkpoint
-from seed_registry.errors import DatabaseUnavailable, SeedRegistryError
+from seed_registry.errors import SeedRegistryError
 from seed_registry.ledger.runs import Ledger
 from seed_registry.load.sources import Writer
-from seed_registry.postgres.connection import blockers, locked, to_our_error
-from seed_registry.postgres.failures import CommitUnknown, FailureAction, classify, has_no_room, is_disk_full
-from seed_registry.postgres.locks import AWAITED_STANDBY
-from seed_registry.postgres.standby import missing, waits_for_standby
+from seed_registry.postgres.connection import session
+from seed_registry.postgres.errors import CONNECTION_ERRORS, to_our_error
+from seed_registry.postgres.failures import (
+    CommitUnknown,
+    FailureAction,
+    classify,
+    has_no_room,
+    is_disk_full,
+    is_lock_timeout,
+)
+from seed_registry.postgres.locks import AWAITED_STANDBY, blockers, lock_timeout_error
+from seed_registry.postgres.session_settings import READ_ONLY
+from seed_registry.postgres.standby import missing_standby_error, waits_for_standby
 from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry.bisection import Blame
@@ -124,11 +133,11 @@ class RetryingWriter:
             ):
                 with attempt:
                     return await self._once(action, seconds)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as exc:
+        except CONNECTION_ERRORS as exc:
             if classify(exc) is FailureAction.BISECT:
                 raise
             if self._blockers:
-                raise locked(patience.url, self._blockers) from exc
+                raise lock_timeout_error(patience.url, self._blockers) from exc
             raise to_our_error(exc, patience.url) from exc
         except CommitUnknown as exc:
             raise to_our_error(exc.lost, patience.url) from exc
@@ -214,9 +223,9 @@ class RetryingWriter:
             if session is not None and self._waits_for_standby and session.connection.is_closed():
                 self._session = None
                 await self._stack.aclose()
-                raise missing(self._patience.url) from exc  # another try would wait as long
-            if session is not None and isinstance(exc, asyncpg.LockNotAvailableError):
-                with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                raise missing_standby_error(self._patience.url) from exc  # another try would wait as long
+            if session is not None and is_lock_timeout(exc):
+                with suppress(*CONNECTION_ERRORS):
                     async with io_timeout(session.connection, seconds):
                         self._blockers = await blockers(session.connection)
             if session is not None and (session.connection.is_closed() or classify(exc) is FailureAction.RECONNECT):
@@ -244,8 +253,9 @@ class RetryingWriter:
         while not self._waits_for_standby:
             await asyncio.sleep(seconds)
             seconds = min(2 * seconds, _LONGEST_SUSPICION_SECONDS)
-            with suppress(SeedRegistryError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-                self._waits_for_standby = await waits_for_standby(patience.url, connection, patience.pooler)
+            with suppress(SeedRegistryError, *CONNECTION_ERRORS):
+                async with session(patience.url, READ_ONLY, pooler=patience.pooler) as observer:
+                    self._waits_for_standby = await waits_for_standby(observer, connection)
         note = f"COMMIT waits for a synchronous standby: {AWAITED_STANDBY}"
         patience.progress.tell("warning", "waiting_for_standby", note=note)
 
@@ -257,7 +267,7 @@ class RetryingWriter:
 
     def _may_pass(self, exc: Exception) -> bool:
         """Whether to try again; told, if so."""
-        if not self.was_open and isinstance(exc, DatabaseUnavailable) and has_no_room(exc):
+        if not self.was_open and has_no_room(exc):
             return False
         if is_disk_full(exc) or not (self._is_lost or classify(exc) in (FailureAction.REPEAT, FailureAction.RECONNECT)):
             return False

@@ -49,7 +49,7 @@ from seed_registry.load.sources import (
 )
 from seed_registry.load.target import LoadTarget
 from seed_registry.postgres.connection import flush, session
-from seed_registry.postgres.conninfo import chosen
+from seed_registry.postgres.database_url import choose_url
 from seed_registry.records import SourceRow
 from seed_registry.registry.digest import digest
 from seed_registry.rejects.writer import RejectsFile
@@ -102,7 +102,7 @@ class LoadRun:
             run_id=self.id,
             indexes=[index.report_name for index in indexes],
             dry_run=settings.dry_run,
-            database=str(chosen(settings.database_url) or EMBEDDED),
+            database=str(choose_url(settings.database_url) or EMBEDDED),
         )
 
     @property
@@ -405,7 +405,7 @@ def _rejects_file(settings: Settings, run_id: str) -> RejectsFile:
     try:
         home = server.make_home_directory()
     except EmbeddedServerFailed as exc:
-        if chosen(settings.database_url) is None:
+        if choose_url(settings.database_url) is None:
             raise
         raise StorageFailed(f"{exc}, or name the file for rejected records with --rejects") from exc
     return RejectsFile(home / "rejects" / f"{run_id}.ndjson", own_directory=True)

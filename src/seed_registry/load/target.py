@@ -13,16 +13,17 @@ import stamina
 from seed_registry.dry_run.writer import DryRunWriter, PlanCollector
 from seed_registry.embedded import server
 from seed_registry.embedded.database import database
-from seed_registry.errors import CommitsLost, DatabaseUnavailable, IndexTaken, SchemaMissing
+from seed_registry.errors import CommitsLost, DatabaseUnavailable, IndexTaken, PoolerExhausted, SchemaMissing
 from seed_registry.ledger.runs import Ledger, announce_run, lock_indexes
 from seed_registry.load.retry import LONGEST_WAIT_SECONDS, OpenSession, RetryingWriter, RetryPolicy, Session
 from seed_registry.load.sources import Writer
-from seed_registry.postgres.connection import blockers, locked, session
-from seed_registry.postgres.conninfo import chosen, unverified
-from seed_registry.postgres.failures import is_lent_none, is_not_yet
+from seed_registry.postgres.connection import session
+from seed_registry.postgres.database_url import choose_url, unverified_host_note
+from seed_registry.postgres.failures import is_lock_timeout, is_starting_or_full
 from seed_registry.postgres.identity import identify
-from seed_registry.postgres.locks import end_session
-from seed_registry.postgres.pooler import READ_ONLY, is_behind_a_pooler, is_pooled
+from seed_registry.postgres.locks import blockers, end_session, lock_timeout_error
+from seed_registry.postgres.pooler import is_behind_pooler, is_pooled
+from seed_registry.postgres.session_settings import READ_ONLY
 from seed_registry.postgres.sql_files import statement
 from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.registry import ddl
@@ -82,7 +83,7 @@ class LoadTarget:
         self._main_pid: int | None = None  # of the session that held the indexes last
         self._pooler = settings.pooler
         self._has_pooler = False
-        self._no_room: DatabaseUnavailable | None = None
+        self._no_room: PoolerExhausted | None = None
         self._ledger: Ledger | None = None
         self._witness = Canary()
         self._idle: list[Writer] = []
@@ -124,9 +125,9 @@ class LoadTarget:
                     self._encoding = connection.get_settings().server_encoding
                     # told now, and not by the first batch, when sources have been written
                     await rehearse(connection, self.tables, is_reading=settings.dry_run)
-                    self._has_pooler = await is_behind_a_pooler(connection)
+                    self._has_pooler = await is_behind_pooler(connection)
             except asyncpg.LockNotAvailableError as exc:
-                raise locked(url, await blockers(connection)) from exc
+                raise lock_timeout_error(url, await blockers(connection)) from exc
             if is_pooled(connection):
                 self._pooler = "transaction"  # and need not be looked for again
                 note = "every batch makes its own staging tables; --pooler none if the pooler keeps sessions"
@@ -193,18 +194,17 @@ class LoadTarget:
 
     async def _new_writer(self, url: DatabaseUrl) -> Writer:
         if self._no_room is not None:  # it was waited for once, and is not for every index
-            raise DatabaseUnavailable(str(self._no_room)) from self._no_room.__cause__
+            raise PoolerExhausted(str(self._no_room))
         writer = self._lasting(url, lambda: self._open_worker(is_first=not writer.was_open))
         try:
             return await self._stack.enter_async_context(writer)
-        except DatabaseUnavailable as exc:
-            if is_lent_none(exc):
-                self._no_room = exc
+        except PoolerExhausted as exc:
+            self._no_room = exc
             raise
 
     def _may_come(self, exc: Exception) -> bool:
         """A server that is starting, or full, is waited for; one that is not there is more likely a mistake."""
-        if not (is_not_yet(exc) or isinstance(exc.__cause__, asyncpg.LockNotAvailableError)):
+        if not (is_starting_or_full(exc) or is_lock_timeout(exc)):
             return False
         self._tally.retries += 1
         self._progress.tell("warning", "retrying", reason=str(exc).splitlines()[0])
@@ -306,8 +306,8 @@ async def open_target(
         DatabaseRefused: another load has one of the indexes.
         SchemaMismatch: the tables are missing or cannot take the records.
     """
-    named = chosen(settings.database_url)
-    if named is not None and (note := unverified(named)):
+    named = choose_url(settings.database_url)
+    if named is not None and (note := unverified_host_note(named)):
         progress.tell("warning", "tls_unverified", note=note)
     async with AsyncExitStack() as stack:
         registry = LoadTarget(settings, tally, progress, stack, indexes)

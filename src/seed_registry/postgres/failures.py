@@ -1,4 +1,4 @@
-"""Remedies: what to do about a failure of the database, by SQLSTATE and exception type, in one table.
+"""Classify a failure of the database by SQLSTATE and exception type: what to do about it.
 
 https://www.postgresql.org/docs/current/errcodes-appendix.html
 """
@@ -10,7 +10,7 @@ from typing import Final
 
 import asyncpg
 
-from seed_registry.errors import DatabaseUnavailable
+from seed_registry.errors import DatabaseRefused, DatabaseUnavailable, PoolerExhausted
 from seed_registry.report import MergeCounts
 
 
@@ -19,11 +19,11 @@ class FailureAction(Enum):
 
     REPEAT = auto()  # the transaction, on the same connection
     RECONNECT = auto()  # the transaction, on a new connection
-    BISECT = auto()  # a record of the batch is guilty
-    STOP = auto()  # nothing that we could do
+    BISECT = auto()  # a record of the batch is to blame
+    STOP = auto()  # nothing
 
 
-# The longest prefix of a SQLSTATE that is named here decides; what is not named stops the load.
+# The longest prefix of a SQLSTATE that is listed here decides; one that is not listed stops the load.
 _BY_SQLSTATE: Final = {
     "40001": FailureAction.REPEAT,  # serialization failure
     "40P01": FailureAction.REPEAT,  # deadlock
@@ -37,10 +37,20 @@ _BY_SQLSTATE: Final = {
     "25P03": FailureAction.RECONNECT,  # idle in transaction timeout
     "25P04": FailureAction.RECONNECT,  # transaction timeout
     "53300": FailureAction.RECONNECT,  # too many connections
+    "53100": FailureAction.STOP,  # disk full
     "21000": FailureAction.BISECT,
     "22": FailureAction.BISECT,
     "23": FailureAction.BISECT,
     "54": FailureAction.BISECT,
+}
+_DISK_FULL: Final[str] = asyncpg.DiskFullError.sqlstate
+_LOCK_TIMEOUT: Final[str] = asyncpg.LockNotAvailableError.sqlstate
+_STARTING_OR_FULL: Final = {asyncpg.TooManyConnectionsError.sqlstate, asyncpg.CannotConnectNowError.sqlstate}
+# PgBouncer refuses a client too many as a protocol violation, Supavisor as an internal error.
+_NO_ROOM: Final = {
+    asyncpg.TooManyConnectionsError.sqlstate,
+    asyncpg.ProtocolViolationError.sqlstate,
+    asyncpg.InternalServerError.sqlstate,
 }
 # What asyncpg's encoders raise for a value that they cannot send; nothing of the batch was sent then.
 _ENCODING: Final = (ValueError, TypeError, OverflowError)
@@ -59,52 +69,42 @@ class CommitUnknown(Exception):
         self.lost = lost
 
 
-class NoServerLent(TimeoutError):
-    """The login was accepted, and then the first statement had no answer: a pooler's servers are all lent."""
+def sqlstate_of(exc: BaseException | None) -> str:
+    """Return the server's code, of an error of asyncpg's or of ours; empty if there is none."""
+    return getattr(exc, "sqlstate", None) or ""
 
 
 def is_disk_full(exc: BaseException) -> bool:
-    """Whether the server's disk is full; it may be the last word before it goes down."""
-    return isinstance(exc, asyncpg.DiskFullError) or isinstance(exc.__cause__, asyncpg.DiskFullError)
+    """Whether the server's disk is full; it may go down after it said so, and asyncpg raises that instead."""
+    return _DISK_FULL in (sqlstate_of(exc), sqlstate_of(exc.__cause__))
 
 
-def has_no_room(exc: DatabaseUnavailable) -> bool:
-    """Whether the server, a role or a pooler has as many connections as it may.
-
-    PgBouncer refuses a client too many as a protocol violation, Supavisor as an internal error.
-    """
-    return is_lent_none(exc) or isinstance(
-        exc.__cause__, (asyncpg.TooManyConnectionsError, asyncpg.ProtocolViolationError, asyncpg.InternalServerError)
-    )
+def is_lock_timeout(exc: BaseException) -> bool:
+    """Whether a lock was not released within `lock_timeout`."""
+    return sqlstate_of(exc) == _LOCK_TIMEOUT
 
 
-def is_lent_none(exc: DatabaseUnavailable) -> bool:
-    """Whether a pooler had no server to lend, which takes seconds to find out."""
-    return isinstance(exc.__cause__, NoServerLent)
+def has_no_room(exc: BaseException) -> bool:
+    """Whether the server, a role or a pooler has as many connections as it may."""
+    return isinstance(exc, PoolerExhausted) or (isinstance(exc, DatabaseUnavailable) and sqlstate_of(exc) in _NO_ROOM)
 
 
-def is_not_yet(exc: BaseException) -> bool:
-    """Whether a server that was reached for the first time may be had in a moment."""
-    return isinstance(exc, DatabaseUnavailable) and isinstance(
-        exc.__cause__, (asyncpg.TooManyConnectionsError, asyncpg.CannotConnectNowError)
-    )
+def is_starting_or_full(exc: BaseException) -> bool:
+    """Whether a server refused the first connection for a reason that may pass: it exists, and is no mistake."""
+    return isinstance(exc, DatabaseUnavailable) and sqlstate_of(exc) in _STARTING_OR_FULL
 
 
 def classify(exc: BaseException) -> FailureAction:
-    """What may help against a failure of a batch, of a connection, or of connecting anew."""
-    if is_disk_full(exc):
+    """Return what may help against a failure of a batch, of a connection, or of a new connection."""
+    if is_disk_full(exc) or isinstance(exc, DatabaseRefused):
         return FailureAction.STOP
-    if isinstance(exc, asyncpg.PostgresError):
-        state = exc.sqlstate or ""
+    if state := sqlstate_of(exc):
         return _BY_SQLSTATE.get(state) or _BY_SQLSTATE.get(state[:2], FailureAction.STOP)
-    if isinstance(exc, DatabaseUnavailable):
-        cause = exc.__cause__
-        return classify(cause) if isinstance(cause, asyncpg.PostgresError) else FailureAction.RECONNECT
-    if isinstance(exc, CommitUnknown):
+    if isinstance(exc, (DatabaseUnavailable, CommitUnknown)):
         return FailureAction.RECONNECT
-    if isinstance(exc, RowsKeptOut):
+    if isinstance(exc, (RowsKeptOut, *_ENCODING)):
         return FailureAction.BISECT
     # asyncpg: the connection is closed, or ended between two messages. OSError: sockets, and TimeoutError.
     if isinstance(exc, (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)):
-        return FailureAction.BISECT if isinstance(exc, _ENCODING) else FailureAction.RECONNECT
-    return FailureAction.BISECT if isinstance(exc, _ENCODING) else FailureAction.STOP
+        return FailureAction.RECONNECT
+    return FailureAction.STOP

@@ -1,4 +1,4 @@
-"""Reaching: a connection to the first host of a target that is there and of the kind that is wanted."""
+"""Connect to the first host that answers and is of the wanted kind, as libpq does, and set the session up."""
 
 from __future__ import annotations
 
@@ -11,65 +11,65 @@ from typing import Any, Final
 
 import asyncpg
 
-from seed_registry.errors import DatabaseRefused
+from seed_registry.errors import DatabaseRefused, PoolerExhausted
 from seed_registry.postgres.conninfo import ConnInfo
-from seed_registry.postgres.failures import NoServerLent
-from seed_registry.postgres.pooler import PooledConnection, set_up
+from seed_registry.postgres.pooler import PooledConnection
+from seed_registry.postgres.session_settings import set_up
 from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.settings import DatabaseUrl, PoolerName
 
-# What of the socket libpq's parameters set, where the operating system has it.
+# The options of the socket that libpq's parameters set, where the operating system has them.
 _SOCKET_OPTIONS: Final = {
     "keepalives_idle": "TCP_KEEPIDLE",
     "keepalives_interval": "TCP_KEEPINTVL",
     "keepalives_count": "TCP_KEEPCNT",
     "tcp_user_timeout": "TCP_USER_TIMEOUT",
 }
-# What a Unix socket may hold that the server has not read yet.
+# How much a Unix socket may hold that the server has not read yet.
 _SEND_BYTES: Final = 2 << 20
-# The operating system's own would let two hours pass.
+# With the operating system's own a dead connection is noticed after two hours.
 _KEEPALIVES: Final = {"keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 6}
 
 
 async def open_session(
     url: DatabaseUrl,
-    target: ConnInfo,
+    conninfo: ConnInfo,
     *,
     pooler: PoolerName,
     own: dict[str, str],
     timeout_seconds: float,
     answer_seconds: float | None = None,
 ) -> asyncpg.Connection[Any]:
-    """A session that is set up for loading: behind a pooler anew in every transaction.
+    """Open a session that is set up for loading; behind a pooler every transaction sets itself up.
 
     Raises:
-        DatabaseRefused: the pooler lends a server for one statement only.
-        NoServerLent: the login is accepted, but nothing is answered.
-        OSError: nobody is there; like asyncpg's own errors it is the caller's to translate.
+        DatabaseRefused: the pooler assigns servers to statements.
+        PoolerExhausted: the login is accepted, but the first statement is not answered.
+        OSError: no host answers; the caller translates it, like asyncpg's own errors.
     """
-    longest = timeout_seconds if target.timeout_seconds is None else target.timeout_seconds
+    longest = timeout_seconds if conninfo.timeout_seconds is None else conninfo.timeout_seconds
     seconds = None if longest == math.inf else longest
     answer_seconds = answer_seconds or seconds  # after the login
-    if pooler != "transaction" and not (target.is_pooled and pooler == "auto"):
-        connection = await _reach(target, seconds)
+    if pooler != "transaction" and not (conninfo.is_pooled and pooler == "auto"):
+        connection = await _connect(conninfo, seconds)
         try:
-            async with _answered():
+            async with _answered(url):
                 if await set_up(connection, own, unless_pooled=pooler == "auto", seconds=answer_seconds):
                     return connection
         except BaseException:  # also cancelled: uvloop does not close as long as a connection is left over
             connection.terminate()
             raise
         await connection.close(timeout=seconds)
-    # What is prepared for a session would be asked of another one.
-    connection = await _reach(target, seconds, connection_class=PooledConnection, statement_cache_size=0)
+    # A statement prepared in one server session would be executed in another: no cache.
+    connection = await _connect(conninfo, seconds, connection_class=PooledConnection, statement_cache_size=0)
     connection.own_settings = own
-    # Before it asks for types asyncpg turns JIT off for the session, which is the next client's, too.
+    # Before it queries types asyncpg turns JIT off for the session, which the next client gets, too.
     connection._server_caps = connection._server_caps._replace(jit=False)  # noqa: SLF001
     try:
-        async with _answered():
+        async with _answered(url):
             await connection.execute("select", timeout=answer_seconds)  # is there a server behind the pooler?
         async with io_timeout(connection, seconds):
-            await _begin(connection, url)
+            await _check_transactions(connection, url)
     except BaseException:
         connection.terminate()
         raise
@@ -77,68 +77,72 @@ async def open_session(
 
 
 @asynccontextmanager
-async def _answered() -> AsyncIterator[None]:
+async def _answered(url: DatabaseUrl) -> AsyncIterator[None]:
     try:
         yield
     except TimeoutError as exc:
-        raise NoServerLent from exc
+        raise PoolerExhausted(
+            f"cannot connect to {url}: the login is accepted, but the pooler has no server connection left: "
+            "its pool is too small, or in use\nset its size to at least one more than --concurrency (PgBouncer: "
+            "default_pool_size, pool_size, max_db_connections), or use fewer workers (--concurrency)"
+        ) from exc
 
 
-async def _begin(connection: asyncpg.Connection[Any], url: DatabaseUrl) -> None:
+async def _check_transactions(connection: asyncpg.Connection[Any], url: DatabaseUrl) -> None:
     try:
         async with connection.transaction():
             pass
     except asyncpg.PostgresConnectionError as exc:
         raise DatabaseRefused(
             f"the pooler at {url} allows no transactions: it pools statements\n"
-            "let it pool transactions or sessions (pool_mode), or name the server itself",
+            "set its pool_mode to transaction or session, or name the server itself",
             sqlstate=exc.sqlstate,
         ) from exc
 
 
-async def _reach(target: ConnInfo, seconds: float | None, **options: Any) -> asyncpg.Connection[Any]:
-    """One host after the other, as libpq does: each with the whole timeout, the next one when this is not there."""
-    hosts = random.sample(target.hosts, len(target.hosts)) if target.is_shuffled else target.hosts
-    wanted = target.session_attributes
+async def _connect(conninfo: ConnInfo, seconds: float | None, **options: Any) -> asyncpg.Connection[Any]:
+    """Try one host after the other, each with the whole timeout."""
+    hosts = random.sample(conninfo.hosts, len(conninfo.hosts)) if conninfo.is_shuffled else conninfo.hosts
+    wanted = conninfo.session_attributes
     failure: BaseException | None = None
     for attributes in ("standby", "any") if wanted == "prefer-standby" else (wanted,):
         for host, port in hosts:
             try:
                 connection = await asyncpg.connect(
-                    target.tls.dsn,
+                    conninfo.tls.dsn,
                     host=host,
                     port=port,
-                    **target.login,
-                    ssl=target.tls.argument,
-                    direct_tls=target.tls.direct,
+                    **conninfo.login,
+                    ssl=conninfo.tls.argument,
+                    direct_tls=conninfo.tls.direct,
                     target_session_attrs=attributes,
-                    server_settings=target.server_settings,
+                    server_settings=conninfo.server_settings,
                     timeout=seconds,
                     **options,
                 )
             except (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched) as exc:
                 failure = exc
             else:
-                _tune(connection, target)
+                _tune(connection, conninfo)
                 return connection
     assert failure is not None, "there is at least one host"
     raise failure
 
 
-def _tune(connection: asyncpg.Connection[Any], target: ConnInfo) -> None:
-    """Give the socket room for a batch, and let the system notice a server that went away without a word.
+def _tune(connection: asyncpg.Connection[Any], conninfo: ConnInfo) -> None:
+    """Enlarge the buffer of a Unix socket to hold a batch, and set TCP keepalives, unless the URL says otherwise.
 
-    The latter unless the URL says otherwise. TCP finds the room that it needs by itself.
+    TCP sizes its buffers itself.
     """
-    own: Any = connection._transport.get_extra_info("socket")  # noqa: SLF001  # asyncpg has no other way to it
+    own: Any = connection._transport.get_extra_info("socket")  # noqa: SLF001  # asyncpg has no public way to it
     if own is not None and own.family == socket.AF_UNIX:
-        # A batch goes on while this process decodes: the system's own 200 KB last a server for some milliseconds.
+        # The server reads on while this process decodes: the system's own 200 KB last some milliseconds.
         own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
     if own is None or own.family not in (socket.AF_INET, socket.AF_INET6):
         return
-    if target.keepalives.get("keepalives", 1) != 0:
+    if conninfo.keepalives.get("keepalives", 1) != 0:
         own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    wanted = _KEEPALIVES | target.keepalives
+    wanted = _KEEPALIVES | conninfo.keepalives
     for name, option in _SOCKET_OPTIONS.items():
         if wanted.get(name, 0) > 0 and hasattr(socket, option):
             own.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), wanted[name])

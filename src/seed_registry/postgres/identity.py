@@ -1,4 +1,4 @@
-"""Identity: which database a session is in, as the session itself tells, for reports and logs."""
+"""Find out which database a session is in, for reports and logs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ select pg_catalog.current_database()::pg_catalog.text, current_user::pg_catalog.
 
 
 async def identify(connection: asyncpg.Connection[Any], *, is_embedded: bool) -> Database:
-    """The database of a session. Behind a pooler host and port are the pooler's, the rest is the server's."""
+    """Return the database of a session. Behind a pooler host and port are the pooler's, the rest is the server's."""
     name, user, server = await connection.fetchrow(_QUERY)
     host, port = _address(connection)
     # Distributions append their own: `16.4 (Debian 16.4-1)`.
@@ -24,8 +24,8 @@ async def identify(connection: asyncpg.Connection[Any], *, is_embedded: bool) ->
 
 
 def _address(connection: asyncpg.Connection[Any]) -> tuple[str | None, int | None]:
-    """What was connected to, by the name that was given: asyncpg keeps it, and has no other way to it."""
-    address: Any = connection._addr  # noqa: SLF001
+    """Return the host and port of the connection, as they were given."""
+    address: Any = connection._addr  # noqa: SLF001  # asyncpg has no public way to it
     if isinstance(address, str):  # directory/.s.PGSQL.5432
         directory, _, socket = address.rpartition(os.sep)
         port = socket.rpartition(".")[2]

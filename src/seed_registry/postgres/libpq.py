@@ -1,8 +1,8 @@
-"""libpq: the parameters of a connection, from a URL as people paste it, a service file and the environment.
+"""Read the parameters of a connection as libpq does: from a URL, a service file and the environment.
 
 https://www.postgresql.org/docs/current/libpq-connect.html, with its precedence: the URL, then the service file, then
-the environment. What asyncpg cannot do is refused when it promises safety, and passed over when it does not. No message
-quotes a value that could hold a password.
+the environment. A parameter that asyncpg does not support is an error if it promises safety, and ignored if not. No
+message quotes a value that could hold a password.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote
 
-from seed_registry.errors import SettingsInvalid
+from seed_registry.errors import DatabaseUrlInvalid
 from seed_registry.escape import printable
 
 VARIABLES: Final = {
@@ -32,62 +32,59 @@ VARIABLES: Final = {
 KEEPALIVES: Final = {
     "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
 }  # fmt: skip
-_TAKEN: Final = {
+_KNOWN: Final = {
     *VARIABLES.values(), *KEEPALIVES, "database", "fallback_application_name", "sslpassword", "ssl", "pgbouncer",
     "replication",
 }  # fmt: skip
-# Nothing is lost without them: asyncpg speaks UTF-8 and TLS with SNI, and pools of other programs are not ours.
-PASSED_OVER: Final = {
+# Without effect here: asyncpg uses UTF-8 and TLS with SNI, and these pools are of other programs.
+IGNORED: Final = {
     "client_encoding", "sslcompression", "sslsni", "gssdelegation", "min_protocol_version", "max_protocol_version",
     "connection_limit", "pool_timeout", "statement_cache_size", "prepared_statement_cache_size", "uselibpqcompat",
     "supa",
 }  # fmt: skip
-# What each promises, unless it has one of these values, and asyncpg cannot keep.
-_PROMISES: Final[Mapping[str, tuple[set[str], str]]] = {
+# Promises that asyncpg cannot keep, unless the parameter has one of these values.
+_UNSUPPORTED: Final[Mapping[str, tuple[set[str], str]]] = {
     "channel_binding": (
         {"disable", "prefer"},
-        "channel_binding=require cannot be had; sslmode=verify-full&sslrootcert=system proves the server instead",
+        "channel_binding=require is not supported; sslmode=verify-full&sslrootcert=system proves the server instead",
     ),
-    "gssencmode": ({"disable", "prefer"}, "gssencmode=require cannot be had; encrypt with sslmode=verify-full"),
-    "require_auth": (set(), "require_auth cannot be had; sslmode=verify-full proves the server"),
-    "requirepeer": (set(), "requirepeer cannot be had; leave it out"),
-    "sslcertmode": ({"disable", "allow"}, "sslcertmode=require cannot be had; leave it out"),
-    "sslcrldir": (set(), "sslcrldir cannot be had; name one file with sslcrl"),
-    "replication": ({"false", "off", "no", "0"}, "a load cannot go through a replication connection"),
+    "gssencmode": ({"disable", "prefer"}, "gssencmode=require is not supported; encrypt with sslmode=verify-full"),
+    "require_auth": (set(), "require_auth is not supported; sslmode=verify-full proves the server"),
+    "requirepeer": (set(), "requirepeer is not supported; leave it out"),
+    "sslcertmode": ({"disable", "allow"}, "sslcertmode=require is not supported; leave it out"),
+    "sslcrldir": (set(), "sslcrldir is not supported; name one file with sslcrl"),
+    "replication": ({"false", "off", "no", "0"}, "a replication connection is not supported"),
 }
-_UNUSABLE: Final = "--database-url is not usable"
-LOOKS_LIKE: Final = "it looks like postgresql://user:password@host:5432/database"
-
-
-# These name a place; the others say who comes, and how.
+FORMAT: Final = "it looks like postgresql://user:password@host:5432/database"
+# These name a server or a database; the others are about the login.
 PLACES: Final = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE")
 
 
 def parameters(url: str, variables: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """What a URL says, completed from its service file and the environment's `variables`, by libpq's names.
+    """Return the parameters of a URL, completed from its service file and the environment's `variables`.
 
     Raises:
-        SettingsInvalid: it is no URL, its service is not there, or it promises what cannot be kept.
+        DatabaseUrlInvalid: it is no URL, its service does not exist, or it has an unsupported parameter.
     """
-    given = _of_url(url.strip())
+    given = _parse_url(url.strip())
     environment = {name: variables[variable] for variable, name in VARIABLES.items() if variables.get(variable)}
     service = given.get("service") or environment.get("service")
     if service:
-        given = _of_service(service, given.get("servicefile") or environment.get("servicefile")) | given
+        given = _read_service(service, given.get("servicefile") or environment.get("servicefile")) | given
     given = environment | given
     if any("\0" in value for value in given.values()):
-        raise unusable("it holds a NUL")
-    for name, (harmless, refusal) in _PROMISES.items():
+        raise DatabaseUrlInvalid("it holds a NUL")
+    for name, (harmless, reason) in _UNSUPPORTED.items():
         if given.get(name) and given[name] not in harmless:
-            raise unusable(refusal)
+            raise DatabaseUrlInvalid(reason)
     return given
 
 
 def url_of_environment() -> str | None:
-    """The URL of what the environment's variables name, without a password; None if none of them names a place.
+    """Return the URL that the environment's variables name, without a password; None if none of them names a place.
 
     Raises:
-        SettingsInvalid: what they name cannot be.
+        DatabaseUrlInvalid: it is unusable.
     """
     if not any(os.environ.get(variable) for variable in PLACES):
         return None
@@ -101,55 +98,50 @@ def url_of_environment() -> str | None:
     return f"postgresql://{user}{places}/{quote(given.get('dbname', ''), safe='')}"
 
 
-def unusable(reason: str) -> SettingsInvalid:
-    """The error of a URL that cannot be used."""
-    return SettingsInvalid(f"{_UNUSABLE}: {reason}")
-
-
-def blamed_on_environment(exc: SettingsInvalid) -> SettingsInvalid:
-    """The same error where no URL was given, but variables."""
+def environment_error(exc: DatabaseUrlInvalid) -> DatabaseUrlInvalid:
+    """Return the same error where the environment's variables, and not a URL, name the database."""
     names = ", ".join(name for name in VARIABLES if os.environ.get(name))
-    return SettingsInvalid(str(exc).replace(_UNUSABLE, f"the database that {names} name is not usable", 1))
+    return DatabaseUrlInvalid(exc.reason, f"the database that {names} name")
 
 
-def _of_url(text: str) -> dict[str, str]:
+def _parse_url(text: str) -> dict[str, str]:
     scheme, is_url, rest = text.removeprefix("jdbc:").partition("://")
     if not is_url and "=" in text:
-        raise unusable(_as_url(text))
+        raise DatabaseUrlInvalid(_as_url(text))
     if not is_url or not re.fullmatch(r"postgres(ql)?(\+\w+)?", scheme.lower()):
-        raise unusable(LOOKS_LIKE)
+        raise DatabaseUrlInvalid(FORMAT)
     # As in libpq a # is nothing special, and the host ends at the first / or ?.
     match = re.fullmatch(r"([^/?]*)(?:/([^?]*))?(?:\?(.*))?", rest, re.DOTALL)
     assert match is not None, "every text fits"
     userinfo, _, hosts = match[1].rpartition("@")
     user, _, password = userinfo.partition(":")
     given = {"user": _unquoted(user), "password": _unquoted(password), "dbname": _unquoted(match[2] or "")}
-    given |= _of_hosts(hosts)
+    given |= _parse_hosts(hosts)
     given = {name: value for name, value in given.items() if value}
-    return given | _of_query(match[3] or "")
+    return given | _parse_query(match[3] or "")
 
 
-def _of_hosts(text: str) -> dict[str, str]:
+def _parse_hosts(text: str) -> dict[str, str]:
     hosts, ports = [], []
     for part in text.split(","):
         match = re.fullmatch(r"(?:\[([^\]]*)\]|([^:\[\]]*))(?::(.*))?", part)
         if match is None:
-            raise unusable(LOOKS_LIKE)
+            raise DatabaseUrlInvalid(FORMAT)
         hosts.append(_unquoted(match[1] or match[2] or ""))
         ports.append(_unquoted(match[3] or ""))
     return {"host": ",".join(hosts).strip(","), "port": ",".join(ports) if any(ports) else ""}
 
 
-def _of_query(text: str) -> dict[str, str]:
+def _parse_query(text: str) -> dict[str, str]:
     given = {}
     for pair in filter(None, text.split("&")):
         name, equals, value = pair.partition("=")
         name = _unquoted(name)
-        if name not in _TAKEN | PASSED_OVER:
-            # A password with a bare ? ends up here; then nothing of it is shown.
+        if name not in _KNOWN | IGNORED:
+            # The end of a password with a bare ? is parsed as a parameter: quote none of it.
             if not equals or "@" in text or not re.fullmatch(r"\w{1,63}", name, re.ASCII):
-                raise unusable(LOOKS_LIKE)
-            raise unusable(f'nobody knows the parameter "{name}"; a setting of the server is given as options=-c...')
+                raise DatabaseUrlInvalid(FORMAT)
+            raise DatabaseUrlInvalid(f'unknown parameter "{name}"; settings of the server are given as options=-c...')
         given[name] = _unquoted(value)
     if "database" in given:
         given["dbname"] = given.pop("database")
@@ -158,8 +150,8 @@ def _of_query(text: str) -> dict[str, str]:
     return given
 
 
-def _of_service(name: str, chosen: str | None) -> dict[str, str]:
-    """https://www.postgresql.org/docs/current/libpq-pgservice.html ."""
+def _read_service(name: str, chosen: str | None) -> dict[str, str]:
+    """Return the parameters of a service (https://www.postgresql.org/docs/current/libpq-pgservice.html)."""
     if chosen:
         files = [Path(chosen)]
     else:
@@ -175,14 +167,14 @@ def _of_service(name: str, chosen: str | None) -> dict[str, str]:
             continue
         except (OSError, UnicodeDecodeError, configparser.Error) as exc:
             problem = f"the service file {printable(file)} cannot be read: {type(exc).__name__}"
-            raise unusable(problem) from None  # a line that is quoted there may hold a password
+            raise DatabaseUrlInvalid(problem) from None  # a line that is quoted there may hold a password
         if parser.has_section(name):
-            known = {key: value for key, value in parser.items(name) if key in _TAKEN and key != "service"}
+            known = {key: value for key, value in parser.items(name) if key in _KNOWN and key != "service"}
             if "database" in known:
                 known["dbname"] = known.pop("database")
             return known
     places = ", ".join(printable(file) for file in files)
-    raise unusable(f"there is no service [{printable(name)}] in {places}")
+    raise DatabaseUrlInvalid(f"there is no service [{printable(name)}] in {places}")
 
 
 def _home_service_files() -> list[Path]:
@@ -193,11 +185,11 @@ def _home_service_files() -> list[Path]:
 
 
 def _as_url(pairs: str) -> str:
-    """The hint for `host=... dbname=...`: the same as a URL, without its password."""
-    advice = "key=value pairs are not taken; "
+    """Return the hint for `host=... dbname=...`: the same as a URL, without its password."""
+    advice = "key=value pairs are not supported; "
     pair = r"\s*(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|[^\s']*)\s*"
     if not re.fullmatch(f"({pair})+", pairs):
-        return advice + LOOKS_LIKE
+        return advice + FORMAT
     given = {name: re.sub(r"\\(.)", r"\1", value.strip("'")) for name, value in re.findall(pair, pairs)}
     host, query = given.get("host", ""), ""
     if host.startswith("/"):
@@ -213,4 +205,4 @@ def _unquoted(text: str) -> str:
     try:
         return unquote(text, errors="strict")  # as in libpq a plus is no space
     except UnicodeDecodeError:
-        raise unusable("it holds %-escapes that are no UTF-8") from None
+        raise DatabaseUrlInvalid("it holds %-escapes that are no UTF-8") from None

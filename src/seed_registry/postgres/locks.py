@@ -1,4 +1,4 @@
-"""Holders: the sessions that have an advisory lock, in words, with what ends them."""
+"""Describe the sessions that hold a lock, and how to end them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from typing import Any, Final
 import asyncpg
 from msgspec import Struct
 
+from seed_registry.errors import DatabaseRefused
 from seed_registry.escape import printable
 from seed_registry.postgres.sql_files import statement
+from seed_registry.settings import DatabaseUrl
 
 _HALF_BITS: Final = 32
 _HALF: Final = (1 << _HALF_BITS) - 1
 
 
 AWAITED_STANDBY: Final = (
-    "start the standby that the server's synchronous_standby_names wants, or take it out there (alter system set "
+    "start the standby that the server's synchronous_standby_names names, or remove it there (alter system set "
     "synchronous_standby_names = ''; select pg_reload_conf())"
 )
 
 
 class Holder(Struct, frozen=True):
-    """A session of the server's; what is None is not ours to see.
+    """A session of the server's; what this role may not see is None.
 
     Attributes:
         address: of its client; None also through a unix socket.
@@ -38,7 +40,6 @@ class Holder(Struct, frozen=True):
     waits_for_standby: bool
 
     def __str__(self) -> str:
-        """Who it is, for messages."""
         facts = [printable(self.application_name or "unnamed", 80)]
         facts += [f"from {self.address}"] if self.address else []
         facts += [f"since {self.backend_start:%Y-%m-%d %H:%M:%S %Z}"] if self.backend_start else []
@@ -49,27 +50,43 @@ class Holder(Struct, frozen=True):
 
 
 async def find_holders(connection: asyncpg.Connection[Any], number: int) -> list[Holder]:
-    """Who else holds the advisory lock with this number, the eldest first."""
+    """Return the other sessions that hold the advisory lock with this number, the oldest first."""
     rows = await connection.fetch(statement("postgres/lock_holders"), number >> _HALF_BITS & _HALF, number & _HALF)
     return [Holder(**row) for row in rows]
 
 
 async def end_session(connection: asyncpg.Connection[Any], pid: int | None) -> None:
-    """End a session of this role's own."""
+    """Terminate a session of this role."""
     with suppress(asyncpg.InsufficientPrivilegeError):
         await connection.execute("select pg_catalog.pg_terminate_backend($1)", pid)
 
 
 def describe_holders(holders: list[Holder]) -> tuple[str, str]:
-    """The sessions in words, and what to do about them; of none nothing is known."""
+    """Return the sessions in words, and the fix; where none is visible the words are empty."""
     if not holders:
         return "", "wait until that is done, or stop it"
     more = f" and {len(holders) - 1} more" if len(holders) > 1 else ""
     end = "select " + ", ".join(f"pg_terminate_backend({holder.pid})" for holder in holders)
     awaited = next((holder for holder in holders if holder.waits_for_standby), None)
-    mend = (
+    fix = (
         f"{AWAITED_STANDBY}; or end it: {end}"
         if awaited
         else f"wait for its end, or stop it; if its loader is gone: {end}"
     )
-    return f": {awaited or holders[0]}{more} has it", mend
+    return f": {awaited or holders[0]}{more} has it", fix
+
+
+async def blockers(connection: asyncpg.Connection[Any]) -> str:
+    """Return the sessions that have held a lock on a table for longer than `lock_timeout`; empty if there are none."""
+    found = await connection.fetch(statement("postgres/blockers"))
+    return ", ".join(f"pid {pid} ({printable(name) or 'unnamed'}, {state})" for pid, name, state, _ in found)
+
+
+def lock_timeout_error(url: DatabaseUrl, holders: str) -> DatabaseRefused:
+    """Return the error of a lock that was not released in time; `holders` are from `blockers`."""
+    who = f"; {holders} holds one" if holders else ""
+    return DatabaseRefused(
+        f"{url}: a lock was not released in time{who}\n"
+        "wait for the end of that session, or end it with select pg_terminate_backend(PID), then load again",
+        sqlstate=asyncpg.LockNotAvailableError.sqlstate,
+    )

@@ -1,7 +1,7 @@
-"""Standby: a COMMIT that waits for a synchronous standby which is not there, noticed while it waits.
+"""Detect a COMMIT that waits for a missing synchronous standby.
 
 https://www.postgresql.org/docs/current/warm-standby.html#SYNCHRONOUS-REPLICATION: without one of the standbys that
-`synchronous_standby_names` wants, the server answers no COMMIT, for ever, and says nothing.
+`synchronous_standby_names` names, the server never answers a COMMIT, and reports nothing.
 """
 
 from __future__ import annotations
@@ -11,27 +11,21 @@ from typing import Any
 import asyncpg
 
 from seed_registry.errors import DatabaseRefused
-from seed_registry.postgres.connection import session
 from seed_registry.postgres.locks import AWAITED_STANDBY
-from seed_registry.postgres.pooler import READ_ONLY, is_pooled
+from seed_registry.postgres.pooler import is_pooled
 from seed_registry.postgres.sql_files import statement
-from seed_registry.settings import DatabaseUrl, PoolerName
+from seed_registry.settings import DatabaseUrl
 
 
-async def waits_for_standby(url: DatabaseUrl, waiting: asyncpg.Connection[Any], pooler: PoolerName) -> bool:
-    """Whether a session waits for a synchronous standby, asked in another one.
-
-    Raises:
-        SeedRegistryError: it cannot be asked.
-    """
+async def waits_for_standby(observer: asyncpg.Connection[Any], waiting: asyncpg.Connection[Any]) -> bool:
+    """Ask in another session whether a session waits for a synchronous standby; behind a pooler whether any does."""
     pid = None if is_pooled(waiting) else waiting.get_server_pid()
-    async with session(url, READ_ONLY, pooler=pooler) as connection:
-        found: bool = await connection.fetchval(statement("postgres/waits_for_standby"), pid)
+    found: bool = await observer.fetchval(statement("postgres/waits_for_standby"), pid)
     return found
 
 
-def missing(url: DatabaseUrl) -> DatabaseRefused:
-    """Our error for a COMMIT that waited in vain."""
+def missing_standby_error(url: DatabaseUrl) -> DatabaseRefused:
+    """Return the error of a COMMIT that waited in vain."""
     return DatabaseRefused(
-        f"{url}: COMMIT waits for a synchronous standby that is not there (SyncRep)\n{AWAITED_STANDBY}"
+        f"{url}: COMMIT waits for a synchronous standby that is not connected (SyncRep)\n{AWAITED_STANDBY}"
     )

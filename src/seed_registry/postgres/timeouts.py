@@ -1,4 +1,4 @@
-"""Limiting: no statement waits for ever; neither asyncpg's own timeouts nor TCP's end one on a network gone silent."""
+"""Limit how long a statement may take: on a dead network neither asyncpg's timeouts nor TCP's end one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import asyncpg
 
 @asynccontextmanager
 async def io_timeout(connection: asyncpg.Connection[Any], seconds: float | None) -> AsyncIterator[None]:
-    """Cut the connection off when what is done with it takes longer; None for as long as it takes.
+    """Terminate the connection if the body takes longer than these `seconds`; None is no limit.
 
     Raises:
         TimeoutError: it took longer.
@@ -20,7 +20,7 @@ async def io_timeout(connection: asyncpg.Connection[Any], seconds: float | None)
     if seconds is None:
         yield
         return
-    # First the connection, then the waiting: what is cancelled may roll back, and would wait for that answer as well.
+    # The connection first: the cancelled body may roll back, and would wait for an answer again.
     loop = asyncio.get_running_loop()
     cut = loop.call_later(seconds, connection.terminate)
     try:

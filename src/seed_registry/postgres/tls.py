@@ -1,4 +1,4 @@
-"""TLS: what `sslmode` and its files ask for, as an SSL context, with errors that name the file.
+"""Make the SSL context for `sslmode` and its files, with errors that name the file.
 
 https://www.postgresql.org/docs/current/libpq-ssl.html
 """
@@ -14,13 +14,13 @@ from urllib.parse import quote, urlencode
 
 from msgspec import Struct
 
+from seed_registry.errors import DatabaseUrlInvalid
 from seed_registry.escape import printable
-from seed_registry.postgres.libpq import unusable
 
 _MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-# Certificates for these weak modes are left to asyncpg, which alone can fall back to another try.
+# asyncpg loads the certificates for these weak modes: only it can fall back to another try.
 _WEAK: Final = ("allow", "prefer")
-# Older ones are broken, and Python warns of them.
+# Older ones are broken, and Python warns about them.
 _VERSIONS: Final = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
 
 
@@ -30,9 +30,9 @@ class Tls(Struct, frozen=True):
     Attributes:
         mode: libpq's `sslmode`.
         argument: the same for `asyncpg.connect(ssl=...)`.
-        dsn: what the weak modes have to tell asyncpg of a client certificate, None where there is nothing to tell.
+        dsn: of a client certificate for the weak modes, for asyncpg; None without one.
         direct: whether TLS begins at once, without asking the server first.
-        is_verified: whether the server has to show a certificate of somebody whom we trust.
+        is_verified: whether the server has to present a trusted certificate.
     """
 
     mode: str
@@ -42,25 +42,25 @@ class Tls(Struct, frozen=True):
     is_verified: bool
 
 
-def chosen(given: Mapping[str, str], *, has_tcp: bool) -> Tls:
-    """What the parameters of a URL ask for; a unix socket is never encrypted.
+def choose_tls(given: Mapping[str, str], *, has_tcp: bool) -> Tls:
+    """Return the encryption that the parameters of a URL ask for; a unix socket is never encrypted.
 
     Raises:
-        SettingsInvalid: a mode that there is not, or a file that cannot be used.
+        DatabaseUrlInvalid: an unknown mode, or a file that cannot be used.
     """
     mode = given.get("sslmode") or ("verify-full" if given.get("sslrootcert") == "system" else "prefer")
     if mode not in _MODES:
-        raise unusable(f"sslmode is one of {', '.join(_MODES)}")
+        raise DatabaseUrlInvalid(f"sslmode is one of {', '.join(_MODES)}")
     negotiation = given.get("sslnegotiation") or "postgres"
     if negotiation not in ("postgres", "direct"):
-        raise unusable("sslnegotiation is postgres or direct")
+        raise DatabaseUrlInvalid("sslnegotiation is postgres or direct")
     if given.get("sslrootcert") == "system" and mode != "verify-full":
-        raise unusable("sslrootcert=system goes with sslmode=verify-full only, as in libpq")
+        raise DatabaseUrlInvalid("sslrootcert=system requires sslmode=verify-full, as in libpq")
     direct = negotiation == "direct"
     if not has_tcp or mode == "disable":
         return Tls(mode, argument=False, dsn=None, direct=False, is_verified=not has_tcp)
     if direct and mode in _WEAK:
-        raise unusable("sslnegotiation=direct goes with sslmode=require and stronger only")
+        raise DatabaseUrlInvalid("sslnegotiation=direct requires sslmode=require or stronger")
     context = _context(mode, given)
     if mode in _WEAK:
         files = {name: given[name] for name in ("sslcert", "sslkey", "sslpassword") if given.get(name)}
@@ -78,7 +78,7 @@ def _context(mode: str, given: Mapping[str, str]) -> ssl.SSLContext:
     if ssl.HAS_ALPN:
         context.set_alpn_protocols(["postgresql"])
     _trust(context, mode, given)
-    _show_ourselves(context, given)
+    _load_client_certificate(context, given)
     return context
 
 
@@ -90,38 +90,38 @@ def _trust(context: ssl.SSLContext, mode: str, given: Mapping[str, str]) -> None
     if root == "system":
         known = ssl.get_default_verify_paths()
         if known.cafile is None and known.capath is None:
-            raise unusable("sslrootcert=system: this Python knows of no certificates of the system; name a file")
+            raise DatabaseUrlInvalid("sslrootcert=system: this Python knows no certificates of the system; name a file")
         context.load_default_certs()
     elif root:
-        with _named("sslrootcert", root):
+        with _naming_file("sslrootcert", root):
             context.load_verify_locations(cafile=root)
     else:
-        raise unusable(
-            f"sslmode={mode} needs to know whom to trust: add sslrootcert=system or sslrootcert=FILE "
-            "(there is no ~/.postgresql/root.crt)"
+        raise DatabaseUrlInvalid(
+            f"sslmode={mode} requires a root certificate: add sslrootcert=system or sslrootcert=FILE "
+            "(~/.postgresql/root.crt does not exist)"
         )
     if revoked := given.get("sslcrl") or _existing("root.crl"):
-        with _named("sslcrl", revoked):
+        with _naming_file("sslcrl", revoked):
             context.load_verify_locations(cafile=revoked)
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
 
 
-def _show_ourselves(context: ssl.SSLContext, given: Mapping[str, str]) -> None:
-    """Load the certificate by which the server knows us."""
+def _load_client_certificate(context: ssl.SSLContext, given: Mapping[str, str]) -> None:
+    """Load the certificate that the server may ask for."""
     certificate = given.get("sslcert") or _existing("postgresql.crt")
     key = given.get("sslkey") or _existing("postgresql.key")
     for name, file in (("sslcert", given.get("sslcert")), ("sslkey", given.get("sslkey"))):
         if file:
-            with _named(name, file), Path(file).open("rb"):
+            with _naming_file(name, file), Path(file).open("rb"):
                 pass
     if certificate:
-        with _named("sslcert", certificate):
-            # Without a function OpenSSL would ask on the terminal.
+        with _naming_file("sslcert", certificate):
+            # Without a function OpenSSL would prompt on the terminal.
             context.load_cert_chain(certificate, key, password=lambda: given.get("sslpassword", ""))
 
 
 def _existing(name: str) -> str | None:
-    """One of libpq's files under `~/.postgresql`, if it is there."""
+    """Return one of libpq's files under `~/.postgresql`, if it exists."""
     try:
         file = Path.home() / ".postgresql" / name
     except RuntimeError:  # no home
@@ -131,18 +131,18 @@ def _existing(name: str) -> str | None:
 
 def _version(text: str) -> ssl.TLSVersion:
     if text not in _VERSIONS:
-        raise unusable(f"TLS is spoken as {' or '.join(_VERSIONS)}, which ssl_min/max_protocol_version may name")
+        raise DatabaseUrlInvalid(f"ssl_min/max_protocol_version: supported TLS versions are {' and '.join(_VERSIONS)}")
     return _VERSIONS[text]
 
 
 @contextmanager
-def _named(parameter: str, file: str) -> Iterator[None]:
+def _naming_file(parameter: str, file: str) -> Iterator[None]:
     try:
         yield
     except ssl.SSLError as exc:
-        what = "is wrong, or its sslkey or sslpassword does not fit" if parameter == "sslcert" else "is no such file"
+        what = "is wrong, or does not match its sslkey or sslpassword" if parameter == "sslcert" else "is no such file"
         reason = f"{what} ({printable(exc.reason or type(exc).__name__)})"
-        raise unusable(f"{parameter} names {printable(file)}, which {reason}") from None
+        raise DatabaseUrlInvalid(f"{parameter} names {printable(file)}, which {reason}") from None
     except (OSError, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or type(exc).__name__
-        raise unusable(f"{parameter} names {printable(file)}: {reason}") from None
+        raise DatabaseUrlInvalid(f"{parameter} names {printable(file)}: {reason}") from None

@@ -1,4 +1,4 @@
-"""Transactions of few round trips: BEGIN travels with what comes first in it, COMMIT with what comes last.
+"""Transactions with few round trips: BEGIN is sent with the first statements, COMMIT with the last.
 
 asyncpg waits for the answer to each message. A batch of 500 records takes some milliseconds, and each answer may wait
 for a chunk of the index to be decoded.
@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 
-from seed_registry.postgres.pooler import beginning
+from seed_registry.postgres.pooler import begin_statements
 
 
 class BatchTransaction:
@@ -22,18 +22,18 @@ class BatchTransaction:
             self._begin, self._commit = "SAVEPOINT batch", "RELEASE SAVEPOINT batch"
             self._rollback = "ROLLBACK TO SAVEPOINT batch;\nRELEASE SAVEPOINT batch"
         else:
-            self._begin, self._commit, self._rollback = beginning(connection), "COMMIT", "ROLLBACK"
+            self._begin, self._commit, self._rollback = begin_statements(connection), "COMMIT", "ROLLBACK"
 
     async def start(self, *first: str) -> None:
-        """Begin; `first` are statements without arguments, executed in it, or empty.
+        """Begin, and execute the `first` statements, which have no arguments or are empty.
 
         Raises:
-            asyncpg.PostgresError: one of them fails; there is something to roll back all the same.
+            asyncpg.PostgresError: one of them fails; the transaction has begun and must be rolled back.
         """
         await self._connection.execute(_joined(self._begin, *first))
 
     async def commit(self, *last: str) -> None:
-        """Commit; `last` are statements without arguments, executed before, or empty.
+        """Execute the `last` statements, which have no arguments or are empty, and commit.
 
         Raises:
             asyncpg.PostgresError: one of them or COMMIT fails; nothing is committed.
@@ -41,7 +41,7 @@ class BatchTransaction:
         await self._connection.execute(_joined(*last, self._commit))
 
     async def rollback(self) -> None:
-        """Roll back, if there is anything to roll back."""
+        """Roll back, if it has begun."""
         if self._connection.is_in_transaction():
             await self._connection.execute(self._rollback)
 

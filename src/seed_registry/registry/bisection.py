@@ -13,7 +13,7 @@ from typing import Final, Generic, TypeVar
 from msgspec import Struct
 
 from seed_registry.errors import DatabaseRefused
-from seed_registry.postgres.connection import refusal
+from seed_registry.postgres.errors import describe_refusal
 from seed_registry.postgres.failures import FailureAction, classify
 
 # So many records one after the other, none taken between them, are enough to decide by what is known.
@@ -107,7 +107,7 @@ class Bisection(Generic[Item]):
             blame = await self._probe(suspect.record, suspect.reason)
             if blame in (Blame.DATABASE, Blame.DATABASE_PERHAPS):
                 raise _refuses_all(suspect.reason) from suspect.reason
-            suspect.refused(suspect.record, refusal(suspect.reason))
+            suspect.refused(suspect.record, describe_refusal(suspect.reason))
 
     async def _blame(self, suspect: _Suspect[Item]) -> None:
         blame = await self._probe(suspect.record, suspect.reason)
@@ -115,7 +115,7 @@ class Bisection(Generic[Item]):
             raise _refuses_all(suspect.reason) from suspect.reason
         if blame is Blame.RECORD:
             self._acquit_database()
-            suspect.refused(suspect.record, refusal(suspect.reason))
+            suspect.refused(suspect.record, describe_refusal(suspect.reason))
             return
         self._suspects.append(suspect)
         if len(self._suspects) >= _MOST_SUSPECTS:
@@ -125,11 +125,12 @@ class Bisection(Generic[Item]):
         """It took a record after it had refused these."""
         suspects, self._suspects = self._suspects, []
         for suspect in suspects:
-            suspect.refused(suspect.record, refusal(suspect.reason))
+            suspect.refused(suspect.record, describe_refusal(suspect.reason))
 
 
 def _refuses_all(reason: Exception) -> DatabaseRefused:
     return DatabaseRefused(
-        f"the database refuses every record: {refusal(reason)}\nfix the table or its triggers, then load again",
+        f"the database refuses every record: {describe_refusal(reason)}\n"
+        "fix the table or its triggers, then load again",
         sqlstate=getattr(reason, "sqlstate", None),
     )

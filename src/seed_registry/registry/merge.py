@@ -16,7 +16,7 @@ import msgspec
 from seed_registry.checkpoint import Checkpoint
 from seed_registry.errors import DatabaseRefused
 from seed_registry.ledger.runs import Ledger, PendingCheckpoint
-from seed_registry.postgres.connection import refusal
+from seed_registry.postgres.errors import describe_refusal
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
 from seed_registry.postgres.timeouts import io_timeout
@@ -224,7 +224,8 @@ class Merger:
         async with io_timeout(self._connection, self._seconds):
             if not await self._connection.fetchval(count, [source.id]):
                 raise DatabaseRefused(
-                    f"{refusal(reason)}\nits source was deleted meanwhile: load again", sqlstate=reason.sqlstate
+                    f"{describe_refusal(reason)}\nits source was deleted meanwhile: load again",
+                    sqlstate=reason.sqlstate,
                 ) from reason
 
     async def compare_assets(self, assets: Sequence[Asset], sources: Mapping[str, SourceRow]) -> dict[str, list[str]]:

@@ -14,6 +14,7 @@ import asyncpg
 from msgspec import Struct
 from msgspec.structs import replace
 
+from seed_registry.postgres.errors import CONNECTION_ERRORS
 from seed_registry.postgres.failures import CommitUnknown, FailureAction, RowsKeptOut, classify, is_disk_full
 from seed_registry.postgres.identifiers import display_name
 from seed_registry.postgres.pooler import is_pooled
@@ -406,9 +407,7 @@ class TableMerger:
             raise
         except BaseException:
             # What failed is the news; where the connection is gone there is nothing to roll back.
-            with contextlib.suppress(
-                asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError
-            ):
+            with contextlib.suppress(*CONNECTION_ERRORS):
                 async with self._step("copying"):
                     await transaction.rollback()
             raise

@@ -20,7 +20,8 @@ from seed_registry.headers import see_that_each_has_one_origin
 from seed_registry.index.inputs import IndexRef, Name, require_files, resolve
 from seed_registry.index.reader import read_index
 from seed_registry.postgres.connection import session
-from seed_registry.postgres.conninfo import chosen
+from seed_registry.postgres.database_url import choose_url
+from seed_registry.postgres.errors import reason_of
 from seed_registry.postgres.failures import FailureAction, classify
 from seed_registry.postgres.identity import identify
 from seed_registry.registry.introspection import introspect
@@ -133,7 +134,7 @@ async def audit(
     found = resolve(indexes)
     see_that_each_has_one_origin(settings.headers, [index.path for index in found])
     require_files(found)
-    if chosen(settings.database_url) is None and not server.exists():
+    if choose_url(settings.database_url) is None and not server.exists():
         raise DatabaseUnavailable(
             "there is no embedded database yet\nload the index first, or name a database with --database-url"
         )
@@ -153,9 +154,8 @@ async def audit(
         except Exception as exc:
             if isinstance(exc, DatabaseUnavailable) or classify(exc) is not FailureAction.RECONNECT:
                 raise
-            reason = getattr(exc, "strerror", None) or (exc.args[0] if exc.args else type(exc).__name__)
             raise DatabaseUnavailable(
-                f"the connection to {url} was lost: {reason}\nverify again when the server is back"
+                f"the connection to {url} was lost: {reason_of(exc)}\nverify again when the server is back"
             ) from exc
 
 

@@ -16,6 +16,7 @@ import asyncpg
 from msgspec import Struct
 
 from seed_registry.errors import DatabaseRefused
+from seed_registry.postgres.errors import CONNECTION_ERRORS
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.pooler import is_pooled
 from seed_registry.postgres.sql_files import statement
@@ -98,9 +99,7 @@ class Auditor:
             yield
         finally:
             # Nothing is to be kept. Where the connection is gone there is nothing to roll back, and that is the news.
-            with contextlib.suppress(
-                asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError
-            ):
+            with contextlib.suppress(*CONNECTION_ERRORS):
                 await transaction.rollback()
 
     async def find_sources(self, keys: Sequence[str]) -> dict[str, SourceRow]:
@@ -209,7 +208,7 @@ class Auditor:
             try:
                 yield
             except Exception:
-                with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                with contextlib.suppress(*CONNECTION_ERRORS):
                     await savepoint.rollback()
                 raise
             await savepoint.commit()

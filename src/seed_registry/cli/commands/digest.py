@@ -17,8 +17,8 @@ from seed_registry.embedded import server
 from seed_registry.embedded.database import database
 from seed_registry.errors import DatabaseUnavailable
 from seed_registry.postgres.connection import session
-from seed_registry.postgres.conninfo import chosen
-from seed_registry.postgres.pooler import READ_ONLY
+from seed_registry.postgres.database_url import choose_url
+from seed_registry.postgres.session_settings import READ_ONLY
 from seed_registry.registry.digest import digest
 from seed_registry.registry.introspection import introspect
 from seed_registry.report import Digest
@@ -50,7 +50,7 @@ def show_digest(
 
 
 async def _digest(settings: Settings, source: str | None) -> Digest:
-    if chosen(settings.database_url) is None and not server.exists():
+    if choose_url(settings.database_url) is None and not server.exists():
         raise DatabaseUnavailable(
             "there is no embedded database yet\nload an index first, or name a database with --database-url"
         )

@@ -27,7 +27,7 @@ from seed_registry.embedded import server
 from seed_registry.embedded.database import database
 from seed_registry.errors import SeedRegistryError
 from seed_registry.escape import printable
-from seed_registry.postgres.conninfo import chosen
+from seed_registry.postgres.database_url import choose_url
 from seed_registry.settings import Settings
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "red bold"}
@@ -46,7 +46,7 @@ def doctor(
     places = {"temporary files": Path(tempfile.gettempdir())}
     try:
         places = {"rejects": server.home_directory() / "rejects"} | places
-        named = chosen(settings.database_url)
+        named = choose_url(settings.database_url)
         if named is None:
             findings.append(look_at_embedded())
             places = {"data directory": Path(server.status().data_directory)} | places

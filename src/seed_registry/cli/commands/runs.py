@@ -19,7 +19,7 @@ from seed_registry.escape import printable
 from seed_registry.ledger.runs import RunRecord, is_usable, list_runs
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.identity import identify
-from seed_registry.postgres.pooler import READ_ONLY
+from seed_registry.postgres.session_settings import READ_ONLY
 from seed_registry.report import AssetCounts, Database, MergeCounts, Report, SourceCounts
 from seed_registry.settings import Settings
 from seed_registry.words import counted

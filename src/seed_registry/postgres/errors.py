@@ -1,0 +1,63 @@
+"""Translate asyncpg's and the operating system's errors to ours, in this one place.
+
+Messages hold the SQLSTATE and the message of the server, never DETAIL and CONTEXT, which hold record text.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import asyncpg
+
+from seed_registry.errors import DatabaseRefused, DatabaseUnavailable, SchemaMissing, SeedRegistryError
+from seed_registry.postgres.failures import RowsKeptOut, is_disk_full, sqlstate_of
+from seed_registry.settings import DatabaseUrl
+
+# What a session may raise besides our own errors and those of a value that cannot be encoded. InternalClientError: it
+# was used between the server's last message and the end of the connection.
+CONNECTION_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+_LOST: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
+
+
+def reason_of(exc: BaseException) -> str:
+    """Return why a connection failed, in the words of the server or the operating system."""
+    return str(getattr(exc, "strerror", None) or (exc.args[0] if exc.args else type(exc).__name__))
+
+
+def describe_refusal(exc: Exception) -> str:
+    """Return why the database does not take a record."""
+    if isinstance(exc, asyncpg.PostgresError):
+        return f"{exc.args[0]} (SQLSTATE {exc.sqlstate})"
+    if isinstance(exc, RowsKeptOut):
+        return str(exc)
+    return f"it cannot be sent: {type(exc).__name__}"
+
+
+def to_our_error(exc: BaseException, url: DatabaseUrl) -> SeedRegistryError:
+    """Return our error for one of `CONNECTION_ERRORS`, by SQLSTATE."""
+    if isinstance(exc, (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.InvalidSchemaNameError)):
+        return SchemaMissing(f"{exc.args[0]}\ncreate what is missing with `seed-registry schema apply`")
+    if isinstance(exc, asyncpg.InsufficientPrivilegeError):
+        return DatabaseRefused(
+            f"{exc.args[0]}\nlet the tables' owner run the output of `seed-registry schema grants ROLE`",
+            sqlstate=exc.sqlstate,
+        )
+    if is_disk_full(exc):
+        return DatabaseRefused(
+            f"the disk of {url} is full: {exc.args[0]}\nmake room, then load again",
+            sqlstate=asyncpg.DiskFullError.sqlstate,
+        )
+    if isinstance(exc, _LOST):
+        return DatabaseUnavailable(
+            f"the connection to {url} was lost: {reason_of(exc)}\n"
+            "what was committed stays; load again when the server is back",
+            sqlstate=sqlstate_of(exc) or None,
+        )
+    assert isinstance(exc, asyncpg.PostgresError)
+    return DatabaseRefused(f"{url} refused: {exc.args[0]} (SQLSTATE {exc.sqlstate})", sqlstate=exc.sqlstate)
