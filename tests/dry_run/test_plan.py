@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from conftest import Cli
 from seed_registry import DatabaseUrl, MaxRejects, Report, Settings, ingest, spill
-from seed_registry.cli.render.result import detailed_exit_code, print_result
+from seed_registry.cli.load_runner import detailed_exit_code, print_result
 from seed_registry.dry_run.estimate import estimate
 from seed_registry.errors import DatabaseUnavailable, IndexesFailed
 from seed_registry.report import AssetCounts, Change, Misdeclared, Plan, RejectExample, SourceCounts, Tally
@@ -435,7 +435,7 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("COLUMNS", "80")
 
     def lines(report: Report) -> list[str]:
-        print_result(report, Tally(), as_json=False)
+        print_result(report, Tally(), output=False)
         return capsys.readouterr().out.splitlines()
 
     return lines
@@ -533,7 +533,7 @@ async def test_hostile_keys_are_escaped_wherever_they_are_shown(
     text = "\n".join(printed(report))
     assert "\\x1b[31mred" in text
     assert all(char == "\n" or char.isprintable() for char in text)
-    print_result(report, Tally(), as_json=True)
+    print_result(report, Tally(), output=True)
     data = capsys.readouterr().out
     assert data.isascii()
     assert msgspec.json.decode(data, type=Report) == report

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.text import Text
@@ -19,8 +17,9 @@ from seed_registry.bench.regressions import compare, read_results
 from seed_registry.bench.results import Results
 from seed_registry.bench.strategies import COPY_MERGE, STRATEGIES
 from seed_registry.cli.config.flags import takes_settings
-from seed_registry.cli.config.options import RarePanel
+from seed_registry.cli.config.options import TABLE, Output, RarePanel
 from seed_registry.cli.render.bench import print_comparison, print_results
+from seed_registry.cli.render.output import print_output
 from seed_registry.cli.signals import run_interruptibly
 from seed_registry.errors import SeedRegistryError, SettingsInvalid
 from seed_registry.escape import printable
@@ -80,9 +79,7 @@ def bench(
             help="Bytes per batch; unlike a load's, so large that the batch size decides.",
         ),
     ] = "256MiB",
-    as_json: Annotated[
-        bool, typer.Option("--json", rich_help_panel=OUTPUT, help="The results as one JSON object, for --compare.")
-    ] = False,
+    output: Output = TABLE,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", rich_help_panel=OUTPUT, help="Draw the results into an HTML page.")
     ] = None,
@@ -107,7 +104,7 @@ def bench(
     Exit code 1 when a cell could not be measured.
     """
     if compared is not None:
-        _compare(*compared, as_json=as_json)
+        _compare(*compared, output=output)
         return
     if index is not None and not records is size is None:
         raise SettingsInvalid("--records and --size make a synthetic index; leave them out or leave INDEX out")
@@ -129,36 +126,29 @@ def bench(
         )
     if html is not None:
         write_page(html, page(results))
-    if as_json:
-        _print_json(results)
-    else:
-        print_results(results)
-        if html is not None:
-            typer.echo(f"page: {printable(html, 1_000)}")
-    _judge(results)
+    print_output(results, lambda: _print(results, html), output=output)
+    _raise_on_failures(results)
 
 
-def _compare(old: Path, new: Path, *, as_json: bool) -> None:
+def _print(results: Results, html: Path | None) -> None:
+    print_results(results)
+    if html is not None:
+        typer.echo(f"page: {printable(html, 1_000)}")
+
+
+def _compare(old: Path, new: Path, *, output: bool) -> None:
     comparison = compare(read_results(old), read_results(new))
-    if as_json:
-        _print_json(comparison)
-    else:
-        print_comparison(comparison)
+    print_output(comparison, lambda: print_comparison(comparison), output=output)
     if comparison.regressions:
         raise typer.Exit(1)
 
 
-def _judge(results: Results) -> None:
+def _raise_on_failures(results: Results) -> None:
     failed = [cell for cell in results.cells if cell.failed]
     if failed:
         raise SeedRegistryError(
             f"{len(failed)} of {len(results.cells)} cells failed; the first one: {failed[0].failed}"
         )
-
-
-def _print_json(value: msgspec.Struct) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
-    sys.stdout.buffer.flush()
 
 
 def _tell(line: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,11 +11,12 @@ import msgspec
 import typer
 
 from seed_registry.cli.config.command import file_of, settings_of, unknown_variables
-from seed_registry.cli.config.file import NAME, TABLE, ConfigurationFile
+from seed_registry.cli.config.file import NAME, TOML_TABLE, ConfigurationFile
 from seed_registry.cli.config.headers import TABLE as HEADERS
 from seed_registry.cli.config.headers import covered, of_file
-from seed_registry.cli.config.options import CommandPath, commands_of, listed, options_of, variable
+from seed_registry.cli.config.options import TABLE, CommandPath, Output, commands_of, listed, options_of, variable
 from seed_registry.cli.render.console import print_rows
+from seed_registry.cli.render.output import print_output
 from seed_registry.errors import SettingsInvalid
 from seed_registry.escape import printable
 from seed_registry.settings import DatabaseUrl
@@ -46,7 +46,7 @@ def show(
         list[str] | None, typer.Argument(metavar="[COMMAND]...", help="Whose settings [default: load]")
     ] = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    output: Output = TABLE,
 ) -> None:
     """Show the settings of a command, and where each value comes from."""
     root: Any = context.find_root()
@@ -57,20 +57,25 @@ def show(
     file: ConfigurationFile | None = file_of(context)
     shown = list(_shown(context, file, path, target))
     unknown = unknown_variables(context)
-    if as_json:
-        found = {"file": str(file.path) if file else None, "command": " ".join(path), "settings": shown}
-        sys.stdout.buffer.write(msgspec.json.encode({**found, "unknown_variables": unknown}) + b"\n")
-        sys.stdout.buffer.flush()
-        return
-    nothing = f"none found ({NAME}, or pyproject.toml with [{TABLE}])"
+    name = " ".join(path)
+    result = {
+        "file": str(file.path) if file else None,
+        "command": name,
+        "settings": shown,
+        "unknown_variables": unknown,
+    }
+    print_output(result, lambda: _print(name, file, shown, unknown), output=output)
+
+
+def _print(command: str, file: ConfigurationFile | None, settings: list[_Shown], unknown: list[str]) -> None:
+    nothing = f"none found ({NAME}, or pyproject.toml with [{TOML_TABLE}])"
     typer.echo(f"file: {printable(file.path, 500) if file else nothing}")
     for name in unknown:
         typer.echo(f"{printable(name, 80)} is set, but is no setting of any command")
-    rows = sorted(shown, key=lambda one: one.origin == "default")
-    header = ("option", "value", "from")
-    print_rows(
-        f"the settings of {' '.join(path)}", header, [(one.option, _told(one.value), _from(one)) for one in rows]
-    )
+    rows = [
+        (one.option, _told(one.value), _from(one)) for one in sorted(settings, key=lambda one: one.origin == "default")
+    ]
+    print_rows(f"the settings of {command}", ("option", "value", "from"), rows)
 
 
 def _shown(context: Any, file: ConfigurationFile | None, path: CommandPath, target: Any) -> Iterator[_Shown]:

@@ -7,12 +7,14 @@ import signal
 import subprocess
 from typing import Annotated
 
-import msgspec
 import typer
 
+from seed_registry.cli.config.options import TABLE, Output
+from seed_registry.cli.render.output import print_output
 from seed_registry.embedded import server
 from seed_registry.errors import EmbeddedServerFailed
 from seed_registry.postgres.libpq import VARIABLES
+from seed_registry.words import size
 
 app = typer.Typer(help="The embedded Postgres server: the database when none is named.", no_args_is_help=True)
 
@@ -30,18 +32,19 @@ def stop() -> None:
 
 
 @app.command()
-def status(*, json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
-    """Say whether the server runs, where, and how large its database is."""
+def status(*, output: Output = TABLE) -> None:
+    """Show whether the server runs, where, and how large its database is."""
     found = server.status()
-    if json:
-        typer.echo(msgspec.json.encode(found))
-        return
+    print_output(found, lambda: _print(found), output=output)
+
+
+def _print(found: server.Status) -> None:
     state = "not running"
     if found.running:
         state = f"running as process {found.pid}, " + ("until db stop" if found.kept else "until its last user ends")
     typer.echo(f"Postgres {found.version}  {state}")
     typer.echo(f"data         {found.data_directory.encode('unicode_escape').decode()}")
-    typer.echo(f"size         {found.size_bytes / (1 << 20):,.1f} MiB")
+    typer.echo(f"size         {size(found.size_bytes)}")
     if found.url:
         typer.echo(f"url          {found.url}")
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Annotated
 
-import msgspec
 import typer
 
 from seed_registry.cli.config.flags import takes_settings
-from seed_registry.cli.config.options import AsJson
+from seed_registry.cli.config.options import TABLE, Output
 from seed_registry.cli.render.console import digest_lines
+from seed_registry.cli.render.output import print_output
 from seed_registry.cli.signals import run_interruptibly
 from seed_registry.embedded import server
 from seed_registry.embedded.database import database
@@ -32,7 +30,7 @@ def show_digest(
     source: Annotated[
         str | None, typer.Option("--source", metavar="KEY", help="Of one source and its assets only, like a domain.")
     ] = None,
-    as_json: AsJson = False,
+    output: Output = TABLE,
 ) -> None:
     """Print a digest of the registry that is equal for equal registries; write nothing.
 
@@ -41,12 +39,7 @@ def show_digest(
     platform. Digests that cover unlike fields do not compare.
     """
     found = run_interruptibly(lambda: _digest(settings, source), "nothing was written")
-    if as_json:
-        # In ASCII: a key may do things to a terminal.
-        sys.stdout.write(json.dumps(msgspec.to_builtins(found), separators=(",", ":")) + "\n")
-    else:
-        for line in digest_lines(found):
-            typer.echo(line)
+    print_output(found, lambda: typer.echo("\n".join(digest_lines(found))), output=output)
 
 
 async def _digest(settings: Settings, source: str | None) -> Digest:

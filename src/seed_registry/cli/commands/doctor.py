@@ -5,16 +5,16 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
 
 import anyio
-import msgspec
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from seed_registry import __version__
 from seed_registry.cli.config.flags import takes_settings
+from seed_registry.cli.config.options import TABLE, Output
+from seed_registry.cli.render.output import print_output
 from seed_registry.doctor.database import examine
 from seed_registry.doctor.local import (
     Finding,
@@ -39,7 +39,7 @@ _SHOWN_CHARACTERS = 4_000
 def doctor(
     *,
     settings: Settings,
-    as_json: Annotated[bool, typer.Option("--json", help="The findings as one JSON object.")] = False,
+    output: Output = TABLE,
 ) -> None:
     """Tell what keeps a load from working, or makes it slow, each with its mend; exit 1 if something fails."""
     findings = [look_at_program(__version__)]
@@ -55,7 +55,7 @@ def doctor(
     except SeedRegistryError as exc:
         findings.append(failure("embedded", exc))
     findings += look_at_disks(places)
-    _print(findings, as_json=as_json)
+    print_output({"findings": findings}, lambda: _print(findings), output=output)
     if any(finding.state == "fail" for finding in findings):
         raise typer.Exit(1)
 
@@ -65,11 +65,7 @@ async def _examine(settings: Settings) -> list[Finding]:
         return await examine(url, settings.columns, settings.schema, settings.pooler)
 
 
-def _print(findings: list[Finding], *, as_json: bool) -> None:
-    if as_json:
-        sys.stdout.buffer.write(msgspec.json.encode({"findings": findings}) + b"\n")
-        sys.stdout.buffer.flush()
-        return
+def _print(findings: list[Finding]) -> None:
     console = Console(file=sys.stdout, highlight=False)
     width = max(len(finding.name) for finding in findings)
     for finding in findings:

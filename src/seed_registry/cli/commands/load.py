@@ -12,23 +12,20 @@ from seed_registry.api import ingest
 from seed_registry.cli.config.flags import takes_settings
 from seed_registry.cli.config.options import (
     DEFAULT_INDEX,
+    TABLE,
     Indexes,
     IndexesFrom,
     IndexOption,
     LogFile,
     LogFormat,
     LogFormatOption,
+    Output,
     Quiet,
     RarePanel,
-    ReportAsJson,
     Verbose,
 )
-from seed_registry.cli.garbage import rare_collection
+from seed_registry.cli.load_runner import detailed_exit_code, run_and_print
 from seed_registry.cli.progress.sinks import open_sinks
-from seed_registry.cli.render.result import detailed_exit_code, print_result
-from seed_registry.cli.signals import run_interruptibly
-from seed_registry.errors import IndexesFailed, TooManyRejects, VerificationFailed
-from seed_registry.escape import printable
 from seed_registry.index.inputs import read_list
 from seed_registry.settings import OUTPUT, Settings
 
@@ -39,7 +36,7 @@ def _load(
     index: IndexOption = DEFAULT_INDEX,
     settings: Settings,
     indexes_from: IndexesFrom = None,
-    as_json: ReportAsJson = False,
+    output: Output = TABLE,
     log_format: LogFormatOption = LogFormat.auto,
     log_file: LogFile = None,
     metrics_file: Annotated[
@@ -66,7 +63,7 @@ def _load(
     ] = False,
 ) -> None:
     named = [*(indexes or []), *(read_list(indexes_from) if indexes_from else [])] or [index]
-    following = open_sinks(
+    sinks = open_sinks(
         log_format,
         log_file=log_file,
         metrics_file=None if settings.dry_run else metrics_file,  # it counts written rows
@@ -74,17 +71,7 @@ def _load(
         quiet=quiet,
         verbose=verbose,
     )
-    try:
-        with following as audience, rare_collection():
-            report = run_interruptibly(lambda: ingest(named, settings, audience))
-    except (VerificationFailed, IndexesFailed, TooManyRejects) as exc:
-        if exc.report is not None:
-            is_whole = not isinstance(exc, TooManyRejects) or exc.is_whole
-            print_result(exc.report, audience.tally, as_json=as_json, is_whole=is_whole)
-        raise
-    print_result(report, audience.tally, as_json=as_json)
-    if html and not as_json:
-        typer.echo(f"page: {printable(html, 1_000)}")
+    report = run_and_print(lambda progress: ingest(named, settings, progress), sinks, output=output, page=html)
     if detailed_exitcode:
         raise typer.Exit(detailed_exit_code(report))
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import anyio
 import msgspec
@@ -11,8 +10,9 @@ import typer
 from rich.text import Text
 
 from seed_registry.cli.config.flags import takes_settings
-from seed_registry.cli.config.options import AsJson
+from seed_registry.cli.config.options import TABLE, Output
 from seed_registry.cli.render.console import digest_lines, print_rows, unbroken
+from seed_registry.cli.render.output import print_output
 from seed_registry.embedded.database import database
 from seed_registry.errors import SettingsInvalid
 from seed_registry.escape import printable
@@ -43,7 +43,7 @@ class _Entry(msgspec.Struct):
     outcome: str
     error: str | None
     rejects: str | None
-    report: msgspec.Raw | None
+    report: Any
     committed: MergeCounts | None
 
 
@@ -53,7 +53,7 @@ def show_runs(
     *,
     settings: Settings,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many, the newest first.")] = 20,
-    as_json: AsJson = False,
+    output: Output = TABLE,
 ) -> None:
     """Show the loads of this database, and how each ended."""
     where, found = anyio.run(_find, settings, run, limit)
@@ -61,18 +61,18 @@ def show_runs(
         raise SettingsInvalid(
             f"there is no run {printable(run)} in the ledger of {printable(where)}; `seed-registry runs` lists them"
         )
-    if as_json:
-        sys.stdout.buffer.write(
-            msgspec.json.encode({"database": where, "runs": [_entry(one) for one in found]}) + b"\n"
-        )
-        sys.stdout.buffer.flush()
-    elif run is not None:
-        _print_run(found[0], where)
-    elif not found:
+    result = {"database": where, "runs": [_entry(one) for one in found]}
+    print_output(result, lambda: _print(found, where, is_one=run is not None), output=output)
+
+
+def _print(runs: list[RunRecord], where: Database, *, is_one: bool) -> None:
+    if is_one:
+        _print_run(runs[0], where)
+    elif not runs:
         typer.echo(f"no load has run yet in {printable(where)}")
     else:
         columns = _COLUMNS if unbroken().width >= _WIDE else _FEWER_COLUMNS
-        rows = [[row[name] for name in columns] for row in map(_row, found)]
+        rows = [[row[name] for name in columns] for row in map(_row, runs)]
         unbroken().print(Text(f"database: {printable(where)}"))
         print_rows("the last runs", columns, rows, numbers=_NUMBERS)
 
@@ -85,7 +85,7 @@ async def _find(settings: Settings, run_id: str | None, limit: int) -> tuple[Dat
 
 def _entry(run: RunRecord) -> _Entry:
     finished = run.finished_at.isoformat() if run.finished_at else None
-    report = msgspec.Raw(run.report.encode()) if run.report else None
+    report = msgspec.json.decode(run.report) if run.report else None
     return _Entry(
         run.run_id, run.indexes, run.started_at.isoformat(), finished, run.resumed, run.outcome, run.error,
         run.rejects, report, run.committed,

@@ -14,7 +14,7 @@ from seed_registry.errors import SettingsInvalid
 from seed_registry.escape import printable
 
 NAME = "seed-registry.toml"
-TABLE = "tool.seed-registry"
+TOML_TABLE = "tool.seed-registry"
 # No file of settings is that long: it is another one, named by mistake.
 _LONGEST_FILE = 1 << 20
 
@@ -107,12 +107,12 @@ def _read(path: Path, content: bytes, *, wanted: bool) -> ConfigurationFile | No
         raise SettingsInvalid(f"{printable(path, 500)} is not TOML: {one_line(str(exc))}") from exc
     if not is_project:
         return ConfigurationFile(path, tables)
-    for name in TABLE.split("."):
+    for name in TOML_TABLE.split("."):
         tables = tables.get(name) if isinstance(tables, dict) else None
     if isinstance(tables, dict):
-        return ConfigurationFile(path, tables, TABLE)
+        return ConfigurationFile(path, tables, TOML_TABLE)
     if wanted:
-        raise SettingsInvalid(f"{printable(path, 500)} has no table [{TABLE}]")
+        raise SettingsInvalid(f"{printable(path, 500)} has no table [{TOML_TABLE}]")
     return None
 
 

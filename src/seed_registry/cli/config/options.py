@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -39,8 +39,8 @@ IndexesFrom = Annotated[
     str | None,
     typer.Option(metavar="FILE", rich_help_panel=RarePanel(INPUT), help="A file that names indexes, one per line."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
-ReportAsJson = Annotated[bool, typer.Option("--json", rich_help_panel=OUTPUT, help="The report as one JSON object.")]
+# The format of a result; commands hand it to `render.output`.
+Output = Annotated[bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print the result as one JSON object.")]
 LogFormatOption = Annotated[
     LogFormat, typer.Option(metavar="FORMAT", rich_help_panel=_RARE_OUTPUT, help="Format of the log on stderr.")
 ]
@@ -55,6 +55,7 @@ Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", rich_help_panel=OUTPUT, help="Log every batch; print tracebacks.")
 ]
 
+TABLE: Final = False  # the default of `Output`
 DEFAULT_INDEX = "./data/registry/socrata/sf.index.json"
 
 
