@@ -19,7 +19,7 @@ from typing import Any, cast
 import ijson
 
 from seed_registry.index.inputs import IndexRef
-from seed_registry.index.reader import read_index
+from seed_registry.index.open import read_index
 from seed_registry.settings import Settings
 from seed_registry.synthetic.index import Workload, generate
 

@@ -20,7 +20,7 @@ from msgspec import Struct
 from ground import Command
 from seed_registry.embedded import server
 from seed_registry.index.inputs import IndexRef
-from seed_registry.index.reader import read_index
+from seed_registry.index.open import read_index
 from seed_registry.postgres.connection import session
 from seed_registry.records import Asset, Record, Source
 from seed_registry.settings import DatabaseUrl, Settings

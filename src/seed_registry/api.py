@@ -10,7 +10,7 @@ import anyio
 from seed_registry.errors import CommitsLost, IndexBroken, IndexNotUnderstood, IndexUnreadable
 from seed_registry.headers import see_that_each_has_one_origin
 from seed_registry.index.inputs import IndexRef, Name, require_files, resolve
-from seed_registry.index.reader import read_index
+from seed_registry.index.open import read_index
 from seed_registry.load.run import LoadRun
 from seed_registry.load.target import open_target
 from seed_registry.report import Progress, Report, Silent

@@ -641,7 +641,7 @@ def test_a_plan_of_a_document_that_is_cut_off_does_not_claim_that_anything_is_co
     Path(index).write_bytes(whole[:-20])
     lines = failed(command(*arguments, index, url=database_url))
     assert f"{index} is broken at byte {len(whole) - 20}: " in lines[0]
-    assert lines[1] == "       mend or fetch the file and load it again; nothing was written"
+    assert lines[1] == "       fix or fetch the file and load it again; nothing was written"
     assert counts(database_url) == (0, 0)
 
 

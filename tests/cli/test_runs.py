@@ -162,7 +162,7 @@ def test_the_error_of_a_failed_run_has_its_lines_one_below_the_other(
     assert not [text for _, text in told if "\\n" in text]
     position = [name for name, _ in told].index("error")
     assert f"{path} is broken at byte " in told[position][1]
-    assert told[position + 1] == ("", "mend or fetch the file and load it again; what came before is committed")
+    assert told[position + 1] == ("", "fix or fetch the file and load it again; what came before is committed")
     assert ("dialect", "seed") in told, "it was known before the load failed"
 
 

@@ -19,7 +19,7 @@ from seed_registry.errors import IndexBroken, IndexesFailed, TooManyRejects
 from seed_registry.index.decoder import REASONS
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.json_checks import MAX_DEPTH
-from seed_registry.index.reader import read_index
+from seed_registry.index.open import read_index
 from seed_registry.records import Asset, Record, Reject
 from seed_registry.registry.table_merge import TableMerger
 from seed_registry.report import IndexReport

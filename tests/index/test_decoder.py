@@ -530,10 +530,10 @@ def test_no_date_is_not_a_bad_one(value: Any) -> None:
 def check_total(data: bytes) -> None:
     """What is true of every answer to any bytes."""
     for decoder in DECODERS:
-        for kind in ("", "asset", "source")[: 3 if decoder._dialect is SEED else 2]:
+        for kind in ("", "asset", "source")[: 3 if decoder.dialect is SEED else 2]:
             record = decoder.decode(RawRecord(data, 1, 0, kind))
             if record is None:
-                assert decoder._dialect is DATA_JSON
+                assert decoder.dialect is DATA_JSON
                 assert json.loads(data)
                 continue
             assert isinstance(record, get_args(Record))

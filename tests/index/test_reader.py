@@ -10,7 +10,8 @@ import pytest
 from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadable, SeedRegistryError
 from seed_registry.index.decoder import REASONS
 from seed_registry.index.inputs import IndexRef
-from seed_registry.index.reader import PIECE_BYTES, IndexReader, read_index
+from seed_registry.index.open import read_index
+from seed_registry.index.reader import PIECE_BYTES, IndexReader
 from seed_registry.index.sniff import MAX_LEVELS, MAX_NUMBER_BYTES
 from seed_registry.records import Asset, RawRecord, Record, Reject, Source
 from seed_registry.settings import Settings

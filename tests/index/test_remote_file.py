@@ -20,7 +20,7 @@ from seed_registry.errors import IndexUnreadable
 from seed_registry.index import remote_file
 from seed_registry.index.byte_stream import open_index
 from seed_registry.index.inputs import IndexRef, redact_url
-from seed_registry.index.reader import read_index
+from seed_registry.index.open import read_index
 from seed_registry.index.remote_file import RemoteFile
 from seed_registry.records import Record
 from seed_registry.settings import Settings

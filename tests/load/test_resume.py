@@ -23,8 +23,8 @@ from conftest import Cli
 from seed_registry.api import ingest
 from seed_registry.checkpoint import FileState
 from seed_registry.errors import DatabaseRefused, IndexBroken, IndexesFailed, TooManyRejects, VerificationFailed
-from seed_registry.index.byte_stream import is_as_it_was
 from seed_registry.index.inputs import IndexRef
+from seed_registry.index.local_file import is_unchanged
 from seed_registry.load.producer import Producer
 from seed_registry.postgres.transactions import BatchTransaction
 from seed_registry.records import RawRecord
@@ -410,7 +410,7 @@ def test_parked_records_are_decoded_a_batch_of_bytes_at_a_time() -> None:
 async def test_a_pipe_where_a_file_was_is_another_index_and_nobody_waits_for_it(tmp_path: Path) -> None:
     path = tmp_path / "index.json"
     os.mkfifo(path)
-    assert not await asyncio.wait_for(is_as_it_was(IndexRef.of(path), FileState(0, 0, 0, b"")), 10)
+    assert not await asyncio.wait_for(is_unchanged(IndexRef.of(path), FileState(0, 0, 0, b"")), 10)
 
 
 @pytest.mark.parametrize("password", ["a@SECRET#c", "a@SECRET?c", "a@SECRET/c"])

@@ -31,7 +31,7 @@ from seed_registry.errors import IndexUnreadable, TooManyRejects
 from seed_registry.index import byte_stream
 from seed_registry.index.byte_stream import open_index
 from seed_registry.index.inputs import IndexRef
-from seed_registry.index.reader import read_index
+from seed_registry.index.open import read_index
 from seed_registry.postgres.connection import flush, session
 from seed_registry.records import Asset
 from seed_registry.report import AssetCounts, Tally

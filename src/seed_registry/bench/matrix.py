@@ -23,7 +23,7 @@ from seed_registry.bench.scratch_schema import leftovers, scratch_schema
 from seed_registry.embedded.database import database
 from seed_registry.errors import DatabaseRefused, SeedRegistryError
 from seed_registry.index.inputs import IndexRef
-from seed_registry.index.reader import read_index
+from seed_registry.index.open import read_index
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.errors import CONNECTION_ERRORS, to_our_error
 from seed_registry.postgres.pooler import is_pooled

@@ -21,7 +21,7 @@ from seed_registry.api import ingest
 from seed_registry.checkpoint import Checkpoint
 from seed_registry.errors import SeedRegistryError
 from seed_registry.index.inputs import IndexRef
-from seed_registry.index.reader import read_index
+from seed_registry.index.open import read_index
 from seed_registry.load import pipeline
 from seed_registry.load.outcomes import OutcomeRecorder
 from seed_registry.load.sources import SourceResolver, Writer
@@ -183,7 +183,7 @@ async def load(strategy: str, index: str, settings: Settings, progress: Progress
         await merger.prepare()
         async with read_index(IndexRef.of(index), settings, salt=tables.salt, stages=tally.stages) as reader:
             # As little is checked for them as for this program.
-            reader.is_strict = connection.get_settings().server_encoding != "UTF8"
+            reader.checks.is_strict = connection.get_settings().server_encoding != "UTF8"
             account = OutcomeRecorder(settings, tally, progress, rejects, keys_per_source=False)
             book = SourceResolver(merger, tally, reader.provider, max_sources=settings.max_sources)
             try:

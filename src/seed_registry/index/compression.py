@@ -82,8 +82,8 @@ def unpacking(packed: io.BufferedReader[Any], magic: bytes, chunk_bytes: int) ->
     return packed
 
 
-def see_that_it_is_unpacked(head: bytes, name: str) -> None:
-    """See that what was unpacked is not compressed, or an archive; only brotli is told by its name: it has no magic.
+def require_unpacked(head: bytes, name: str) -> None:
+    """Check that unpacked bytes are not compressed once more, nor an archive. Brotli has no magic: its name decides.
 
     Raises:
         NotUnpacked: it is.

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from seed_registry.index.dialects.base import Dialect
 from seed_registry.index.json_document import DocumentFramer
-from seed_registry.index.json_envelope import Broken, Path
+from seed_registry.index.json_envelope import Path, Problem
 from seed_registry.index.unread_arrays import value_at
 from seed_registry.records import Asset, Record
 from seed_registry.shortfall import Total
@@ -35,30 +35,30 @@ class Pages:
         self._declared: dict[str, _Count] = {}  # by header field
         self._read: dict[tuple[str, int], int] = {}  # by portal and total
 
-    def note(self, framer: DocumentFramer, portal: str, records: Sequence[Record], *, waits: bool) -> None:
-        """Note what was read of a page by now.
+    def note(self, framer: DocumentFramer, portal: str, records: Sequence[Record], *, waits: bool) -> Problem | None:
+        """Note what was read of a page by now, and return a problem if the pages are of too many portals.
 
         Args:
             framer: that reads it.
             portal: what its header says.
             records: that were read of it last.
             waits: whether they may need what is to be read of the header.
-
-        Raises:
-            Broken: the index is made of far too many documents of different portals.
         """
         if self._dialect.totals and not portal and len(self._sources) < 2:  # noqa: PLR2004  # one, or several
             self._sources.update(record.source_key for record in records if type(record) is Asset)
         self._waits |= waits and bool(records)
         if not framer.closed or framer.pages == self._ended:
-            return
+            return None
         self._ended = framer.pages
         if (self._waits or self._portals) and (not self._portals or self._portals[-1][1] != portal):
             if len(self._portals) >= _MOST_PORTALS:
-                raise Broken(f"more than {_MOST_PORTALS:,} changes of the portal: split the index", framer.page_offset)
+                return Problem(
+                    f"more than {_MOST_PORTALS:,} changes of the portal: split the index", framer.page_offset
+                )
             self._portals.append((framer.page_offset, portal))
         sources, self._sources, self._waits = self._sources, set(), False
         self._end(framer.header, framer.page_counts, portal or (sources.pop() if len(sources) == 1 else ""))
+        return None
 
     def portal_at(self, offset: int) -> str | None:
         """What the header of the page of a record that had to wait says of the portal; None if it is that of all."""

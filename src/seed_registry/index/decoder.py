@@ -66,6 +66,7 @@ class Decoder:
     """Decodes the records of one index.
 
     Attributes:
+        dialect, provider: of the records, and of their sources.
         portal: what is known of the portal besides the records.
         header_complete: whether that is final; an asset that still needs it has no source key before.
     """
@@ -94,8 +95,8 @@ class Decoder:
         """
         self.portal = Portal(domain=domain)
         self.header_complete = header_complete
-        self._dialect = dialect
-        self._provider = provider or dialect.provider
+        self.dialect = dialect
+        self.provider = provider or dialect.provider
         self._kind_of = dialect.kind_of
         self._fields_of = dialect.asset
         self._ordinary = _Ordinary(dialect.ordinary, is_lines=is_lines) if dialect.ordinary else None
@@ -231,22 +232,22 @@ class Decoder:
 
     def former_key(self, asset: Asset) -> str | None:
         """The key that an earlier version of the dialect gave this asset's record; None where none was another."""
-        if self._dialect.former_key is None:
+        if self.dialect.former_key is None:
             return None
         try:
-            key = self._dialect.former_key(self._decode(asset.raw))
+            key = self.dialect.former_key(self._decode(asset.raw))
         except (ValueError, RecursionError):
             return None  # nor did an earlier version take it
         return key if key != asset.key else None
 
     def _source(self, record: RawRecord, wire: Any, data: bytes) -> Source | Reject:
-        assert self._dialect.source is not None
-        fields = self._dialect.source(wire)
+        assert self.dialect.source is not None
+        fields = self.dialect.source(wire)
         key = _key(fields.source_key).lower()
         if problem := _key_problem(key):
             return _reject(record, problem, f"source {REASONS[problem]}", key=key, kind="source")
         if _are_unusual(fields):
-            fields = self._dialect.source(self._spelled(data))
+            fields = self.dialect.source(self._spelled(data))
         name, _, url, ignored = self._texts(fields)
         return Source(
             key=key,
@@ -254,7 +255,7 @@ class Decoder:
             url=url or f"https://{key}",
             raw=data,
             content_hash=xxhash.xxh3_128_digest(record.data, self._seed),
-            provider=self._provider,
+            provider=self.provider,
             line=record.line,
             offset=record.offset,
             texts_ignored=ignored,
@@ -308,7 +309,7 @@ class Decoder:
     def _spelled(self, data: bytes) -> Any:
         """The record with its numbers as they are written."""
         if self._speller is None:
-            self._speller = LiteralNumberDecoder(self._dialect.wire)
+            self._speller = LiteralNumberDecoder(self.dialect.wire)
         return self._speller.decode(data)
 
     def _texts(self, fields: Fields) -> tuple[str | None, str | None, str | None, tuple[str, ...]]:
@@ -322,7 +323,7 @@ class Decoder:
         return name, description, url, ignored
 
     def _no_source(self) -> str:
-        if self._dialect.refuses_domain:
+        if self.dialect.refuses_domain:
             return "asset does not tell its source"
         return f"asset {REASONS['no_source']}"
 
@@ -330,7 +331,7 @@ class Decoder:
         """Whether a header that is not read yet could still change the asset's source."""
         if self.portal.header:
             return False
-        other = self._dialect.asset(wire, replace(self.portal, header=UNREAD_HEADER))
+        other = self.dialect.asset(wire, replace(self.portal, header=UNREAD_HEADER))
         return other is not None and bool((other.key, other.source_key) != (fields.key, fields.source_key))
 
 

@@ -114,6 +114,13 @@ class DocumentFramer:
         """The same of this page."""
         return {path: count - self._counts_before.get(path, 0) for path, count in self.counts.items()}
 
+    @property
+    def nothing_found(self) -> str:
+        """Where records were expected, and what the server says instead, if it does."""
+        wanted = " or ".join(".".join(path) or "the document itself" for path in self.layout.arrays)
+        words = portal_error_text(self.header)
+        return f"no array of records at {wanted}" + (f'; the portal\'s server says "{words}"' if words else "")
+
     def feed(self, chunk: bytes) -> list[Piece]:
         """The records that end in this chunk, or in the page that ends in it, as far as the document is sound."""
         if chunk:

@@ -241,7 +241,7 @@ class _Worker:
         for reject in counts.rejects:
             self._account.not_taken(batch.index, reject)
         # Where most records are held already, their texts are not needed.
-        self._reader.most_are_held = 2 * (counts.unchanged + counts.resumed) > len(assets)
+        self._reader.checks.most_are_stored = 2 * (counts.unchanged + counts.resumed) > len(assets)
         return counts.inserted + counts.updated > 0
 
     def _check(self, assets: list[Asset], reason: Exception) -> list[Asset]:

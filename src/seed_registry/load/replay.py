@@ -34,7 +34,8 @@ from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry.bisection import Blame
 from seed_registry.registry.key_owners import key_hasher
 from seed_registry.registry.table_merge import BatchDiff
-from seed_registry.rejects.reader import RejectsIndex, RelocatedRejects, read_rejects
+from seed_registry.rejects.reader import RejectsIndex
+from seed_registry.rejects.replay_source import RelocatedRejects, read_rejects
 from seed_registry.report import MergeCounts, Plan, Progress, Report, Silent, Verification
 from seed_registry.settings import Settings
 

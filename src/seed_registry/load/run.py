@@ -32,10 +32,11 @@ from seed_registry.errors import (
     TooManyRejects,
     VerificationFailed,
 )
-from seed_registry.index.byte_stream import is_as_it_was
 from seed_registry.index.dialects.base import Dialect
 from seed_registry.index.inputs import IndexRef
-from seed_registry.index.reader import IndexReader, read_index
+from seed_registry.index.local_file import is_unchanged
+from seed_registry.index.open import read_index
+from seed_registry.index.reader import IndexReader
 from seed_registry.ledger.runs import Ledger, begin, create
 from seed_registry.load import pipeline
 from seed_registry.load.outcomes import OutcomeRecorder
@@ -295,9 +296,9 @@ class LoadRun:
             note = "records name their portal themselves; --domain is only for those that do not"
             self.progress.tell("warning", "domain_not_used", index=name, note=note)
         account.begun(reader)
-        reader.is_strict = not registry.checks_records
-        reader.defers_texts = registry.checks_records and registry.compares_hashes
-        reader.most_are_held = not registry.is_empty
+        reader.checks.is_strict = not registry.checks_records
+        reader.checks.defers_texts = registry.checks_records and registry.compares_hashes
+        reader.checks.most_are_stored = not registry.is_empty
         book = self._book(registry, reader.provider)
         try:
             await pipeline.run(reader, self.settings, account, book, registry.open_writer, resumption, registry.writer)
@@ -320,7 +321,7 @@ class LoadRun:
         if ledger is None or main is None or ledger.unfinished is None:
             return None
         checkpoints = await main.do(lambda session: ledger.checkpoints(session.connection, path))
-        if checkpoints and await is_as_it_was(
+        if checkpoints and await is_unchanged(
             index, max(checkpoints, key=lambda checkpoint: checkpoint.file.consumed).file
         ):
             resumption = ResumePoint.of(checkpoints)

@@ -1,6 +1,6 @@
-"""Replaying: a rejects file read as an index, each of its lines the record as it was, with the bytes that it had.
+"""Parse a rejects file, and look up single lines of it.
 
-Its lines hold strangers' bytes: nothing in them is believed but for what a record is and where it came from.
+Its lines hold bytes of unknown origin: they are used for what a record is and where it came from, and for nothing else.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import base64
 import os
 import stat
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final, Self
 
@@ -18,26 +18,20 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from seed_registry.errors import IndexNotUnderstood, IndexUnreadable
-from seed_registry.index.byte_stream import OpenIndex, open_index
-from seed_registry.index.declared_totals import Pages
-from seed_registry.index.decoder import Decoder
-from seed_registry.index.dialects import DIALECTS, choose, looks_like_record, see_that_domain_fits
+from seed_registry.index.byte_stream import open_index
+from seed_registry.index.dialects import DIALECTS, choose, require_domain
 from seed_registry.index.dialects.base import Dialect
 from seed_registry.index.inputs import IndexRef
-from seed_registry.index.ndjson import EXCERPT_BYTES, LineFramer
-from seed_registry.index.reader import IndexReader
+from seed_registry.index.ndjson import LineFramer
 from seed_registry.index.sniff import sniff
-from seed_registry.index.unread_arrays import UnreadArrays
-from seed_registry.records import Piece, RawRecord, Record, Reject, raw_records
-from seed_registry.rejects.writer import RejectsFile
-from seed_registry.report import Stages
+from seed_registry.records import Piece, raw_records
 from seed_registry.settings import Settings
 
-# A byte of a record is six of a JSON text at most, `\u0001`; the rest of a line is a path, a key and a sentence.
+# JSON text has up to six bytes for a byte of a record, `\u0001`; the rest of a line is a path, a key and a sentence.
 _LONGEST_ESCAPE: Final = 6
 _OTHER_BYTES: Final = 64 << 10
-# How many of the first records may be too broken to tell their dialect.
-_RECORDS_LOOKED_AT: Final = 1_000
+# As many of the first records may be too broken to show their dialect.
+_MAX_RECORDS_SNIFFED: Final = 1_000
 _PIECE_BYTES: Final = 64 << 10
 _PACKED: Final = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")  # gzip, zstandard
 
@@ -45,7 +39,7 @@ _Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class RejectLine(Struct, frozen=True):
-    """A line of a rejects file; `record` is base64 where `encoding` says so, and an excerpt of what was too large."""
+    """A line of a rejects file; `record` is base64 if `encoding` says so, an excerpt if the record was too large."""
 
     index: str
     line: _Count
@@ -61,7 +55,7 @@ class RejectLine(Struct, frozen=True):
         """The record's own bytes.
 
         Raises:
-            ValueError: they are no base64, though they should be.
+            ValueError: `encoding` is base64, and `record` is not.
         """
         return base64.b64decode(self.record, validate=True) if self.encoding == "base64" else self.record.encode()
 
@@ -70,22 +64,22 @@ _decode_line = msgspec.json.Decoder(RejectLine).decode
 
 
 def parse(line: bytes) -> RejectLine | None:
-    """A line of a rejects file; None if it is none: cut off, or something else."""
+    """Parse a line of a rejects file; None if it is cut off, or anything else."""
     try:
         parsed = _decode_line(line)
         parsed.data()
-    except (msgspec.DecodeError, ValueError, RecursionError):  # no UTF-8, no base64
+    except (msgspec.DecodeError, ValueError, RecursionError):  # not UTF-8, not base64
         return None
     return parsed
 
 
 def longest_line(max_record_bytes: int) -> int:
-    """How long the line of a record may be that is no longer than that."""
+    """How many bytes the line of a record of up to `max_record_bytes` may have."""
     return max_record_bytes * _LONGEST_ESCAPE + _OTHER_BYTES
 
 
 async def read_lines(index: IndexRef, settings: Settings) -> AsyncIterator[list[RejectLine | None]]:
-    """The lines of a rejects file, plain or packed, a file or standard input, None for each that is none.
+    """Read the lines of a rejects file, plain or compressed, or of standard input; None for each that is not parsed.
 
     Raises:
         IndexUnreadable, IndexNotUnderstood: as `open_index` does.
@@ -102,7 +96,7 @@ def _parsed(pieces: Iterable[Piece]) -> list[RejectLine | None]:
 
 
 class RejectsIndex:
-    """A rejects file, open for looking up where its records came from: that is not kept in memory.
+    """A rejects file, open to look up where its records came from: that is not kept in memory.
 
     Attributes:
         index: the file.
@@ -112,7 +106,7 @@ class RejectsIndex:
         """Open the file.
 
         Raises:
-            IndexUnreadable: it cannot be opened, is empty, or cannot be read at any place: a pipe, a packed file.
+            IndexUnreadable: it cannot be opened, is empty, or has no random access: a pipe, a compressed file.
         """
         self.index = IndexRef.of(path)
         self._longest = longest_line(max_record_bytes)
@@ -120,7 +114,7 @@ class RejectsIndex:
         if self.index.kind == "stdin":
             raise IndexUnreadable("stdin cannot be replayed, for it is read twice: name the rejects file")
         try:
-            # Without O_NONBLOCK a pipe that lies there would be waited for.
+            # Without O_NONBLOCK opening a pipe waits for its writer.
             self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except (OSError, ValueError) as exc:
             reason = getattr(exc, "strerror", None) or exc
@@ -136,24 +130,24 @@ class RejectsIndex:
         os.close(self._descriptor)
 
     def is_file(self, path: Path) -> bool:
-        """Whether that path is this file."""
+        """Whether the path is of this file."""
         try:
             return os.path.samestat(path.stat(), os.fstat(self._descriptor))
         except OSError:
             return False
 
     def _problem(self) -> str | None:
-        there = os.fstat(self._descriptor)
-        if not stat.S_ISREG(there.st_mode):
+        found = os.fstat(self._descriptor)
+        if not stat.S_ISREG(found.st_mode):
             return "is no regular file: a rejects file is read twice"
-        if not there.st_size:
+        if not found.st_size:
             return "is empty: there is nothing to replay"
         if os.pread(self._descriptor, 4, 0).startswith(_PACKED):
             return "is packed: unpack it first, a rejects file is read twice"
         return None
 
     def at(self, offset: int) -> RejectLine | None:
-        """The line that begins there."""
+        """The line that begins at an offset, None if it cannot be parsed."""
         line = bytearray()
         while b"\n" not in line[-_PIECE_BYTES:] and len(line) <= self._longest:
             if not (piece := os.pread(self._descriptor, _PIECE_BYTES, offset + len(line))):
@@ -162,10 +156,10 @@ class RejectsIndex:
         return parse(bytes(line.partition(b"\n")[0]))
 
     def first_lines(self) -> Iterator[RejectLine | None]:
-        """The first lines, None for each that is none."""
+        """The first lines, None for each that cannot be parsed."""
         with os.fdopen(os.dup(self._descriptor), "rb") as file:
             file.seek(0)
-            for _ in range(_RECORDS_LOOKED_AT):
+            for _ in range(_MAX_RECORDS_SNIFFED):
                 line = file.readline(self._longest)
                 if not line:
                     return
@@ -173,11 +167,18 @@ class RejectsIndex:
 
 
 def dialect_of(origins: RejectsIndex, settings: Settings) -> Dialect:
-    """The dialect that the settings name, or the one that the first records tell.
+    """The dialect that the settings name, or the one that fits the first records.
 
     Raises:
-        IndexNotUnderstood: none can be told, or it is no rejects file.
+        IndexNotUnderstood: no dialect fits, it needs `--domain`, or it is no rejects file.
+        SettingsInvalid: it refuses `--domain`.
     """
+    dialect = _sniffed(origins, settings)
+    require_domain(dialect, settings, origins.index.display_name)
+    return dialect
+
+
+def _sniffed(origins: RejectsIndex, settings: Settings) -> Dialect:
     name, plain, is_rejects_file = origins.index.display_name, replace(settings, records_at=None), False
     for line in origins.first_lines():
         if line is None:
@@ -197,7 +198,7 @@ def dialect_of(origins: RejectsIndex, settings: Settings) -> Dialect:
 
 
 def _ways(record: bytes) -> Iterator[bytes]:
-    """A record as lines and as an array, for some dialects are documents only; nothing, if it is too broken."""
+    """The record as lines and as an array, for some dialects are documents only; nothing if it is no JSON object."""
     try:
         fields = msgspec.json.decode(record)
         line = msgspec.json.encode(fields)
@@ -213,111 +214,3 @@ def _no_rejects_file(name: str) -> IndexNotUnderstood:
         f"{name} is no rejects file: its lines do not have index, line, offset, reason and record\n"
         "an index is loaded with `seed-registry load`"
     )
-
-
-class _LineDecoder(Decoder):
-    """Decodes the records of lines, each under the place of its line."""
-
-    def __init__(self, dialect: Dialect, settings: Settings, *, provider: str, salt: str) -> None:
-        super().__init__(
-            dialect, domain=settings.domain or "", provider=provider, salt=salt, language=settings.language
-        )
-        self._has_sources = dialect.source is not None
-        self._ordinary = None  # a line holds its record as a text
-        self._max = settings.max_record_bytes
-
-    def decode(self, record: RawRecord) -> Record | None:
-        """What the record of this line is now; what is no line of a rejects file is rejected as it is."""
-        line = None if record.excess else parse(record.data)
-        if line is None:
-            detail = "is no line of a rejects file, or one that was cut off"
-            return Reject("not_json", detail, record.data[:EXCERPT_BYTES], record.line, record.offset)
-        data, kind = line.data(), line.kind if line.kind == "source" and self._has_sources else ""
-        if line.reason == "record_too_large" or len(data) > self._max:
-            is_whole = line.reason != "record_too_large"
-            detail = (
-                f"{len(data):,} bytes long; raise --max-record-bytes to load it"
-                if is_whole
-                else "only its beginning is in the rejects file; load its index with a larger --max-record-bytes"
-            )
-            return Reject("record_too_large", detail, data, record.line, record.offset, kind or "asset", line.key)
-        raw = RawRecord(data, record.line, record.offset, kind)
-        decoded = super().decode(raw)
-        if type(decoded) is Reject and decoded.reason == "no_type" and line.reason != "no_type":
-            # Its document said by the place that it was an asset; sources say so in their line.
-            return super().decode(replace(raw, kind="asset"))
-        return decoded
-
-
-class ReplayReader(IndexReader):
-    """A rejects file, read once. Locations are those of its lines; `RelocatedRejects` knows the others."""
-
-    def __init__(  # what an index is asked is not asked of this file
-        self,
-        opened: OpenIndex,
-        origins: RejectsIndex,
-        settings: Settings,
-        salt: str,
-        stages: Stages,
-    ) -> None:
-        dialect = dialect_of(origins, settings)
-        see_that_domain_fits(dialect, settings, opened.name)
-        self.index, self.name, self.size = opened.index, opened.name, opened.size
-        # The sources of these assets are in the registry, or else in an index, but hardly in this file.
-        self.dialect = replace(dialect, lists_sources=False)
-        self.shape = sniff(b"{}\n{}", opened.name)
-        self._opened, self._stages, self._kept = opened, stages, ""  # lines are never broken
-        self.provider = settings.provider or dialect.provider
-        self._decoder = _LineDecoder(dialect, settings, provider=self.provider, salt=salt)
-        self._pages, self._unread = Pages(dialect), UnreadArrays(looks_like_record)
-        longest = longest_line(settings.max_record_bytes)
-        self.is_strict, self.defers_texts, self.most_are_held = True, False, False
-        self._framer = LineFramer(max_record_bytes=longest, offset=opened.head_offset)
-
-
-@asynccontextmanager
-async def read_rejects(
-    origins: RejectsIndex, settings: Settings, *, salt: str = "", stages: Stages | None = None
-) -> AsyncIterator[ReplayReader]:
-    """Open a rejects file as an index; `salt` is that of `read_index`.
-
-    Raises:
-        IndexUnreadable: its bytes cannot be had.
-        IndexNotUnderstood: it is no rejects file, or its dialect cannot be told.
-    """
-    async with open_index(origins.index) as opened:
-        yield ReplayReader(opened, origins, settings, salt, stages or Stages())
-
-
-class RelocatedRejects(RejectsFile):
-    """A rejects file of what is rejected again, each record under the location that it had at first."""
-
-    def __init__(self, like: RejectsFile, origins: RejectsIndex) -> None:
-        super().__init__(like.path, own_directory=like.own_directory)
-        self._origins = origins
-
-    def write(self, index: str, reject: Reject) -> None:
-        """Append the line of a record of the file that is replayed.
-
-        Raises:
-            StorageFailed: the file cannot be made or written.
-        """
-        if line := self._origins.at(reject.offset):
-            index, reject = line.index, replace(reject, line=line.line, offset=line.offset)
-        super().write(index, reject)
-
-    def forget(self, index: str) -> None:
-        """The file that is replayed is another one now, and all that is told here came from it.
-
-        Raises:
-            StorageFailed: the file cannot be written anew.
-        """
-        del index
-        self._told = None
-        self.count = 0
-        if self.created:
-            try:
-                os.ftruncate(self._descriptor, 0)
-                os.lseek(self._descriptor, 0, os.SEEK_SET)
-            except OSError as exc:
-                raise self._failed(exc) from exc

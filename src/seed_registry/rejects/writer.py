@@ -104,7 +104,7 @@ class RejectsFile:
         self.count = 0
         self._descriptor = -1
         self._unsynced = False
-        self._told: _Lines | None = None  # what the run that is resumed told
+        self._earlier: _Lines | None = None  # what the run that is resumed told
 
     def resume(self) -> None:
         """Go on with the file of an earlier run, if it has one: a torn last line goes, and nothing is told twice.
@@ -150,9 +150,24 @@ class RejectsFile:
         except OSError as exc:
             raise self._failed(exc) from exc
 
+    def clear(self) -> None:
+        """Empty the file, if there is one.
+
+        Raises:
+            StorageFailed: it cannot be written.
+        """
+        self._earlier = None
+        self.count = 0
+        if self.created:
+            try:
+                os.ftruncate(self._descriptor, 0)
+                os.lseek(self._descriptor, 0, os.SEEK_SET)
+            except OSError as exc:
+                raise self._failed(exc) from exc
+
     def _continue_behind(self, lines: _Lines) -> None:
         can_compare = lines.count <= _MOST_TOLD
-        self._told, self.count, end = (lines, lines.count, lines.end) if can_compare else (None, 0, 0)
+        self._earlier, self.count, end = (lines, lines.count, lines.end) if can_compare else (None, 0, 0)
         os.ftruncate(self._descriptor, end)
         os.lseek(self._descriptor, end, os.SEEK_SET)
 
@@ -174,7 +189,7 @@ class RejectsFile:
             line["record"] = reject.data.decode()
         except UnicodeDecodeError:
             line |= {"record": base64.b64encode(reject.data).decode(), "encoding": "base64"}
-        if self._told and self._told.has(_what(str(line["index"]), reject.offset, str(line["record"]))):
+        if self._earlier and self._earlier.has(_what(str(line["index"]), reject.offset, str(line["record"]))):
             return
         try:
             if not self.created:

@@ -18,7 +18,7 @@ from seed_registry.embedded.database import database
 from seed_registry.errors import DatabaseUnavailable, IndexBroken
 from seed_registry.headers import see_that_each_has_one_origin
 from seed_registry.index.inputs import IndexRef, Name, require_files, resolve
-from seed_registry.index.reader import read_index
+from seed_registry.index.open import read_index
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.database_url import choose_url
 from seed_registry.postgres.errors import reason_of

@@ -1,7 +1,7 @@
-"""Dialects: the shapes of index files that are known, one module each.
+"""The dialects of index files, one module each; choose the one that fits an index.
 
-To add one: a module with its wire Struct, its mapping and its detection (`declaring.Dialect` says what is what), its
-place in `DIALECTS` and its name in `settings.DialectName`.
+To add one: a module with its wire Struct, its mapping and its detection (see `base.Dialect`), its place in `DIALECTS`
+and its name in `settings.DialectName`.
 """
 
 from __future__ import annotations
@@ -74,12 +74,12 @@ def layout_of(dialect: Dialect, shape: Shape, settings: Settings) -> Layout:
     return Layout(arrays, nested, singles, dialect.links, dialect.is_paged)
 
 
-def see_that_domain_fits(dialect: Dialect, settings: Settings, name: str) -> None:
-    """See that `--domain` is there where it is needed, and only where it can be meant.
+def require_domain(dialect: Dialect, settings: Settings, name: str) -> None:
+    """Check that `--domain` is given where the dialect needs it, and not where it refuses it.
 
     Raises:
         IndexNotUnderstood: nothing else tells the portal.
-        SettingsInvalid: the index says of every record whose it is.
+        SettingsInvalid: each record names its portal itself.
     """
     if dialect.needs_domain and not settings.domain:
         raise IndexNotUnderstood(

@@ -1,0 +1,115 @@
+"""Decode what a framer cuts out of an index: blocks of ordinary assets by columns, all other records one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from seed_registry.index.decoder import Decoder
+from seed_registry.index.dialects import ARRAYS, looks_like_record
+from seed_registry.index.json_document import DocumentFramer
+from seed_registry.index.json_envelope import Layout
+from seed_registry.index.unread_arrays import UnreadArrays
+from seed_registry.records import Piece, RawBlock, RawRecord, Record, Reject, raw_records
+
+# Reasons for rejecting what may be an envelope of records.
+_NO_RECORD = ("no_key", "no_type")
+
+
+class Checks(Struct):
+    """How much is decoded and checked while an index is read.
+
+    Attributes:
+        is_strict: whether every record is checked here, or only for what Postgres does not check.
+        defers_texts: whether texts and dates of ordinary assets may be decoded later; not where it `is_strict`.
+        most_are_stored: whether they are, because the registry has most of the assets already.
+    """
+
+    is_strict: bool = True
+    defers_texts: bool = False
+    most_are_stored: bool = False
+
+    @property
+    def keys_only(self) -> bool:
+        """Whether only keys, sources and hashes of ordinary assets are decoded."""
+        return self.defers_texts and self.most_are_stored
+
+
+class PieceDecoder:
+    """Decodes the pieces of one index.
+
+    Attributes:
+        checks: may be changed between pieces.
+        decoder: of single records and of columns.
+        unread: counts what looks like records in records that were rejected.
+    """
+
+    def __init__(self, decoder: Decoder, *, is_document: bool = False) -> None:
+        """In a document, decoding ends at the first record that is not JSON, for the document is not JSON either."""
+        self.checks = Checks()
+        self.decoder = decoder
+        self.unread = UnreadArrays(looks_like_record)
+        self._is_document = is_document
+        self._inner = decoder.dialect.inner
+
+    def decode_elements(self, data: list[bytes]) -> tuple[list[Any], list[int]]:
+        """Decode ordinary assets, which finds their ends; returns the positions of others, too."""
+        if self.checks.is_strict:
+            return [], list(range(len(data)))
+        return self.decoder.decode_wires(data, keys_only=self.checks.keys_only)
+
+    def decode(self, pieces: Iterable[Piece]) -> list[Record]:
+        """Decode the records; of a document up to the first that is not JSON, which is the last returned."""
+        records: list[Record] = []
+        for piece in pieces:
+            if self.checks.is_strict or type(piece) is RawRecord:
+                goes_on = all(self._decode_one(raw, records) for raw in piece)
+            else:
+                assert type(piece) is RawBlock
+                goes_on = self._decode_block(piece, records)
+            if not goes_on:
+                break
+        return records
+
+    def _decode_block(self, block: RawBlock, records: list[Record]) -> bool:
+        """Add the records of a block, most of them by columns; returns whether to go on after it."""
+        assets, others = self.decoder.decode_ordinary(block, keys_only=self.checks.keys_only)
+        if not others:
+            records += assets
+            return True
+        start = 0  # of the ordinary assets that come next
+        for number, position in enumerate(others):
+            end = position - number
+            records += assets[start:end]
+            start = end
+            if not self._decode_one(block.at(position), records):
+                return False
+        records += assets[start:]
+        return True
+
+    def _decode_one(self, raw: RawRecord, records: list[Record]) -> bool:
+        """Add a record, and those inside it; returns whether to go on after it."""
+        record = self.decoder.decode(raw)
+        if record is None:
+            return True
+        records.append(record)
+        if type(record) is Reject:
+            if record.reason == "not_json" and self._is_document:
+                return False
+            if record.reason in _NO_RECORD:
+                with suppress(ValueError, RecursionError):
+                    self.unread.look_for(ARRAYS, msgspec.json.decode(raw.data))
+        if self._inner is not None and self._inner[0] in raw.data and not raw.excess:
+            records += self._inner_records(raw, self._inner[1])
+        return True
+
+    def _inner_records(self, raw: RawRecord, layout: Layout) -> Iterator[Record]:
+        """Decode the records inside a record: each is one of its own."""
+        framer = DocumentFramer(layout, max_record_bytes=len(raw.data), offset=raw.offset, line=raw.line)
+        for one in raw_records(framer.feed(raw.data)):
+            if (record := self.decoder.decode(one)) is not None:
+                yield record
