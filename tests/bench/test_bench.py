@@ -23,8 +23,8 @@ import pytest
 from msgspec.structs import replace
 
 from conftest import make_asset
-from seed_registry.bench import strategies
-from seed_registry.bench.child import Reply, Watch, percentile
+from seed_registry.bench import child
+from seed_registry.bench.child import Watch, percentile
 from seed_registry.bench.environment import find_server_cpu
 from seed_registry.bench.grid import Grid, parse_changed, parse_numbers
 from seed_registry.bench.index_file import BenchIndex
@@ -33,16 +33,19 @@ from seed_registry.bench.matrix import _Rounds
 from seed_registry.bench.page import page
 from seed_registry.bench.regressions import compare
 from seed_registry.bench.results import (
+    STRATEGIES,
     Cell,
+    CellImpossible,
     Environment,
     GridFacts,
     Measurement,
+    Reply,
     Results,
     best_of,
     summarised,
 )
+from seed_registry.bench.rivals import RIVALS, latest
 from seed_registry.bench.scratch_schema import PREFIX, Scratch, leftovers, scratch_schema
-from seed_registry.bench.strategies import RIVALS, STRATEGIES, CellImpossible
 from seed_registry.errors import SettingsInvalid
 from seed_registry.postgres.connection import session
 from seed_registry.report import Stages
@@ -112,7 +115,7 @@ async def loaded(strategy: str, index: Path, url: DatabaseUrl, scratch: Scratch)
         verify=False,
     )
     watch = Watch()
-    await strategies.load(strategy, str(index), settings, watch)
+    await child.load(strategy, str(index), settings, watch)
     return watch
 
 
@@ -167,7 +170,7 @@ def test_of_a_key_that_comes_twice_in_a_batch_the_last_record_wins_with_the_grea
         make_asset("a", name="only"),
         make_asset("b", name="last", updated_at=early),
     ]
-    kept = strategies.latest(batch)
+    kept = latest(batch)
     assert [(asset.key, asset.name, asset.updated_at) for asset in kept] == [("a", "only", None), ("b", "last", late)]
 
 
@@ -180,7 +183,7 @@ async def test_a_batch_larger_than_a_statement_can_take_is_inserted_all_the_same
         database_url=database_url, schema=scratch.name, batch_size=10_000, batch_bytes=256 << 20, concurrency=1,
         rejects=str(tmp_path / "rejects"),
     )  # fmt: skip
-    await strategies.load("insert", str(index), settings, Watch())
+    await child.load("insert", str(index), settings, Watch())
     assert await connection.fetchval(f"select count(*) from {scratch.name}.assets") == 4_200
 
 

@@ -1,8 +1,8 @@
-"""Cell: one load in a process of its own, so that its CPU time and memory are nobody else's.
+"""Run one load in a process of its own, so that its CPU time and memory can be measured.
 
     python -m seed_registry.bench.child
 
-The job comes as JSON on standard input, the database's URL with it: arguments are for everybody to see.
+The job comes as JSON on standard input, the database's URL with it: everybody can read the arguments of a process.
 """
 
 from __future__ import annotations
@@ -18,58 +18,17 @@ from typing import Any
 
 import anyio
 import msgspec
-from msgspec import Struct
 
-from seed_registry.bench.results import Measurement
-from seed_registry.bench.strategies import CellImpossible, load
+from seed_registry.api import ingest
+from seed_registry.bench.results import COPY_MERGE, CellImpossible, Job, Measurement, Reply
+from seed_registry.bench.strategies import load_by_rival
 from seed_registry.errors import SeedRegistryError
-from seed_registry.report import Tally
-from seed_registry.settings import DatabaseUrl, DialectName, MaxRejects, Settings
-
-
-class Job(Struct, frozen=True):
-    """What to load, where and how; `rejects` is a file that does not exist yet."""
-
-    database_url: str
-    is_embedded: bool
-    schema: str
-    index: bytes  # a path need not be text
-    rejects: str
-    strategy: str
-    batch_size: int
-    batch_bytes: int
-    concurrency: int
-    dialect: DialectName | None = None
-    domain: str | None = None
-    records_at: str | None = None
-
-    def settings(self) -> Settings:
-        """The settings of the load."""
-        return Settings(
-            database_url=DatabaseUrl(self.database_url, is_embedded=self.is_embedded),
-            schema=self.schema,
-            batch_size=self.batch_size,
-            batch_bytes=self.batch_bytes,
-            concurrency=self.concurrency,
-            dialect=self.dialect,
-            domain=self.domain,
-            records_at=self.records_at,
-            rejects=self.rejects,
-            max_rejects=MaxRejects(percent=100.0),
-            verify=False,
-        )
-
-
-class Reply(Struct, frozen=True):
-    """What came of it: one of the three."""
-
-    run: Measurement | None = None
-    skipped: str | None = None
-    failed: str | None = None
+from seed_registry.report import Progress, Tally
+from seed_registry.settings import DatabaseUrl, MaxRejects, Settings
 
 
 class Watch:
-    """The `Progress` that only takes the times."""
+    """The `Progress` that keeps how long batches took."""
 
     def __init__(self) -> None:
         self.tally = Tally()
@@ -87,12 +46,12 @@ class Watch:
 
 
 async def measured(job: Job) -> Measurement:
-    """Do the job and tell what it took.
+    """Do the job and measure it.
 
     Raises:
-        SeedRegistryError: it cannot be done.
+        SeedRegistryError: the load failed.
     """
-    watch, settings = Watch(), job.settings()
+    watch, settings = Watch(), settings_of(job)
     started, cpu = perf_counter(), process_time()
     await load(job.strategy, os.fsdecode(job.index), settings, watch)
     seconds, cpu = perf_counter() - started, process_time() - cpu
@@ -111,13 +70,43 @@ async def measured(job: Job) -> Measurement:
     )
 
 
+async def load(strategy: str, index: str, settings: Settings, progress: Progress) -> None:
+    """Load an index by a strategy.
+
+    Raises:
+        CellImpossible: the strategy cannot load this index.
+        SeedRegistryError: as for `ingest`.
+    """
+    if strategy == COPY_MERGE:
+        await ingest([index], settings, progress)
+    else:
+        await load_by_rival(strategy, index, settings, progress)
+
+
+def settings_of(job: Job) -> Settings:
+    """The settings of the load."""
+    return Settings(
+        database_url=DatabaseUrl(job.database_url, is_embedded=job.is_embedded),
+        schema=job.schema,
+        batch_size=job.batch_size,
+        batch_bytes=job.batch_bytes,
+        concurrency=job.concurrency,
+        dialect=job.dialect,
+        domain=job.domain,
+        records_at=job.records_at,
+        rejects=job.rejects,
+        max_rejects=MaxRejects(percent=100.0),
+        verify=False,
+    )
+
+
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that so many percent of all do not exceed; 0 where there are none."""
+    """Return the smallest value that this percentage of all does not exceed; 0 without values."""
     return sorted(values)[max(math.ceil(len(values) * percent / 100) - 1, 0)] if values else 0.0
 
 
 def peak_rss_bytes() -> int:
-    """The most memory that this process had in use."""
+    """Return the most memory that this process had in use."""
     try:
         # ru_maxrss survives exec, and begins with what the parent had in use when it started us.
         for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines():
@@ -130,7 +119,7 @@ def peak_rss_bytes() -> int:
 
 
 def main() -> None:
-    """Job in, reply out."""
+    """Read a job, write a reply."""
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     try:
         import uvloop  # noqa: F401, PLC0415  # not made for every platform

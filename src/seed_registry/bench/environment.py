@@ -1,4 +1,4 @@
-"""Measuring: what can be seen of the server and the machine from outside of a load."""
+"""Measure the server and the machine from outside of a load: CPU time, WAL, settings."""
 
 from __future__ import annotations
 

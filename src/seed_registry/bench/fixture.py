@@ -1,4 +1,4 @@
-"""Stand: puts the tables into the state that a cell begins with, and has one load done and measured."""
+"""Prepare the tables for a cell, run one load in a child process, and measure it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 import secrets
 import subprocess
 import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,25 +18,26 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from seed_registry.bench.child import Job, Reply
-from seed_registry.bench.environment import ServerCpu, checkpoint, wal_position
+from seed_registry.bench.environment import ServerCpu, checkpoint, find_server_cpu, wal_position
 from seed_registry.bench.index_file import BenchIndex
-from seed_registry.bench.results import Cell
-from seed_registry.bench.scratch_schema import Scratch
-from seed_registry.bench.strategies import COPY_MERGE
-from seed_registry.errors import SeedRegistryError
+from seed_registry.bench.results import COPY_MERGE, Cell, Job, Reply
+from seed_registry.bench.scratch_schema import Scratch, leftovers, scratch_schema
+from seed_registry.embedded.database import database
+from seed_registry.errors import DatabaseRefused, SeedRegistryError
+from seed_registry.postgres.connection import session
+from seed_registry.postgres.pooler import is_pooled
 from seed_registry.settings import DatabaseUrl, Settings
 
 _COMMAND: Final = (sys.executable, "-m", "seed_registry.bench.child")
 # The load before the reloads is not measured; it only has to be quick.
 _PRIOR_BATCH_SIZE: Final = 2_000
 _PRIOR_CONCURRENCY: Final = 2
-# The server buries a session's process some milliseconds after the session ended.
-_BURYING_SECONDS: Final = 0.05
+# The server reaps a session's process some milliseconds after the session ended.
+_REAPING_SECONDS: Final = 0.05
 
 
 class Fixture(Struct, frozen=True, kw_only=True):
-    """Everything that a run needs; `directory` is for files that nobody wants to keep."""
+    """What a run needs; `directory` is temporary."""
 
     url: DatabaseUrl
     connection: asyncpg.Connection[Any]
@@ -46,10 +50,10 @@ class Fixture(Struct, frozen=True, kw_only=True):
     verbose: bool
 
     async def prepare_reloads(self) -> None:
-        """Load the index once, for reloads to find it.
+        """Load the index once, so that reloads find its rows.
 
         Raises:
-            SeedRegistryError: that fails.
+            SeedRegistryError: the load failed.
         """
         prior = Cell(COPY_MERGE, _PRIOR_BATCH_SIZE, _PRIOR_CONCURRENCY, None, self.subject.name)
         reply = await self._load(prior)
@@ -87,7 +91,7 @@ class Fixture(Struct, frozen=True, kw_only=True):
             domain=self.settings.domain,
             records_at=self.settings.records_at,
         )
-        # In a session of its own: Ctrl-C is for us to hear, and a cancelled wait kills the process.
+        # In a session of its own: Ctrl-C reaches only this process, and a cancelled wait kills the child.
         done = await anyio.run_process(
             _COMMAND,
             input=msgspec.json.encode(job),
@@ -105,8 +109,39 @@ class Fixture(Struct, frozen=True, kw_only=True):
     async def _server_cpu_seconds(self) -> float | None:
         if self.server_cpu is None:
             return None
-        await anyio.sleep(_BURYING_SECONDS)
+        await anyio.sleep(_REAPING_SECONDS)
         return self.server_cpu.seconds()
+
+
+@asynccontextmanager
+async def open_fixture(
+    subject: BenchIndex, settings: Settings, batch_bytes: int, tell: Callable[[str], None], *, verbose: bool
+) -> AsyncIterator[Fixture]:
+    """Open a session and a scratch schema, which is dropped at the end.
+
+    Raises:
+        DatabaseRefused: a pooler is in front of the database, or the role may not create schemas.
+        SeedRegistryError: as for a load.
+    """
+    async with database(settings) as url, session(url) as connection:
+        if is_pooled(connection):
+            raise DatabaseRefused("bench needs sessions of its own: name the database itself, not a pooler before it")
+        for name in await leftovers(connection):
+            tell(f'left by a bench that was killed; to be rid of it: drop schema "{name}" cascade')
+        server_cpu = await find_server_cpu(connection)
+        with tempfile.TemporaryDirectory(prefix="seed-registry-bench-") as directory:
+            async with scratch_schema(url, connection, tell) as scratch:
+                yield Fixture(
+                    url=url,
+                    connection=connection,
+                    scratch=scratch,
+                    subject=subject,
+                    settings=settings,
+                    batch_bytes=batch_bytes,
+                    directory=Path(directory),
+                    server_cpu=server_cpu,
+                    verbose=verbose,
+                )
 
 
 def _forget(path: str) -> None:

@@ -1,4 +1,4 @@
-"""Grid: which cells a bench measures, read from the flags and checked before anything is started."""
+"""The grid of cells that a bench measures, parsed from the flags and checked before anything starts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Final, TypeVar
 
 from msgspec import Struct
 
-from seed_registry.bench.results import Cell
-from seed_registry.bench.strategies import COPY_DIRECT, STRATEGIES
+from seed_registry.bench.results import COPY_DIRECT, STRATEGIES, Cell
 from seed_registry.errors import SettingsInvalid
 from seed_registry.settings import Settings
 

@@ -1,4 +1,4 @@
-"""Drawing: heat maps as SVG; the colours are the style sheet's."""
+"""Heat maps as SVG; the colours are in the style sheet."""
 
 from __future__ import annotations
 

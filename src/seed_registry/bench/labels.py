@@ -1,14 +1,13 @@
-"""Telling: how cells and numbers are put into words, the same on the terminal and on the page."""
+"""Cells and their numbers in words, the same on the terminal and on the page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from seed_registry.bench.results import Cell, CellResult, GridFacts, Results
-from seed_registry.bench.strategies import COPY_MERGE
+from seed_registry.bench.results import COPY_MERGE, Cell, CellResult, GridFacts, Results
 from seed_registry.settings import BATCH_BYTES, format_bytes
 
-# Is told a line for people. Nothing in it is escaped.
+# Receives a line for people; nothing in it is escaped.
 Tell = Callable[[str], None]
 
 

@@ -1,35 +1,26 @@
-"""Running: the whole grid, its cells taking turns.
+"""Measure all cells of a grid in rounds.
 
-What a machine does beside a bench changes over the minutes. So the cells are not measured one after the other: every
-round measures each of them once.
+The load of a machine changes over the minutes. So the cells are not measured one after the other: every round measures
+each of them once.
 """
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Final
 
 from msgspec import Struct, field
 
-from seed_registry.bench.child import Reply
-from seed_registry.bench.environment import collect_environment, find_server_cpu
-from seed_registry.bench.fixture import Fixture
+from seed_registry.bench.environment import collect_environment
+from seed_registry.bench.fixture import Fixture, open_fixture
 from seed_registry.bench.grid import Grid, impossible
 from seed_registry.bench.index_file import BenchIndex
 from seed_registry.bench.labels import Tell, described
-from seed_registry.bench.results import Cell, CellResult, GridFacts, Measurement, Results, summarised
-from seed_registry.bench.scratch_schema import leftovers, scratch_schema
-from seed_registry.embedded.database import database
-from seed_registry.errors import DatabaseRefused, SeedRegistryError
-from seed_registry.index.inputs import IndexRef
-from seed_registry.index.open import read_index
-from seed_registry.postgres.connection import session
+from seed_registry.bench.results import Cell, CellResult, GridFacts, Measurement, Reply, Results, summarised
+from seed_registry.errors import SeedRegistryError
 from seed_registry.postgres.errors import CONNECTION_ERRORS, to_our_error
-from seed_registry.postgres.pooler import is_pooled
 from seed_registry.settings import DatabaseUrl, Settings
 
-# What ends all measuring and not only that of a cell: the server or the bench's own session is gone.
+# These end the bench and not only a cell: the server or the bench's own session is gone.
 _LOST: Final = (*CONNECTION_ERRORS, SeedRegistryError)
 
 
@@ -40,36 +31,17 @@ async def run(subject: BenchIndex, grid: Grid, settings: Settings, tell: Tell, *
         subject: what to load.
         grid: how.
         settings: `database_url`, `dialect`, `domain` and `records_at` of the loads.
-        tell: is told a line for each run; nothing in it is escaped.
+        tell: receives a line for each run; nothing in it is escaped.
         verbose: let the tracebacks of the loads through to stderr.
 
     Raises:
-        SeedRegistryError: nothing can be measured at all. A failure after something was measured is told in its cell.
+        SeedRegistryError: nothing can be measured. A failure after something was measured is in the result of its cell.
     """
-    async with read_index(IndexRef.of(subject.path), settings) as reader:
-        dialect = reader.dialect.name
-    async with database(settings) as url, session(url) as connection:
-        if is_pooled(connection):
-            raise DatabaseRefused("bench needs sessions of its own: name the database itself, not a pooler before it")
-        for name in await leftovers(connection):
-            tell(f'left by a bench that was killed; to be rid of it: drop schema "{name}" cascade')
-        server_cpu = await find_server_cpu(connection)
-        shown = "embedded server" if url.is_embedded else str(url)
-        environment = await collect_environment(connection, shown, server_cpu)
-        with tempfile.TemporaryDirectory(prefix="seed-registry-bench-") as directory:
-            async with scratch_schema(url, connection, tell) as scratch:
-                stand = Fixture(
-                    url=url,
-                    connection=connection,
-                    scratch=scratch,
-                    subject=subject,
-                    settings=settings,
-                    batch_bytes=grid.batch_bytes,
-                    directory=Path(directory),
-                    server_cpu=server_cpu,
-                    verbose=verbose,
-                )
-                cells = await _Rounds(stand, grid, subject, tell).measured(url)
+    dialect = await subject.detect_dialect(settings)
+    async with open_fixture(subject, settings, grid.batch_bytes, tell, verbose=verbose) as fixture:
+        shown = "embedded server" if fixture.url.is_embedded else str(fixture.url)
+        environment = await collect_environment(fixture.connection, shown, fixture.server_cpu)
+        cells = await _Rounds(fixture, grid, subject, tell).measured(fixture.url)
     facts = GridFacts(
         index=subject.name,
         dialect=dialect,
@@ -85,7 +57,7 @@ async def run(subject: BenchIndex, grid: Grid, settings: Settings, tell: Tell, *
 
 
 class _Course(Struct):
-    """What became of a cell so far."""
+    """The runs of a cell so far."""
 
     runs: list[Measurement] = field(default_factory=list)
     skipped: str | None = None
@@ -95,8 +67,8 @@ class _Course(Struct):
 class _Rounds:
     """All cells, `repeat` times."""
 
-    def __init__(self, stand: Fixture, grid: Grid, subject: BenchIndex, tell: Tell) -> None:
-        self._stand = stand
+    def __init__(self, fixture: Fixture, grid: Grid, subject: BenchIndex, tell: Tell) -> None:
+        self._fixture = fixture
         self._grid = grid
         self._tell = tell
         self._courses = {cell: _Course(skipped=impossible(cell)) for cell in grid.cells(subject.name)}
@@ -127,7 +99,7 @@ class _Rounds:
     async def _measure(self) -> None:
         if any(cell.changed is not None for cell in self._courses):
             self._tell("loading once what the reloads will find")
-            await self._stand.prepare_reloads()
+            await self._fixture.prepare_reloads()
         turn = 0
         for _ in range(self._grid.repeat):
             for cell, course in self._courses.items():
@@ -139,10 +111,10 @@ class _Rounds:
                     self._tell(f"[{turn}/{self._turns}] {described(cell)}: {outcome}")
 
     async def _take(self, cell: Cell, course: _Course) -> str:
-        """One run of a cell; what is to be told of it."""
-        reply = await self._stand.measure(cell)
+        """Run a cell once; return its outcome in words."""
+        reply = await self._fixture.measure(cell)
         if reply.run is not None:
-            reply = self._checked(reply, await self._stand.scratch.fingerprint())
+            reply = self._checked(reply, await self._fixture.scratch.fingerprint())
         if reply.failed is not None and not self._anything():
             raise SeedRegistryError(reply.failed)
         course.skipped, course.failed = reply.skipped, reply.failed
@@ -152,7 +124,7 @@ class _Rounds:
         return f"{reply.run.records / reply.run.seconds:,.0f} records/s"
 
     def _checked(self, reply: Reply, left_behind: str) -> Reply:
-        """A load that does not leave what the others leave is not measured but wrong."""
+        """Return a failure instead if the load left other rows than the first one did."""
         self._left_behind = self._left_behind or left_behind
         if left_behind == self._left_behind:
             return reply

@@ -1,4 +1,4 @@
-"""Page: the results of a bench as one HTML file that needs nothing else."""
+"""The page of a bench: one HTML file that needs no other."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Final
 
 from seed_registry.bench.heatmap import STEPS, heat_map, heat_step
 from seed_registry.bench.labels import columns_of, flags, kind_of_load, notes, placed, problems
-from seed_registry.bench.results import CellResult, Results, best_of
-from seed_registry.bench.strategies import COPY_MERGE
+from seed_registry.bench.results import COPY_MERGE, CellResult, Results, best_of
 from seed_registry.html.document import document, html_text, stage_bars, stage_legend
 from seed_registry.words import size
 

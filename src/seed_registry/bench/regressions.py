@@ -1,4 +1,4 @@
-"""Comparing: which cells of two benches differ by more than they vary by themselves."""
+"""Find the cells of two benches that differ by more than their own noise."""
 
 from __future__ import annotations
 

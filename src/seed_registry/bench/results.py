@@ -1,16 +1,27 @@
-"""Results: what a bench measured, as it is printed, drawn, kept as JSON and compared."""
+"""The cells of a bench, the jobs of its child processes, and the results that are printed, drawn and compared."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from statistics import median
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from seed_registry.errors import SeedRegistryError
 from seed_registry.report import Stages
+from seed_registry.settings import DialectName
+
+# The strategies: this program's own way to write, and others that one could write with.
+COPY_MERGE: Final = "copy-merge"
+COPY_DIRECT: Final = "copy-direct"
+STRATEGIES: Final = (COPY_MERGE, "insert", "executemany", COPY_DIRECT)
+
+
+class CellImpossible(SeedRegistryError):
+    """A strategy cannot do what the cell asks for; no news about the database."""
 
 
 class Cell(Struct, frozen=True):
@@ -50,6 +61,31 @@ class Measurement(Struct, frozen=True):
     stages: Stages
     wal_bytes: int | None = None
     server_cpu_seconds: float | None = None
+
+
+class Job(Struct, frozen=True):
+    """What to load, where and how; `rejects` is a file that does not exist yet."""
+
+    database_url: str
+    is_embedded: bool
+    schema: str
+    index: bytes  # a path need not be text
+    rejects: str
+    strategy: str
+    batch_size: int
+    batch_bytes: int
+    concurrency: int
+    dialect: DialectName | None = None
+    domain: str | None = None
+    records_at: str | None = None
+
+
+class Reply(Struct, frozen=True):
+    """The answer to a job: one of the three."""
+
+    run: Measurement | None = None
+    skipped: str | None = None
+    failed: str | None = None
 
 
 class Spread(Struct, frozen=True):
@@ -193,3 +229,16 @@ def _summary(cell: Cell, runs: Sequence[Measurement]) -> Summary:
 def _median_known(values: Sequence[Any]) -> float | None:
     known = [value for value in values if value is not None]
     return median(known) if known else None
+
+
+def raise_on_failures(results: Results) -> None:
+    """Fail if a cell failed.
+
+    Raises:
+        SeedRegistryError: with the first failure.
+    """
+    failed = [cell for cell in results.cells if cell.failed]
+    if failed:
+        raise SeedRegistryError(
+            f"{len(failed)} of {len(results.cells)} cells failed; the first one: {failed[0].failed}"
+        )

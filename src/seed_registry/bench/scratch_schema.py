@@ -1,4 +1,4 @@
-"""Scratch: a schema of the bench's own, with the registry's tables in it, which is gone afterwards.
+"""A schema of the bench's own with the registry's tables, dropped at the end.
 
 Its name is random and its owner holds an advisory lock on it for as long as it lives: a schema without that lock was
 left by a bench that was killed.

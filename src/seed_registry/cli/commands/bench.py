@@ -6,29 +6,21 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from seed_registry.bench.grid import Grid, parse_changed, parse_names, parse_numbers
-from seed_registry.bench.index_file import open_bench_index
+from seed_registry.bench.index_file import RECORDS, open_bench_index
 from seed_registry.bench.matrix import run
 from seed_registry.bench.page import page
 from seed_registry.bench.regressions import compare, read_results
-from seed_registry.bench.results import Results
-from seed_registry.bench.strategies import COPY_MERGE, STRATEGIES
+from seed_registry.bench.results import COPY_MERGE, STRATEGIES, raise_on_failures
 from seed_registry.cli.config.flags import takes_settings
 from seed_registry.cli.config.options import TABLE, Output, RarePanel
-from seed_registry.cli.render.bench import print_comparison, print_results
+from seed_registry.cli.render.bench import print_comparison, print_progress, print_results
 from seed_registry.cli.render.output import print_output
 from seed_registry.cli.signals import run_interruptibly
-from seed_registry.errors import SeedRegistryError, SettingsInvalid
-from seed_registry.escape import printable
 from seed_registry.html.files import require_writable, write_page
 from seed_registry.settings import OUTPUT, THROUGHPUT, Settings, parse_bytes
-from seed_registry.synthetic.index import Workload
 
-# Large enough that a worker of the default grid gets several batches of most sizes, small enough for minutes.
-_RECORDS = 20_000
 _SYNTHETIC = "A synthetic index"
 
 Result = TypeVar("Result")
@@ -43,7 +35,7 @@ def bench(
     *,
     records: Annotated[
         int | None,
-        typer.Option(rich_help_panel=_SYNTHETIC, help=f"Assets of the synthetic index [default: {_RECORDS:,}]"),
+        typer.Option(rich_help_panel=_SYNTHETIC, help=f"Assets of the synthetic index [default: {RECORDS:,}]"),
     ] = None,
     size: Annotated[
         int | None,
@@ -106,9 +98,6 @@ def bench(
     if compared is not None:
         _compare(*compared, output=output)
         return
-    if index is not None and not records is size is None:
-        raise SettingsInvalid("--records and --size make a synthetic index; leave them out or leave INDEX out")
-    workload = Workload(records=_RECORDS if records is None else records, size=size, seed=seed)
     grid = Grid(
         batch_sizes=parse_numbers("--batch-size", batch_size),
         concurrencies=parse_numbers("--concurrency", concurrency),
@@ -119,21 +108,15 @@ def bench(
     )
     if html is not None:
         require_writable(html)
-    with open_bench_index(index, workload) as subject:
+    with open_bench_index(index, records=records, size=size, seed=seed) as subject:
         results = run_interruptibly(
-            lambda: run(subject, grid, settings, _tell, verbose=verbose),
+            lambda: run(subject, grid, settings, print_progress, verbose=verbose),
             left="the scratch schema is dropped, nothing else was touched",
         )
     if html is not None:
         write_page(html, page(results))
-    print_output(results, lambda: _print(results, html), output=output)
-    _raise_on_failures(results)
-
-
-def _print(results: Results, html: Path | None) -> None:
-    print_results(results)
-    if html is not None:
-        typer.echo(f"page: {printable(html, 1_000)}")
+    print_output(results, lambda: print_results(results, html), output=output)
+    raise_on_failures(results)
 
 
 def _compare(old: Path, new: Path, *, output: bool) -> None:
@@ -141,15 +124,3 @@ def _compare(old: Path, new: Path, *, output: bool) -> None:
     print_output(comparison, lambda: print_comparison(comparison), output=output)
     if comparison.regressions:
         raise typer.Exit(1)
-
-
-def _raise_on_failures(results: Results) -> None:
-    failed = [cell for cell in results.cells if cell.failed]
-    if failed:
-        raise SeedRegistryError(
-            f"{len(failed)} of {len(results.cells)} cells failed; the first one: {failed[0].failed}"
-        )
-
-
-def _tell(line: str) -> None:
-    Console(stderr=True, highlight=False).print(Text(printable(line, 1_000), "dim"), soft_wrap=True)

@@ -10,13 +10,11 @@ from seed_registry.cli.config.flags import takes_settings
 from seed_registry.cli.config.options import TABLE, Output
 from seed_registry.cli.render.console import digest_lines
 from seed_registry.cli.render.output import print_output
+from seed_registry.cli.session import open_session
 from seed_registry.cli.signals import run_interruptibly
 from seed_registry.embedded import server
-from seed_registry.embedded.database import database
 from seed_registry.errors import DatabaseUnavailable
-from seed_registry.postgres.connection import session
 from seed_registry.postgres.database_url import choose_url
-from seed_registry.postgres.session_settings import READ_ONLY
 from seed_registry.registry.digest import digest
 from seed_registry.registry.introspection import introspect
 from seed_registry.report import Digest
@@ -47,5 +45,5 @@ async def _digest(settings: Settings, source: str | None) -> Digest:
         raise DatabaseUnavailable(
             "there is no embedded database yet\nload an index first, or name a database with --database-url"
         )
-    async with database(settings) as url, session(url, READ_ONLY, pooler=settings.pooler) as connection:
+    async with open_session(settings, is_read_only=True) as (connection, _):
         return await digest(connection, await introspect(connection, settings.columns, settings.schema), source)

@@ -1,4 +1,4 @@
-"""`seed-registry runs`: what the ledger tells."""
+"""`seed-registry runs`: list the runs of the ledger."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from seed_registry.cli.config.flags import takes_settings
 from seed_registry.cli.config.options import TABLE, Output
 from seed_registry.cli.render.console import digest_lines, print_rows, unbroken
 from seed_registry.cli.render.output import print_output
-from seed_registry.embedded.database import database
+from seed_registry.cli.session import open_session
 from seed_registry.errors import SettingsInvalid
 from seed_registry.escape import printable
 from seed_registry.ledger.runs import RunRecord, is_usable, list_runs
-from seed_registry.postgres.connection import session
 from seed_registry.postgres.identity import identify
-from seed_registry.postgres.session_settings import READ_ONLY
 from seed_registry.report import AssetCounts, Database, MergeCounts, Report, SourceCounts
 from seed_registry.settings import Settings
 from seed_registry.words import counted
@@ -78,7 +76,7 @@ def _print(runs: list[RunRecord], where: Database, *, is_one: bool) -> None:
 
 
 async def _find(settings: Settings, run_id: str | None, limit: int) -> tuple[Database, list[RunRecord]]:
-    async with database(settings) as url, session(url, READ_ONLY) as connection:
+    async with open_session(settings, is_read_only=True) as (connection, url):
         where = await identify(connection, is_embedded=url.is_embedded)
         return where, await list_runs(connection, run_id, limit) if await is_usable(connection) else []
 

@@ -11,11 +11,8 @@ import asyncpg
 import typer
 
 from seed_registry.cli.config.flags import takes_settings
-from seed_registry.cli.render.console import print_rows
-from seed_registry.embedded.database import database
-from seed_registry.escape import printable
-from seed_registry.postgres.connection import session
-from seed_registry.postgres.identifiers import display_name
+from seed_registry.cli.render.tables import print_note, print_table
+from seed_registry.cli.session import open_session
 from seed_registry.postgres.sql_files import statement
 from seed_registry.registry import ddl
 from seed_registry.registry.compression import Compression, Method, change, storage
@@ -23,7 +20,7 @@ from seed_registry.registry.fields import LARGE_FIELDS
 from seed_registry.registry.introspection import introspect
 from seed_registry.registry.key_owners import are_shared, wider_key
 from seed_registry.registry.preflight import rehearse
-from seed_registry.registry.tables import SCHEMA, Table, Tables
+from seed_registry.registry.tables import SCHEMA, Tables
 from seed_registry.settings import DatabaseUrl, Settings
 
 app = typer.Typer(help="The registry's tables: create, check, show.", no_args_is_help=True)
@@ -39,8 +36,6 @@ CompressionOption = Annotated[
         help="How assets.raw is compressed if assets is created.",
     ),
 ]
-# Longer than any warning: its fix must not be cut, it is a command to be copied.
-_SHOWN_CHARACTERS = 4_000
 
 
 @app.command()
@@ -66,13 +61,13 @@ def apply(
     kept = _with_session(settings, create)
     typer.echo("registry.sources and registry.assets are there")
     if kept:
-        typer.echo(printable(kept, _SHOWN_CHARACTERS))
+        print_note(kept)
 
 
 @app.command()
 @takes_settings("database_url", "columns")
 def check(settings: Settings) -> None:
-    """Say whether a load could write to the tables as they are; exit 1 if not."""
+    """Check whether a load can write to the tables as they are; exit 1 if not."""
 
     async def look(connection: asyncpg.Connection[Any], _: DatabaseUrl) -> tuple[Tables, str]:
         tables = await introspect(connection, settings.columns)
@@ -81,17 +76,13 @@ def check(settings: Settings) -> None:
 
     tables, fix = _with_session(settings, look)
     for table in (tables.sources, tables.assets):
-        rows = [(field, column.name, column.type, _remark(table, field)) for field, column in table.columns.items()]
-        rows += [(field, "", "", "left out: no such column") for field in table.left_out]
-        print_rows(display_name(table.name), ("field", "column", "type", ""), rows)
-        for caution in table.cautions:
-            typer.echo(printable(f"warning: {caution.finding}; {caution.fix}", _SHOWN_CHARACTERS))
+        print_table(table)
     if fix:
         note = (
             "note: two portals cannot both have an asset with a key of their own alike, such as 1 or population: "
             f"the later one is rejected as key_of_another_source; to keep both: {fix}"
         )
-        typer.echo(printable(note, _SHOWN_CHARACTERS))
+        print_note(note)
     typer.echo("a load can write to them")
 
 
@@ -115,16 +106,8 @@ def grants(role: Annotated[str, typer.Argument(help="The role that loads.")]) ->
     typer.echo(ddl.grants(role), nl=False)
 
 
-def _remark(table: Table, field: str) -> str:
-    """What to know of a column besides its type."""
-    if field in table.key:
-        return "key"
-    default = table.columns[field].default
-    return f"where missing {printable(default.expression)}" if default else ""
-
-
 async def _kept(connection: asyncpg.Connection[Any], wanted: Method) -> str | None:
-    """What to tell whoever asked for a compression, of a table that was there and has another one."""
+    """Return a note if the table existed before and has another compression than the one asked for."""
     assets = f"{SCHEMA}.assets"
     now = await storage(connection, assets, LARGE_FIELDS)
     if now is None or "raw" not in now.methods:
@@ -137,7 +120,7 @@ async def _kept(connection: asyncpg.Connection[Any], wanted: Method) -> str | No
 
 def _with_session(settings: Settings, action: Action[Result]) -> Result:
     async def run() -> Result:
-        async with database(settings) as url, session(url) as connection:
+        async with open_session(settings) as (connection, url):
             return await action(connection, url)
 
     return anyio.run(run)

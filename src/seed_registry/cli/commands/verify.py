@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 from msgspec.structs import replace
-from rich.console import Console, ConsoleOptions, RenderResult
 
 from seed_registry.cli.config.flags import Changed, takes_settings
 from seed_registry.cli.config.options import (
@@ -22,15 +20,13 @@ from seed_registry.cli.config.options import (
     Quiet,
     Verbose,
 )
-from seed_registry.cli.progress.live import NARROW, LiveProgress
-from seed_registry.cli.progress.sinks import log_on_stderr
+from seed_registry.cli.progress.sinks import open_audit_sink
 from seed_registry.cli.render.audit import failures_of, print_audit
 from seed_registry.cli.render.messages import print_error
 from seed_registry.cli.render.output import print_output
 from seed_registry.cli.signals import run_interruptibly
 from seed_registry.errors import VerificationFailed
 from seed_registry.index.inputs import read_list
-from seed_registry.report import Silent
 from seed_registry.settings import OUTPUT, Settings
 from seed_registry.verify.audit import MOST_LISTED, audit
 
@@ -69,27 +65,9 @@ def verify(
     settings = replace(settings, batch_size=_BATCH_SIZE)
     named = [*(indexes or []), *(read_list(indexes_from) if indexes_from else [])] or [index]
 
-    def live() -> LiveProgress:
-        return _Live(Console(stderr=True, highlight=False), verbose=verbose, indexes=len(named))
-
-    with nullcontext(Silent()) if quiet else log_on_stderr(log_format, live, verbose=verbose) as progress:
+    with open_audit_sink(log_format, indexes=len(named), quiet=quiet, verbose=verbose) as progress:
         report = run_interruptibly(lambda: audit(named, settings, progress), "nothing was written")
     print_output(report, lambda: print_audit(report, limit), output=output)
     if not report.verification.passed:
         print_error(f"verification failed: {failures_of(report)}")
         raise typer.Exit(VerificationFailed.exit_code)
-
-
-class _Live(LiveProgress):
-    """The live display, without what only a load does."""
-
-    def tell(self, level: str, event: str, /, **fields: Any) -> None:
-        """Note what is going on; the end is told by the table."""
-        if event != "verify_finished":
-            super().tell(level, event, **fields)
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The first two lines: how far, and how fast."""
-        del console
-        yield self._head(options.max_width)
-        yield self._speed(self._moment(), is_narrow=options.max_width < NARROW)

@@ -1,4 +1,4 @@
-"""Audience: everybody who is told of a load: the terminal, a log file, metrics, a page."""
+"""Pass the events of a load to several sinks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from seed_registry.report import Progress, Tally
 
 
 class ProgressFanout:
-    """A `Progress` that tells several, and keeps the tally for the table at the end."""
+    """A `Progress` that passes events to others, and keeps the tally for the result."""
 
     def __init__(self, members: Sequence[Progress]) -> None:
         self.tally = Tally()
@@ -22,6 +22,6 @@ class ProgressFanout:
             member.began(tally)
 
     def tell(self, level: str, event: str, /, **fields: Any) -> None:
-        """Something happened."""
+        """Pass the event to all."""
         for member in self._members:
             member.tell(level, event, **fields)

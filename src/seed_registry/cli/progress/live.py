@@ -32,7 +32,7 @@ _NARROWEST_BAR: Final = 8
 _WIDEST_BAR: Final = 20
 _GAP: Final = 2  # between two parts of a line
 # Below this only what is going on is told, not how fast it was before or why.
-NARROW: Final = 60
+_NARROW: Final = 60
 _LIMITS: Final = {
     "reading": "reading the index",
     "decoding": "decoding, on one core",
@@ -99,7 +99,7 @@ class LiveProgress:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The display as it is now."""
         now, tally = self._moment(), self._tally
-        is_narrow = options.max_width < NARROW
+        is_narrow = options.max_width < _NARROW
         yield self._head(options.max_width)
         yield self._speed(now, is_narrow=is_narrow)
         yield from _outcomes(tally, options.max_width)
@@ -159,6 +159,21 @@ class LiveProgress:
         if not is_narrow and now.at - self._started > _WINDOW_SECONDS:
             parts.append(f"{now.read / (now.at - self._started):,.0f}/s overall")
         return _line(*(part for text in parts for part in (text, "  ")))
+
+
+class AuditProgress(LiveProgress):
+    """The `Progress` of `verify` on a terminal."""
+
+    def tell(self, level: str, event: str, /, **fields: Any) -> None:
+        """Note what is going on; the result has the end."""
+        if event != "verify_finished":
+            super().tell(level, event, **fields)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw two lines: how far, and how fast."""
+        del console
+        yield self._head(options.max_width)
+        yield self._speed(self._moment(), is_narrow=options.max_width < _NARROW)
 
 
 def _outcomes(tally: Tally, width: int) -> Iterator[Text]:

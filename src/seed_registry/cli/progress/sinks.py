@@ -1,4 +1,4 @@
-"""Following: who is told of a load, as the flags say: the terminal, a log file, metrics, a collector."""
+"""Open the sinks of a load's events that the flags name: terminal, log file, metrics, page, collector."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
@@ -15,7 +16,7 @@ from seed_registry.cli.render.messages import print_warning
 from seed_registry.errors import SeedRegistryError, StorageFailed
 from seed_registry.escape import printable
 from seed_registry.events import EVENTS_OF_RESULT
-from seed_registry.report import Progress
+from seed_registry.report import Progress, Silent
 
 if TYPE_CHECKING:
     from seed_registry.cli.progress.live import LiveProgress
@@ -43,7 +44,7 @@ def open_sinks(
     quiet: bool = False,
     verbose: bool = False,
 ) -> Iterator[ProgressFanout]:
-    """Everybody who wants to be told, until the block ends.
+    """Open the sinks for the duration of the block.
 
     Raises:
         StorageFailed: the log, the metrics or the page cannot be written.
@@ -54,13 +55,13 @@ def open_sinks(
             file = stack.enter_context(_appended(log_file))
             members.append(_logged(file, as_json=True, verbose=verbose))
         if not quiet:
-            told = log_on_stderr(log_format, lambda: _live(verbose=verbose), verbose=verbose)
-            members.append(stack.enter_context(told))
+            display = partial(_display, verbose=verbose)
+            members.append(stack.enter_context(_log_on_stderr(log_format, display, verbose=verbose)))
         closing = list(_closing_sinks(metrics_file, html))
-        audience = ProgressFanout([*members, *closing])
+        progress = ProgressFanout([*members, *closing])
         exit_code, error = 1, None
         try:
-            yield audience
+            yield progress
             exit_code = 0
         except SeedRegistryError as exc:
             exit_code, error = exc.exit_code, str(exc)
@@ -74,8 +75,8 @@ def open_sinks(
 
 
 def _closing_sinks(metrics_file: str | None, html: Path | None) -> Iterator[ClosingSink]:
-    """Those that few want, and whose libraries take their time to import."""
-    if html is not None:  # first: should it be refused, nobody else has begun
+    """The sinks that few want, and whose libraries take their time to import."""
+    if html is not None:  # first: if it is refused, no other sink has begun
         from seed_registry.html.load_page import ReportPage  # noqa: PLC0415
 
         yield ReportPage(html)
@@ -95,24 +96,43 @@ def _closing_sinks(metrics_file: str | None, html: Path | None) -> Iterator[Clos
 
 
 @contextmanager
-def log_on_stderr(log_format: LogFormat, live: Callable[[], LiveProgress], *, verbose: bool) -> Iterator[Progress]:
-    """The display that `live` makes on a terminal, JSON lines elsewhere, plain lines where they are asked for."""
+def open_audit_sink(log_format: LogFormat, *, indexes: int, quiet: bool, verbose: bool) -> Iterator[Progress]:
+    """Log an audit of this many indexes on stderr, unless it is to be quiet."""
+    if quiet:
+        yield Silent()
+        return
+    display = partial(_audit_display, indexes=indexes, verbose=verbose)
+    with _log_on_stderr(log_format, display, verbose=verbose) as progress:
+        yield progress
+
+
+@contextmanager
+def _log_on_stderr(log_format: LogFormat, display: Callable[[], LiveProgress], *, verbose: bool) -> Iterator[Progress]:
+    """Draw `display` on a terminal, else log JSON lines, or plain lines if the format is console."""
     is_terminal = sys.stderr.isatty()
     if log_format is LogFormat.json or (log_format is LogFormat.auto and not is_terminal):
         yield _logged(sys.stderr, as_json=True, verbose=verbose)
     elif is_terminal and os.environ.get("TERM") != "dumb":
-        with live().shown() as display:
-            yield display
+        with display().shown() as progress:
+            yield progress
     else:
         yield _logged(sys.stderr, as_json=False, verbose=verbose, without=EVENTS_OF_RESULT)
 
 
-def _live(*, verbose: bool) -> LiveProgress:
+def _display(*, verbose: bool) -> LiveProgress:
     from rich.console import Console  # noqa: PLC0415  # only a terminal is drawn on
 
     from seed_registry.cli.progress.live import LiveProgress  # noqa: PLC0415  # see above
 
     return LiveProgress(Console(stderr=True, highlight=False), verbose=verbose)
+
+
+def _audit_display(*, verbose: bool, indexes: int) -> LiveProgress:
+    from rich.console import Console  # noqa: PLC0415  # see above
+
+    from seed_registry.cli.progress.live import AuditProgress  # noqa: PLC0415  # see above
+
+    return AuditProgress(Console(stderr=True, highlight=False), verbose=verbose, indexes=indexes)
 
 
 def _logged(file: TextIO, *, as_json: bool, verbose: bool, without: Collection[str] = ()) -> Progress:
@@ -122,7 +142,7 @@ def _logged(file: TextIO, *, as_json: bool, verbose: bool, without: Collection[s
 
 
 def _appended(path: str) -> TextIO:
-    """The log file, for its owner's eyes only: it names files and keys."""
+    """Open the log file, readable by its owner only: it names files and keys."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as exc:

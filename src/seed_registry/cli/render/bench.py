@@ -1,9 +1,10 @@
-"""Bench tables: the results of a bench, and a comparison of two, drawn for people."""
+"""The results of a bench, and a comparison of two, drawn for people."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -11,8 +12,7 @@ from rich.text import Text
 
 from seed_registry.bench.labels import columns_of, flags, kind_of_load, notes, placed, problems
 from seed_registry.bench.regressions import FLOOR, Comparison, Pair
-from seed_registry.bench.results import CellResult, Results, best_of
-from seed_registry.bench.strategies import COPY_MERGE
+from seed_registry.bench.results import COPY_MERGE, CellResult, Results, best_of
 from seed_registry.escape import printable
 from seed_registry.words import size
 
@@ -26,8 +26,13 @@ _WIDE = 160
 _VERDICTS = {"slower": "red bold", "faster": "green"}
 
 
-def print_results(results: Results) -> None:
-    """A table for each kind of load, the best cell marked, and the flags that give it."""
+def print_progress(line: str) -> None:
+    """Print a line about a run on stderr."""
+    Console(stderr=True, highlight=False).print(Text(printable(line, 1_000), "dim"), soft_wrap=True)
+
+
+def print_results(results: Results, page: Path | None = None) -> None:
+    """Print a table for each kind of load, the best cell, the flags that give it, and the path of the page."""
     console = _console()
     grid, environment = results.grid, results.environment
     console.print(Text(f"{printable(grid.index)} ({grid.dialect}, {size(grid.index_bytes)})", "bold"), soft_wrap=True)
@@ -47,6 +52,8 @@ def print_results(results: Results) -> None:
             console.print(line, soft_wrap=True)
     for note in notes(results):
         console.print(Text(note, "dim"), soft_wrap=True)
+    if page is not None:
+        console.print(f"page: {printable(page, 1_000)}", markup=False, soft_wrap=True)
 
 
 def print_comparison(comparison: Comparison) -> None:
