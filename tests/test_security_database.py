@@ -19,6 +19,7 @@ from seed_registry.errors import SeedRegistryError
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.registry import ddl
+from seed_registry.registry.batch import Batch, SourceBatch
 from seed_registry.registry.introspection import introspect
 from seed_registry.registry.merge import Merger
 from seed_registry.report import MergeCounts
@@ -122,10 +123,10 @@ async def check_column_names(connection: Connection, field: str, names: list[str
         assert (tables.assets.columns[field].name, tables.assets.left_out) == (name, [])
         merger = Merger(connection, tables)
         await merger.prepare()
-        _, ids = await merger.merge_sources([make_source("a.org")])
-        assert await merger.merge_assets(items, ids) == MergeCounts(inserted=1)
-        assert await merger.merge_assets(items, ids) == MergeCounts(unchanged=1)
-        assert await Merger(connection, tables, full=True).merge_assets(items, ids) == MergeCounts(unchanged=1)
+        _, ids = await merger.write_sources(SourceBatch([make_source("a.org")]))
+        assert await merger.write(Batch(items, ids)) == MergeCounts(inserted=1)
+        assert await merger.write(Batch(items, ids)) == MergeCounts(unchanged=1)
+        assert await Merger(connection, tables, full=True).write(Batch(items, ids)) == MergeCounts(unchanged=1)
         assert await merger.compare_assets(items, ids) == {}
         stored = await connection.fetchval(f"select {quoted(name)} from registry.assets")
         assert stored == {"asset_key": "aaaa-0001", "name": "a name"}.get(field, items[0].content_hash)
@@ -206,9 +207,9 @@ async def test_temporary_tables_of_the_same_names_are_not_written_to(connection:
         await connection.execute(f"create temporary table {name} (like registry.{name} including all)")
     merger = Merger(connection, await introspect(connection))
     await merger.prepare(is_empty=True)
-    _, ids = await merger.merge_sources([make_source("a.org")])
+    _, ids = await merger.write_sources(SourceBatch([make_source("a.org")]))
     for key in ("aaaa-0001", "aaaa-0002"):
-        assert await merger.merge_assets([make_asset(key, "a.org")], ids) == MergeCounts(inserted=1)
+        assert await merger.write(Batch([make_asset(key, "a.org")], ids)) == MergeCounts(inserted=1)
     counts = "select (select count(*) from registry.assets), (select count(*) from pg_temp.assets)"
     assert tuple(await connection.fetchrow(counts)) == (2, 0)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         VerificationFailed,
     )
     from seed_registry.records import Asset, Source
-    from seed_registry.registry.merge import upsert_assets, upsert_sources
+    from seed_registry.registry.upsert import upsert_assets, upsert_sources
     from seed_registry.report import Progress, Report
     from seed_registry.settings import DatabaseUrl, MaxRejects, Settings
 
@@ -61,7 +61,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 # The modules that define these names, those that import least first.
-_HOMES = ("errors", "settings", "records", "report", "registry.merge", "api")
+_HOMES = ("errors", "settings", "records", "report", "registry.upsert", "api")
 
 
 def __getattr__(name: str) -> Any:

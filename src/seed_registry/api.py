@@ -1,23 +1,27 @@
-"""Ingesting: the whole of a load, from the settings to the report. What the command line can do, `ingest` can do."""
+"""Loads indexes: `ingest` does what `seed-registry load` does, `replay` what `seed-registry rejects replay` does."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import anyio
 
+from seed_registry.dry_run.composition import open_dry_run
 from seed_registry.errors import CommitsLost, IndexBroken, IndexNotUnderstood, IndexUnreadable
 from seed_registry.headers import see_that_each_has_one_origin
 from seed_registry.index.inputs import IndexRef, Name, require_files, resolve
 from seed_registry.index.open import read_index
+from seed_registry.load.composition import open_load
+from seed_registry.load.context import RunContext
+from seed_registry.load.replay import replay_contexts
 from seed_registry.load.run import LoadRun
-from seed_registry.load.target import open_target
 from seed_registry.report import Progress, Report, Silent
 from seed_registry.settings import Settings
 
-# How often a run goes on after a server that crashed and forgot.
-_MOST_PASSES = 10
+# How often a load is repeated after lost commits.
+_MOST_PASSES: Final = 10
 
 
 async def ingest(
@@ -29,10 +33,10 @@ async def ingest(
         indexes: one or several: paths, glob patterns, directories, `http(s)://` URLs, `-` for standard input; loaded
             one after the other.
         settings: what to do and how; the default loads into the embedded server.
-        progress: is told what happens.
+        progress: gets the events.
 
     Returns:
-        What became of every record. In a dry run, what would.
+        The outcome of every record; of a dry run, the outcome that a load would have.
 
     Raises:
         SeedRegistryError: one of the family in `seed_registry.errors`. What was committed stays, and the same call
@@ -44,26 +48,45 @@ async def ingest(
     see_that_each_has_one_origin(settings.headers, [index.path for index in found])
     if not settings.keep_going or len(found) == 1:
         require_files(found)
-    await _see_that_domain_fits(found, settings)
+    await _check_domain(found, settings)
     can_repeat = all(index.kind != "stdin" for index in found)
-    return await run_through(lambda: LoadRun(found, settings, progress), can_repeat=can_repeat)
+    return await _run_passes(lambda: _new_run(RunContext(found, settings, progress, read_index)), can_repeat=can_repeat)
 
 
-async def _see_that_domain_fits(indexes: Sequence[IndexRef], settings: Settings) -> None:
-    """Look at all files before the first of them is loaded; whatever else is wrong with one is told in its turn.
+async def _check_domain(indexes: Sequence[IndexRef], settings: Settings) -> None:
+    """Detect the dialect of all files before the first of them is loaded; their other errors come later, one by one.
 
     Raises:
         SettingsInvalid: `--domain` cannot be used with one of them.
     """
     for index in indexes if settings.domain else ():
-        if index.kind == "file" and await anyio.Path(index.path).is_file():  # what is a pipe can be read only once
+        if index.kind == "file" and await anyio.Path(index.path).is_file():  # a pipe can be read only once
             with contextlib.suppress(IndexBroken, IndexNotUnderstood, IndexUnreadable):
                 async with read_index(index, settings):
                     pass
 
 
-async def run_through(new_run: Callable[[], LoadRun], *, can_repeat: bool = True) -> Report:
-    """One run to its end; once more, from what is there, where the server crashed and forgot what it had confirmed.
+async def replay(path: str, settings: Settings | None = None, progress: Progress | None = None) -> Report:
+    """Load the records of a rejects file again, where the registry has nothing newer.
+
+    Args:
+        path: of the rejects file, not compressed; it is not changed.
+        settings: as of the load; `dialect`, `domain` and others are those of the indexes of the records.
+        progress: gets the events.
+
+    Returns:
+        The outcome of every record; `rejects_file` holds those that were rejected again, each under the index, the line
+        and the offset that it had at first.
+
+    Raises:
+        SeedRegistryError: as of `ingest`.
+    """
+    with replay_contexts(path, settings or Settings(), progress or Silent()) as new_context:
+        return await _run_passes(lambda: _new_run(new_context()))
+
+
+async def _run_passes(new_run: Callable[[], LoadRun], *, can_repeat: bool = True) -> Report:
+    """Execute a run; after lost commits another one, which goes on from the rows that are left.
 
     Raises:
         SeedRegistryError: as `ingest` does.
@@ -71,16 +94,21 @@ async def run_through(new_run: Callable[[], LoadRun], *, can_repeat: bool = True
     retries = 0
     for passes_left in reversed(range(_MOST_PASSES)):
         run = new_run()
-        run.tally.retries = retries
+        context = run.context
+        context.tally.retries = retries
         try:
-            async with open_target(run.settings, run.progress, run.tally, run.held) as registry:
-                return await run.load(registry)
+            return await run.execute()
         except CommitsLost as exc:
-            if not (passes_left and can_repeat and run.settings.resume):
+            if not (passes_left and can_repeat and context.settings.resume):
                 raise
-            retries = run.tally.retries + 1
-            run.progress.tell("warning", "run_restarted", reason=str(exc).splitlines()[0])
+            retries = context.tally.retries + 1
+            context.progress.tell("warning", "run_restarted", reason=str(exc).splitlines()[0])
     raise AssertionError("the last pass returns or raises")
+
+
+def _new_run(context: RunContext) -> LoadRun:
+    """A dry run is a load with another target: other writers, another recorder, nothing to verify."""
+    return LoadRun(context, open_dry_run if context.settings.dry_run else open_load)
 
 
 def ingest_sync(
@@ -93,3 +121,13 @@ def ingest_sync(
         RuntimeError: this thread has a running event loop; there `await ingest(…)`.
     """
     return anyio.run(ingest, indexes, settings, progress)
+
+
+def replay_sync(path: str, settings: Settings | None = None, progress: Progress | None = None) -> Report:
+    """`replay` for callers without an event loop.
+
+    Raises:
+        SeedRegistryError: as `replay` does.
+        RuntimeError: this thread has a running event loop.
+    """
+    return anyio.run(replay, path, settings, progress)

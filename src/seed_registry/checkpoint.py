@@ -1,8 +1,8 @@
-"""Marks: how far the assets of an index are committed, which is what a run that ended early told of itself.
+"""Checkpoints: how far the assets of an index are committed, saved with each batch.
 
 Assets travel in lanes, one for each worker, by the hash of their key; the lanes are not equally far at any moment. A
-mark gives exact counts and settles a COMMIT whose answer was lost. It proves nothing about the rows: whoever resumes a
-run looks for each of them, for the tables may have been emptied meanwhile.
+checkpoint gives exact counts and shows whether a COMMIT without an answer was done. It proves nothing about the rows,
+for the tables may have been emptied meanwhile: a resumed run looks for each of them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Final
 
 from msgspec import Struct, field
 
-# The lane of the mark that says that all of an index is loaded.
+# The lane of the checkpoint of an index that is loaded.
 INDEX_COMPLETE: Final = -1
-# Instead of the number of lanes: the marks of batches of sources, and of parts of batches. They have no place.
+# Instead of the number of lanes: checkpoints of batches of sources, and of parts of batches. They have no position.
 SOURCE_BATCH, PARTIAL_BATCH = 0, -1
 
 _next_batch = count(1).__next__
@@ -41,10 +41,10 @@ class Checkpoint(Struct, frozen=True):
     Attributes:
         index: its path, absolute.
         lane, lanes: which one, of how many.
-        line, offset: where the last asset begins, as in its record; an offset of -1 is no place.
+        line, offset: where the last asset begins, as in its record; an offset of -1 is no position.
         assets: how many assets of the whole index begin no later.
         file: as much of the file as was read by then.
-        batch: tells it from every other mark of this process; later ones have greater numbers.
+        batch: distinguishes it from all others of this process; later ones have greater numbers.
     """
 
     index: str
@@ -58,12 +58,12 @@ class Checkpoint(Struct, frozen=True):
 
 
 def without_position(index: str, lane: int, lanes: int) -> Checkpoint:
-    """A mark that only tells a batch from those before it: what its COMMIT did may have to be looked up."""
+    """A checkpoint that only distinguishes a batch from those before it, for looking up whether it was committed."""
     return Checkpoint(index, lane, lanes, 0, -1, 0, FileState(0, 0, 0, b""))
 
 
 class ResumePoint(Struct, frozen=True):
-    """Where the run that is resumed was with an index.
+    """How far the run that is resumed came with an index.
 
     Attributes:
         offsets: up to where each lane was committed, -1 where nothing was; once for each number of lanes.
@@ -75,7 +75,7 @@ class ResumePoint(Struct, frozen=True):
 
     @classmethod
     def of(cls, checkpoints: Iterable[Checkpoint]) -> ResumePoint:
-        """From the marks of one index; what those of one number of lanes say is true beside what others say."""
+        """From the checkpoints of one index; attempts with different numbers of lanes complement each other."""
         by_lanes: dict[tuple[int, bool], dict[int, Checkpoint]] = {}
         for checkpoint in checkpoints:
             if checkpoint.offset >= 0:
@@ -93,7 +93,7 @@ class ResumePoint(Struct, frozen=True):
 
     @property
     def end(self) -> int:
-        """No asset that begins behind this was committed."""
+        """No asset that begins after this offset was committed."""
         return max((offset for lanes in self.offsets for offset in lanes), default=-1)
 
     def has(self, offset: int, key_hash: int) -> bool:

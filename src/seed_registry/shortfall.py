@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from seed_registry.escape import printable
-from seed_registry.report import AssetCounts, Incomplete, Report, SourceCounts
+from seed_registry.records import Asset, SourceRow
+from seed_registry.report import AssetCounts, Incomplete, Report, SourceCounts, UnreadRecords
 from seed_registry.words import counted
 
 # For each reason of a reject the most likely fix; what the reasons mean is in `index.decoding.REASONS`.
@@ -123,6 +124,26 @@ class Total(Struct, frozen=True):
     declared: int
     read: int
     index: str = ""
+
+
+class Expectation(Struct):
+    """What the verification of a load compares the database with.
+
+    Attributes:
+        distinct_assets: how many different assets were sent to the database.
+        refused_assets: how many of the records sent it refused.
+        declared: header field, what it said, what was read; for each index that declares something.
+        totals: how many records portals have, as the indexes say, and how many were read.
+        unread: arrays that look like records and were not read.
+        sample: some assets as they should be in the database, by key, each with its source.
+    """
+
+    distinct_assets: int = 0
+    refused_assets: int = 0
+    declared: list[tuple[str, int, int]] = field(default_factory=list)
+    totals: list[Total] = field(default_factory=list)
+    unread: list[UnreadRecords] = field(default_factory=list)
+    sample: dict[str, tuple[SourceRow, Asset]] = field(default_factory=dict)
 
 
 def incomplete(totals: Iterable[Total], repeated: int) -> list[Incomplete]:

@@ -280,7 +280,7 @@ async def test_missing_upstream_is_exact_however_many_rows_are_fetched_and_spill
     database_url: DatabaseUrl, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spill, "_BLOCK_HASHES", 100)
-    monkeypatch.setattr("seed_registry.dry_run.writer._ROWS_A_FETCH", 70)
+    monkeypatch.setattr("seed_registry.dry_run.upstream._ROWS_A_FETCH", 70)
     assets = [asset(f"k-{number:05}") for number in range(1_500)]
     await load(database_url, index(source(), *assets))
     _, plan = await planned(database_url, index(source(), *assets[::3]))

@@ -15,11 +15,10 @@ import asyncpg
 from seed_registry.cli.main import main
 from seed_registry.index.byte_stream import OpenIndex
 from seed_registry.index.reader import IndexReader
-from seed_registry.ledger.runs import Ledger
-from seed_registry.load import run
+from seed_registry.ledger.checkpoints import Ledger
+from seed_registry.load import conclusion, index_steps
 from seed_registry.load.producer import Lane, Producer
 from seed_registry.postgres.transactions import BatchTransaction
-from seed_registry.registry.staging import Staging
 from seed_registry.rejects.writer import RejectsFile
 
 KILLED = 137
@@ -30,8 +29,8 @@ POINTS: dict[str, tuple[Any, str, bool]] = {
     "parsed": (IndexReader, "_decoded", True),
     "queued": (Lane, "take", True),
     "produced": (Producer, "produce", True),
-    "before-copy": (Staging, "_copy", False),
-    "after-copy": (Staging, "_copy", True),
+    "before-copy": (asyncpg.Connection, "copy_records_to_table", False),
+    "after-copy": (asyncpg.Connection, "copy_records_to_table", True),
     "before-upsert": (asyncpg.Connection, "fetchrow", False),
     "after-upsert": (asyncpg.Connection, "fetchrow", True),
     "checkpoint": (Ledger, "statement", False),
@@ -40,9 +39,9 @@ POINTS: dict[str, tuple[Any, str, bool]] = {
     "after-commit": (BatchTransaction, "commit", True),
     "reject-write": (RejectsFile, "write", True),
     "reject-sync": (RejectsFile, "sync", False),
-    "flush": (run, "flush", False),
-    "index-finished": (Ledger, "finished", True),
-    "verified": (run, "verify", True),
+    "flush": (index_steps, "flush", False),
+    "index-finished": (Ledger, "finish_index", True),
+    "verified": (conclusion, "verify", True),
     "run-ended": (Ledger, "end", True),
 }
 

@@ -30,7 +30,7 @@ from seed_registry.index.dialects.directory import DIRECTORY
 from seed_registry.index.dialects.discovery import DISCOVERY
 from seed_registry.index.dialects.seed import SEED
 from seed_registry.index.dialects.views import VIEWS
-from seed_registry.load.target import LoadTarget
+from seed_registry.load.context import RegistryState
 from seed_registry.postgres.connection import session
 from seed_registry.records import Asset, NotOrdinary, RawBlock, Record, Reject
 from seed_registry.registry.digest import digest
@@ -251,7 +251,7 @@ async def loaded(url: DatabaseUrl, path: Path, rejects: Path, **options: Any) ->
 
 
 async def loaded_strictly(url: DatabaseUrl, path: Path, rejects: Path, **options: Any) -> Outcome:
-    with patch.object(LoadTarget, "checks_records", new=False):
+    with patch.object(RegistryState, "checks_records", new=False):
         return await loaded(url, path, rejects, **options)
 
 

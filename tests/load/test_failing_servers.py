@@ -16,7 +16,6 @@ import pytest
 
 from seed_registry import ingest
 from seed_registry.errors import CommitsLost, DatabaseRefused, DatabaseUnavailable
-from seed_registry.registry.staging import Staging
 from seed_registry.report import Report, Tally
 from seed_registry.settings import DatabaseUrl, Settings
 from seed_registry.synthetic.index import Workload, generate
@@ -137,10 +136,10 @@ async def test_a_source_that_the_database_refuses_stops_the_load_and_is_named(
 async def test_a_defect_of_our_own_is_not_taken_for_the_records_fault(
     database_url: DatabaseUrl, index: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(*_: Any) -> int:
+    async def broken(*_: Any, **__: Any) -> int:
         raise TypeError("a defect")
 
-    monkeypatch.setattr(Staging, "_copy", broken)
+    monkeypatch.setattr(asyncpg.Connection, "copy_records_to_table", broken)
     with pytest.raises(DatabaseRefused, match="refuses every record: it cannot be sent: TypeError"):
         await load(database_url, index)
     assert not Path(f"{index}.rejects").exists()

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from conftest import Cli
 from seed_registry import DatabaseUrl, Settings, ingest
+from seed_registry.api import replay
 from seed_registry.cli.commands.rejects import app
 from seed_registry.errors import (
     IndexNotUnderstood,
@@ -32,7 +33,6 @@ from seed_registry.errors import (
 from seed_registry.index.byte_stream import CHUNK_BYTES
 from seed_registry.index.dialects import DIALECTS
 from seed_registry.index.inputs import IndexRef
-from seed_registry.load.replay import replay
 from seed_registry.registry import ddl
 from seed_registry.rejects.reader import RejectsIndex, parse, read_lines
 from seed_registry.report import AssetCounts, Report, Silent, SourceCounts

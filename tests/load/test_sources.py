@@ -13,15 +13,17 @@ import asyncpg
 import pytest
 
 from conftest import make_asset, make_source, source_rows
+from seed_registry.dry_run.collector import PlanCollector
 from seed_registry.dry_run.writer import DryRunWriter
 from seed_registry.errors import IndexNotUnderstood, StorageFailed
-from seed_registry.load.sources import SourceResolver, read_source_cache, still_stored, write_source_cache
+from seed_registry.load.source_cache import read_source_cache, still_stored, write_source_cache
+from seed_registry.load.sources import SourceResolver
 from seed_registry.records import SourceRow
 from seed_registry.registry.introspection import introspect
-from seed_registry.registry.merge import Merger, upsert_sources
+from seed_registry.registry.merge import Merger
+from seed_registry.registry.upsert import upsert_sources
 from seed_registry.report import Counts, Tally
 from seed_registry.settings import DatabaseUrl
-from seed_registry.spill import DistinctHashes
 
 pytestmark = pytest.mark.anyio
 
@@ -45,9 +47,10 @@ async def opened(
     provider: str = "socrata",
 ) -> tuple[SourceResolver, Tally]:
     tables, tally = await introspect(connection), Tally(index="sf.index.json")
-    writer = DryRunWriter(connection, tables, DistinctHashes()) if dry_run else Merger(connection, tables)
-    book = SourceResolver(writer, tally, provider, max_sources=max_sources, known=known)
-    await writer.prepare()
+    writer = DryRunWriter(connection, tables, PlanCollector()) if dry_run else Merger(connection, tables)
+    book = SourceResolver(writer, tally, provider, index=tally.index, max_sources=max_sources, known=known)
+    if isinstance(writer, Merger):
+        await writer.prepare()
     return book, tally
 
 

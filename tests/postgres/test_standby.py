@@ -217,12 +217,12 @@ asyncio.run(main())
 HOLDING = """
 import asyncio, sys
 from seed_registry.postgres.connection import session
-from seed_registry.ledger.runs import hold
+from seed_registry.ledger.locks import lock_indexes
 from seed_registry.settings import DatabaseUrl
 
 async def main():
     async with session(DatabaseUrl(sys.argv[1])) as connection:
-        await hold(connection, "registry", [sys.argv[2]])
+        await lock_indexes(connection, "registry", [sys.argv[2]])
         print(await connection.fetchval("select pg_catalog.pg_backend_pid()"), flush=True)
         await asyncio.sleep(300)
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from seed_registry import DatabaseUrl, Report, Settings, ingest
 from seed_registry.errors import DatabaseRefused
-from seed_registry.registry.bisection import Bisection, Blame, merge_bisecting
+from seed_registry.registry.batch import Blame
+from seed_registry.registry.bisection import Bisection, merge_bisecting
 from seed_registry.registry.probe import ended, lengthened, replaced
 from seed_registry.settings import MaxRejects
 
@@ -250,6 +251,9 @@ async def execute(url: DatabaseUrl, statements: str) -> None:
 # --- without a database -------------------------------------------------------------------------------------------
 
 
+NO = asyncpg.CheckViolationError("no")
+
+
 class Table:
     """Takes numbers that are not in `bad`."""
 
@@ -304,10 +308,11 @@ async def test_twenty_refused_in_turn_are_enough() -> None:
 
 async def test_those_of_which_nothing_is_known_are_rejected_at_the_end_if_each_has_its_own_reason() -> None:
     table = Table(1, 2, blame=Blame.RECORD_PERHAPS)
-    halving = Bisection(table.probe)
-    await halving.merge([1, 2], table.merge, table.refused)
+    bisection = Bisection(table.probe, table.refused)
+    first, second = await bisection.split([1, 2], NO)
+    assert [await bisection.split(first, NO), await bisection.split(second, NO)] == [[], []]
     assert table.rejected == []
-    await halving.settle()
+    await bisection.settle()
     assert table.rejected == [1, 2]
 
 

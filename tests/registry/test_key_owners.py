@@ -20,14 +20,16 @@ from msgspec.structs import replace
 
 from conftest import Cli, _clone, make_asset, make_source, source_rows
 from seed_registry import DatabaseUrl, MaxRejects, Report, Settings, ingest
+from seed_registry.api import replay
 from seed_registry.errors import StorageFailed, TooManyRejects
-from seed_registry.load.replay import replay
 from seed_registry.postgres.connection import session
 from seed_registry.records import SourceRow
+from seed_registry.registry.batch import Batch
 from seed_registry.registry.ddl import apply
 from seed_registry.registry.introspection import introspect
 from seed_registry.registry.key_owners import parted
-from seed_registry.registry.merge import Merger, upsert_assets, upsert_sources
+from seed_registry.registry.merge import Merger
+from seed_registry.registry.upsert import upsert_assets, upsert_sources
 from seed_registry.report import AssetCounts, MergeCounts, Tally
 from seed_registry.spill import FirstOwners
 from seed_registry.verify.audit import audit
@@ -366,7 +368,7 @@ async def test_a_key_that_another_load_takes_meanwhile_is_not_moved(
         "insert into registry.assets (asset_key, source_id, name) values ('x', $1, 'theirs')", known[B].id
     )
     ours = [make_asset("x", A, own_key=True), make_asset("y", A, own_key=True)]
-    merging = asyncio.create_task(merger.merge_assets(ours, known))
+    merging = asyncio.create_task(merger.write(Batch(ours, known)))
     while not await other.fetchval("select exists (select from pg_locks where not granted)"):
         await asyncio.sleep(0.01)
     await other.execute("commit")
@@ -382,11 +384,11 @@ async def test_a_row_that_another_load_moves_meanwhile_is_not_moved_back(
     connection: Connection, other: Connection, known: dict[str, SourceRow]
 ) -> None:
     merger = await merger_of(connection)
-    await merger.merge_assets([make_asset("x", A, own_key=True)], known)
+    await merger.write(Batch([make_asset("x", A, own_key=True)], known))
     await other.execute("begin")
     await other.execute("update registry.assets set source_id = $1", known[B].id)
     changed = [make_asset("x", A, own_key=True, name="changed")]
-    merging = asyncio.create_task(merger.merge_assets(changed, known))
+    merging = asyncio.create_task(merger.write(Batch(changed, known)))
     while not await other.fetchval("select exists (select from pg_locks where not granted)"):
         await asyncio.sleep(0.01)
     await other.execute("commit")
@@ -431,11 +433,11 @@ async def test_an_unchanged_record_is_not_found_under_another_source(
     """The same bytes and hash, but the row's source is another one."""
     merger = await merger_of(connection)
     asset = make_asset("x", A)
-    await merger.merge_assets([asset], known)
+    await merger.write(Batch([asset], known))
     await connection.execute("update registry.assets set source_id = $1", known[B].id)
-    assert await merger.merge_assets([asset], known) == MergeCounts(updated=1)
+    assert await merger.write(Batch([asset], known)) == MergeCounts(updated=1)
     await connection.execute("update registry.assets set source_id = $1", known[B].id)
-    counts = await merger.merge_assets([replace(asset, own_key=True)], known)
+    counts = await merger.write(Batch([replace(asset, own_key=True)], known))
     assert (replace(counts, rejects=()), len(counts.rejects)) == (MergeCounts(), 1)
 
 
@@ -453,9 +455,9 @@ async def test_a_key_that_a_global_record_moves_is_its_new_sources(
     connection: Connection, known: dict[str, SourceRow]
 ) -> None:
     merger = await merger_of(connection)
-    await merger.merge_assets([make_asset("x", A, own_key=True)], known)
+    await merger.write(Batch([make_asset("x", A, own_key=True)], known))
     moving = [make_asset("x", B), make_asset("x", B, own_key=True, name="last"), make_asset("x", A, own_key=True)]
-    counts = await merger.merge_assets(moving, known)
+    counts = await merger.write(Batch(moving, known))
     assert (counts.updated, counts.duplicate, [reject.data for reject in counts.rejects]) == (1, 1, [moving[2].raw])
     row = await connection.fetchrow("select source_id, name from registry.assets")
     assert tuple(row or ()) == (known[B].id, "last")

@@ -18,17 +18,19 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from conftest import _clone, make_asset, make_source, source_rows
+from seed_registry.dry_run.collector import PlanCollector
 from seed_registry.dry_run.writer import DryRunWriter
 from seed_registry.errors import SchemaMissing, SettingsInvalid
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.session_settings import READ_ONLY
 from seed_registry.records import Asset, SourceRow
+from seed_registry.registry.batch import Batch, SourceBatch
 from seed_registry.registry.ddl import apply
 from seed_registry.registry.introspection import introspect
-from seed_registry.registry.merge import Merger, upsert_assets, upsert_sources
+from seed_registry.registry.merge import Merger
+from seed_registry.registry.upsert import upsert_assets, upsert_sources
 from seed_registry.report import MergeCounts
 from seed_registry.settings import DatabaseUrl
-from seed_registry.spill import DistinctHashes
 
 pytestmark = pytest.mark.anyio
 
@@ -93,7 +95,7 @@ async def written(connection: Connection) -> tuple[int, int, int]:
 
 async def test_every_record_of_a_batch_is_counted_once(merger: Merger, rows: dict[str, SourceRow]) -> None:
     first = [make_asset("a"), make_asset("b"), make_asset("c")]
-    assert await merger.merge_assets(first, rows) == MergeCounts(inserted=3)
+    assert await merger.write(Batch(first, rows)) == MergeCounts(inserted=3)
     second = [
         make_asset("b", name="new"),
         make_asset("c"),
@@ -101,16 +103,16 @@ async def test_every_record_of_a_batch_is_counted_once(merger: Merger, rows: dic
         make_asset("d", name="last"),
         make_asset("c"),
     ]
-    assert await merger.merge_assets(second, rows) == MergeCounts(inserted=1, updated=1, unchanged=1, duplicate=2)
+    assert await merger.write(Batch(second, rows)) == MergeCounts(inserted=1, updated=1, unchanged=1, duplicate=2)
 
 
 async def test_an_empty_batch_is_nothing(merger: Merger) -> None:
-    assert await merger.merge_assets([], {}) == MergeCounts()
-    assert await merger.merge_sources([]) == (MergeCounts(), {})
+    assert await merger.write(Batch([], {})) == MergeCounts()
+    assert await merger.write_sources(SourceBatch([])) == (MergeCounts(), {})
 
 
 async def test_the_last_of_a_key_wins(merger: Merger, connection: Connection, rows: dict[str, SourceRow]) -> None:
-    await merger.merge_assets([make_asset("a", name=name) for name in ("one", "two", "three")], rows)
+    await merger.write(Batch([make_asset("a", name=name) for name in ("one", "two", "three")], rows))
     assert (await row(connection, "a"))["name"] == "three"
 
 
@@ -119,16 +121,16 @@ async def test_a_batch_larger_than_any_is_merged_whole(
 ) -> None:
     many = [make_asset(f"{number:05}", description="x" * 500) for number in range(5000)]
     random.Random(1).shuffle(many)
-    assert await merger.merge_assets(many, rows) == MergeCounts(inserted=5000)
-    assert await merger.merge_assets(many, rows) == MergeCounts(unchanged=5000)
+    assert await merger.write(Batch(many, rows)) == MergeCounts(inserted=5000)
+    assert await merger.write(Batch(many, rows)) == MergeCounts(unchanged=5000)
 
 
 async def test_fields_follow_the_record_and_so_does_its_source(
     merger: Merger, connection: Connection, rows: dict[str, SourceRow]
 ) -> None:
-    await merger.merge_assets([make_asset("a", name="n", description="d", url="u")], rows)
+    await merger.write(Batch([make_asset("a", name="n", description="d", url="u")], rows))
     before = await row(connection, "a")
-    assert await merger.merge_assets([make_asset("a", "b.org", description="new")], rows) == MergeCounts(updated=1)
+    assert await merger.write(Batch([make_asset("a", "b.org", description="new")], rows)) == MergeCounts(updated=1)
     after = await row(connection, "a")
     assert (after["name"], after["description"], after["url"], after["source_id"]) == (
         None,
@@ -149,9 +151,9 @@ async def test_one_field_that_differs_is_an_update(
 ) -> None:
     merger = await prepared(connection, full=full)
     changed = make_asset("a", **{"raw": b"{}"} | change)
-    await merger.merge_assets([make_asset("a", raw=b"{}")], rows)
-    assert await merger.merge_assets([changed], rows) == MergeCounts(updated=1)
-    assert await merger.merge_assets([changed], rows) == MergeCounts(unchanged=1)
+    await merger.write(Batch([make_asset("a", raw=b"{}")], rows))
+    assert await merger.write(Batch([changed], rows)) == MergeCounts(updated=1)
+    assert await merger.write(Batch([changed], rows)) == MergeCounts(unchanged=1)
 
 
 # --- moments ------------------------------------------------------------------------------------------------------
@@ -161,7 +163,7 @@ async def test_a_moment_never_goes_backwards(
     merger: Merger, connection: Connection, rows: dict[str, SourceRow]
 ) -> None:
     for moment, wanted in [(DAY[3], DAY[3]), (DAY[1], DAY[3]), (None, DAY[3]), (DAY[5], DAY[5])]:
-        await merger.merge_assets([make_asset("a", name=str(moment), updated_at=moment)], rows)
+        await merger.write(Batch([make_asset("a", name=str(moment), updated_at=moment)], rows))
         found = await row(connection, "a")
         assert (found["updated_at"], found["name"]) == (wanted, str(moment))
 
@@ -169,14 +171,14 @@ async def test_a_moment_never_goes_backwards(
 async def test_an_earlier_moment_alone_is_no_change(
     merger: Merger, connection: Connection, rows: dict[str, SourceRow]
 ) -> None:
-    await merger.merge_assets([make_asset("a", updated_at=DAY[3], raw=b"{}")], rows)
+    await merger.write(Batch([make_asset("a", updated_at=DAY[3], raw=b"{}")], rows))
     earlier = [make_asset("a", updated_at=DAY[1], raw=b"{}")]
-    assert await merger.merge_assets(earlier, rows) == MergeCounts(unchanged=1)
+    assert await merger.write(Batch(earlier, rows)) == MergeCounts(unchanged=1)
     assert await connection.fetchval("select updated_at from registry.assets") == DAY[3]
     before = await versions(connection)
-    assert await merger.merge_assets(earlier, rows) == MergeCounts(unchanged=1)
+    assert await merger.write(Batch(earlier, rows)) == MergeCounts(unchanged=1)
     full = await prepared(connection, full=True)
-    assert await full.merge_assets(earlier, rows) == MergeCounts(unchanged=1)
+    assert await full.write(Batch(earlier, rows)) == MergeCounts(unchanged=1)
     # an upsert that found nothing to write may have locked the row, but wrote no other version of it
     assert [version[::2] for version in await versions(connection)] == [version[::2] for version in before]
 
@@ -189,9 +191,9 @@ async def test_the_greatest_moment_of_a_key_is_kept_whatever_the_batches(
     stored = []
     for size in (1, 2, 4):
         await connection.execute("truncate registry.assets")
-        await merger.merge_assets(held, rows)
+        await merger.write(Batch(held, rows))
         for start in range(0, len(records), size):
-            await merger.merge_assets(records[start : start + size], rows)
+            await merger.write(Batch(records[start : start + size], rows))
         found = await row(connection, "a")
         stored.append((found["updated_at"], found["raw"]))
     assert stored == [(DAY[5], stored[0][1])] * 3
@@ -207,7 +209,7 @@ async def test_moments_without_a_zone_are_kept_in_utc_whatever_the_session(
     assert (await row(plain_connection, "a"))["updated_at"] == DAY[1].replace(tzinfo=None)
     await plain_connection.execute("set timezone to 'America/New_York'")
     merger = await prepared(plain_connection, full=True)
-    assert await merger.merge_assets([make_asset("a", updated_at=DAY[1])], source_rows(ids)) == MergeCounts(unchanged=1)
+    assert await merger.write(Batch([make_asset("a", updated_at=DAY[1])], source_rows(ids))) == MergeCounts(unchanged=1)
     assert await merger.compare_assets([make_asset("a", updated_at=DAY[1])], source_rows(ids)) == {}
 
 
@@ -217,30 +219,30 @@ async def test_moments_without_a_zone_are_kept_in_utc_whatever_the_session(
 async def test_other_bytes_of_the_same_values_are_unchanged_and_only_their_hash_is_written_once(
     merger: Merger, connection: Connection, rows: dict[str, SourceRow]
 ) -> None:
-    await merger.merge_assets([make_asset("a", raw=b'{"x":1,"y":[1,2]}'), make_asset("b")], rows)
+    await merger.write(Batch([make_asset("a", raw=b'{"x":1,"y":[1,2]}'), make_asset("b")], rows))
     before = await connection.fetch("select * from registry.assets order by asset_key")
     respelled = [make_asset("a", raw=b'{ "y" : [1, 2],\n"x": 1 }'), make_asset("b")]
-    assert await merger.merge_assets(respelled, rows) == MergeCounts(unchanged=2)
+    assert await merger.write(Batch(respelled, rows)) == MergeCounts(unchanged=2)
     assert await written(connection) == (2, 1, 0)
     after = await connection.fetch("select * from registry.assets order by asset_key")
     assert [{**row, "content_hash": None} for row in after] == [{**row, "content_hash": None} for row in before]
     assert [row["content_hash"] for row in after] == [asset.content_hash for asset in respelled]
     renewed = await versions(connection)
-    assert await merger.merge_assets(respelled, rows) == MergeCounts(unchanged=2)
+    assert await merger.write(Batch(respelled, rows)) == MergeCounts(unchanged=2)
     assert await versions(connection) == renewed
 
 
 async def test_a_trigger_that_takes_no_update_of_an_equal_row_stops_nothing(
     merger: Merger, connection: Connection, rows: dict[str, SourceRow]
 ) -> None:
-    await merger.merge_assets([make_asset("a", raw=b'{"x":1}')], rows)
+    await merger.write(Batch([make_asset("a", raw=b'{"x":1}')], rows))
     await connection.execute(
         "create function registry.freeze() returns trigger language plpgsql as 'begin raise exception ''frozen''; end';"
         "create trigger frozen before update on registry.assets for each row execute function registry.freeze()"
     )
     before = await connection.fetch("select * from registry.assets")
     respelled = [make_asset("a", raw=b'{ "x": 1 }'), make_asset("b")]
-    assert await merger.merge_assets(respelled, rows) == MergeCounts(unchanged=1, inserted=1)
+    assert await merger.write(Batch(respelled, rows)) == MergeCounts(unchanged=1, inserted=1)
     assert await connection.fetch("select * from registry.assets where asset_key = 'a'") == before
 
 
@@ -253,12 +255,12 @@ async def test_hashes_of_any_length_and_keys_with_any_character_tell_what_is_hel
         msgspec.structs.replace(make_asset(key), content_hash=bytes([number]) * lengths[number % 2])
         for number, key in enumerate(keys)
     ]
-    await merger.merge_assets(records, rows)
+    await merger.write(Batch(records, rows))
     before = await versions(connection)
-    assert await merger.merge_assets(records, rows) == MergeCounts(unchanged=5)
+    assert await merger.write(Batch(records, rows)) == MergeCounts(unchanged=5)
     assert await versions(connection) == before or len(set(lengths)) > 1  # then the upsert may lock them
     changed = msgspec.structs.replace(records[1], name="changed", content_hash=b"x" * lengths[1])
-    assert await merger.merge_assets([records[0], changed, *records[2:]], rows) == MergeCounts(
+    assert await merger.write(Batch([records[0], changed, *records[2:]], rows)) == MergeCounts(
         updated=0 if lengths == (0, 0) else 1, unchanged=5 if lengths == (0, 0) else 4
     )
 
@@ -267,19 +269,19 @@ async def test_unchanged_records_write_nothing(
     merger: Merger, connection: Connection, rows: dict[str, SourceRow]
 ) -> None:
     records = [make_asset(str(number)) for number in range(100)]
-    await merger.merge_assets(records, rows)
+    await merger.write(Batch(records, rows))
     counted, before = await written(connection), await versions(connection)
     assert counted == (100, 0, 0)
-    assert await merger.merge_assets(records, rows) == MergeCounts(unchanged=100)
+    assert await merger.write(Batch(records, rows)) == MergeCounts(unchanged=100)
     assert await written(connection) == counted
     assert await versions(connection) == before
 
 
 async def test_only_what_changed_is_written(merger: Merger, connection: Connection, rows: dict[str, SourceRow]) -> None:
-    await merger.merge_assets([make_asset(str(number)) for number in range(100)], rows)
+    await merger.write(Batch([make_asset(str(number)) for number in range(100)], rows))
     before = set(await versions(connection))
     records = [make_asset(str(number), **({"name": "new"} if number == 42 else {})) for number in range(100)]
-    assert await merger.merge_assets(records, rows) == MergeCounts(updated=1, unchanged=99)
+    assert await merger.write(Batch(records, rows)) == MergeCounts(updated=1, unchanged=99)
     assert len(before & set(await versions(connection))) == 99
     assert await written(connection) == (100, 1, 0)
 
@@ -295,29 +297,29 @@ async def test_unchanged_rows_are_not_locked(
         records = [msgspec.structs.replace(asset, content_hash=None) for asset in records]
         sources = [msgspec.structs.replace(source, content_hash=None) for source in sources]
     merger = await prepared(connection, full=full)
-    await merger.merge_assets(records, rows)
+    await merger.write(Batch(records, rows))
     async with plain_connection.transaction():
         await plain_connection.execute("select from registry.assets for update")
         await plain_connection.execute("select from registry.sources for update")
         await connection.execute("set lock_timeout to '100ms'")
-        assert await merger.merge_assets(records, rows) == MergeCounts(unchanged=2)
-        assert await merger.merge_sources(sources) == (MergeCounts(unchanged=2), rows)
+        assert await merger.write(Batch(records, rows)) == MergeCounts(unchanged=2)
+        assert await merger.write_sources(SourceBatch(sources)) == (MergeCounts(unchanged=2), rows)
         with pytest.raises(asyncpg.LockNotAvailableError):
-            await merger.merge_assets([make_asset("a", name="changed")], rows)
-    assert await merger.merge_assets([make_asset("a", name="changed")], rows) == MergeCounts(updated=1)
+            await merger.write(Batch([make_asset("a", name="changed")], rows))
+    assert await merger.write(Batch([make_asset("a", name="changed")], rows)) == MergeCounts(updated=1)
 
 
 async def test_a_row_edited_by_hand_is_repaired_by_a_full_merge(
     merger: Merger, connection: Connection, rows: dict[str, SourceRow]
 ) -> None:
     records = [make_asset("a", name="right"), make_asset("b", name="right")]
-    await merger.merge_assets(records, rows)
+    await merger.write(Batch(records, rows))
     await connection.execute("update registry.assets set name = 'wrong' where asset_key = 'a'")
-    assert await merger.merge_assets(records, rows) == MergeCounts(unchanged=2)
+    assert await merger.write(Batch(records, rows)) == MergeCounts(unchanged=2)
     assert (await row(connection, "a"))["name"] == "wrong"
     assert await merger.compare_assets(records, rows) == {"a": ["name"]}
     full = await prepared(connection, full=True)
-    assert await full.merge_assets(records, rows) == MergeCounts(updated=1, unchanged=1)
+    assert await full.write(Batch(records, rows)) == MergeCounts(updated=1, unchanged=1)
     assert (await row(connection, "a"))["name"] == "right"
     assert await full.compare_assets(records, rows) == {}
 
@@ -326,12 +328,12 @@ async def test_a_row_deleted_by_hand_is_inserted_again(
     merger: Merger, connection: Connection, rows: dict[str, SourceRow]
 ) -> None:
     records = [make_asset("a"), make_asset("b")]
-    await merger.merge_assets(records, rows)
+    await merger.write(Batch(records, rows))
     await connection.execute("delete from registry.assets where asset_key = 'a'")
     assert await merger.compare_assets(records, rows) == {
         "a": ["source_id", "name", "description", "url", "updated_at", "raw"]
     }
-    assert await merger.merge_assets(records, rows) == MergeCounts(inserted=1, unchanged=1)
+    assert await merger.write(Batch(records, rows)) == MergeCounts(inserted=1, unchanged=1)
 
 
 # --- raw ----------------------------------------------------------------------------------------------------------
@@ -356,12 +358,12 @@ async def test_raw_is_stored_exactly(
     name: str, merger: Merger, connection: Connection, rows: dict[str, SourceRow]
 ) -> None:
     raw = RAWS[name]
-    await merger.merge_assets([make_asset("a", raw=raw)], rows)
+    await merger.write(Batch([make_asset("a", raw=raw)], rows))
     stored = (await row(connection, "a"))["raw"]
     # a Decimal knows its digits: 1.10 is not 1.1
     assert _exactly(json.loads(stored, parse_float=Decimal)) == _exactly(json.loads(raw, parse_float=Decimal))
     again = await prepared(connection, full=True)
-    assert await again.merge_assets([make_asset("a", raw=raw)], rows) == MergeCounts(unchanged=1)
+    assert await again.write(Batch([make_asset("a", raw=raw)], rows)) == MergeCounts(unchanged=1)
 
 
 def _exactly(value: Any) -> Any:
@@ -388,11 +390,11 @@ TEXTS = [
 
 async def test_texts_are_stored_exactly(merger: Merger, connection: Connection, rows: dict[str, SourceRow]) -> None:
     records = [make_asset(f"key {text}", name=text, description=text, url=text) for text in TEXTS]
-    await merger.merge_assets(records, rows)
+    await merger.write(Batch(records, rows))
     for text in TEXTS:
         found = await row(connection, f"key {text}")
         assert (found["name"], found["description"], found["url"]) == (text, text, text)
-    assert await merger.merge_assets(records, rows) == MergeCounts(unchanged=len(TEXTS))
+    assert await merger.write(Batch(records, rows)) == MergeCounts(unchanged=len(TEXTS))
 
 
 # --- sources ------------------------------------------------------------------------------------------------------
@@ -402,18 +404,18 @@ async def test_a_source_tells_when_it_changed(merger: Merger, connection: Connec
     async def moments() -> dict[str, datetime]:
         return dict(await connection.fetch("select source_key, updated_at from registry.sources"))
 
-    await merger.merge_sources([make_source("a"), make_source("b")])
+    await merger.write_sources(SourceBatch([make_source("a"), make_source("b")]))
     first = await moments()
-    await merger.merge_sources([make_source("a", "renamed"), make_source("b")])
+    await merger.write_sources(SourceBatch([make_source("a", "renamed"), make_source("b")]))
     second = await moments()
     assert second["a"] > first["a"]
     assert second["b"] == first["b"]
 
 
 async def test_ids_are_returned_for_new_changed_and_unchanged_sources(merger: Merger) -> None:
-    _, first = await merger.merge_sources([make_source("a"), make_source("b")])
-    counts, second = await merger.merge_sources(
-        [make_source("c"), make_source("a", "x"), make_source("a", "renamed"), make_source("b")]
+    _, first = await merger.write_sources(SourceBatch([make_source("a"), make_source("b")]))
+    counts, second = await merger.write_sources(
+        SourceBatch([make_source("c"), make_source("a", "x"), make_source("a", "renamed"), make_source("b")])
     )
     assert counts == MergeCounts(inserted=1, updated=1, unchanged=1, duplicate=1)
     assert second.keys() == {"a", "b", "c"}
@@ -421,8 +423,9 @@ async def test_ids_are_returned_for_new_changed_and_unchanged_sources(merger: Me
 
 
 async def test_a_source_is_found_by_its_key_whatever_its_provider(merger: Merger, connection: Connection) -> None:
-    _, ours = await merger.merge_sources([make_source("a")])
-    counts, theirs = await merger.merge_sources([make_source("a", "renamed", provider="ckan"), make_source("b")])
+    _, ours = await merger.write_sources(SourceBatch([make_source("a")]))
+    changed = SourceBatch([make_source("a", "renamed", provider="ckan"), make_source("b")])
+    counts, theirs = await merger.write_sources(changed)
     assert counts == MergeCounts(inserted=1, updated=1)
     assert theirs["a"] == ours["a"]
     assert await merger.find_sources(["a", "c"]) == ours
@@ -434,10 +437,10 @@ async def test_where_keys_alone_are_unique_a_source_keeps_its_provider(connectio
         "alter table registry.sources drop constraint sources_provider_source_key_key, add unique (source_key)"
     )
     merger = await prepared(connection)
-    _, ours = await merger.merge_sources([make_source("a")])
-    counts, theirs = await merger.merge_sources([make_source("a", "renamed", provider="ckan")])
+    _, ours = await merger.write_sources(SourceBatch([make_source("a")]))
+    counts, theirs = await merger.write_sources(SourceBatch([make_source("a", "renamed", provider="ckan")]))
     assert (counts, theirs) == (MergeCounts(updated=1), ours)
-    counts, theirs = await merger.merge_sources([make_source("a", "renamed", provider="ckan", raw=b"{}")])
+    counts, theirs = await merger.write_sources(SourceBatch([make_source("a", "renamed", provider="ckan", raw=b"{}")]))
     assert (counts, theirs) == (MergeCounts(updated=1), ours)
     assert theirs["a"].provider == "socrata"
 
@@ -469,17 +472,17 @@ async def test_of_two_sources_of_a_key_the_operator_names_one(connection: Connec
 
     def writer(provider: str | None) -> Merger | DryRunWriter:
         if read_only:
-            return DryRunWriter(connection, tables, DistinctHashes(), provider=provider)
+            return DryRunWriter(connection, tables, PlanCollector(), provider=provider)
         return Merger(connection, tables, provider=provider)
 
     for provider in (None, "junar"):
         with pytest.raises(SettingsInvalid, match=r"2 sources a, of the providers ckan, socrata\n.*--provider ckan"):
             await writer(provider).find_sources(["b", "a"])
         with pytest.raises(SettingsInvalid, match="--provider"):
-            await writer(provider).merge_sources([make_source("a")])
+            await writer(provider).write_sources(SourceBatch([make_source("a")]))
         assert (await writer(provider).find_sources(["b"]))["b"].provider == "ckan"
     for provider in ("ckan", "socrata"):
-        counts, rows = await writer(provider).merge_sources([make_source("a", provider, provider="ckan")])
+        counts, rows = await writer(provider).write_sources(SourceBatch([make_source("a", provider, provider="ckan")]))
         assert counts == MergeCounts(updated=1)
         assert rows["a"].provider == provider
     stored = await connection.fetch("select provider, name from registry.sources where source_key = 'a'")
@@ -492,8 +495,8 @@ async def test_assets_have_the_provider_of_their_source(connection: Connection) 
         "  add unique (provider, asset_key)"
     )
     merger = await prepared(connection)
-    _, rows = await merger.merge_sources([make_source("a"), make_source("b", provider="ckan")])
-    assert await merger.merge_assets([make_asset("x", "a"), make_asset("x", "b")], rows) == MergeCounts(inserted=2)
+    _, rows = await merger.write_sources(SourceBatch([make_source("a"), make_source("b", provider="ckan")]))
+    assert await merger.write(Batch([make_asset("x", "a"), make_asset("x", "b")], rows)) == MergeCounts(inserted=2)
     held = await connection.fetch("select provider, source_id from registry.assets")
     assert {tuple(row) for row in held} == {("socrata", rows["a"].id), ("ckan", rows["b"].id)}
 
@@ -541,7 +544,7 @@ async def test_nothing_in_the_callers_search_path_is_taken_for_ours(plain_connec
         updated=1, unchanged=1
     )
     merger = await prepared(plain_connection, full=True)
-    assert await merger.merge_assets(changed, source_rows(ids)) == MergeCounts(unchanged=2)
+    assert await merger.write(Batch(changed, source_rows(ids))) == MergeCounts(unchanged=2)
     assert await merger.compare_assets(changed, source_rows(ids)) == {}
     found = await row(plain_connection, "aaaa-0001")
     assert (found["name"], found["updated_at"], found["raw"]) == ("other", DAY[2], found["raw"])
@@ -652,17 +655,17 @@ async def test_a_record_that_the_database_refuses_leaves_nothing_and_a_usable_se
         "create unique index on registry.assets (name); alter table registry.assets add check (name <> 'forbidden')"
     )
     asset, error = REFUSED[case]
-    await merger.merge_assets([make_asset("held", name="taken")], rows)
+    await merger.write(Batch([make_asset("held", name="taken")], rows))
     with pytest.raises(error) as raised:
-        await merger.merge_assets([make_asset("a"), asset, make_asset("c")], rows)
+        await merger.write(Batch([make_asset("a"), asset, make_asset("c")], rows))
     assert raised.value.sqlstate == case[:5]
     assert len(await connection.fetch("select from registry.assets")) == 1
-    assert await merger.merge_assets([make_asset("a"), make_asset("c")], rows) == MergeCounts(inserted=2)
+    assert await merger.write(Batch([make_asset("a"), make_asset("c")], rows)) == MergeCounts(inserted=2)
 
 
 async def test_a_source_that_is_gone_is_refused_by_the_foreign_key(merger: Merger) -> None:
     with pytest.raises(asyncpg.ForeignKeyViolationError):
-        await merger.merge_assets([make_asset("a")], source_rows({"data.example.org": 12345}))
+        await merger.write(Batch([make_asset("a")], source_rows({"data.example.org": 12345})))
 
 
 # --- concurrency --------------------------------------------------------------------------------------------------
@@ -680,7 +683,7 @@ async def test_concurrent_merges_of_the_same_keys_do_not_deadlock(
             merger = await prepared(connection)
             for batch in range(30):
                 records = [make_asset(key, name=f"{seed} {batch}") for key in chance.sample(keys, 60)]
-                counts = await merger.merge_assets(records, rows)
+                counts = await merger.write(Batch(records, rows))
                 assert counts.inserted + counts.updated == 60
                 for record in records:
                     wrote[record.key].add(record.name)
@@ -787,8 +790,8 @@ async def test_any_batches_leave_what_the_model_says(
     for number, (batch, full) in enumerate(batches):
         merger = Merger(connection, tables, full=full)
         await merger.prepare(is_empty=number == 0)
-        planned = await DryRunWriter(connection, tables, DistinctHashes(), full=full).merge_assets(batch, sources)
-        counts = await merger.merge_assets(batch, sources)
+        planned = await DryRunWriter(connection, tables, PlanCollector(), full=full).write(Batch(batch, sources))
+        counts = await merger.write(Batch(batch, sources))
         taken, rejected = parted(batch, held, key)
         assert [reject.data for reject in counts.rejects] == [asset.raw for asset in rejected]
         assert [reject.data for reject in planned.rejects] == [asset.raw for asset in rejected]
@@ -823,13 +826,13 @@ def expected_counts(batch: list[Asset], held: dict[Any, Any], key: tuple[str, ..
 
 
 async def test_a_plan_of_sources_counts_what_a_merge_would(connection: Connection, database_url: DatabaseUrl) -> None:
-    _, ids = await (await prepared(connection)).merge_sources([make_source("a"), make_source("b")])
+    _, ids = await (await prepared(connection)).write_sources(SourceBatch([make_source("a"), make_source("b")]))
     records = [make_source("c"), make_source("c", "twice"), make_source("b", "renamed"), make_source("a")]
-    planner = DryRunWriter(connection, await introspect(connection), DistinctHashes())
-    counts, planned = await planner.merge_sources(records)
+    planner = DryRunWriter(connection, await introspect(connection), PlanCollector())
+    counts, planned = await planner.write_sources(SourceBatch(records))
     assert counts == MergeCounts(inserted=1, updated=1, unchanged=1, duplicate=1)
     assert planned == {**ids, "c": SourceRow(None, "socrata")}
-    assert (await (await prepared(connection)).merge_sources(records))[0] == counts
+    assert (await (await prepared(connection)).write_sources(SourceBatch(records)))[0] == counts
 
 
 async def test_a_plan_writes_nothing_and_needs_no_right_to(database_url: DatabaseUrl, connection: Connection) -> None:
@@ -839,12 +842,11 @@ async def test_a_plan_writes_nothing_and_needs_no_right_to(database_url: Databas
     async with session(database_url, READ_ONLY) as reader:
         with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
             await reader.execute("delete from registry.assets")
-        planner = DryRunWriter(reader, await introspect(reader), DistinctHashes())
-        await planner.prepare()
-        counts, planned = await planner.merge_sources([make_source(name="new"), make_source("b.org")])
+        planner = DryRunWriter(reader, await introspect(reader), PlanCollector())
+        counts, planned = await planner.write_sources(SourceBatch([make_source(name="new"), make_source("b.org")]))
         assert counts == MergeCounts(inserted=1, updated=1)
         records = [make_asset("a", name="new"), make_asset("b"), make_asset("c", "b.org")]
-        assert await planner.merge_assets(records, planned) == MergeCounts(inserted=2, updated=1)
+        assert await planner.write(Batch(records, planned)) == MergeCounts(inserted=2, updated=1)
         assert not await reader.fetch("select from pg_class where relnamespace = pg_my_temp_schema()")
     assert (await versions(connection), await versions(connection, "sources")) == before
 
@@ -853,9 +855,9 @@ async def test_a_plan_of_an_asset_that_moves_to_a_new_source_is_an_update(
     connection: Connection, ids: dict[str, Any], rows: dict[str, SourceRow]
 ) -> None:
     await upsert_assets(connection, [make_asset("a"), make_asset("b")], ids, provider="socrata")
-    planner = DryRunWriter(connection, await introspect(connection), DistinctHashes())
-    counts = await planner.merge_assets(
-        [make_asset("a", "new.org"), make_asset("b")], {**rows, "new.org": SourceRow(None, "socrata")}
+    planner = DryRunWriter(connection, await introspect(connection), PlanCollector())
+    counts = await planner.write(
+        Batch([make_asset("a", "new.org"), make_asset("b")], {**rows, "new.org": SourceRow(None, "socrata")})
     )
     assert counts == MergeCounts(updated=1, unchanged=1)
 
@@ -868,24 +870,23 @@ async def test_a_plan_tells_assets_of_different_new_sources_apart(
         "alter table registry.assets drop constraint assets_asset_key_key, add unique (source_id, asset_key)"
     )
     await upsert_assets(connection, [make_asset("a")], ids, provider="socrata")
-    new = DistinctHashes()
+    new = PlanCollector()
     planner = DryRunWriter(connection, await introspect(connection), new)
     records = [make_asset("a", source) for source in ("c.org", "d.org", "data.example.org", "b.org", "c.org")]
-    counts = await planner.merge_assets(
-        records, {**rows, "c.org": SourceRow(None, "socrata"), "d.org": SourceRow(None, "socrata")}
+    counts = await planner.write(
+        Batch(records, {**rows, "c.org": SourceRow(None, "socrata"), "d.org": SourceRow(None, "socrata")})
     )
     assert counts == MergeCounts(inserted=3, unchanged=1, duplicate=1)
-    assert new.count() == 3
+    assert new.new.count() == 3
 
 
 async def test_a_plan_without_a_database_compares_with_an_empty_registry() -> None:
-    new = DistinctHashes()
+    new = PlanCollector()
     planner = DryRunWriter(None, None, new)
-    await planner.prepare()
-    counts, rows = await planner.merge_sources([make_source("a"), make_source("b"), make_source("a")])
+    counts, rows = await planner.write_sources(SourceBatch([make_source("a"), make_source("b"), make_source("a")]))
     assert (counts, rows) == (MergeCounts(inserted=2, duplicate=1), source_rows({"a": None, "b": None}))
     assert await planner.find_sources(["a"]) == {}
     records = [make_asset("x", "a"), make_asset("y", "b"), make_asset("x", "a")]
-    assert await planner.merge_assets(records, rows) == MergeCounts(inserted=2, duplicate=1)
-    assert await planner.merge_assets([make_asset("y", "a")], rows) == MergeCounts(inserted=1)
-    assert new.count() == 2
+    assert await planner.write(Batch(records, rows)) == MergeCounts(inserted=2, duplicate=1)
+    assert await planner.write(Batch([make_asset("y", "a")], rows)) == MergeCounts(inserted=1)
+    assert new.new.count() == 2

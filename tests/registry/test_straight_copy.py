@@ -23,6 +23,7 @@ from conftest import _database, _login, make_asset, make_source
 from seed_registry import DatabaseUrl, MaxRejects, Report, Settings, ingest
 from seed_registry.errors import VerificationFailed
 from seed_registry.postgres.connection import session
+from seed_registry.registry.batch import Batch, SourceBatch
 from seed_registry.registry.ddl import apply
 from seed_registry.registry.introspection import introspect
 from seed_registry.registry.merge import Merger
@@ -536,10 +537,10 @@ async def opposed(url: DatabaseUrl, *, is_empty: bool) -> list[MergeCounts]:
         mergers = [Merger(connection, await introspect(holder)) for connection in (first, second)]
         for merger in mergers:
             await merger.prepare(is_empty=is_empty and merger is mergers[0])
-        _, ids = await mergers[1].merge_sources([make_source()])
+        _, ids = await mergers[1].write_sources(SourceBatch([make_source()]))
 
         async def merge(merger: Merger, *keys: str) -> None:
-            counts.append(await merger.merge_assets([make_asset(key) for key in keys], ids))
+            counts.append(await merger.write(Batch([make_asset(key) for key in keys], ids)))
 
         await holder.execute("begin")
         await holder.execute("insert into registry.assets (asset_key, source_id) select 'K', id from registry.sources")
@@ -559,9 +560,9 @@ async def test_jsonb_of_a_session_that_copies_straight_reads_as_text(connection:
     tables = await introspect(connection)
     merger = Merger(connection, tables)
     await merger.prepare(is_empty=True)
-    _, ids = await merger.merge_sources([make_source()])
+    _, ids = await merger.write_sources(SourceBatch([make_source()]))
     raw = '{"a": "\u00e9\u2028", "b": [1.50, -0.0, 1e-7, 123456789012345678901234567890], "a": null}'.encode()
-    await merger.merge_assets([make_asset("a", raw=raw)], ids)
+    await merger.write(Batch([make_asset("a", raw=raw)], ids))
     query = "select raw, raw::text as text, raw = $1 as same, $1::jsonb as back from registry.assets"
     row = await connection.fetchrow(query, raw)
     assert row is not None

@@ -26,9 +26,11 @@ from seed_registry.postgres.connection import connect, session
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry import ddl
+from seed_registry.registry.batch import Batch, SourceBatch
 from seed_registry.registry.introspection import introspect
-from seed_registry.registry.merge import Merger, upsert_assets, upsert_sources
+from seed_registry.registry.merge import Merger
 from seed_registry.registry.tables import Table, Tables
+from seed_registry.registry.upsert import upsert_assets, upsert_sources
 from seed_registry.registry.values import Values, asset_values, plain_values
 from seed_registry.report import MergeCounts
 from seed_registry.settings import DatabaseUrl
@@ -536,10 +538,10 @@ async def versions(connection: Connection, tables: Tables) -> list[Any]:
 async def merged(
     merger: Merger, portals: list[Source], items: list[Asset]
 ) -> tuple[MergeCounts, MergeCounts, dict[str, SourceRow]]:
-    counts, stored = await merger.merge_sources(portals)
+    counts, stored = await merger.write_sources(SourceBatch(portals))
     # A load does so where the table does not tell the provider of a source.
     rows = {key: SourceRow(row.id, row.provider or "socrata") for key, row in stored.items()}
-    return counts, await merger.merge_assets(items, rows), rows
+    return counts, await merger.write(Batch(items, rows)), rows
 
 
 @pytest.mark.parametrize("is_empty", [False, True], ids=["staged", "straight where that is possible"])

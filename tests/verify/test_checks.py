@@ -11,10 +11,11 @@ import pytest
 from conftest import make_asset, make_source, source_rows
 from seed_registry.records import SourceRow
 from seed_registry.registry.introspection import introspect
-from seed_registry.registry.merge import upsert_assets, upsert_sources
+from seed_registry.registry.upsert import upsert_assets, upsert_sources
 from seed_registry.report import Check, Counts, Tally, Verification
 from seed_registry.settings import DatabaseUrl
-from seed_registry.verify.checks import Expectation, verify
+from seed_registry.shortfall import Expectation
+from seed_registry.verify.checks import verify
 
 pytestmark = pytest.mark.anyio
 

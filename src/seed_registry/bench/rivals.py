@@ -15,11 +15,10 @@ import asyncpg
 from msgspec.structs import replace
 
 from seed_registry.bench.results import COPY_DIRECT, CellImpossible
-from seed_registry.checkpoint import Checkpoint
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.records import Asset, Source, SourceRow
-from seed_registry.registry.bisection import Blame
+from seed_registry.registry.batch import Batch, Blame, SourceBatch
 from seed_registry.registry.fields import ASSET_FIELDS, FIELDS
 from seed_registry.registry.merge import Merger
 from seed_registry.registry.tables import Tables
@@ -52,29 +51,21 @@ class InsertWriter:
         del is_empty
         await self._merger.prepare()
 
-    async def merge_sources(
-        self, sources: Sequence[Source], checkpoint: Checkpoint | None = None
-    ) -> tuple[MergeCounts, dict[str, SourceRow]]:
+    async def write_sources(self, batch: SourceBatch) -> tuple[MergeCounts, dict[str, SourceRow]]:
         """Merge them as a load does: they are few."""
-        return await self._merger.merge_sources(sources, checkpoint)
+        return await self._merger.write_sources(batch)
 
     async def find_sources(self, keys: Sequence[str]) -> dict[str, SourceRow]:
         """As in a load."""
         return await self._merger.find_sources(keys)
 
-    async def probe_sources(self, refused: Source, reason: Exception) -> Blame:
+    async def probe(self, refused: Source | Asset, reason: Exception, sources: Mapping[str, SourceRow]) -> Blame:
         """As in a load."""
-        return await self._merger.probe_sources(refused, reason)
+        return await self._merger.probe(refused, reason, sources)
 
-    async def probe_assets(self, refused: Asset, reason: Exception, sources: Mapping[str, SourceRow]) -> Blame:
-        """As in a load."""
-        return await self._merger.probe_assets(refused, reason, sources)
-
-    async def merge_assets(
-        self, assets: Sequence[Asset], sources: Mapping[str, SourceRow], checkpoint: Checkpoint | None = None
-    ) -> MergeCounts:
+    async def write(self, batch: Batch) -> MergeCounts:
         """Write a batch in one transaction; inserted and updated rows are not told apart."""
-        del checkpoint
+        assets, sources = batch.assets, batch.sources
         rows = [_row(asset, sources[asset.source_key].id) for asset in latest(assets)]
         transaction = self._connection.transaction()
         await transaction.start()

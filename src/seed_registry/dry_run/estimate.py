@@ -1,4 +1,4 @@
-"""Estimating: how long a load would take, and how much write-ahead log it would leave, by what is known beforehand."""
+"""Estimates how long a load would take, and how much write-ahead log it would write, from earlier runs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 
-from seed_registry.ledger.runs import RunRecord, list_runs
+from seed_registry.ledger.history import RunRecord, list_runs
 from seed_registry.report import Estimate, Report
 
-# Only the latest runs tell of the server as it is now.
+# Older runs say little about the server as it is now.
 _RUNS: Final = 20
 # A run much smaller than the load to come spends its time on starting and ending; beyond this size none does.
 _SMALLEST_SHARE: Final = 0.1
@@ -27,7 +27,7 @@ _WAL_OF_AN_UPDATE: Final = 2
 
 
 def wal_bytes(new: int, changed: int, bytes_a_row: float) -> int:
-    """How much write-ahead log so many assets leave whose records have this length on average."""
+    """Estimate the bytes of write-ahead log of these numbers of assets, by the average length of their records."""
     return round((new + _WAL_OF_AN_UPDATE * changed) * (_WAL_BYTES_A_ROW + _WAL_BYTES_A_BYTE * bytes_a_row))
 
 
@@ -37,7 +37,7 @@ def unguessed(wal: int) -> Estimate:
 
 
 async def estimate(connection: asyncpg.Connection[Any], read: int, rows: int, wal: int) -> Estimate:
-    """What a load would take that reads so many records and writes so many rows and bytes of `wal`; reads only."""
+    """Estimate the time of a load from the numbers of records that it reads and of rows that it writes; reads only."""
     likes = _likes(await _reports(connection), read, rows)
     seconds = sum(report.seconds for report in likes)
     if not seconds:

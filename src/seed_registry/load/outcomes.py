@@ -1,25 +1,23 @@
-"""Accounting: what becomes of every record of a load, counted, told and kept for the verification."""
+"""Records the outcome of every record of a load: counts it, logs it, and keeps what the verification needs."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
 from msgspec.structs import replace
 
 from seed_registry.errors import SeedRegistryError, TooManyRejects, VerificationFailed
-from seed_registry.index.reader import IndexReader
 from seed_registry.index.unread_arrays import log_unread
 from seed_registry.key_hashes import KeySample, hash_key, hash_keys
 from seed_registry.records import Asset, Reject, Source, SourceRow, checked
 from seed_registry.rejects.writer import RejectsFile
 from seed_registry.report import Incomplete, Progress, Report, Tally
 from seed_registry.settings import Settings
-from seed_registry.shortfall import empty_handed, fix_of, incomplete, mostly_missing, shortfall
+from seed_registry.shortfall import Expectation, Total, empty_handed, fix_of, incomplete, mostly_missing, shortfall
 from seed_registry.spill import DistinctHashes
-from seed_registry.verify.checks import Expectation
 
 # Warnings beyond these of a reason are only counted.
 _WARNINGS_PER_REASON: Final = 20
@@ -28,10 +26,11 @@ _SAMPLED_RECORD_BYTES: Final = 1 << 20
 
 
 class OutcomeRecorder:
-    """The books of one load.
+    """The outcomes of one load.
 
     Attributes:
-        loaded: what a load leaves for its verification; complete after `close`.
+        expectation: what the verification compares the database with; complete after `close`.
+        rejects: the rejects file.
     """
 
     def __init__(
@@ -43,28 +42,36 @@ class OutcomeRecorder:
         *,
         keys_per_source: bool,
     ) -> None:
-        self.loaded = Expectation()
+        self.expectation = Expectation()
+        self._index = ""  # that is being read
         self.tally = tally
         self.progress = progress
         self._max_rejects = settings.max_rejects
-        self._rejects = rejects
+        self.rejects = rejects
         self._keys_per_source = keys_per_source
         self._distinct = DistinctHashes()
         self._sample = KeySample[tuple[SourceRow, Asset]](settings.verify_sample)
         self._warned: dict[str, int] = {}
 
-    def begun(self, reader: IndexReader) -> None:
-        """Note that an index is read from now on."""
+    def start_index(self, name: str, former_key: Callable[[Asset], str | None]) -> None:
+        """Begin an index; `former_key` is the key that an earlier version gave to the record of an asset."""
+        del former_key  # for dry runs
+        self._index = name
 
-    def finished(self, reader: IndexReader) -> None:
-        """Note that an index was read to its end."""
-        loaded, name = self.loaded, reader.name
-        loaded.declared.extend(reader.declared())
-        loaded.totals.extend(replace(total, index=name) for total in reader.totals())
-        loaded.unread.extend(log_unread(name, reader.unread(), self.progress))
+    def finish_index(
+        self, declared: Iterable[tuple[str, int, int]], totals: Iterable[Total], unread: Mapping[str, int]
+    ) -> None:
+        """Keep what an index that was read to its end declares, and log the records in it that are not read."""
+        expectation = self.expectation
+        expectation.declared.extend(declared)
+        expectation.totals.extend(replace(total, index=self._index) for total in totals)
+        expectation.unread.extend(log_unread(self._index, unread, self.progress))
 
-    def sent(self, assets: Sequence[Asset], key_hashes: Sequence[int], sources: Mapping[str, SourceRow]) -> None:
-        """Note assets that go to the database; their sources are among `sources`."""
+    def leave_index(self) -> None:
+        """End an index, whether it was read to its end or not; all of its batches are written."""
+
+    def count_sent(self, assets: Sequence[Asset], key_hashes: Sequence[int], sources: Mapping[str, SourceRow]) -> None:
+        """Count assets that go to the database; their sources are among `sources`."""
         if not assets:
             return
         self.tally.assets_by_source.update(map(attrgetter("source_key"), assets))
@@ -81,10 +88,10 @@ class OutcomeRecorder:
         if not all(map(attrgetter("unchecked"), assets)):
             for asset in assets:
                 if asset.unchecked is None:
-                    self.checked(asset)
+                    self.count_checked(asset)
 
     def _identities(self, assets: Sequence[Asset], key_hashes: Sequence[int]) -> Sequence[int]:
-        """A hash of what tells each asset from all others."""
+        """A hash of what distinguishes each asset from all others."""
         if self._keys_per_source:
             return hash_keys(f"{asset.source_key}\0{asset.key}" for asset in assets)
         if not any(map(attrgetter("own_key"), assets)):
@@ -95,49 +102,59 @@ class OutcomeRecorder:
             identities[at] = hash_key(f"{assets[at].source_key}\0{assets[at].key}")
         return identities
 
-    def checked(self, asset: Asset) -> None:
-        """Note what the checks of an asset found, once it has gone to the database, or goes there."""
+    def count_checked(self, asset: Asset) -> None:
+        """Count what the checks repaired or ignored in an asset that goes to the database, or has gone there."""
         if asset.repaired:
             self.tally.repaired += 1
         if asset.date_ignored:
             self.tally.dates_ignored += 1
             self.tally.ignored_fields["updated_at"] += 1
-            self._warn("date_ignored", "date_ignored", self.tally.index, asset)
+            self._warn("date_ignored", "date_ignored", asset)
         if asset.texts_ignored:
-            self.ignored(asset)
+            self.count_ignored(asset)
 
-    def ignored(self, record: Asset | Source) -> None:
-        """Note the texts of a record that are none."""
+    def count_ignored(self, record: Asset | Source) -> None:
+        """Count the fields of a record that should be texts and are not."""
         for name in record.texts_ignored:
             self.tally.texts_ignored += 1
             self.tally.ignored_fields[name] += 1
-            self._warn("text_ignored", "text_ignored", self.tally.index, record, field=name)
+            self._warn("text_ignored", "text_ignored", record, field=name)
 
-    def missing(self, asset: Asset) -> None:
-        """Note an asset whose source its index does not list."""
+    def skip_without_source(self, asset: Asset) -> None:
+        """Count an asset that is not loaded, for its index does not list its source."""
         self.tally.assets.missing_source += 1
-        self._warn("source_missing", "missing_source", self.tally.index, asset, source=asset.source_key)
+        self._warn("source_missing", "missing_source", asset, source=asset.source_key)
 
-    def refused(self, index: str, asset: Asset, detail: str) -> None:
-        """Note an asset that went to the database and was refused.
+    def skip_older(self, assets: Sequence[Asset], held: Sequence[Asset], key_hash: Callable[[Asset], int]) -> None:
+        """Keep out of the verification assets that were sent and not written, for the registry has newer ones.
+
+        `held` are those of them that the table has an own row for, `key_hash` is of what distinguishes an asset.
+        """
+        del held, key_hash
+        self.expectation.refused_assets += len(assets)
+        for asset in assets:
+            self._sample.forget(asset.key)
+
+    def reject_refused(self, asset: Asset, detail: str) -> None:
+        """Reject an asset that the database refused.
 
         Raises:
             TooManyRejects: that was one too many.
         """
         place = (asset.raw, asset.line, asset.offset)
-        self.not_taken(index, Reject("database_refused", detail, *place, "asset", asset.key))
+        self.reject_sent(Reject("database_refused", detail, *place, "asset", asset.key))
 
-    def not_taken(self, index: str, reject: Reject) -> None:
-        """Note an asset that went to the database and is not there.
+    def reject_sent(self, reject: Reject) -> None:
+        """Reject an asset that was counted as sent.
 
         Raises:
             TooManyRejects: that was one too many.
         """
-        self.loaded.refused_assets += 1
+        self.expectation.refused_assets += 1
         self._sample.forget(reject.key)
-        self.reject(index, reject)
+        self.reject(reject)
 
-    def reject(self, index: str, reject: Reject) -> None:
+    def reject(self, reject: Reject) -> None:
         """Count, log and keep a reject.
 
         Raises:
@@ -147,9 +164,9 @@ class OutcomeRecorder:
         counts = tally.sources if reject.kind == "source" else tally.assets
         counts.rejected += 1
         tally.rejects[reject.reason] += 1
-        if self._rejects is not None:
-            self._rejects.write(index, reject)
-        self._warn("record_rejected", reject.reason, index, reject, detail=reject.detail)
+        if self.rejects is not None:
+            self.rejects.write(self._index, reject)
+        self._warn("record_rejected", reject.reason, reject, detail=reject.detail)
         if self._max_rejects.exceeded(self._rejected, tally.read):
             self.stop(self._too_many())
 
@@ -158,12 +175,12 @@ class OutcomeRecorder:
         raise too_many
 
     def incomplete(self) -> list[Incomplete]:
-        """What the portals have more of than was read; after `close`."""
+        """The indexes whose portals have more records than were read; after `close`."""
         sent = sum(self.tally.assets_by_source.values())
-        return incomplete(self.loaded.totals, sent - self.loaded.distinct_assets)
+        return incomplete(self.expectation.totals, sent - self.expectation.distinct_assets)
 
     def verdict(self, report: Report) -> SeedRegistryError | None:
-        """What the counts of a run that was read to its end say against it; None if nothing."""
+        """The error of a run that was read to its end, by its counts; None if they are good."""
         counts, is_over = empty_handed(report), self._max_rejects.exceeded(self._rejected, self.tally.read, at_end=True)
         if counts is None and not is_over:
             return None
@@ -175,21 +192,23 @@ class OutcomeRecorder:
         too_many.report, too_many.is_whole = report, True
         return too_many
 
-    def keep_rejects(self) -> None:
-        """Bring the rejects so far to disk."""
-        if self._rejects is not None:
-            self._rejects.sync()
+    def sync_rejects(self) -> None:
+        """Bring the rejects so far to disk; before a checkpoint says that their batch is done."""
+        if self.rejects is not None:
+            self.rejects.sync()
 
     def close(self) -> None:
-        """Complete `loaded` and give temporary files back."""
-        self.loaded.distinct_assets = self._distinct.count()
-        self.loaded.sample = self._sample.items
+        """Complete the expectation, close the rejects file and delete temporary files."""
+        self.expectation.distinct_assets = self._distinct.count()
+        self.expectation.sample = self._sample.items
         self._distinct.close()
+        if self.rejects is not None:
+            self.rejects.close()
 
     @property
     def _rejected(self) -> int:
-        """How many records were rejected, by the run that this one resumes, too."""
-        return max(self.tally.rejected, self._rejects.count) if self._rejects else self.tally.rejected
+        """How many records were rejected, also by the run that this one resumes."""
+        return max(self.tally.rejected, self.rejects.count) if self.rejects else self.tally.rejected
 
     def _too_many(self) -> TooManyRejects:
         rejects, fix = self.tally.rejects, fix_of(self.tally.rejects)
@@ -200,15 +219,15 @@ class OutcomeRecorder:
         )
 
     def _where(self, fix: str = "") -> str:
-        """How to look at the rejects, on a line of its own; empty if they are not kept."""
-        if self._rejects is None or not self._rejects.created:
+        """The command that shows the rejects, on a line of its own; empty if they are not kept."""
+        if self.rejects is None or not self.rejects.created:
             return ""
-        path = shlex.quote(str(self._rejects.path))
+        path = shlex.quote(str(self.rejects.path))
         return f"\n{fix}{'; ' if fix else ''}look at them with `seed-registry rejects show {path}`"
 
-    def _warn(self, event: str, reason: str, index: str, record: Asset | Source | Reject, **facts: Any) -> None:
-        """Tell the first few of a kind."""
-        facts = {"index": index, "line": record.line, "offset": record.offset, "key": record.key} | facts
+    def _warn(self, event: str, reason: str, record: Asset | Source | Reject, **facts: Any) -> None:
+        """Log the first warnings of a reason."""
+        facts = {"index": self._index, "line": record.line, "offset": record.offset, "key": record.key} | facts
         count = self._warned[reason] = self._warned.get(reason, 0) + 1
         if count <= _WARNINGS_PER_REASON:
             self.progress.tell("warning", event, reason=reason, **facts)

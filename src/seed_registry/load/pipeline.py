@@ -1,14 +1,13 @@
-"""The pipeline: one producer that reads and decodes, N workers that write, bounded queues of batches between them.
+"""Loads one index: one producer reads and decodes, N workers write, with bounded queues of batches between them.
 
-This is the only module with a task group. It has one way to fail: whatever goes wrong first is what the caller gets.
+This is the only module with a task group. The caller gets the first failure, as one exception.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from functools import partial
 from operator import attrgetter
 from time import monotonic
 from typing import Final
@@ -27,15 +26,16 @@ from seed_registry.errors import (
 )
 from seed_registry.index.reader import IndexReader
 from seed_registry.load.outcomes import OutcomeRecorder
-from seed_registry.load.producer import Batch, Lane, Producer
-from seed_registry.load.sources import SourceResolver, Writer
+from seed_registry.load.producer import Lane, Producer
+from seed_registry.load.sources import SourceResolver
 from seed_registry.postgres.failures import has_no_room
-from seed_registry.records import Asset, NotOrdinary, Reject
-from seed_registry.registry.bisection import Bisection, Blame
-from seed_registry.report import Progress
+from seed_registry.records import Asset, NotOrdinary, Reject, SourceRow
+from seed_registry.registry.batch import Batch, Blame, Writer
+from seed_registry.registry.bisection import Bisection
+from seed_registry.report import MergeCounts, Progress
 from seed_registry.settings import Settings
 
-# So many refused batches tell that an index has more records that Postgres refuses.
+# After this many refused batches an index is expected to have more records that Postgres refuses.
 _REFUSED_BATCHES: Final = 3
 # One batch is written while others wait: a second one keeps the server at work while a chunk is decoded.
 _QUEUED_BATCHES: Final = 2
@@ -46,10 +46,10 @@ OpenWriter = Callable[[], AbstractAsyncContextManager[Writer]]
 async def run(
     reader: IndexReader,
     settings: Settings,
-    account: OutcomeRecorder,
-    book: SourceResolver,
+    recorder: OutcomeRecorder,
+    sources: SourceResolver,
     open_writer: OpenWriter,
-    resumption: ResumePoint | None = None,
+    resume_point: ResumePoint | None = None,
     shared: Writer | None = None,
 ) -> None:
     """Load one index.
@@ -57,18 +57,18 @@ async def run(
     Args:
         reader: the index, opened.
         settings: of the load.
-        account: where everything is counted.
-        book: the sources that are known.
+        recorder: counts every record.
+        sources: the sources that are known.
         open_writer: opens one session for each worker.
-        shared: writes where there is no room for any of these; it may be the one that writes the sources, too.
-        resumption: where the run that is resumed was with this index.
+        shared: writes where the server has no room for any of these; it may be the one that writes the sources.
+        resume_point: how far the run that is resumed came with this index.
 
     Raises:
-        SeedRegistryError: the first thing that went wrong. What came before the break of a bad index is committed;
-            after anything else the batches in hand are rolled back.
+        SeedRegistryError: the first failure. What came before the break of a bad index is committed; after any other
+            failure the batches in hand are rolled back.
     """
     try:
-        broken = await _run(reader, settings, account, book, open_writer, resumption, shared)
+        broken = await _run(reader, settings, recorder, sources, open_writer, resume_point, shared)
     except BaseExceptionGroup as group:
         raise _first_cause(group) from group
     if broken is not None:
@@ -78,47 +78,46 @@ async def run(
 async def _run(
     reader: IndexReader,
     settings: Settings,
-    account: OutcomeRecorder,
-    book: SourceResolver,
+    recorder: OutcomeRecorder,
+    sources: SourceResolver,
     open_writer: OpenWriter,
-    resumption: ResumePoint | None,
+    resume_point: ResumePoint | None,
     shared: Writer | None,
 ) -> SeedRegistryError | None:
     broken: SeedRegistryError | None = None
-    halvings: list[Bisection[Asset]] = []
-    checks = _Checks(reader, account)
+    workers: list[_Worker] = []
+    checks = _Checks(recorder)
     async with AsyncExitStack() as stack:
         async with anyio.create_task_group() as tasks:
             lanes: list[Lane] = []
             try:
-                writers = await _opened(stack, open_writer, settings, account.progress, shared)
-                account.tally.workers = len(writers)
+                writers = await _open_writers(stack, open_writer, settings, recorder.progress, shared)
+                recorder.tally.workers = len(writers)
                 for writer in writers:
                     send, receive = anyio.create_memory_object_stream[Batch](_QUEUED_BATCHES)
                     lanes.append(Lane(settings, send))
-                    worker = _Worker(writer, account, book, reader, checks, len(lanes))
-                    halvings.append(worker.halving)
-                    tasks.start_soon(worker.work, receive)
-                await Producer(reader, settings, account, book, lanes, resumption).produce()
+                    workers.append(_Worker(writer, recorder, reader, checks, len(lanes)))
+                    tasks.start_soon(workers[-1].work, receive)
+                await Producer(reader, settings, recorder, sources, lanes, resume_point).produce()
             except (IndexBroken, IndexNotUnderstood, IndexUnreadable) as exc:
                 broken = exc  # the workers finish what was sent
             finally:
                 for lane in lanes:
                     lane.send.close()
-        for halving in halvings:  # only now the table has what all lanes brought
-            await halving.settle()
-        account.keep_rejects()
+        for worker in workers:  # only now the table has the rows of all lanes
+            await worker.bisection.settle()
+        recorder.sync_rejects()
     return broken
 
 
-async def _opened(
+async def _open_writers(
     stack: AsyncExitStack,
     open_writer: OpenWriter,
     settings: Settings,
     progress: Progress,
     shared: Writer | None,
 ) -> list[Writer]:
-    """As many sessions as wanted, or as the server has room for."""
+    """Open as many sessions as wanted, or as the server has room for."""
     writers: list[Writer] = []
     full: list[DatabaseUnavailable] = []
 
@@ -147,30 +146,31 @@ async def _opened(
 class _Checks:
     """The checks of one index' assets that were left to Postgres."""
 
-    def __init__(self, reader: IndexReader, account: OutcomeRecorder) -> None:
-        self._index = reader.name
-        self._account = account
+    def __init__(self, recorder: OutcomeRecorder) -> None:
+        self._recorder = recorder
         self._refused = 0
 
-    def first(self, assets: list[Asset]) -> list[Asset]:
-        """A batch before it is written, with those checks done that cannot wait."""
+    def before_writing(self, assets: list[Asset]) -> list[Asset]:
+        """Do the checks that cannot wait until a batch is refused."""
         if self._refused >= _REFUSED_BATCHES:
-            return self._done(assets)
+            return self._checked(assets)
         keys = list(map(attrgetter("key"), assets))
         if len(set(keys)) == len(keys):
             return assets
         # Only the last of a key is written, and it may not be the last that is good.
-        return self._done(assets, {key for key, count in Counter(keys).items() if count > 1})
+        return self._checked(assets, {key for key, count in Counter(keys).items() if count > 1})
 
     def of_refused(self, assets: list[Asset], reason: Exception) -> list[Asset]:
-        """A batch that was refused, with all checks done; the same list where they were done before."""
+        """Do all checks of a batch that was refused; return the same list where they were done before."""
         if all(asset.unchecked is None for asset in assets):
             return assets
         if not isinstance(reason, NotOrdinary):  # which costs no trip to the server
             self._refused += 1
-        return self._done(assets)
+        checked = self._checked(assets)
+        self._recorder.sync_rejects()
+        return checked
 
-    def _done(self, assets: list[Asset], keys: Container[str] | None = None) -> list[Asset]:
+    def _checked(self, assets: list[Asset], keys: Container[str] | None = None) -> list[Asset]:
         checked: list[Asset] = []
         for asset in assets:
             if asset.unchecked is None or (keys is not None and asset.key not in keys):
@@ -178,10 +178,10 @@ class _Checks:
                 continue
             record = asset.unchecked.check(asset)
             if type(record) is Asset:
-                self._account.checked(record)
+                self._recorder.count_checked(record)
                 checked.append(replace(record, was_committed=asset.was_committed))
             elif type(record) is Reject:
-                self._account.not_taken(self._index, record)
+                self._recorder.reject_sent(record)
         return checked
 
 
@@ -189,74 +189,73 @@ class _Worker:
     """Writes the batches of one lane."""
 
     def __init__(
-        self,
-        writer: Writer,
-        account: OutcomeRecorder,
-        book: SourceResolver,
-        reader: IndexReader,
-        checks: _Checks,
-        number: int,
+        self, writer: Writer, recorder: OutcomeRecorder, reader: IndexReader, checks: _Checks, number: int
     ) -> None:
-        self.halving = Bisection(self._blame, self._check)
+        self.bisection = Bisection(self._probe, recorder.reject_refused, checks.of_refused)
         self._writer = writer
-        self._account = account
-        self._book = book
+        self._recorder = recorder
         self._reader = reader
         self._checks = checks
         self._number = number
-        self._batch: Batch
-        self._size = 0  # how many assets of the batch are to be written
+        self._sources: Mapping[str, SourceRow] = {}
 
     async def work(self, receive: MemoryObjectReceiveStream[Batch]) -> None:
-        """Write what comes, to its end."""
-        account = self._account
+        """Write batches until the queue is closed; split those that the database refuses."""
         async with receive:
-            while True:
-                try:
-                    with account.tally.stages.timed("waiting"):
-                        self._batch = batch = await receive.receive()
-                except anyio.EndOfStream:
-                    break
+            while (batch := await self._next(receive)) is not None:
                 started = monotonic()
-                assets = self._checks.first(batch.assets)
-                self._size = len(assets)
-                await self.halving.merge(assets, self._merge, partial(account.refused, batch.index))
-                account.keep_rejects()  # the mark of a batch behind this one may be on its way
-                account.tally.batches += 1
-                seconds = round(monotonic() - started, 4)
-                account.progress.tell(
-                    "debug", "batch_merged", index=batch.index, records=len(batch.assets), seconds=seconds
-                )
+                whole = self._checks.before_writing(batch.assets)
+                parts = [whole]
+                while parts:
+                    assets = parts.pop(0)
+                    try:
+                        counts = await self._writer.write(self._part(batch, assets, is_whole=assets is whole))
+                    except Exception as exc:  # noqa: BLE001  # `split` raises it again if no record is to blame
+                        parts[:0] = remaining = await self.bisection.split(assets, exc)
+                        if len(remaining) == 1:  # all but those that the checks rejected
+                            whole = remaining[0]
+                    else:
+                        self._count(counts, len(assets))
+                self._finish(batch, started)
 
-    async def _merge(self, assets: list[Asset]) -> bool:
-        batch = self._batch
-        # Of a batch that was split, no part tells that the whole is committed; the next batch's mark will.
-        checkpoint = (
-            batch.checkpoint
-            if len(assets) == self._size
-            else without_position(batch.index, self._number, PARTIAL_BATCH)
-        )
-        counts = await self._writer.merge_assets(assets, self._book.rows, checkpoint)
-        self._account.tally.assets.add(counts)
+    async def _next(self, receive: MemoryObjectReceiveStream[Batch]) -> Batch | None:
+        with self._recorder.tally.stages.timed("waiting"):
+            try:
+                batch = await receive.receive()
+            except anyio.EndOfStream:
+                return None
+        self._sources = batch.sources
+        return batch
+
+    def _part(self, batch: Batch, assets: list[Asset], *, is_whole: bool) -> Batch:
+        """The batch with these assets; the checkpoint of a half tells nothing of the lane, the next batch's will."""
+        if is_whole:
+            return batch if assets is batch.assets else replace(batch, assets=assets)
+        return replace(batch, assets=assets, checkpoint=without_position(batch.index, self._number, PARTIAL_BATCH))
+
+    def _count(self, counts: MergeCounts, written: int) -> None:
+        self._recorder.tally.assets.add(counts)
         for reject in counts.rejects:
-            self._account.not_taken(batch.index, reject)
+            self._recorder.reject_sent(reject)
         # Where most records are held already, their texts are not needed.
-        self._reader.checks.most_are_stored = 2 * (counts.unchanged + counts.resumed) > len(assets)
-        return counts.inserted + counts.updated > 0
+        self._reader.checks.most_are_stored = 2 * (counts.unchanged + counts.resumed) > written
+        if counts.inserted + counts.updated:
+            self.bisection.acquit_database()
 
-    def _check(self, assets: list[Asset], reason: Exception) -> list[Asset]:
-        checked = self._checks.of_refused(assets, reason)
-        if checked is not assets:
-            self._account.keep_rejects()  # before a mark says that what they are about is done
-            self._size += len(checked) - len(assets)
-        return checked
+    def _finish(self, batch: Batch, started: float) -> None:
+        self._recorder.sync_rejects()  # the checkpoint of a batch behind this one may be on its way
+        self._recorder.tally.batches += 1
+        seconds = round(monotonic() - started, 4)
+        self._recorder.progress.tell(
+            "debug", "batch_merged", index=batch.index, records=len(batch.assets), seconds=seconds
+        )
 
-    async def _blame(self, asset: Asset, reason: Exception) -> Blame:
-        return await self._writer.probe_assets(asset, reason, self._book.rows)
+    async def _probe(self, asset: Asset, reason: Exception) -> Blame:
+        return await self._writer.probe(asset, reason, self._sources)
 
 
 def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The failure that is the news: one of ours if there is one."""
+    """The first of our own errors, or else the first failure."""
     causes = list(_leaves(group))
     return next((exc for exc in causes if isinstance(exc, SeedRegistryError)), causes[0])
 

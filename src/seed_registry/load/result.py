@@ -1,4 +1,4 @@
-"""Concluding: what the end of a run is called, and whether its report is that of a success."""
+"""The result of a run: what its end is called, and whether its report is that of a success."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from seed_registry.report import Counts, Incomplete, Report, UnreadRecords
 
 
 def raise_on_failure(report: Report, verdict: SeedRegistryError | None = None, *, complete: bool = False) -> Report:
-    """The report, unless it tells of a failure, or the `verdict` on its counts is one.
+    """Return the report, unless it shows a failure, or the `verdict` on its counts is one.
 
     Args:
         report: of a run that was read to its end.
-        verdict: on its counts, from `Account.verdict`.
+        verdict: on its counts, from `OutcomeRecorder.verdict`.
         complete: whether it is a failure that records are known to be missing.
 
     Raises:
-        VerificationFailed, TooManyRejects, IndexesFailed, IndexesIncomplete: it does; they hold the report.
+        VerificationFailed, TooManyRejects, IndexesFailed, IndexesIncomplete: it failed; they hold the report.
     """
     failed = _failed_indexes(report)
     if report.verification is not None and not report.verification.passed:
         facts = "; ".join(str(check) for check in report.verification.checks if not check.passed)
-        told = [f"verification failed: {facts}", str(verdict or "").partition("\n")[0], failed]
-        raise VerificationFailed("\n".join(filter(None, told)), report)
+        lines = [f"verification failed: {facts}", str(verdict or "").partition("\n")[0], failed]
+        raise VerificationFailed("\n".join(filter(None, lines)), report)
     if verdict is not None:
         verdict.args = ("\n".join(filter(None, [str(verdict), failed])),)
         raise verdict
@@ -61,7 +61,7 @@ def _failed_indexes(report: Report) -> str:
 
 
 def outcome_of(exc: BaseException) -> str:
-    """How the ledger calls the end of a run."""
+    """The ledger's word for the end of a run that failed."""
     if isinstance(exc, VerificationFailed):
         return "verification_failed"
     if isinstance(exc, TooManyRejects):
@@ -70,6 +70,6 @@ def outcome_of(exc: BaseException) -> str:
 
 
 def count_fields(counts: Counts) -> dict[str, int]:
-    """The counts of a table as its event tells them."""
+    """The fields of the event with the counts of a table."""
     skipped = counts.read - counts.inserted - counts.updated
     return {"processed": counts.read, "inserted": counts.inserted, "updated": counts.updated, "skipped": skipped}

@@ -1,4 +1,4 @@
-"""Halving: the one record of a batch that the database refuses, found without losing its neighbours.
+"""Bisects a batch that the database refuses, so that one bad record is rejected without losing its neighbours.
 
 Nothing goes to the rejects file while the database may be refusing every record. That it does not is known when it
 takes a known good record (`Blame`), or any other record after the one that it refused.
@@ -7,125 +7,107 @@ takes a known good record (`Blame`), or any other record after the one that it r
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from enum import Enum, auto
 from typing import Final, Generic, TypeVar
-
-from msgspec import Struct
 
 from seed_registry.errors import DatabaseRefused
 from seed_registry.postgres.errors import describe_refusal
 from seed_registry.postgres.failures import FailureAction, classify
+from seed_registry.registry.batch import Blame
 
-# So many records one after the other, none taken between them, are enough to decide by what is known.
+# This many refused records in a row, none taken between them, are decided by what is known by then.
 _MOST_SUSPECTS: Final = 20
 
 Item = TypeVar("Item")
 
-
-class Blame(Enum):
-    """Whose fault a refusal is, as known good records show; a `PERHAPS` says that the table had none to try."""
-
-    RECORD = auto()  # others are taken
-    RECORD_PERHAPS = auto()  # others are refused as well, each for another reason
-    DATABASE_PERHAPS = auto()  # a made-up one is refused for the same reason
-    DATABASE = auto()  # stored rows are refused for the same reason
-
-
 Merge = Callable[[list[Item]], Awaitable[bool]]
-Refused = Callable[[Item, str], None]
+OnReject = Callable[[Item, str], None]
 Probe = Callable[[Item, Exception], Awaitable[Blame]]
-# Checks that were left to the database, which refused records for a reason; the same list where there are none.
+# Does checks that were left to the database, after it refused records; returns the same list where there are none.
 Check = Callable[[list[Item], Exception], list[Item]]
 
 
-class _Suspect(Struct, Generic[Item], frozen=True):
-    """A record that was refused alone, why, and who is told if it is its own fault."""
+async def merge_bisecting(
+    records: list[Item], merge: Merge[Item], on_reject: OnReject[Item], probe: Probe[Item]
+) -> None:
+    """Merge a batch that no other follows; `merge` writes records in one transaction, and returns whether it wrote any.
 
-    record: Item
-    reason: Exception
-    refused: Refused[Item]
-
-
-async def merge_bisecting(records: list[Item], merge: Merge[Item], refused: Refused[Item], probe: Probe[Item]) -> None:
-    """Merge a batch behind which no other comes; see `Bisection`."""
-    halving = Bisection(probe)
-    await halving.merge(records, merge, refused)
-    await halving.settle()
+    Raises:
+        DatabaseRefused: the database refuses every record.
+        Exception: what `merge` raises that is no record's fault.
+    """
+    bisection, parts = Bisection(probe, on_reject), [records]
+    while parts:
+        part = parts.pop(0)
+        try:
+            has_written = await merge(part)
+        except Exception as exc:  # noqa: BLE001  # `split` raises it again if no record is to blame
+            parts[:0] = await bisection.split(part, exc)
+        else:
+            if has_written:
+                bisection.acquit_database()
+    await bisection.settle()
 
 
 class Bisection(Generic[Item]):
-    """Merges the batches of one session."""
+    """Decides what happens to records that the database refused in one session."""
 
-    def __init__(self, probe: Probe[Item], check: Check[Item] = lambda records, _: records) -> None:
-        """`probe` tells whose fault it is that a record was refused for a reason.
+    def __init__(
+        self, probe: Probe[Item], on_reject: OnReject[Item], check: Check[Item] = lambda records, _: records
+    ) -> None:
+        """`probe` finds out why a record was refused; `check` is called before a batch is split.
 
-        `check` is asked first, once of each record: what of a batch is left may be taken as a whole.
+        `on_reject` is called with a record and the reason, for some records not before a later batch or `settle`.
         """
         self._probe = probe
+        self._on_reject = on_reject
         self._check = check
-        self._suspects: list[_Suspect[Item]] = []
+        self._suspects: list[tuple[Item, Exception]] = []  # refused alone, and why
 
-    async def merge(self, records: list[Item], merge: Merge[Item], refused: Refused[Item]) -> None:
-        """Merge a batch; a batch that is refused is split, in order, until the guilty record stands alone.
+    async def split(self, records: list[Item], reason: Exception) -> list[list[Item]]:
+        """Return what to write, in this order, instead of records that were refused.
 
-        Args:
-            records: the batch.
-            merge: writes records in one transaction; whether it wrote any.
-            refused: is told a record that was refused alone, and why; of some not before a later batch or `settle`.
+        Two halves; or all of them but those that the checks rejected; or nothing where one stood alone.
 
         Raises:
             DatabaseRefused: the database refuses every record.
-            Exception: whatever `merge` raises that is no record's fault.
+            Exception: `reason`, if that is no record's fault.
         """
-        try:
-            has_written = await merge(records)
-        except Exception as exc:
-            if classify(exc) is not FailureAction.BISECT:
-                raise
-            if (checked := self._check(records, exc)) is not records:
-                if checked:
-                    await self.merge(checked, merge, refused)
-                return
-            if len(records) == 1:
-                await self._blame(_Suspect(records[0], exc, refused))
-                return
+        if classify(reason) is not FailureAction.BISECT:
+            raise reason
+        if (checked := self._check(records, reason)) is not records:
+            return [checked] if checked else []
+        if len(records) > 1:
             half = len(records) // 2
-            for part in (records[:half], records[half:]):
-                await self.merge(part, merge, refused)
+            return [records[:half], records[half:]]
+        blame = await self._probe(records[0], reason)
+        if blame is Blame.DATABASE:
+            raise _refuses_all(reason) from reason
+        if blame is Blame.RECORD:
+            self.acquit_database()
+            self._on_reject(records[0], describe_refusal(reason))
         else:
-            if has_written:
-                self._acquit_database()
+            self._suspects.append((records[0], reason))
+            if len(self._suspects) >= _MOST_SUSPECTS:
+                await self.settle()
+        return []
+
+    def acquit_database(self) -> None:
+        """Reject all suspects: the database took a record after it had refused these."""
+        suspects, self._suspects = self._suspects, []
+        for record, reason in suspects:
+            self._on_reject(record, describe_refusal(reason))
 
     async def settle(self) -> None:
-        """Decide about those that are left; others may have filled the table since.
+        """Probe the suspects once more, for other sessions may have filled the table since, and reject them.
 
         Raises:
             DatabaseRefused: the database refuses every record.
         """
         suspects, self._suspects = self._suspects, []
-        for suspect in suspects:
-            blame = await self._probe(suspect.record, suspect.reason)
-            if blame in (Blame.DATABASE, Blame.DATABASE_PERHAPS):
-                raise _refuses_all(suspect.reason) from suspect.reason
-            suspect.refused(suspect.record, describe_refusal(suspect.reason))
-
-    async def _blame(self, suspect: _Suspect[Item]) -> None:
-        blame = await self._probe(suspect.record, suspect.reason)
-        if blame is Blame.DATABASE:
-            raise _refuses_all(suspect.reason) from suspect.reason
-        if blame is Blame.RECORD:
-            self._acquit_database()
-            suspect.refused(suspect.record, describe_refusal(suspect.reason))
-            return
-        self._suspects.append(suspect)
-        if len(self._suspects) >= _MOST_SUSPECTS:
-            await self.settle()
-
-    def _acquit_database(self) -> None:
-        """It took a record after it had refused these."""
-        suspects, self._suspects = self._suspects, []
-        for suspect in suspects:
-            suspect.refused(suspect.record, describe_refusal(suspect.reason))
+        for record, reason in suspects:
+            if await self._probe(record, reason) in (Blame.DATABASE, Blame.DATABASE_PERHAPS):
+                raise _refuses_all(reason) from reason
+            self._on_reject(record, describe_refusal(reason))
 
 
 def _refuses_all(reason: Exception) -> DatabaseRefused:

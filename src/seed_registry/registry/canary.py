@@ -1,7 +1,7 @@
-"""Witness: one asset that the run wrote or found; once it is gone, the table was emptied while the run was at work.
+"""Keeps the key of one asset that the run has seen in its table: once it is gone, the table was emptied meanwhile.
 
-A server that crashes empties unlogged tables, and anybody may TRUNCATE. What the run counted before is not there then,
-whatever its checkpoints say.
+A server that crashes empties unlogged tables, and any session may TRUNCATE. The rows that the run counted before are
+lost then, whatever its checkpoints say.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import asyncpg
 from seed_registry.postgres.sql_files import statement
 from seed_registry.registry.tables import Table
 
-# A trigger may keep rows out of the table: then no row that was sent is a witness, and asking on is no use.
+# A trigger may keep rows out of the table: then no row that was sent can be a canary.
 _MOST_CANDIDATES = 10
 
 

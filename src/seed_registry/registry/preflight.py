@@ -44,6 +44,11 @@ async def rehearse(connection: asyncpg.Connection[Any], tables: Tables, *, is_re
                 raise _unprivileged(str(exc.args[0])) from exc
 
 
+async def has_no_rows(connection: asyncpg.Connection[Any], table: Table) -> bool:
+    """Whether a table is empty."""
+    return bool(await connection.fetchval(statement("registry/is_empty").format(table=table.name)))
+
+
 async def _explain(connection: asyncpg.Connection[Any], table: Table) -> None:
     try:
         async with connection.transaction():

@@ -1,8 +1,8 @@
-"""Probe: known good records, written and taken back, tell whether the database refuses every record.
+"""Finds out whether the database refuses every record, by writing known good ones and taking them back.
 
 Known to be good are rows that the table has: as they are where the refused record would have been an update, under
 another key where it would have been a new row. A made-up record may have a fault of its own (a text too long for its
-column, a check over several columns), so it decides only where nothing else is there.
+column, a check over several columns), so it decides only where the table has no rows.
 """
 
 from __future__ import annotations
@@ -11,25 +11,44 @@ import random
 import re
 import string
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, Final, Generic
 
 import asyncpg
+from msgspec.structs import replace
 
+from seed_registry.errors import DatabaseRefused
+from seed_registry.postgres.errors import describe_refusal
+from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
 from seed_registry.postgres.timeouts import io_timeout
-from seed_registry.registry.bisection import Blame
+from seed_registry.records import Asset, Source, SourceRow
+from seed_registry.registry.batch import Blame
 from seed_registry.registry.queries import samples
 from seed_registry.registry.table_merge import TableMerger
 from seed_registry.registry.tables import Table
 from seed_registry.registry.values import Record, Values
 
+# Records to probe with where the table has no row to try.
+_MADE_UP_SOURCE: Final = Source(
+    "seed-registry-probe", "", "seed-registry", "https://example.org", content_hash=b"\0" * 16
+)
+_MADE_UP_ASSET: Final = Asset(
+    "seed-registry-probe",
+    "",
+    "seed-registry",
+    "seed-registry",
+    "https://example.org",
+    datetime(2000, 1, 1, tzinfo=UTC),
+    content_hash=b"\0" * 16,
+)
 _ALPHABETS: Final = (string.digits, string.ascii_lowercase, string.ascii_uppercase)
 
 Row = list[Any]
 
 
 class Probe(Generic[Record]):
-    """Asks about the records that one table refused."""
+    """Probes for the records that one table refused."""
 
     def __init__(
         self, connection: asyncpg.Connection[Any], table: Table, merger: TableMerger, *, seconds: float | None
@@ -40,8 +59,26 @@ class Probe(Generic[Record]):
         self._merger = merger
         self._seconds = seconds
 
-    async def blame(self, record: Record, reason: Exception, made_up: Record, values: Values[Record]) -> Blame:
-        """Whose fault it is that `record` was refused for `reason`; `made_up` is tried where the table has no row."""
+    async def require_source(self, sources: Table, source: SourceRow, reason: Exception) -> None:
+        """Check that the source of an asset exists, if a foreign key was the reason to refuse it.
+
+        Raises:
+            DatabaseRefused: it was deleted.
+        """
+        if not isinstance(reason, asyncpg.ForeignKeyViolationError):
+            return
+        query = statement("registry/count_sources").format(
+            table=sources.name, id_column=quoted("id"), id_type=sources.id_type
+        )
+        async with io_timeout(self._connection, self._seconds):
+            if not await self._connection.fetchval(query, [source.id]):
+                raise DatabaseRefused(
+                    f"{describe_refusal(reason)}\nits source was deleted meanwhile: load again",
+                    sqlstate=reason.sqlstate,
+                ) from reason
+
+    async def blame(self, record: Record, reason: Exception, values: Values[Record]) -> Blame:
+        """Why `record` was refused for `reason`; a made-up record is tried where the table has no row."""
         if await self._names_the_record(reason):
             return Blame.RECORD
         held: list[Row] = await self._held(record, values)
@@ -49,6 +86,7 @@ class Probe(Generic[Record]):
         if held:
             controls = [*held, *others]
         else:
+            made_up = _made_up(record)
             invented = [values(field, [made_up])[0] for field in self._table.columns]
             controls = [*(disguise for row in others for disguise in self._disguised(row)), invented]
         is_same = False
@@ -98,8 +136,15 @@ class Probe(Generic[Record]):
         ]
 
 
+def _made_up(record: Source | Asset) -> Any:
+    """A record of the same kind that has nothing wrong with it, as far as is known."""
+    if isinstance(record, Source):
+        return replace(_MADE_UP_SOURCE, provider=record.provider)
+    return replace(_MADE_UP_ASSET, source_key=record.source_key)
+
+
 def replaced(text: str, characters: int = 8) -> str:
-    """A text whose last letters and digits, so many of them, are each another of its kind; not those of a scheme."""
+    """The text with its last `characters` letters and digits replaced by others of their kind; not in a URL scheme."""
     head, separator, tail = text.rpartition("://")
     letters = list(tail)
     places = [number for number, letter in enumerate(letters) if re.match("[0-9A-Za-z]", letter)]
@@ -109,12 +154,12 @@ def replaced(text: str, characters: int = 8) -> str:
 
 
 def ended(text: str) -> str:
-    """A text with another ending, for where it must begin as it does."""
+    """The text with another ending, for columns that require its beginning."""
     return replaced(text, 4)
 
 
 def lengthened(text: str) -> str:
-    """A text with more behind it, of the kind of its last letter or digit, for where it is short."""
+    """The text with more letters or digits of the kind of its last one, for texts that are short."""
     found = re.findall("[0-9A-Za-z]", text)
     return text + "".join(random.choices(_alphabet(found[-1] if found else "a"), k=8))  # noqa: S311
 

@@ -73,7 +73,9 @@ class Staging:
         Raises:
             asyncpg.PostgresError: the server refuses a value.
         """
-        await self._copy(self._bare_name, "pg_temp", list(self._table.columns), rows)
+        await self._connection.copy_records_to_table(
+            self._bare_name, schema_name="pg_temp", columns=list(self._table.columns), records=rows
+        )
 
     async def fill_table(self, rows: Sequence[Sequence[Any]]) -> int:
         """COPY rows into the registry table itself; how many it took, for a trigger may keep some out.
@@ -81,7 +83,13 @@ class Staging:
         Raises:
             asyncpg.PostgresError: the server refuses a value, or a key that is there already.
         """
-        return await self._copy(self._table.relation, self._table.schema, self._table.column_names, rows)
+        status: str = await self._connection.copy_records_to_table(
+            self._table.relation,
+            schema_name=self._table.schema,
+            columns=self._table.column_names,
+            records=rows,
+        )
+        return int(status.removeprefix("COPY "))
 
     def change_of(self, exc: Exception) -> SchemaMismatch | None:
         """The error of columns that have other types now, if that is what the server says."""
@@ -92,12 +100,6 @@ class Staging:
             "load again: it goes on from "
             "what is there"
         )
-
-    async def _copy(self, table: str, schema: str, columns: list[str], rows: Sequence[Sequence[Any]]) -> int:
-        status: str = await self._connection.copy_records_to_table(
-            table, schema_name=schema, columns=columns, records=rows
-        )
-        return int(status.removeprefix("COPY "))
 
     async def take_out(self, asset_keys: Sequence[str]) -> None:
         """Take the rows with these keys out again."""

@@ -6,35 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import asyncpg
-from msgspec import Struct, field
 
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
-from seed_registry.records import Asset, SourceRow
+from seed_registry.records import SourceRow
 from seed_registry.registry.merge import Merger
 from seed_registry.registry.tables import Tables
-from seed_registry.report import Check, Progress, Tally, UnreadRecords, Verification
-from seed_registry.shortfall import Total
-
-
-class Expectation(Struct):
-    """What a load leaves for its verification.
-
-    Attributes:
-        distinct_assets: how many different assets were sent to the database.
-        refused_assets: how many of the records sent it refused.
-        declared: header field, what it said, what was read; for each index that declares something.
-        totals: what portals have, as the indexes say, and how much of it was read.
-        unread: what looks like records and was not read.
-        sample: some assets as they should be in the database, by key, each with its source.
-    """
-
-    distinct_assets: int = 0
-    refused_assets: int = 0
-    declared: list[tuple[str, int, int]] = field(default_factory=list)
-    totals: list[Total] = field(default_factory=list)
-    unread: list[UnreadRecords] = field(default_factory=list)
-    sample: dict[str, tuple[SourceRow, Asset]] = field(default_factory=dict)
+from seed_registry.report import Check, Progress, Tally, Verification
+from seed_registry.shortfall import Expectation
 
 
 async def verify(

@@ -12,7 +12,8 @@ from seed_registry.index.reader import IndexReader
 from seed_registry.index.unread_arrays import log_unread
 from seed_registry.key_hashes import KeySample, hash_key, hash_keys
 from seed_registry.records import Asset, Record, Reject, Source, SourceRow
-from seed_registry.registry.bisection import Blame, merge_bisecting
+from seed_registry.registry.batch import Blame
+from seed_registry.registry.bisection import merge_bisecting
 from seed_registry.registry.key_owners import are_shared, has_own_keys, key_hasher, key_of_another_source
 from seed_registry.registry.tables import Tables
 from seed_registry.report import Progress, Tally

@@ -8,6 +8,7 @@ import anyio
 import typer
 from msgspec.structs import replace
 
+from seed_registry.api import replay
 from seed_registry.cli.config.flags import Changed, takes_settings
 from seed_registry.cli.config.options import (
     TABLE,
@@ -25,7 +26,6 @@ from seed_registry.cli.render.rejects import ReasonGroup, RejectExcerpt, Rejects
 from seed_registry.errors import IndexNotUnderstood, SettingsInvalid
 from seed_registry.escape import printable
 from seed_registry.index.inputs import IndexRef
-from seed_registry.load.replay import replay
 from seed_registry.rejects.reader import RejectLine, read_lines
 from seed_registry.settings import Settings
 

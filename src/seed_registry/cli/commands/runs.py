@@ -16,7 +16,7 @@ from seed_registry.cli.render.output import print_output
 from seed_registry.cli.session import open_session
 from seed_registry.errors import SettingsInvalid
 from seed_registry.escape import printable
-from seed_registry.ledger.runs import RunRecord, is_usable, list_runs
+from seed_registry.ledger.history import RunRecord, is_usable, list_runs
 from seed_registry.postgres.identity import identify
 from seed_registry.report import AssetCounts, Database, MergeCounts, Report, SourceCounts
 from seed_registry.settings import Settings

@@ -1,0 +1,157 @@
+"""Collects the changes that a load would make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from heapq import nsmallest
+from typing import Any, Final
+
+from msgspec import Struct
+
+from seed_registry.key_hashes import hash_key
+from seed_registry.records import Asset, Source
+from seed_registry.registry.fields import ASSET_FIELDS
+from seed_registry.registry.table_merge import BatchDiff
+from seed_registry.spill import DistinctHashes, FirstOwners, MarkedHashes
+
+# As many as fit a line of a terminal.
+EXAMPLES: Final = 5
+# Each is a mark of a `MarkedHashes`. No other field of an asset can change: its key is what it is found by.
+_FIELDS: Final = tuple(field for field in ASSET_FIELDS if field not in ("asset_key", "content_hash"))
+_UNCHANGED: Final = 1 << len(_FIELDS)
+# Keys that are remembered to give examples of duplicates in different batches: some 8 MB.
+_REMEMBERED_KEYS: Final = 100_000
+
+
+class AssetChanges(Struct, frozen=True):
+    """How many assets would be inserted, updated and left, and in how many each field would change."""
+
+    new: int
+    changed: int
+    unchanged: int
+    fields: dict[str, int]
+
+
+class PlanCollector:
+    """The changes that a load would make. Keys are on disk, a few examples in memory.
+
+    Attributes:
+        sources: those that a load would write, by key: the fields that change, None of a new one.
+        examples: the first keys in order, by table and kind.
+        new: the assets that the registry does not have.
+        changes: the fields that change of the first keys that change, by table.
+        assets_to_write: how many assets were new or changed, one in several batches each time.
+        bytes_to_write: how long their records are.
+    """
+
+    def __init__(self) -> None:
+        self.sources: dict[str, list[str] | None] = {}
+        self.examples: dict[tuple[str, str], list[str]] = {}
+        self.changes: dict[str, dict[str, list[str]]] = {"sources": {}, "assets": {}}
+        self.new = DistinctHashes()
+        self.assets_to_write = 0
+        self.bytes_to_write = 0
+        self._known = MarkedHashes()
+        self._skipped = MarkedHashes()
+        self._former = MarkedHashes()
+        self._remembered: set[int] = set()
+        self._owners = FirstOwners()
+        self._source_numbers: dict[str, int] = {}  # of those that have keys of their own, in the order of the numbers
+
+    def assets(self) -> AssetChanges:
+        """The changes found so far.
+
+        A key that was once as the registry has it, and once not, counts as changed and as unchanged, as in a load.
+        """
+        changed = unchanged = 0
+        fields = dict.fromkeys(_FIELDS, 0)
+        for marks, count in self._known.count().items():
+            unchanged += count if marks & _UNCHANGED else 0
+            changed += count if marks & ~_UNCHANGED else 0
+            for number, name in enumerate(_FIELDS):
+                fields[name] += count if marks & 1 << number else 0
+        return AssetChanges(
+            self.new.count(), changed, unchanged, {name: count for name, count in fields.items() if count}
+        )
+
+    def note_sources(self, diff: BatchDiff[Source], records: Sequence[Source]) -> None:
+        """Note a batch of sources."""
+        self.sources |= {source.key: None for source in diff.new}
+        self.sources |= {source.key: fields for source, fields in diff.changed}
+        self._note("sources", diff, [(source.key, hash_key(source.key)) for source in records])
+
+    def note_assets(self, diff: BatchDiff[Asset], records: Sequence[Asset], key_hash: Callable[[Asset], int]) -> None:
+        """Note a batch of assets; `key_hash` is of what tells one from others."""
+        for asset in diff.unchanged:
+            self._known.add(key_hash(asset), _UNCHANGED)
+        for asset, fields in diff.changed:
+            self._known.add(key_hash(asset), sum(1 << _FIELDS.index(name) for name in fields))
+        written = [*diff.new, *(asset for asset, _ in diff.changed)]
+        self.assets_to_write += len(written)
+        self.bytes_to_write += sum(len(asset.raw) for asset in written)
+        self._note("assets", diff, [(asset.key, key_hash(asset)) for asset in records])
+
+    def note_skipped(self, key: str) -> None:
+        """Note an asset that the index has and a load would not take."""
+        self._skipped.add(hash_key(key))
+
+    def note_former(self, key: str) -> None:
+        """Note the key that an earlier version gave to a record of the index."""
+        self._former.add(hash_key(key))
+
+    def first_owners(self, assets: Sequence[Asset], key_hashes: Sequence[int]) -> list[str]:
+        """The source that came first with the key of each of these assets, in this dry run."""
+        numbers = self._source_numbers
+        claims = [
+            (key_hash, numbers.setdefault(asset.source_key, len(numbers)))
+            for asset, key_hash in zip(assets, key_hashes, strict=True)
+        ]
+        names = list(numbers)
+        return [names[number] for number in self._owners.claim(claims)]
+
+    def settle(self) -> None:
+        """Make the keys ready for `has` and `had`."""
+        self._known.settle()
+        self._skipped.settle()
+        self._former.settle()
+
+    def has(self, key: str, key_hash: int) -> bool:
+        """Whether the index has this asset of the registry's, whether a load would take it or not."""
+        return self._known.holds(key_hash) or self._skipped.holds(hash_key(key))
+
+    def had(self, key: str) -> bool:
+        """Whether a record of the index had this key in an earlier version."""
+        return self._former.holds(hash_key(key))
+
+    def offer(self, table: str, kind: str, keys: Iterable[str]) -> None:
+        """Keep the first few of these keys and of those offered before."""
+        kept = self.examples.setdefault((table, kind), [])
+        kept[:] = nsmallest(EXAMPLES, {*kept, *keys})
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        self.new.close()
+        self._known.close()
+        self._skipped.close()
+        self._former.close()
+        self._owners.close()
+
+    def _note(self, table: str, diff: BatchDiff[Any], keys: Sequence[tuple[str, int]]) -> None:
+        self.offer(table, "new", (record.key for record in diff.new))
+        self.offer(table, "changed", (record.key for record, _ in diff.changed))
+        self.offer(table, "unchanged", (record.key for record in diff.unchanged))
+        changes = self.changes[table] | {record.key: fields for record, fields in diff.changed}
+        self.changes[table] = {key: changes[key] for key in self.examples[table, "changed"]}
+        self.offer(table, "duplicate", self._repeated(keys))
+
+    def _repeated(self, keys: Sequence[tuple[str, int]]) -> list[str]:
+        """Those that were there before, in this batch or, of the first of an index, in another."""
+        here: set[int] = set()
+        repeated = []
+        for key, key_hash in keys:
+            if key_hash in here or key_hash in self._remembered:
+                repeated.append(key)
+            here.add(key_hash)
+        if len(self._remembered) < _REMEMBERED_KEYS:
+            self._remembered |= here
+        return repeated

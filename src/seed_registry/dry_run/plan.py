@@ -1,0 +1,94 @@
+"""Builds the plan at the end of a dry run; nothing is written, so there is nothing to verify."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from seed_registry.dry_run.collector import PlanCollector
+from seed_registry.dry_run.estimate import estimate, unguessed, wal_bytes
+from seed_registry.dry_run.recorder import DryRunRecorder
+from seed_registry.dry_run.registry import Found
+from seed_registry.dry_run.upstream import missing_upstream
+from seed_registry.load.context import RunContext
+from seed_registry.load.retry import RetryingSession
+from seed_registry.load.target import Conclusion
+from seed_registry.records import SourceRow
+from seed_registry.report import Change, Counts, Examples, Misdeclared, MissingPlan, Plan, RejectPlan, TablePlan
+
+
+class DryRunConclusion(Conclusion):
+    """The `Conclusion` of a dry run."""
+
+    def __init__(
+        self,
+        run: RunContext,
+        recorder: DryRunRecorder,
+        collector: PlanCollector,
+        found: Found,
+        main: RetryingSession | None,
+    ) -> None:
+        """`main` is a session to the registry that was `found`, if there is one."""
+        self._run = run
+        self._recorder = recorder
+        self._collector = collector
+        self._found = found
+        self._main = main
+
+    async def complete(self, sources: Mapping[str, SourceRow], *, is_whole: bool) -> tuple[Plan, None]:
+        """The plan; `sources` are all that the indexes named, by key."""
+        self._run.progress.tell("info", "planning")
+        tally, collector, found, main = self._run.tally, self._collector, self._found, self._main
+        new, changed = tally.assets.inserted, tally.assets.updated
+        wal = wal_bytes(new, changed, collector.bytes_to_write / max(collector.assets_to_write, 1))
+        missing: tuple[MissingPlan | None, MissingPlan | None] = None, None
+        guess = unguessed(wal)
+        if main is not None and found.state is not None:
+            tables = found.state.tables
+            guess = await main.do(lambda connection: estimate(connection, tally.read, new + changed, wal))
+            if is_whole and not self._run.is_replay:  # a rejects file does not list all assets of its sources
+                seconds = self._run.settings.io_timeout_seconds
+                missing = await main.do(
+                    lambda connection: missing_upstream(connection, tables, sources, collector, seconds=seconds),
+                    is_limited=False,
+                )
+        of_sources = Counter(name for changes in collector.sources.values() for name in changes or ())
+        collector.offer("sources", "unchanged", _unchanged(sources, collector))
+        examples, declared = self._recorder.examples, self._recorder.expectation.declared
+        plan = Plan(
+            database=str(found.url) if found.url is not None else None,
+            empty_because=found.empty_because,
+            sources=_table("sources", tally.sources, dict(of_sources.most_common()), collector),
+            assets=_table("assets", tally.assets, collector.assets().fields, collector),
+            rejects=[RejectPlan(reason, count, examples[reason]) for reason, count in tally.rejects.most_common()],
+            missing_upstream=missing[0],
+            rekeyed=missing[1],
+            misdeclared=[Misdeclared(*one) for one in declared if one[1] != one[2]],
+            estimate=guess,
+        )
+        return plan, None
+
+
+def _table(name: str, counts: Counts, fields: Mapping[str, int], collector: PlanCollector) -> TablePlan:
+    kinds = {kind: collector.examples.get((name, kind), []) for kind in ("new", "unchanged", "duplicate")}
+    return TablePlan(
+        new=counts.inserted,
+        changed=counts.updated,
+        unchanged=counts.unchanged,
+        duplicate=counts.duplicate,
+        rejected=counts.rejected,
+        missing_source=counts.missing_source,
+        fields=dict(sorted(fields.items(), key=lambda item: -item[1])),
+        examples=Examples(
+            new=kinds["new"],
+            changed=[Change(key, changed) for key, changed in collector.changes[name].items()],
+            unchanged=kinds["unchanged"],
+            duplicate=kinds["duplicate"],
+            missing_source=collector.examples.get((name, "missing_source"), []),
+        ),
+    )
+
+
+def _unchanged(sources: Mapping[str, SourceRow], collector: PlanCollector) -> list[str]:
+    """Sources that exist and were not compared, for the index does not describe them."""
+    return [key for key, row in sources.items() if row.id is not None and key not in collector.sources]

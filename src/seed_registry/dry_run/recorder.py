@@ -1,0 +1,87 @@
+"""Records the outcomes of a dry run: keeps the keys of what a load would not write, and a few examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from seed_registry.dry_run.collector import EXAMPLES, PlanCollector
+from seed_registry.errors import SeedRegistryError, TooManyRejects
+from seed_registry.load.outcomes import OutcomeRecorder
+from seed_registry.records import Asset, Reject, SourceRow
+from seed_registry.registry.table_merge import BatchDiff
+from seed_registry.report import Counts, Progress, RejectExample, Report, Tally
+from seed_registry.settings import Settings
+
+
+class DryRunRecorder(OutcomeRecorder):
+    """The outcomes of a dry run.
+
+    Attributes:
+        examples: the first rejects of each reason.
+    """
+
+    def __init__(
+        self, settings: Settings, tally: Tally, progress: Progress, collector: PlanCollector, *, keys_per_source: bool
+    ) -> None:
+        super().__init__(settings, tally, progress, None, keys_per_source=keys_per_source)
+        self.examples: dict[str, list[RejectExample]] = {}
+        self._stopped: TooManyRejects | None = None  # what would have stopped a load
+        self._collector = collector
+        self._former_key: Callable[[Asset], str | None] = lambda _: None
+
+    def start_index(self, name: str, former_key: Callable[[Asset], str | None]) -> None:
+        """Begin an index."""
+        super().start_index(name, former_key)
+        self._former_key = former_key
+
+    def leave_index(self) -> None:
+        """Correct the counts: what repeats a key of another batch or index is a duplicate.
+
+        A writer cannot know, for it writes nothing that the next one would find.
+        """
+        found, written = self._collector.assets(), self._collector.sources
+        _correct(self.tally.assets, found.new, found.changed, found.unchanged)
+        new = sum(fields is None for fields in written.values())
+        _correct(self.tally.sources, new, len(written) - new, self.tally.sources.unchanged)
+
+    def count_sent(self, assets: Sequence[Asset], key_hashes: Sequence[int], sources: Mapping[str, SourceRow]) -> None:
+        """Count assets, and collect the keys that an earlier version gave them."""
+        for asset in assets:
+            if (former := self._former_key(asset)) is not None:
+                self._collector.note_former(former)
+        super().count_sent(assets, key_hashes, sources)
+
+    def skip_without_source(self, asset: Asset) -> None:
+        """Count an asset whose source its index does not list, and collect its key."""
+        self._collector.note_skipped(asset.key)
+        self._collector.offer("assets", "missing_source", [asset.key])
+        super().skip_without_source(asset)
+
+    def skip_older(self, assets: Sequence[Asset], held: Sequence[Asset], key_hash: Callable[[Asset], int]) -> None:
+        """Collect the assets whose rows a load would not replace, for they are not older."""
+        super().skip_older(assets, held, key_hash)
+        self._collector.note_assets(BatchDiff[Asset]([], [], list(held)), held, key_hash)
+
+    def reject(self, reject: Reject) -> None:
+        """Count and log a reject, and collect its key."""
+        if reject.kind != "source" and reject.key is not None:
+            self._collector.note_skipped(reject.key)
+        examples = self.examples.setdefault(reject.reason, [])
+        if len(examples) < EXAMPLES:
+            examples.append(RejectExample(self._index, reject.line, reject.offset, reject.key))
+        super().reject(reject)
+
+    def stop(self, too_many: TooManyRejects) -> None:
+        """Go on: the plan is of the whole index."""
+        self._stopped = self._stopped or too_many
+
+    def verdict(self, report: Report) -> SeedRegistryError | None:
+        """The error of the counts, or what would have stopped a load before the rest of the index made up for it."""
+        if self._stopped is not None:
+            self._stopped.report = report
+        return super().verdict(report) or self._stopped
+
+
+def _correct(counts: Counts, new: int, changed: int, unchanged: int) -> None:
+    counts.duplicate += counts.inserted + counts.updated + counts.unchanged - new - changed - unchanged
+    counts.inserted, counts.updated, counts.unchanged = new, changed, unchanged

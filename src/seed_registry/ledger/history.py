@@ -1,0 +1,69 @@
+"""Reads the history: which runs there were, how they ended, and how far those came that did not end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import asyncpg
+from msgspec import Struct
+
+from seed_registry.postgres.sql_files import statement
+from seed_registry.report import MERGE_COUNTS, MergeCounts
+
+COLUMNS: Final = (
+    "run_id, indexes, started_at, resumed, finished_at, outcome, error, rejects, report::pg_catalog.text as report"
+)
+_COMMITTED: Final = ", ".join(
+    f"(select pg_catalog.sum({name})::pg_catalog.int8 from seed_registry.checkpoints as checkpoint "
+    f"where checkpoint.run_id = run.run_id) as {name}_before"
+    for name in MERGE_COUNTS
+)
+
+
+class RunRecord(Struct, frozen=True):
+    """A row of `seed_registry.runs`.
+
+    Attributes:
+        resumed: how often it was resumed.
+        outcome: running, done, failed, interrupted, too_many_rejects or verification_failed; a run that was killed
+            stays running.
+        rejects: the path of its rejects file.
+        committed: the counts of assets in its checkpoints, of all its attempts together; None if it has none any more.
+    """
+
+    run_id: str
+    indexes: list[str]
+    started_at: datetime
+    resumed: int
+    finished_at: datetime | None
+    outcome: str
+    error: str | None
+    rejects: str | None
+    report: str | None
+    committed: MergeCounts | None = None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> RunRecord:
+        """From a row of `COLUMNS`, and of the counts of its checkpoints if they were selected."""
+        columns = dict(row)
+        counts = {name: columns.pop(f"{name}_before", None) for name in MERGE_COUNTS}
+        return cls(**columns, committed=None if None in counts.values() else MergeCounts(**counts))
+
+
+async def is_usable(connection: asyncpg.Connection[Any]) -> bool:
+    """Whether there is a ledger that this role may read and write."""
+    row = await connection.fetchrow(statement("ledger/ledger_usable"))
+    return row is not None and bool(row["is_there"] and row["is_usable"])
+
+
+async def list_runs(connection: asyncpg.Connection[Any], run_id: str | None = None, limit: int = 50) -> list[RunRecord]:
+    """The last runs, newest first, or the one with this id."""
+    rows = await connection.fetch(
+        f"select {COLUMNS}, {_COMMITTED} from seed_registry.runs as run "
+        "where $1::pg_catalog.text is null or run_id = $1 order by started_at desc limit $2",
+        run_id,
+        limit,
+    )
+    return [RunRecord.of(row) for row in rows]

@@ -1,0 +1,61 @@
+"""Puts a load together: database, first look, locks, ledger, recorder, writers; in this order."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+
+from seed_registry.embedded.database import database
+from seed_registry.load.conclusion import LoadConclusion
+from seed_registry.load.context import RunContext
+from seed_registry.load.index_steps import LoadIndexSteps
+from seed_registry.load.inspection import Inspection
+from seed_registry.load.main_session import main_session
+from seed_registry.load.outcomes import OutcomeRecorder
+from seed_registry.load.resume import make_rejects_file, open_ledger
+from seed_registry.load.retry import RetryPolicy
+from seed_registry.load.sessions import LoadSessions
+from seed_registry.load.source_cache import SourceCache
+from seed_registry.load.target import Target
+
+
+def open_load(run: RunContext) -> AbstractAsyncContextManager[Target]:
+    """The target of a load. On the embedded server its tables are created, elsewhere they have to be there.
+
+    Raises:
+        EmbeddedServerFailed, StorageFailed: there is no place for the rejects file.
+
+    Raises, when entered:
+        DatabaseUnavailable: there is no connection.
+        DatabaseRefused: another load has one of the indexes.
+        SchemaMismatch: the tables are missing or cannot take the records.
+    """
+    run.rejects = make_rejects_file(run)
+    return _open(run)
+
+
+@asynccontextmanager
+async def _open(run: RunContext) -> AsyncIterator[Target]:
+    settings, tally, progress, rejects = run.settings, run.tally, run.progress, run.rejects
+    assert rejects is not None
+    run.log_unverified()
+    async with database(settings) as url, AsyncExitStack() as stack:
+        inspection = Inspection(run, url)
+        state = await inspection.inspect()
+        policy = RetryPolicy.of(settings, url, tally, progress, state.pooler)
+        main = await stack.enter_async_context(main_session(run, state, policy))
+        ledger = await open_ledger(main, run, state.tables, rejects)
+        recorder = OutcomeRecorder(
+            settings, tally, progress, run.rejects, keys_per_source="source_id" in state.tables.assets.key
+        )
+        sessions = LoadSessions(run, state, policy, ledger, recorder, stack)
+        yield Target(
+            database=inspection.database,
+            tables=state.tables,
+            recorder=recorder,
+            writer=sessions.new_writer(main),
+            open_writer=sessions.pool.open_writer,
+            source_cache=SourceCache(settings.source_cache, url, settings.provider),
+            indexes=LoadIndexSteps(run, state, main, ledger, sessions.check_commits),
+            conclusion=LoadConclusion(run, state, main, ledger, recorder),
+        )

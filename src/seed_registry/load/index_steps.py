@@ -1,0 +1,75 @@
+"""The steps of a load before and after each index: how far an earlier attempt came, and that the index is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from seed_registry.checkpoint import INDEX_COMPLETE, Checkpoint, ResumePoint
+from seed_registry.index.inputs import IndexRef
+from seed_registry.index.local_file import is_unchanged
+from seed_registry.index.reader import IndexReader
+from seed_registry.ledger.checkpoints import Ledger
+from seed_registry.load.context import RegistryState, RunContext
+from seed_registry.load.retry import Connection, RetryingSession
+from seed_registry.load.target import IndexSteps
+from seed_registry.postgres.connection import flush
+
+# Behind every record of an index.
+_END: Final = (1 << 63) - 1
+
+
+class LoadIndexSteps(IndexSteps):
+    """The `IndexSteps` of a load."""
+
+    def __init__(
+        self,
+        run: RunContext,
+        state: RegistryState,
+        main: RetryingSession,
+        ledger: Ledger,
+        check_commits: Callable[[Connection], Awaitable[None]],
+    ) -> None:
+        self._run = run
+        self._state = state
+        self._main = main
+        self._ledger = ledger
+        self._check_commits = check_commits
+
+    async def find_resume_point(self, index: IndexRef) -> ResumePoint | None:
+        """How far the run that is resumed came with an index; None if it had not begun, or the file was changed."""
+        ledger, progress, name = self._ledger, self._run.progress, index.report_name
+        if ledger.unfinished is None:
+            return None
+        checkpoints = await self._main.do(lambda connection: ledger.checkpoints(connection, index.ledger_name))
+        if checkpoints:
+            last = max(checkpoints, key=lambda checkpoint: checkpoint.file.consumed)
+            if await is_unchanged(index, last.file):
+                resume_point = ResumePoint.of(checkpoints)
+                progress.tell("info", "index_resumed", index=name, committed=resume_point.assets)
+                return resume_point
+            progress.tell("warning", "index_changed", index=name, note="it is read from its beginning")
+        await self._main.do(lambda connection: ledger.forget(connection, index.ledger_name))
+        if self._run.rejects is not None:
+            self._run.rejects.forget(name)
+        return None
+
+    def prepare(self, reader: IndexReader) -> None:
+        """Leave to the database the checks that it does as well, and texts and dates of assets that it may hold."""
+        state = self._state
+        has_hashes = "content_hash" in state.tables.assets.columns and not self._run.settings.full
+        reader.checks.is_strict = not state.checks_records
+        reader.checks.defers_texts = state.checks_records and has_hashes
+        reader.checks.most_are_stored = not state.is_empty
+
+    async def finish(self, reader: IndexReader, assets: int) -> None:
+        """Bring the index to disk, and note in the ledger that all of it is loaded.
+
+        Raises:
+            CommitsLost: the database lacks batches that it confirmed.
+        """
+        await self._main.do(flush)
+        await self._main.do(self._check_commits)
+        if (file := reader.file_state) is not None:
+            checkpoint = Checkpoint(reader.index.ledger_name, INDEX_COMPLETE, 1, 1, _END, assets, file)
+            await self._main.do(lambda connection: self._ledger.finish_index(connection, checkpoint))
