@@ -99,6 +99,8 @@ def test_the_events_of_a_load_that_breaks_and_of_the_one_that_resumes_it(
     for line in (broken.stderr + resumed.stderr).splitlines():
         if line.startswith(b"{"):
             fields = json.loads(line)
+            if fields["event"] == "progress":  # every five seconds, which only a slow machine needs
+                continue
             names = sorted({*events.get(fields["event"], []), *fields} - {"event", "level", "timestamp"})
             events[fields["event"]] = names
     assert {"run_started", "run_resumed", "batch_merged", "run_finished"} <= set(events)

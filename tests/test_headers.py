@@ -15,11 +15,11 @@ from test_remote_file import INDEX, Server, failing, redirecting, sending, servi
 
 from conftest import Cli
 from seed_registry import DatabaseUrl, Settings
-from seed_registry.cli.config.headers import headers_of
 from seed_registry.errors import IndexUnreadable, SettingsInvalid
-from seed_registry.headers import Header, origin, see_that_each_has_one_origin, sent_to
+from seed_registry.headers import Header, origin, require_one_origin_each, sent_to
 from seed_registry.index.byte_stream import open_index
 from seed_registry.index.inputs import IndexRef
+from seed_registry.settings import parse_headers
 
 CANARY = "cAnArY"
 
@@ -38,7 +38,7 @@ def other() -> Iterator[Server]:
 
 
 async def read(url: str, *texts: str) -> bytes:
-    async with open_index(IndexRef.of(url), headers=headers_of(texts)) as opened:
+    async with open_index(IndexRef.of(url), headers=parse_headers(texts)) as opened:
         return b"".join([chunk async for chunk in opened.chunks()])
 
 
@@ -127,10 +127,10 @@ def test_a_header_without_an_origin_is_refused_for_urls_of_several() -> None:
     urls = ["https://a.example.org/x.json", "https://b.example.org/y.json"]
     loose, tied = Header.parse("X-Token: a"), Header.parse("https://a.example.org X-Token: a")
     with pytest.raises(SettingsInvalid) as caught:
-        see_that_each_has_one_origin([loose], urls)
+        require_one_origin_each([loose], urls)
     assert "say which one is meant: --header 'https://a.example.org X-Token: …'" in str(caught.value)
-    see_that_each_has_one_origin([tied], urls)
-    see_that_each_has_one_origin([loose], [urls[0], f"{urls[0]}?page=2", "local.json", "-"])
+    require_one_origin_each([tied], urls)
+    require_one_origin_each([loose], [urls[0], f"{urls[0]}?page=2", "local.json", "-"])
     assert sent_to(urls[0], [tied]) == {"X-Token": "a"}
     assert sent_to(urls[1], [tied]) == {}
 

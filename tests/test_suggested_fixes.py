@@ -393,7 +393,7 @@ def test_what_is_packed_otherwise_is_loaded_by_the_line_that_is_printed(kind: st
 # --- commands --------------------------------------------------------------------------------------------------------
 
 
-@executes("verify --full finds all of them, load --full mends them")
+@executes("verify --full finds all of them, load --full repairs them")
 def test_rows_that_were_edited_are_found_and_mended(shell: Shell, database_url: DatabaseUrl) -> None:
     shell.file("index.json", INDEX)
     shell.works("seed-registry load index.json")
@@ -622,7 +622,7 @@ NO_FIX = {
     ],
     "it is a note": [
         "--domain is only for those that do not", "more of these are in the report of --json", "--json lists the first",
-        "lists them, --json as well", "--verbose (tells which|shows its last words)", "the output of --verbose",
+        "lists them, --json as well", "--verbose (prints it|shows its last words)", "the output of --verbose",
         "the server does not offer TLS", "which no --header is sent to",
     ],
     "it is a statement or a page of ours": [

@@ -10,7 +10,7 @@ import anyio
 
 from seed_registry.dry_run.composition import open_dry_run
 from seed_registry.errors import CommitsLost, IndexBroken, IndexNotUnderstood, IndexUnreadable
-from seed_registry.headers import see_that_each_has_one_origin
+from seed_registry.headers import require_one_origin_each
 from seed_registry.index.inputs import IndexRef, Name, require_files, resolve
 from seed_registry.index.open import read_index
 from seed_registry.load.composition import open_load
@@ -45,7 +45,7 @@ async def ingest(
     settings = settings or Settings()
     progress = progress or Silent()
     found = resolve(indexes)
-    see_that_each_has_one_origin(settings.headers, [index.path for index in found])
+    require_one_origin_each(settings.headers, [index.path for index in found])
     if not settings.keep_going or len(found) == 1:
         require_files(found)
     await _check_domain(found, settings)

@@ -110,7 +110,7 @@ def sent_to(url: str, headers: Iterable[Header]) -> dict[str, str]:
     return {header.name: header.reveal for header in chosen.values()}
 
 
-def see_that_each_has_one_origin(headers: Sequence[Header], names: Iterable[str]) -> None:
+def require_one_origin_each(headers: Sequence[Header], names: Iterable[str]) -> None:
     """See that no header would be sent to the URLs of several origins: what is one's secret is not the other's.
 
     Raises:

@@ -15,7 +15,7 @@ from seed_registry.records import Reject
 
 
 class Counts(Struct):
-    """What became of the records of one table. Their law: `read` is the sum of all the others."""
+    """The outcomes of the records of one table. `read` is always the sum of all the others."""
 
     read: int = 0
     inserted: int = 0
@@ -30,7 +30,7 @@ class Counts(Struct):
 
     @property
     def outcomes(self) -> int:
-        """How many records have an outcome."""
+        """Return how many records have an outcome."""
         return (
             self.inserted
             + self.updated
@@ -44,11 +44,11 @@ class Counts(Struct):
         )
 
     def since(self, before: Counts) -> Counts:
-        """What was counted after `before` was copied."""
+        """Return what was counted after `before` was copied."""
         return Counts(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
 
     def add(self, other: MergeCounts) -> None:
-        """Take in what became of a batch, but for its rejects: they are told one by one."""
+        """Add the counts of a batch, without its rejects: those are recorded one by one."""
         self.inserted += other.inserted
         self.updated += other.updated
         self.unchanged += other.unchanged
@@ -56,7 +56,7 @@ class Counts(Struct):
         self.resumed += other.resumed
 
     def stop(self) -> None:
-        """Whatever was read and has no outcome by now gets none."""
+        """Count the records that were read and have no outcome as not written."""
         self.not_written += self.read - self.outcomes
 
 
@@ -65,7 +65,7 @@ MERGE_COUNTS: Final = ("inserted", "updated", "unchanged", "duplicate", "resumed
 
 
 class MergeCounts(Struct, frozen=True):
-    """What became of the records of one batch.
+    """The outcomes of the records of one batch.
 
     Attributes:
         resumed: those that an earlier attempt of the run had committed.
@@ -81,11 +81,11 @@ class MergeCounts(Struct, frozen=True):
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """The counts alone."""
+        """Return the counts without the rejects."""
         return tuple(getattr(self, name) for name in MERGE_COUNTS)
 
     def __add__(self, other: MergeCounts) -> MergeCounts:
-        """The sum of the counts; rejects are told batch by batch."""
+        """Return the sum of the counts, without the rejects: those are recorded batch by batch."""
         sums = {name: getattr(self, name) + getattr(other, name) for name in MERGE_COUNTS}
         return MergeCounts(**sums)
 
@@ -113,7 +113,7 @@ class Stages(Struct):
         return Stages(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
 
     def limit(self, workers: int) -> str | None:
-        """The stage that the others waited for; None where no time of any stage is known.
+        """Return the stage that the others waited for, the bottleneck; None without times.
 
         It is the longest stage of the side that waited less, and so worked more: of the producer, or of one of the
         `workers` on average.
@@ -136,7 +136,7 @@ class Stages(Struct):
 
 
 class Tally(Struct):
-    """The running counts of a load; progress reads them whenever it likes."""
+    """The running counts of a load; a `Progress` may read them at any time."""
 
     sources: Counts = field(default_factory=Counts)
     assets: Counts = field(default_factory=Counts)
@@ -207,7 +207,7 @@ class Verification(Struct, frozen=True):
 
 
 class Database(Struct, frozen=True):
-    """The database that was written to or asked, as its session tells; it holds no secret.
+    """The database of a session; it holds no secret.
 
     Attributes:
         host: that the session was opened to, of several the one that answered; a directory is that of a unix socket.
@@ -223,7 +223,7 @@ class Database(Struct, frozen=True):
     embedded: bool
 
     def __str__(self) -> str:
-        """For people: the database, where it is, who we are there."""
+        """Return the database, its host and our user, for people."""
         if self.embedded:
             return f"the embedded server (Postgres {self.server})"
         port = f":{self.port}" if self.port and not (self.host or "").startswith("/") else ""
@@ -287,7 +287,7 @@ class Examples(Struct, frozen=True):
 
 
 class TablePlan(Struct, frozen=True):
-    """What would become of one table; each record read counts once.
+    """The changes to one table; each record read counts once.
 
     Attributes:
         new: rows that a load would insert.
@@ -311,7 +311,7 @@ class TablePlan(Struct, frozen=True):
 
 
 class RejectExample(Struct, frozen=True):
-    """Where a record is that a load would reject, and its key, if that can be told."""
+    """The place of a record that a load would reject, and its key if it has one."""
 
     index: str
     line: int
@@ -343,7 +343,7 @@ class Misdeclared(Struct, frozen=True):
 
 
 class Estimate(Struct, frozen=True):
-    """What a load would take, guessed.
+    """The estimated effort of a load.
 
     Attributes:
         seconds: None where this database's ledger holds no run to go by.
@@ -358,7 +358,7 @@ class Estimate(Struct, frozen=True):
 
 
 class Plan(Struct, frozen=True):
-    """What a load would do.
+    """What a load would do, as `seed-registry plan` shows it.
 
     Attributes:
         database: what the indexes were compared with, None where there is none.

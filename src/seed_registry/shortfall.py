@@ -13,7 +13,7 @@ from seed_registry.records import Asset, SourceRow
 from seed_registry.report import AssetCounts, Incomplete, Report, SourceCounts, UnreadRecords
 from seed_registry.words import counted
 
-# For each reason of a reject the most likely fix; what the reasons mean is in `index.decoding.REASONS`.
+# For each reason of a reject the most likely fix; `index.decoder.REASONS` explains the reasons.
 FIXES: Final[Mapping[str, str]] = {
     "not_json": "is it the right file, is it whole?",
     "not_an_object": "name the array of the records with --records-at",
@@ -26,7 +26,7 @@ FIXES: Final[Mapping[str, str]] = {
     "key_too_long": "is --dialect right? Keys as long as these cannot be stored",
     "record_too_large": "raise --max-record-bytes",
     "too_deep": "is --records-at right? Records as deep as these cannot be stored",
-    "key_of_another_source": "`seed-registry schema check` tells how to keep both, by a key with source_id",
+    "key_of_another_source": "`seed-registry schema check` shows how to keep both, by a key with source_id",
     "database_refused": "correct the table, or these records",
 }
 # As many as fit a screen with the rest of a summary.
@@ -35,7 +35,7 @@ _NO_SOURCE_LISTED: Final = "create their sources with --derive-sources"
 
 
 def shortfall(report: Report, rejects: Mapping[str, int]) -> str:
-    """What was not loaded, in one line; empty if everything was. `rejects` counts them by reason."""
+    """Return what was not loaded, in one line; empty if everything was. `rejects` counts them by reason."""
     if counts := empty_handed(report):
         would = "would be" if report.dry_run else "was"
         records = "assets" if isinstance(counts, AssetCounts) else "sources"
@@ -116,7 +116,7 @@ def _most_frequent(rejects: Mapping[str, int]) -> str:
 class Total(Struct, frozen=True):
     """How many records a portal has for one question, as the pages of an index say, and how many those pages hold.
 
-    `portal` is empty where pages do not tell it, and where one has records of several.
+    `portal` is empty where pages do not name it, and where one has records of several.
     """
 
     dialect: str
@@ -147,7 +147,7 @@ class Expectation(Struct):
 
 
 def incomplete(totals: Iterable[Total], repeated: int) -> list[Incomplete]:
-    """The questions whose answers were not read to their end.
+    """Return the queries whose answers were not read to their end.
 
     Pages belong together that share dialect, portal and total; those without a portal take in all others of their
     total. A record that repeats the key of another is not one more: a page loaded twice completes nothing. Which

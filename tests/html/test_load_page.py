@@ -267,7 +267,7 @@ def test_a_failed_verification_shows_which_check_failed_and_what_was_found() -> 
 def test_an_unexpected_end_without_a_message_says_how_to_learn_more() -> None:
     told = Recorder()
     told.ended(1)
-    assert "--verbose tells which" in Elements(page(told.recording)).words
+    assert "--verbose prints it" in Elements(page(told.recording)).words
 
 
 def test_records_that_had_no_end_when_the_load_failed_are_told() -> None:

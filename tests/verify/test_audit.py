@@ -392,7 +392,7 @@ async def test_rows_that_are_not_what_their_content_hash_says_are_called_edited(
 ) -> None:
     path = index(*RECORDS)
     await load(database_url, path)
-    hint = "rows were edited in the database: verify --full finds all of them, load --full mends them"
+    hint = "rows were edited in the database: verify --full finds all of them, load --full repairs them"
     assert not (await audited(database_url, path, verify_sample=5)).has_edits, "all is as it was loaded"
     changed = index(*RECORDS[:2], asset("aaaa-0001", name="new"), *RECORDS[3:], asset("new"), name="changed.ndjson")
     report = await audited(database_url, changed, verify_sample=5)

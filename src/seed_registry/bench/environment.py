@@ -55,7 +55,7 @@ class ServerCpu:
 async def find_server_cpu(connection: asyncpg.Connection[Any]) -> ServerCpu | None:
     """The CPU time of the server, if it runs where we can see its processes.
 
-    A process id alone proves nothing: in another machine or container it is somebody else's. So the process must be
+    A process id alone proves nothing: on another machine or in a container it is another one. So the process must be
     Postgres by its name, and have started when the server says that our session did.
     """
     pid, started, server_pid = await connection.fetchrow(
@@ -77,7 +77,7 @@ async def find_server_cpu(connection: asyncpg.Connection[Any]) -> ServerCpu | No
 
 
 async def wal_position(connection: asyncpg.Connection[Any]) -> int | None:
-    """How many bytes of WAL the server has ever written; None on a standby or where nobody may ask."""
+    """How many bytes of WAL the server has ever written; None on a standby or without the privilege."""
     try:
         position = await connection.fetchval("select pg_catalog.pg_current_wal_insert_lsn() - '0/0'::pg_lsn")
     except asyncpg.PostgresError:
@@ -123,7 +123,7 @@ async def collect_environment(
 
 
 def _stat(pid: int) -> list[str] | None:
-    """What /proc tells of a process, behind its name, which may hold anything."""
+    """The fields of /proc/PID/stat after the name of the process, which may hold any character."""
     try:
         return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     except OSError:

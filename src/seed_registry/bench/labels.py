@@ -70,19 +70,19 @@ def problems(cells: Iterable[CellResult]) -> list[str]:
 
 
 def notes(results: Results) -> list[str]:
-    """What a reader of the numbers should know."""
-    told = ["client and server: CPU time in percent of one core; WAL and server are the whole server's, others' too"]
+    """Remarks that a reader of the numbers needs."""
+    lines = ["client and server: CPU time in percent of one core; WAL and server are the whole server's, others' too"]
     if not results.environment.server_cpu_visible:
-        told.append("the server's CPU time cannot be seen from here")
+        lines.append("the server's CPU time cannot be seen from here")
     if not results.environment.checkpoints:
-        told.append("this role may not checkpoint: runs began with what earlier ones left to be written")
+        lines.append("this role may not checkpoint: runs began with what earlier ones left to be written")
     measured = [(cell, cell.summary) for cell in results.cells if cell.summary is not None]
     short = sum(summary.records < cell.batch_size * cell.concurrency for cell, summary in measured)
     if short:
-        told.append(f"too few records to fill one batch of every worker in {short} of {len(measured)} cells")
+        lines.append(f"too few records to fill one batch of every worker in {short} of {len(measured)} cells")
     if results.grid.repeat == 1:
-        told.append("one run each: how much the numbers vary is not known")
-    return told
+        lines.append("one run each: how much the numbers vary is not known")
+    return lines
 
 
 def flags(result: CellResult, grid: GridFacts) -> str | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Final
 
 from seed_registry.bench.heatmap import STEPS, heat_map, heat_step
 from seed_registry.bench.labels import columns_of, flags, kind_of_load, notes, placed, problems
 from seed_registry.bench.results import COPY_MERGE, CellResult, Results, best_of
 from seed_registry.html.document import document, html_text, stage_bars, stage_legend
+from seed_registry.html.files import require_writable, write_page
 from seed_registry.words import size
 
 _COLUMNS: Final = (
@@ -18,8 +20,18 @@ _COLUMNS: Final = (
 _WORDS: Final = {"strategy", "bottleneck"}
 
 
+def open_page(path: Path) -> Callable[[Results], None]:
+    """Check that a page can be written to a path; return the function that writes it.
+
+    Raises:
+        StorageFailed: it cannot be written.
+    """
+    require_writable(path)
+    return lambda results: write_page(path, page(results))
+
+
 def page(results: Results) -> str:
-    """The page."""
+    """Return the page."""
     title = f"Benchmark of {results.grid.index}"
     body = [
         f"<h1>{html_text(title)}</h1>",

@@ -42,7 +42,7 @@ class Pair(Struct, frozen=True):
 
 
 class Comparison(Struct, frozen=True):
-    """Two benches; `environment` tells what differs between them, old and new."""
+    """Two benches; `environment` holds the facts that differ, old and new."""
 
     environment: dict[str, tuple[Any, Any]]
     cells: list[Pair]

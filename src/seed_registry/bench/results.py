@@ -120,7 +120,7 @@ class Summary(Struct, frozen=True):
 
 
 class CellResult(Struct, frozen=True):
-    """A cell and what became of it; `skipped` and `failed` say why it has no runs, or fewer than asked for."""
+    """A cell with its runs; `skipped` and `failed` are the reasons why it has none, or fewer than asked for."""
 
     strategy: str
     batch_size: int

@@ -25,7 +25,7 @@ from seed_registry.registry.tables import Tables
 from seed_registry.report import MergeCounts, Stages
 from seed_registry.settings import Settings
 
-# Of the program's own tables, where a source tells the provider.
+# Of the program's own tables, where the source has the provider.
 _COLUMNS: Final = tuple(field for field in ASSET_FIELDS if field != "provider")
 _TYPES: Final = tuple(FIELDS[field].staged or "int8" for field in _COLUMNS)
 _values_after_source = attrgetter(*_COLUMNS[2:])
@@ -64,7 +64,7 @@ class InsertWriter:
         return await self._merger.probe(refused, reason, sources)
 
     async def write(self, batch: Batch) -> MergeCounts:
-        """Write a batch in one transaction; inserted and updated rows are not told apart."""
+        """Write a batch in one transaction; inserted and updated rows are counted together."""
         assets, sources = batch.assets, batch.sources
         rows = [_row(asset, sources[asset.source_key].id) for asset in latest(assets)]
         transaction = self._connection.transaction()

@@ -26,7 +26,7 @@ PREFIX: Final = "seed_registry_bench_"
 _DROP_SECONDS: Final = 60
 
 _LOCK: Final = "(pg_catalog.hashtext('seed_registry.bench'), pg_catalog.hashtext($1::text))"
-# Loads that were cut off hold their locks until the server notices; nobody else has a business in our tables.
+# Loads that were cut off hold their locks until the server notices; no other session should use our tables.
 _CUT_OFF: Final = """
 select pg_catalog.count(pg_catalog.pg_terminate_backend(holder.pid))
 from (
@@ -94,7 +94,7 @@ class Scratch:
         await self._connection.execute(f"alter table {self._schema}.assets set (toast.autovacuum_enabled = off)")
 
     async def empty(self) -> None:
-        """Tables as new."""
+        """Empty the tables."""
         await self._connection.execute(f"truncate {self._schema}.assets, {self._schema}.sources")
 
     async def keep(self) -> None:
@@ -103,7 +103,7 @@ class Scratch:
             await self._connection.execute(f"create table {self._schema}.prior_{table} as table {self._schema}.{table}")
 
     async def refill(self, percent: float) -> None:
-        """Tables as they were kept, but so many percent of the assets with another name and content hash."""
+        """Restore the tables, but `percent` of the assets with another name and content hash."""
         await self.empty()
         await self._connection.execute(_REFILL.format(schema=self._schema, percent=percent, kept=_KEPT))
         # As a registry is that was there for a while: known to the planner, nothing left to be tidied by its readers.
@@ -111,7 +111,7 @@ class Scratch:
             await self._connection.execute(f"vacuum (analyze) {self._schema}.{table}")
 
     async def fingerprint(self) -> str:
-        """What the tables hold, as far as all strategies have to agree on it."""
+        """Return a hash of the values that all strategies must leave."""
         found: str = await self._connection.fetchval(
             _FINGERPRINT.format(schema=self._schema, fields=", ".join(OPTIONAL_FIELDS))
         )
@@ -122,7 +122,7 @@ class Scratch:
 async def scratch_schema(
     url: DatabaseUrl, connection: asyncpg.Connection[Any], tell: Callable[[str], None]
 ) -> AsyncIterator[Scratch]:
-    """A scratch schema, dropped at the end, whatever happened.
+    """Create a scratch schema, and drop it at the end whatever happens.
 
     Raises:
         DatabaseRefused: the role may not create schemas.

@@ -1,4 +1,7 @@
-"""Secrecy: a secret on the command line is one that everybody on the machine can read; say so, and cover it up."""
+"""Warn of secrets on the command line, which every user of the machine can read, and overwrite them.
+
+Overwriting is the second line of defence: the password stays in the shell's history. It is Linux only.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,7 @@ _ARG_START, _ARG_END = 45, 46
 
 
 def cover_secrets(arguments: Sequence[str]) -> Iterator[str]:
-    """Warnings, if the arguments hold a database's password or a header, which are then covered in what `ps` shows.
-
-    On Linux only; they were to be seen for a moment all the same, and are in the shell's history.
-    """
+    """Warn if the arguments hold a database's password or a header, and overwrite these in the output of `ps`."""
     passwords = [found for value in _values(arguments, _DATABASE) for found in _passwords(value)]
     headers = _values(arguments, _HEADER)
     if sys.platform == "linux" and (passwords or headers):
@@ -41,7 +41,7 @@ def cover_secrets(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _values(arguments: Sequence[str], flag: str) -> list[str]:
-    """What follows a flag, wherever it stands."""
+    """The values of a flag."""
     found = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         name, equals, attached = argument.partition("=")
@@ -57,7 +57,7 @@ def _passwords(url: str) -> list[str]:
 
 
 def _secret_of(header: str) -> str:
-    """The value of a header; all of what is none, for it may be one without its name."""
+    """Return the value of a header, or the whole text if it is malformed."""
     try:
         return Header.parse(header).reveal
     except SettingsInvalid:
@@ -72,7 +72,7 @@ def _may_be_secret(header: str) -> bool:
 
 
 def _overwrite(secrets: Sequence[str]) -> None:
-    """Write over the secrets where the kernel reads the arguments from, with as many asterisks."""
+    """Overwrite the secrets with asterisks where the kernel reads the arguments of the process."""
     import ctypes  # noqa: PLC0415  # few calls hold a secret
 
     try:
@@ -92,7 +92,7 @@ def _overwrite(secrets: Sequence[str]) -> None:
 
 
 def _is_ours(start: int, end: int) -> bool:
-    """Whether this is memory that we may write: a wrong address would end the program."""
+    """Whether we may write to this memory: a wrong address would crash the program."""
     for line in Path("/proc/self/maps").read_text("utf-8", "replace").splitlines():
         reach, rights, *_ = line.split()
         low, high = (int(number, 16) for number in reach.split("-"))

@@ -1,4 +1,4 @@
-"""Commands: which there are, in the order of the help, and each imported when it is taken by its name."""
+"""The commands in the order of the help, each imported when it is called by its name."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HOMES: Final[Mapping[str, str]] = {
 
 
 class Group(TyperGroup):
-    """Several commands, told on one screen."""
+    """Several commands, whose help is one screen."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the options of the group itself."""
@@ -48,7 +48,7 @@ class Group(TyperGroup):
 
 
 class LazyGroup(Group):
-    """All commands of the program, of which only the one that is called is imported."""
+    """All commands of the program; only the one that is called is imported."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -61,7 +61,7 @@ class LazyGroup(Group):
 
 
 class _Commands(UserDict[str, Any]):
-    """Commands by name: of one that nobody took yet the home is kept."""
+    """Commands by name, each imported at its first use."""
 
     def __getitem__(self, name: str) -> Any:
         command = super().__getitem__(name)

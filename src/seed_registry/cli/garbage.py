@@ -1,4 +1,4 @@
-"""Collection: how often Python looks for garbage in cycles."""
+"""Run Python's cyclic garbage collector rarely during a load."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-# Objects made and not yet dropped, some batches of records: by default Python looks after every 700.
+# New objects, about some batches of records; Python's default is 700.
 _THRESHOLD: Final = 100_000
 
 
 @contextmanager
 def rare_collection() -> Iterator[None]:
-    """Look for garbage seldom while the block runs, and never among what was imported before.
+    """Collect garbage rarely while the block runs, and never among objects that existed before.
 
     Records, rows and batches are in no cycle: they are freed when the last reference to them goes, without a search.
     """

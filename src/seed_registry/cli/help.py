@@ -63,7 +63,7 @@ def print_help(command: Any, ctx: Any, *, everything: bool) -> None:
 
 
 def examples_of(path: str) -> list[str]:
-    """The examples of a command, as they are typed."""
+    """Return the examples of a command, as they are typed."""
     return [f"seed-registry {text}" if text.split(" ")[0] in _EXAMPLES else text for text in _EXAMPLES.get(path, ())]
 
 
@@ -131,17 +131,17 @@ def _table(rows: Sequence[tuple[str, str]], width: int, column: int = 0) -> Iter
 
 
 def arguments_of(command: Any) -> list[Any]:
-    """The arguments of a command that are told."""
+    """Return the arguments of a command that are not hidden."""
     return [one for one in command.params if one.param_type_name == "argument" and not getattr(one, "hidden", False)]
 
 
 def argument_label(argument: Any) -> str:
-    """What an argument is called."""
+    """Return the name of an argument."""
     return str(argument.metavar or argument.name.upper())
 
 
 def option_label(option: Any) -> str:
-    """The names of an option, and what it takes."""
+    """Return the names of an option, and its metavar."""
     names = [*sorted(option.opts, key=len), *option.secondary_opts]
     joined = ", ".join(names) if not option.secondary_opts else "/".join(names)
     return joined if option.is_flag else f"{joined} {_metavar(option)}"
@@ -152,7 +152,7 @@ def _metavar(option: Any) -> str:
 
 
 def described(parameter: Any, *, everything: bool) -> str:
-    """What a parameter is for, and its default."""
+    """Return the help of a parameter, and its default."""
     facts = []
     if everything and parameter.param_type_name == "option" and (choices := _choices(parameter)):
         facts.append(f"one of: {', '.join(choices)}")

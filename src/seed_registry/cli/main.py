@@ -1,4 +1,4 @@
-"""`seed-registry`: parse, call, render, exit."""
+"""The entry point of `seed-registry`: parse the command line, run the command, print errors, exit."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _root(
         str | None, typer.Option(metavar="FILE", envvar="SEED_REGISTRY_CONFIG", help="The file of settings to use.")
     ] = None,
 ) -> None:
-    del version, config  # its callback has answered; commands look the file up when they need it
+    del version, config  # the callback printed the version; commands find the file themselves
 
 
 def main() -> NoReturn:
@@ -58,7 +58,7 @@ def main() -> NoReturn:
         code = exc.exit_code
     except typer.Abort:
         code = 1
-    except BrokenPipeError:  # whoever read our output went away
+    except BrokenPipeError:  # the reader of our output closed it
         code = 1
     except Exception as exc:
         if hasattr(exc, "exit_code"):  # click's own: usage errors
@@ -70,12 +70,12 @@ def main() -> NoReturn:
         else:
             print_error(f"unexpected {type(exc).__name__}: a defect; please report it with the output of --verbose")
             code = 1
-    _forget_lost_output()
+    _discard_closed_output()
     sys.exit(code or 0)
 
 
-def _forget_lost_output() -> None:
-    """What nobody reads any more would fail once more when Python flushes it at exit, and change the exit code."""
+def _discard_closed_output() -> None:
+    """Point a closed stdout or stderr to /dev/null, else the flush at exit fails and changes the exit code."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -8,21 +8,34 @@ from typing import Any
 
 import asyncpg
 
+from seed_registry.embedded import server
 from seed_registry.embedded.database import database
+from seed_registry.errors import DatabaseUnavailable
 from seed_registry.postgres.connection import session
+from seed_registry.postgres.database_url import choose_url
 from seed_registry.postgres.session_settings import READ_ONLY
 from seed_registry.settings import DatabaseUrl, Settings
 
 
 @asynccontextmanager
 async def open_session(
-    settings: Settings, *, is_read_only: bool = False
+    settings: Settings, *, is_read_only: bool = False, must_exist: bool = False
 ) -> AsyncIterator[tuple[asyncpg.Connection[Any], DatabaseUrl]]:
     """Open a session with the database of the settings; without one the embedded server runs meanwhile.
 
+    Args:
+        settings: with the URL and the pooler.
+        is_read_only: refuse writes.
+        must_exist: do not create an embedded database.
+
     Raises:
+        DatabaseUnavailable: there is no embedded database that `must_exist`.
         SeedRegistryError: there is no connection.
     """
+    if must_exist and choose_url(settings.database_url) is None and not server.exists():
+        raise DatabaseUnavailable(
+            "there is no embedded database yet\nload an index first, or name a database with --database-url"
+        )
     async with (
         database(settings) as url,
         session(url, READ_ONLY if is_read_only else {}, pooler=settings.pooler) as connection,

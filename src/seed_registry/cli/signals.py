@@ -1,4 +1,4 @@
-"""Interrupting: work that the first signal stops cleanly and the second one at once."""
+"""Run work that the first signal stops cleanly, and the second at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run_interruptibly(work: Callable[[], Awaitable[Result]], left: str | None = 
 
     Args:
         work: is cancelled by SIGINT, SIGTERM and SIGHUP.
-        left: what a stopped one leaves, in words; None for those of a load.
+        left: what an interrupted one leaves behind, for the message; None for that of a load.
 
     Raises:
         Interrupted: a signal stopped it.
@@ -43,7 +43,7 @@ async def _interruptible(work: Callable[[], Awaitable[Result]], left: str | None
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop, number)
-    # A connection killed while it is cancelled leaves a future of asyncpg that nobody asks: no news beside the failure.
+    # asyncpg leaves an unread future if a connection is killed while it is cancelled; the failure itself is reported.
     loop.set_exception_handler(lambda *_: None)
     with scope:
         return await work()

@@ -13,13 +13,13 @@ from seed_registry.words import duration
 
 OUTCOMES: Final = ("inserted", "updated", "unchanged", "other")
 _MOST_COLUMNS: Final = 60
-# With fewer of them a chart would tell nothing that the summary does not.
+# With fewer of them a chart adds nothing to the summary.
 _FEWEST_MOMENTS: Final = 8
 _HEIGHT: Final = 100
 
 
 def rate_chart(moments: Sequence[ProgressSample], seconds: float, retried_at: Sequence[float]) -> str | None:
-    """Assets a second from the beginning to so many seconds, by outcome; None where too little is known."""
+    """Assets per second from the beginning to `seconds`, by outcome; None with too few samples."""
     if len(moments) < _FEWEST_MOMENTS or seconds <= 0:
         return None
     columns = min(_MOST_COLUMNS, len(moments) - 1)
@@ -50,7 +50,7 @@ def rate_chart(moments: Sequence[ProgressSample], seconds: float, retried_at: Se
 
 
 def latency_chart(latencies: Latencies) -> str | None:
-    """How many batches took how long; None where there is nothing to compare."""
+    """A histogram of the time of batches; None with too few."""
     columns = latencies.columns()
     if not columns or latencies.count < _FEWEST_MOMENTS:
         return None
@@ -70,7 +70,7 @@ def latency_chart(latencies: Latencies) -> str | None:
 
 
 def share_bar(shares: Mapping[str, int], label: str) -> str:
-    """What became of the records, as parts of one bar."""
+    """The outcomes of the records, as parts of one bar."""
     total, x, shapes = sum(shares.values()) or 1, 0.0, []
     for name, count in shares.items():
         width = count / total * 1000

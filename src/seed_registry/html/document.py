@@ -1,7 +1,7 @@
-"""Markup: what every page is made with: one HTML file that needs nothing else, no script either.
+"""The frame of every page: one HTML file without script that needs no other file.
 
-What came from outside (names of indexes, messages, settings) is escaped wherever it is put. Should that ever fail
-somewhere, the page's own policy lets nothing run and nothing be fetched: of styles it allows the one sheet it has.
+Texts from outside (names of indexes, messages, settings) are escaped. Should that ever fail, the page's
+Content-Security-Policy lets nothing run and nothing be fetched.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def document(title: str, body: Iterable[str], *sheets: str) -> str:
 
 
 def html_text(value: object) -> str:
-    """What came from outside, fit for any place of a page: no markup, and nothing that cannot be seen."""
+    """Escape a text from outside for any place of a page: no markup, no invisible characters."""
     return escape(printable(value, _SHOWN_CHARACTERS))
 
 

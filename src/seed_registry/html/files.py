@@ -1,4 +1,4 @@
-"""Pages: `--html`, a page that is there as a whole or not at all."""
+"""Write the page of `--html` atomically."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from seed_registry.errors import StorageFailed
 from seed_registry.escape import printable
 
-# For anyone to read, less what the umask forbids: a page is made to be shown.
+# Readable by everybody, as far as the umask allows: a page is made to be shown.
 _MODE = 0o644
 
 
 def require_writable(path: Path) -> None:
-    """Told before the minutes of work, not after them.
+    """Check that the page can be written, before the minutes of work.
 
     Raises:
         StorageFailed: it cannot be written.
@@ -29,7 +29,7 @@ def require_writable(path: Path) -> None:
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write the page; whoever reads it meanwhile sees all of the old one or all of the new.
+    """Write the page; a reader meanwhile sees all of the old one or all of the new.
 
     Raises:
         StorageFailed: it cannot be written.
@@ -37,7 +37,7 @@ def write_page(path: Path, text: str) -> None:
     target = Path(os.path.realpath(path))
     try:
         if (target.exists() and not target.is_file()) or not os.access(target.parent, os.W_OK):
-            target.write_text(text, "utf-8")  # a pipe, a device, a file in a directory of somebody else's
+            target.write_text(text, "utf-8")  # a pipe, a device, a file in a directory that we may not write
         else:
             _replace(target, text)
     except OSError as exc:

@@ -1,4 +1,4 @@
-"""Report page: one load as one HTML file: what became of the records, how fast, what was the limit, what went wrong."""
+"""The page of a load, one HTML file: outcomes, speed, bottleneck, errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ReportPage(Recorder):
     """The `Progress` that writes the page at the end of a load, however it ended."""
 
     def __init__(self, path: Path) -> None:
-        """See that it can be written, before anything is loaded.
+        """Check that the page can be written, before anything is loaded.
 
         Raises:
             StorageFailed: it cannot.
@@ -56,7 +56,7 @@ class ReportPage(Recorder):
 
 
 def page(recording: Recording) -> str:
-    """The page."""
+    """Return the page of a load."""
     body = [
         "<header>",
         *_head(recording),
@@ -97,7 +97,7 @@ def _head(recording: Recording) -> Iterable[str]:
     yield f'<p class="soft">{recording.started_at:%Y-%m-%d %H:%M:%S} UTC{run}</p>'
     if code:
         kept = "; what was committed before stays" if recording.tally.batches and not recording.dry_run else ""
-        lines = (recording.error or "an unexpected error; --verbose tells which").splitlines()
+        lines = (recording.error or "an unexpected error; --verbose prints it").splitlines()
         yield f'<div class="error" role="alert"><p>{"</p><p>".join(map(html_text, lines))}</p>'
         yield f'<p class="soft">exit code {code}{kept}</p></div>'
     yield from (f'<p class="note">{html_text(note)}</p>' for note in recording.notes)
@@ -132,7 +132,7 @@ def _cards(recording: Recording) -> Iterable[str]:
 def _outcomes(recording: Recording) -> Iterable[str]:
     tally = recording.tally
     shown = [name for name in _OUTCOMES if getattr(tally.assets, name) or getattr(tally.sources, name)]
-    yield "<section><h2>What became of the records</h2>"
+    yield "<section><h2>Outcomes</h2>"
     yield share_bar({name: getattr(tally.assets, name) for name in _OUTCOMES}, "outcomes of the assets")
     rows = []
     for name in (*shown, "read"):

@@ -1,4 +1,4 @@
-"""Report sections: the page about a load, but for its beginning and its end."""
+"""The sections of the page of a load."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _INSTEAD: Final = {
 
 
 def verification(recording: Recording) -> Iterable[str]:
-    """The checks that were put to the database afterwards."""
+    """The checks of the verification."""
     answers = recording.report.verification if recording.report is not None else None
     if recording.dry_run:
         return
@@ -102,7 +102,7 @@ def stages(recording: Recording) -> Iterable[str]:
 
 
 def not_taken(recording: Recording) -> Iterable[str]:
-    """The records that were not taken as they are, by reason, with examples."""
+    """The records that were rejected or changed, by reason, with examples."""
     tally, counts = recording.tally, dict(recording.tally.rejects.most_common())
     counts |= {"missing_source": tally.assets.missing_source}
     counts |= {"date_ignored": tally.dates_ignored, "text_ignored": tally.texts_ignored}
@@ -129,18 +129,18 @@ def not_taken(recording: Recording) -> Iterable[str]:
 
 
 def retries(recording: Recording) -> Iterable[str]:
-    """What had to be tried again, and why."""
+    """The retries, by reason."""
     count = recording.tally.retries
     if not count and not recording.retry_reasons:
         return
-    yield f"<section><h2>Retries</h2><p>{count:,} in all; each was made good unless an error is told above.</p>"
+    yield f"<section><h2>Retries</h2><p>{count:,} in all; each succeeded in the end unless there is an error above.</p>"
     rows = [[html_text(reason), f"{times:,}"] for reason, times in recording.retry_reasons.most_common()]
     yield table(["reason", "times"], rows, long=True)
     yield "</section>"
 
 
 def indexes(recording: Recording) -> Iterable[str]:
-    """What became of each of several indexes; the failed ones first."""
+    """The outcomes of each of several indexes; failed ones first."""
     parts = sorted(recording.indexes.values(), key=lambda part: part.error is None)
     if len(recording.names) <= 1 or not parts:
         return

@@ -1,4 +1,4 @@
-"""Recording: what is worth keeping of one load, in bounded memory, for a page about it."""
+"""Keep the facts of one load that its page shows, in bounded memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OTHER_REASONS: Final = "other reasons"
 
 
 class ProgressSample(Struct, frozen=True):
-    """What had become of the assets so many seconds after the beginning."""
+    """The outcomes of the assets `at` seconds after the beginning."""
 
     at: float
     inserted: int = 0
@@ -101,7 +101,7 @@ class Latencies:
 
 
 class Recording(Struct):
-    """One load, as far as it is known.
+    """One load.
 
     Attributes:
         seconds: that it took, None while it runs.
@@ -109,7 +109,7 @@ class Recording(Struct):
         report: None of a load that failed before it had one.
         examples: the first records of each reason.
         retried_at: the seconds after the beginning; the first ones only.
-        indexes_left_out: how many more there were than `indexes` tells of.
+        indexes_left_out: how many more than `indexes` there were.
     """
 
     started_at: datetime
@@ -148,7 +148,7 @@ class Recorder:
         self._take_moment()
 
     def tell(self, level: str, event: str, /, **fields: Any) -> None:
-        """Something happened."""
+        """Keep the event if the page shows it."""
         del level
         if self._elapsed() >= self._next:
             self._take_moment()

@@ -16,7 +16,7 @@ from msgspec import Struct
 from seed_registry.embedded import server
 from seed_registry.embedded.database import database
 from seed_registry.errors import DatabaseUnavailable, IndexBroken
-from seed_registry.headers import see_that_each_has_one_origin
+from seed_registry.headers import require_one_origin_each
 from seed_registry.index.inputs import IndexRef, Name, require_files, resolve
 from seed_registry.index.open import read_index
 from seed_registry.postgres.connection import session
@@ -132,7 +132,7 @@ async def audit(
     """
     settings = settings or Settings()
     found = resolve(indexes)
-    see_that_each_has_one_origin(settings.headers, [index.path for index in found])
+    require_one_origin_each(settings.headers, [index.path for index in found])
     require_files(found)
     if choose_url(settings.database_url) is None and not server.exists():
         raise DatabaseUnavailable(

@@ -1,4 +1,4 @@
-"""`seed-registry bench`: batch sizes x concurrency x strategies on any index, and what became slower since."""
+"""`seed-registry bench`: measure batch sizes x concurrency x strategies, and compare with an earlier bench."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from seed_registry.bench.grid import Grid, parse_changed, parse_names, parse_numbers
 from seed_registry.bench.index_file import RECORDS, open_bench_index
 from seed_registry.bench.matrix import run
-from seed_registry.bench.page import page
+from seed_registry.bench.page import open_page
 from seed_registry.bench.regressions import compare, read_results
 from seed_registry.bench.results import COPY_MERGE, STRATEGIES, raise_on_failures
 from seed_registry.cli.config.flags import takes_settings
@@ -18,7 +18,6 @@ from seed_registry.cli.config.options import TABLE, Output, RarePanel
 from seed_registry.cli.render.bench import print_comparison, print_progress, print_results
 from seed_registry.cli.render.output import print_output
 from seed_registry.cli.signals import run_interruptibly
-from seed_registry.html.files import require_writable, write_page
 from seed_registry.settings import OUTPUT, THROUGHPUT, Settings, parse_bytes
 
 _SYNTHETIC = "A synthetic index"
@@ -106,15 +105,14 @@ def bench(
         repeat=repeat,
         batch_bytes=parse_bytes(batch_bytes),
     )
-    if html is not None:
-        require_writable(html)
+    write_page = open_page(html) if html is not None else None
     with open_bench_index(index, records=records, size=size, seed=seed) as subject:
         results = run_interruptibly(
             lambda: run(subject, grid, settings, print_progress, verbose=verbose),
             left="the scratch schema is dropped, nothing else was touched",
         )
-    if html is not None:
-        write_page(html, page(results))
+    if write_page is not None:
+        write_page(results)
     print_output(results, lambda: print_results(results, html), output=output)
     raise_on_failures(results)
 

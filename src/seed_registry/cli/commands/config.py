@@ -1,4 +1,4 @@
-"""`seed-registry config`: which settings a command has, and where each value comes from."""
+"""`seed-registry config`: the settings of a command, and where each value comes from."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from seed_registry.cli.config.command import file_of, settings_of, unknown_variables
+from seed_registry.cli.config.command import file_of, unknown_variables
 from seed_registry.cli.config.file import NAME, TOML_TABLE, ConfigurationFile
+from seed_registry.cli.config.file_values import settings_of
 from seed_registry.cli.config.headers import TABLE as HEADERS
 from seed_registry.cli.config.headers import covered, of_file
 from seed_registry.cli.config.options import TABLE, CommandPath, Output, commands_of, listed, options_of, variable

@@ -1,4 +1,4 @@
-"""`seed-registry db`: the embedded server by hand."""
+"""`seed-registry db`: start, stop, inspect and reset the embedded server."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def psql(context: typer.Context) -> None:
     """Open psql on the database, started if need be; what follows is passed on (psql -c 'select 1')."""
     program = server.psql_path()
     with server.running() as database:
-        signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is psql's: it cancels the query, we wait
-        # libpq's variables name another database, or ask of this one what it does not have.
+        signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for psql: it cancels the query, we wait
+        # libpq's variables may name another database, or options that this server lacks.
         environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
         done = subprocess.run([program, database, *context.args], env=environment, check=False)  # noqa: S603  # the user's own arguments
     raise typer.Exit(done.returncode)

@@ -1,4 +1,4 @@
-"""`seed-registry digest`: two registries, or two ways of loading, compared in two lines."""
+"""`seed-registry digest`: two lines that are equal for equal registries."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from seed_registry.cli.render.console import digest_lines
 from seed_registry.cli.render.output import print_output
 from seed_registry.cli.session import open_session
 from seed_registry.cli.signals import run_interruptibly
-from seed_registry.embedded import server
-from seed_registry.errors import DatabaseUnavailable
-from seed_registry.postgres.database_url import choose_url
 from seed_registry.registry.digest import digest
 from seed_registry.registry.introspection import introspect
 from seed_registry.report import Digest
@@ -41,9 +38,5 @@ def show_digest(
 
 
 async def _digest(settings: Settings, source: str | None) -> Digest:
-    if choose_url(settings.database_url) is None and not server.exists():
-        raise DatabaseUnavailable(
-            "there is no embedded database yet\nload an index first, or name a database with --database-url"
-        )
-    async with open_session(settings, is_read_only=True) as (connection, _):
+    async with open_session(settings, is_read_only=True, must_exist=True) as (connection, _):
         return await digest(connection, await introspect(connection, settings.columns, settings.schema), source)

@@ -1,4 +1,4 @@
-"""`seed-registry doctor`: what is wrong with a registry, and its mend."""
+"""`seed-registry doctor`: find what is wrong with a registry, and how to fix it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from seed_registry.postgres.database_url import choose_url
 from seed_registry.settings import Settings
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "red bold"}
-# Longer than any finding: a mend must not be cut, it is a command to be copied.
+# Longer than any finding: a fix must not be cut, it is a command to be copied.
 _SHOWN_CHARACTERS = 4_000
 
 
@@ -41,7 +41,7 @@ def doctor(
     settings: Settings,
     output: Output = TABLE,
 ) -> None:
-    """Tell what keeps a load from working, or makes it slow, each with its mend; exit 1 if something fails."""
+    """Find what keeps a load from working or makes it slow, each with its fix; exit 1 if something fails."""
     findings = [look_at_program(__version__)]
     places = {"temporary files": Path(tempfile.gettempdir())}
     try:

@@ -1,4 +1,4 @@
-"""`seed-registry explain`: what an index was taken for and why, and what its first records become."""
+"""`seed-registry explain`: the detected dialect of an index, why, and its first records as rows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FIELDS = {
 
 
 class _Explained(msgspec.Struct):
-    """What was found out."""
+    """The result."""
 
     index: str
     dialect: str
@@ -79,7 +79,7 @@ async def _look(index: str, settings: Settings) -> _Explained:
 
 
 def _facts(reader: IndexReader) -> list[tuple[str, str]]:
-    """Where records were found, and what else the document tells of them, as far as it was read."""
+    """The arrays of records that were found, the declared total, and arrays that were not read."""
     facts = [("records at", ", ".join(reader.found()))]
     if (total := reader.total()) is not None:
         facts.append(("the portal has", counted(total, "record")))

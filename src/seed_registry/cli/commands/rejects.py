@@ -1,4 +1,4 @@
-"""`seed-registry rejects`: what a load could not take, and how to load it after a fix."""
+"""`seed-registry rejects`: list the records that a load rejected, and load them after a fix."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def replay_file(
 
 
 async def _read(path: str, listed: str | None, limit: int) -> RejectsSummary:
-    """The file in groups, the largest first, with as many examples as are wanted."""
+    """Group the rejects by reason, the largest group first, with up to `limit` examples of the listed one."""
     groups: dict[str, ReasonGroup] = {}
     rejects = no_rejects = 0
     async for lines in read_lines(IndexRef.of(path), Settings()):

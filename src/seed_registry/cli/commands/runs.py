@@ -124,7 +124,7 @@ def _print_run(run: RunRecord, where: Database) -> None:
             rows += [("digest of", line) for line in digest_lines(report.digest)]
         if report.rejects_file:
             rows.append(("rejects file", report.rejects_file))
-    if run.committed:  # of a run that is done nothing is left to be told apart
+    if run.committed:  # only of a run that did not end, or had several attempts
         committed = f"{run.committed.inserted:,} assets inserted, {run.committed.updated:,} updated"
         rows.append(("committed", f"{committed}, in all attempts together"))
     print_rows(f"run {run.run_id}", ("", ""), rows)

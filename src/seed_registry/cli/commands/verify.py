@@ -1,4 +1,4 @@
-"""`seed-registry verify`: the database against an index, at any later time, without loading."""
+"""`seed-registry verify`: compare the database with an index at any time, without loading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversion: the texts of a command line as the values that a command takes."""
+"""Convert the texts of a command line to the types of the options, without importing pydantic."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PLAIN: Final = (str, int, float)
 
 
 def convert_plainly(parameters: Iterable[Any]) -> None:
-    """Have these parameters converted by the constructors of their types, where they do what Typer does.
+    """Convert these parameters by the constructors of their types, where the result is the same as Typer's.
 
     Newer versions of Typer convert with pydantic, also a default or a text that stays one. To import it and to build a
     model for each option takes more time than many a load.
@@ -23,7 +23,7 @@ def convert_plainly(parameters: Iterable[Any]) -> None:
 
 
 def _processed(parameter: Any, ctx: Any, value: Any) -> Any:
-    """The value of a parameter; what is restricted, missing or refused is left to Typer, and to its messages."""
+    """Return the value of a parameter; Typer converts ranges, missing and invalid values, for its messages."""
     if not (parameter.type_descriptor.is_ranged or (parameter.required and value is None)):
         try:
             converted = _converted(parameter.type_descriptor.annotation, value)

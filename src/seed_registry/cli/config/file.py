@@ -1,4 +1,4 @@
-"""Settings files: finding the one that counts, trusting it, and reading it; what it says is `configuration`'s."""
+"""Find, check and read the file of settings."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ _LONGEST_FILE = 1 << 20
 
 
 class ConfigurationFile(NamedTuple):
-    """A file's tables, and how their names begin."""
+    """The tables of a file, and the prefix of their names."""
 
     path: Path
     tables: Mapping[str, Any]
     prefix: str = ""
 
     def at(self, command: CommandPath) -> str:
-        """A place in the file, for messages."""
+        """Name a place in the file, for messages."""
         table = ".".join(name for name in (self.prefix, *command) if name)
         return f"{printable(self.path, 500)}{f' [{table}]' if table else ''}"
 
 
 def find(named: str | None) -> ConfigurationFile | None:
-    """The file of settings, the one that is named or the nearest; None if there is none.
+    """Return the file of settings: the one that is named, or the nearest; None without one.
 
     Raises:
-        SettingsInvalid: it cannot be read, is not TOML, or somebody else may have written it.
+        SettingsInvalid: it cannot be read, is not TOML, or another user may have written it.
     """
     if named:
         path = Path(named)
-        found = _read(path, _seen(path), wanted=True)
+        found = _read(path, _read_bytes(path), wanted=True)
         assert found is not None
         return found
     for directory in _upwards():
         for path in (directory / NAME, directory / "pyproject.toml"):
             if _exists(path):
-                content = _seen(path)
+                content = _read_bytes(path)
                 if found := _read(path, content, wanted=path.name == NAME):
-                    _trust(path)
+                    _require_trusted(path)
                     return found
     return None
 
@@ -73,12 +73,12 @@ def _upwards() -> Iterator[Path]:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # a directory that is not ours to look into
+    except OSError:  # a directory that we may not read
         return False
 
 
-def _seen(path: Path) -> bytes:
-    """The content of a file that is one: reading a pipe or a device may never end."""
+def _read_bytes(path: Path) -> bytes:
+    """Return the content of a regular file: reading a pipe or a device may never end."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
         with os.fdopen(descriptor, "rb") as file:
@@ -93,7 +93,7 @@ def _seen(path: Path) -> bytes:
 
 
 def _read(path: Path, content: bytes, *, wanted: bool) -> ConfigurationFile | None:
-    """The tables of a file; None for a pyproject.toml that is not about this program and was not asked for."""
+    """Return the tables of a file; None for a pyproject.toml without our table that was not named."""
     is_project = path.name == "pyproject.toml"
     if is_project and not wanted and b"seed-registry" not in content:
         return None
@@ -116,19 +116,19 @@ def _read(path: Path, content: bytes, *, wanted: bool) -> ConfigurationFile | No
     return None
 
 
-def _trust(path: Path) -> None:
-    """See that nobody else could have written a file that was found: it names a database, and files to write.
+def _require_trusted(path: Path) -> None:
+    """Check that no other user can write a file that was found: it names a database, and files to write.
 
     Raises:
-        SettingsInvalid: somebody could.
+        SettingsInvalid: another user can.
     """
     if sys.platform == "win32":
         return
     file, directory = path.stat(), path.parent.stat()
-    mend = f"; name it with --config to use it all the same, or set SEED_REGISTRY_CONFIG={os.devnull} to go without"
+    fix = f"; name it with --config to use it all the same, or set SEED_REGISTRY_CONFIG={os.devnull} to go without"
     if file.st_uid not in (0, os.geteuid()):
-        raise SettingsInvalid(f"{printable(path, 500)} belongs to another user (uid {file.st_uid}){mend}")
+        raise SettingsInvalid(f"{printable(path, 500)} belongs to another user (uid {file.st_uid}){fix}")
     if file.st_mode & stat.S_IWOTH:
-        raise SettingsInvalid(f"{printable(path, 500)} can be written by everybody: chmod o-w it{mend}")
+        raise SettingsInvalid(f"{printable(path, 500)} can be written by everybody: chmod o-w it{fix}")
     if directory.st_mode & stat.S_IWOTH and not directory.st_mode & stat.S_ISVTX:
-        raise SettingsInvalid(f"{printable(path, 500)} lies in a directory that everybody can write to{mend}")
+        raise SettingsInvalid(f"{printable(path, 500)} lies in a directory that everybody can write to{fix}")

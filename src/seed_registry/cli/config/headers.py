@@ -1,8 +1,8 @@
-"""Headers of the command line: from flags, variables and the file of settings, where each origin has a table."""
+"""Headers from flags, variables and the file of settings, where each origin has a table."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -12,11 +12,6 @@ from seed_registry.headers import Header
 
 # Of the file: [headers."https://data.example.org"] with a key for each header.
 TABLE: Final = "headers"
-
-
-def headers_of(texts: Sequence[str] | None) -> tuple[Header, ...]:
-    """The `headers` of the settings, from the flags and what goes for one."""
-    return tuple(Header.parse(text) for text in texts or ())
 
 
 def by_line(option: Any, ctx: Any) -> list[str] | None:
@@ -50,16 +45,16 @@ def of_file(file: ConfigurationFile | None) -> dict[str, list[str]]:
 
 
 def secrets_of(file: ConfigurationFile) -> Iterator[str]:
-    """The headers of a file whose values are nobody's business."""
+    """The headers of a file whose values may be secret."""
     texts = [text for table in of_file(file).values() for text in table]
     for text in [*texts, *_listed(file.tables)]:
-        with suppress(SettingsInvalid):  # told when it is used
+        with suppress(SettingsInvalid):  # reported when it is used
             if Header.parse(text).may_be_secret:
                 yield text
 
 
 def covered(text: str) -> str:
-    """A header as it may be shown."""
+    """Return a header without its value."""
     try:
         return str(Header.parse(text))
     except SettingsInvalid:
@@ -67,7 +62,7 @@ def covered(text: str) -> str:
 
 
 def _listed(tables: Mapping[str, Any]) -> Iterator[str]:
-    """What `header` says, in whatever table of a command."""
+    """The values of `header` in all tables of commands."""
     for name, value in tables.items():
         if name == "header" and isinstance(value, list):
             yield from (text for text in value if isinstance(text, str))

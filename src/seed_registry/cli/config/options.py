@@ -74,7 +74,7 @@ _OF_THEIR_OWN: Mapping[str, set[str]] = {
 
 
 def options_of(command: Any) -> Options:
-    """The options of a command that can be set outside the command line, by key."""
+    """Return the options of a command that can be set outside the command line, by key."""
     options = {key_of(option): option for option in command.params if option.param_type_name == "option"}
     return {key: option for key, option in options.items() if key not in _NEVER_SET}
 
@@ -85,14 +85,14 @@ def key_of(option: Any) -> str:
 
 
 def type_of(option: Any) -> Any:
-    """What an option is made of."""
+    """Return the type of an option."""
     descriptor = getattr(option, "type_descriptor", None)  # of newer Typers; older ones have click's types
     of_click = {"integer": int, "integer range": int, "float": float, "float range": float}
     return descriptor.annotation if descriptor else of_click.get(option.type.name, str)
 
 
 def commands_of(group: Any, path: CommandPath = ()) -> Iterator[tuple[CommandPath, Any]]:
-    """Every command below a group."""
+    """Iterate over every command below a group."""
     for name, command in getattr(group, "commands", {}).items():
         if hasattr(command, "commands"):
             yield from commands_of(command, (*path, name))
@@ -106,16 +106,16 @@ def path_of(ctx: Any) -> CommandPath:
 
 
 def variable(command: str, key: str) -> str:
-    """The environment variable of an option."""
+    """Return the environment variable of an option."""
     names = [key] if is_shared(command, key) else [command, key]
     return "_".join(("SEED_REGISTRY", *names)).replace("-", "_").upper()
 
 
 def is_shared(command: str, key: str) -> bool:
-    """Whether the top level of the file is also for this option of the command."""
+    """Whether the top level of the file also sets this option of the command."""
     return key in _OF_THEIR_OWN.get(command, {key})
 
 
 def listed(names: str | Sequence[str] | None) -> list[str]:
-    """One name or several, as a list."""
+    """Return one name or several as a list."""
     return [names] if isinstance(names, str) else list(names or ())

@@ -1,4 +1,4 @@
-"""Live: what a load is doing, drawn on a terminal a few times a second; what is worth a line scrolls by above."""
+"""Draw a running load on a terminal a few times a second; notable events scroll by above."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from seed_registry.cli.render.console import told
+from seed_registry.cli.render.console import format_event
 from seed_registry.escape import printable
 from seed_registry.events import EVENTS_OF_DISPLAY
 from seed_registry.report import Stages, Tally
@@ -31,7 +31,7 @@ _SHORTEST_NAME: Final = 8
 _NARROWEST_BAR: Final = 8
 _WIDEST_BAR: Final = 20
 _GAP: Final = 2  # between two parts of a line
-# Below this only what is going on is told, not how fast it was before or why.
+# Below this width the overall speed and the bottleneck are left out.
 _NARROW: Final = 60
 _LIMITS: Final = {
     "reading": "reading the index",
@@ -66,7 +66,7 @@ class LiveProgress:
 
     @contextmanager
     def shown(self) -> Iterator[LiveProgress]:
-        """Draw while the block runs; nothing is left of it afterwards."""
+        """Draw while the block runs, and erase it at the end."""
         with Live(
             self, console=self._console, refresh_per_second=_REFRESHES_PER_SECOND, transient=True, redirect_stdout=False
         ):
@@ -79,7 +79,7 @@ class LiveProgress:
         self._started = self._index_started = monotonic()
 
     def tell(self, level: str, event: str, /, **fields: Any) -> None:
-        """Note what is going on, and print what is worth a line."""
+        """Note the event for the display, and print a line unless the display shows it."""
         if event == "run_started":
             self._indexes, self._number = len(fields["indexes"]), 0
         elif event == "index_opened":
@@ -94,7 +94,7 @@ class LiveProgress:
             return
         if "index" in fields:  # the display says which one it is, where the whole path would only fill lines
             fields["index"] = str(fields["index"]).rpartition("/")[2]
-        self._console.print(told(level, event, fields))
+        self._console.print(format_event(level, event, fields))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The display as it is now."""
@@ -177,17 +177,14 @@ class AuditProgress(LiveProgress):
 
 
 def _outcomes(tally: Tally, width: int) -> Iterator[Text]:
-    """What became of the records so far; what there is none of goes unsaid, but for the usual three.
-
-    Where a line is too short there is another: a count that is cut off tells nothing.
-    """
+    """The outcomes so far without those that are 0, but for the usual three; in several lines if need be."""
     counts = tally.assets
-    told = {name: (getattr(counts, name), "") for name in ("inserted", "updated", "unchanged")}
+    counted = {name: (getattr(counts, name), "") for name in ("inserted", "updated", "unchanged")}
     others = {name: (getattr(counts, name), "") for name in ("duplicate", "missing_source", "resumed")}
     others |= {"rejected": (tally.rejected, "yellow"), "retries": (tally.retries, "yellow")}
-    told |= {name: one for name, one in others.items() if one[0]}
+    counted |= {name: one for name, one in others.items() if one[0]}
     line = Text()
-    for name, (count, style) in told.items():
+    for name, (count, style) in counted.items():
         part = Text.assemble((f"{name.replace('_', ' ')} ", "dim"), (f"{count:,}", style))
         if line and _width(line.plain, part.plain) > width:
             yield line

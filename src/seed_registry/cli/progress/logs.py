@@ -1,4 +1,4 @@
-"""Logs: what a load tells, as lines on stderr: JSON for machines, plain text for people without a terminal."""
+"""Log the events of a load as lines: JSON for machines, plain text for people without a terminal."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import structlog
 from seed_registry.escape import printable
 from seed_registry.report import Tally
 
-# Often enough to see that it lives, seldom enough for a log of a ten-hour load.
+# Often enough to show progress, seldom enough for the log of a ten-hour load.
 _PROGRESS_SECONDS: Final = 5.0
 # Room for a path or a reason.
 _SHOWN_CHARACTERS: Final = 500
 
 
 def logger(file: TextIO, *, as_json: bool, verbose: bool) -> structlog.typing.FilteringBoundLogger:
-    """A logger to a file; debug events only if `verbose`. Every text in it is escaped, whoever wrote it."""
+    """A logger to a file; debug events only if `verbose`. All texts are escaped."""
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if as_json
@@ -40,31 +40,31 @@ def logger(file: TextIO, *, as_json: bool, verbose: bool) -> structlog.typing.Fi
 
 
 class LogProgress:
-    """Tells a load as log lines, with a line on its progress every few seconds."""
+    """The `Progress` that logs events, and a line on the progress every few seconds."""
 
     def __init__(self, log: structlog.typing.FilteringBoundLogger, *, without: Collection[str] = ()) -> None:
-        """`without` are events that are told otherwise."""
+        """`without` are events that are not logged."""
         self._log = log
         self._without = without
         self._tally = Tally()
-        self._started = self._told = monotonic()
+        self._started = self._logged = monotonic()
 
     def began(self, tally: Tally) -> None:
         """The load begins."""
         self._tally = tally
-        self._started = self._told = monotonic()
+        self._started = self._logged = monotonic()
 
     def tell(self, level: str, event: str, /, **fields: Any) -> None:
-        """Log an event; a reader of the log who went away is no reason to stop a load."""
+        """Log an event; a closed pipe does not stop the load."""
         with suppress(OSError):
-            self._tell(level, event, fields)
+            self._log_event(level, event, fields)
 
-    def _tell(self, level: str, event: str, fields: dict[str, Any]) -> None:
+    def _log_event(self, level: str, event: str, fields: dict[str, Any]) -> None:
         if event not in self._without:
             self._log.log(getattr(logging, level.upper()), event, **fields)
         now = monotonic()
-        if now - self._told >= _PROGRESS_SECONDS:
-            self._told = now
+        if now - self._logged >= _PROGRESS_SECONDS:
+            self._logged = now
             tally = self._tally
             self._log.info(
                 "progress",

@@ -1,6 +1,6 @@
-"""Metrics: a load as a file in Prometheus' text format, for the textfile collector of its node exporter.
+"""Keep the counts of a load in a file of Prometheus' text format, for the textfile collector of its node exporter.
 
-The names follow https://prometheus.io/docs/practices/naming/; the file is replaced as a whole, so that nobody reads
+The names follow https://prometheus.io/docs/practices/naming/; the file is replaced as a whole, so that no reader gets
 half of one. Its labels come from fixed sets: nothing of an index is in it.
 """
 
@@ -47,7 +47,7 @@ class TextfileMetrics:
         self._tally = tally
 
     def tell(self, level: str, event: str, /, **fields: Any) -> None:
-        """Write, if that is some time ago; metrics that cannot be written are no reason to stop a load."""
+        """Write if the last time is long enough ago; a failure does not stop the load."""
         del level, event, fields
         if monotonic() - self._written >= _SECONDS_BETWEEN:
             with suppress(StorageFailed):
@@ -64,7 +64,7 @@ class TextfileMetrics:
         self._write()
 
     def collect(self) -> Iterator[Metric]:
-        """What is in the file, as `prometheus_client` asks for it."""
+        """Collect the metrics of the file, as `prometheus_client` does."""
         tally = self._tally
         yield _gauge("run_start_time_seconds", "When the load began.", self._started)
         yield _gauge("run_running", "1 while the load runs.", float(self._exit_code is None))
@@ -88,7 +88,7 @@ class TextfileMetrics:
             rejects.add_metric([reason], count)
         yield rejects
         yield _counter("batches_total", "Batches written.", tally.batches)
-        yield _counter("retries_total", "Batches tried again.", tally.retries)
+        yield _counter("retries_total", "Batches retried.", tally.retries)
         yield _counter("repaired_total", "Records of which a text was repaired.", tally.repaired)
         yield _gauge("workers", "Sessions that write.", tally.workers)
         stages = CounterMetricFamily(_PREFIX + "stage_seconds", "Time by stage, of all workers.", labels=["stage"])

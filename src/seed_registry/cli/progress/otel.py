@@ -1,4 +1,4 @@
-"""Tracing: a load as OpenTelemetry spans and metrics, where the environment asks for them.
+"""Export a load as OpenTelemetry spans and metrics, where the environment asks for it.
 
 The variables are those of https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/; the extra
 `seed-registry[otel]` brings the SDK and its OTLP exporter over HTTP.
@@ -27,7 +27,7 @@ from seed_registry.report import AssetCounts, Tally
 
 # A collector that is down must not keep a load from ending.
 _EXPORT_SECONDS: Final = 2
-_FAREWELL_MILLISECONDS: Final = 3_000
+_FLUSH_MILLISECONDS: Final = 3_000
 
 
 class Tracing:
@@ -56,7 +56,7 @@ class Tracing:
         self._tally = tally
 
     def tell(self, level: str, event: str, /, **fields: Any) -> None:
-        """Something happened."""
+        """Turn the event into a span, an event of a span or a measurement."""
         del level
         if event == "run_started":
             self._run.set_attribute("seed_registry.run_id", fields["run_id"])
@@ -77,7 +77,7 @@ class Tracing:
             (self._index or self._run).add_event(event, facts)
 
     def ended(self, exit_code: int, error: str | None = None) -> None:
-        """The load is over; what is left is sent, if that can be done in a moment."""
+        """The load is over: send the rest, within seconds."""
         del error  # an index may have put words into it
         self._close_index()
         counts = self._tally.assets
@@ -86,8 +86,8 @@ class Tracing:
         self._run.set_attribute("seed_registry.exit_code", exit_code)
         self._run.set_status(Status(StatusCode.ERROR if exit_code else StatusCode.OK))
         self._run.end()
-        self._traces.force_flush(_FAREWELL_MILLISECONDS)
-        self._metrics.shutdown(_FAREWELL_MILLISECONDS)
+        self._traces.force_flush(_FLUSH_MILLISECONDS)
+        self._metrics.shutdown(_FLUSH_MILLISECONDS)
 
     def _close_index(self) -> None:
         if self._index is not None:

@@ -17,7 +17,7 @@ from seed_registry.verify.compare import Difference
 from seed_registry.words import counted, size
 
 _NUMBERS: Final = ("in_index", "in_database", "missing", "different", "extra")
-# Keys that tell what those are like that no record stands for.
+# Examples of keys without a record.
 _EXTRA_SHOWN: Final = 5
 _EXTRA_CHARACTERS: Final = 30
 _NAME_CHARACTERS: Final = 80
@@ -68,7 +68,7 @@ def _table(report: AuditReport, shown: Sequence[SourceAudit]) -> Table:
 
 
 def _shown(report: AuditReport, limit: int) -> list[SourceAudit]:
-    """All sources if they are few, else those that there is something to tell of."""
+    """All sources if they are few, else those with differences."""
     if report.sources.in_index <= max(limit, 1):
         return report.per_source
     return [source for source in report.per_source[:limit] if source.has_failed or source.extra]
@@ -96,8 +96,8 @@ def _remarks(report: AuditReport) -> Iterator[Text]:
     if any(count for count, _ in left):
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.rejects.items())
         why = f" ({reasons})" if reasons else ""
-        told = ", ".join(f"{count:,} {what}" for count, what in left if count)
-        yield Text(f"read {assets.read:,} assets: {assets.in_index:,} count, {told}{why}")
+        shown = ", ".join(f"{count:,} {what}" for count, what in left if count)
+        yield Text(f"read {assets.read:,} assets: {assets.in_index:,} count, {shown}{why}")
     yield from (Text(note, "yellow") for note in notes(assets, report.rejects))
     if sources.rejected:
         yield Text(f"read {sources.read:,} sources: {sources.rejected:,} rejected")
@@ -120,12 +120,12 @@ def _remarks(report: AuditReport) -> Iterator[Text]:
         yield Text(f"{compared}; {speed}")
     if report.has_edits:
         yield Text(
-            "rows were edited in the database: verify --full finds all of them, load --full mends them", "yellow"
+            "rows were edited in the database: verify --full finds all of them, load --full repairs them", "yellow"
         )
 
 
 def _keys(keys: Sequence[str], count: int) -> str:
-    """The first few keys of so many."""
+    """The first few keys, and how many more there are."""
     shown = ", ".join(printable(key, _EXTRA_CHARACTERS) for key in keys[:_EXTRA_SHOWN])
     return shown + (f" and {count - _EXTRA_SHOWN:,} more" if count > _EXTRA_SHOWN else "")
 
@@ -149,7 +149,7 @@ def failures_of(report: AuditReport) -> str:
     """Return what differs, in a line."""
     sources, assets = report.sources, report.assets
     declared = [check for check in report.verification.checks if check.name.startswith("declared_")]
-    told = [
+    causes = [
         (sources.missing, "source", "missing"),
         (sources.different, "source", "different"),
         (assets.missing, "asset", "missing"),
@@ -157,4 +157,4 @@ def failures_of(report: AuditReport) -> str:
         (assets.orphans, "asset", "without a source"),
         (sum(not check.passed for check in declared), "declared count", "wrong"),
     ]
-    return ", ".join(f"{count:,} {what}{'s' if count > 1 else ''} {how}" for count, what, how in told if count)
+    return ", ".join(f"{count:,} {what}{'s' if count > 1 else ''} {how}" for count, what, how in causes if count)

@@ -21,7 +21,7 @@ _HEADER = (
     "p95 ms", "bottleneck",
 )  # fmt: skip
 _LEFT = {"", "strategy", "bottleneck", "verdict"}
-# Of a table that goes into a file nobody's window is narrower.
+# Columns of a table that goes to a file.
 _WIDE = 160
 _VERDICTS = {"slower": "red bold", "faster": "green"}
 

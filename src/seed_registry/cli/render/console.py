@@ -1,4 +1,4 @@
-"""Console: everything that is drawn for people. Texts are escaped and never read as markup."""
+"""Draw reports and tables for people. Texts are escaped and never read as markup."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _WIDE = 72
 _UNBROKEN_COLUMNS = 200
 
 
-def told(level: str, event: str, fields: dict[str, Any]) -> Text:
-    """An event as a line: where it was first, if it was somewhere."""
+def format_event(level: str, event: str, fields: dict[str, Any]) -> Text:
+    """Format an event as a line, which begins with its place if it has one."""
     facts = {key: value for key, value in fields.items() if value is not None}
     line = Text()
     if {"index", "line", "offset"} <= facts.keys():
@@ -45,7 +45,7 @@ def told(level: str, event: str, fields: dict[str, Any]) -> Text:
 
 
 def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None:
-    """The report as a table on stdout; one that is not whole is of a load that stopped."""
+    """Print the report as a table; one that is not whole is of a load that stopped."""
     console = Console(file=sys.stdout, highlight=False)
     names = [printable(index, 1_000) for index in report.indexes]
     what = names[0] if len(names) == 1 else f"{len(names)} indexes"
@@ -76,20 +76,20 @@ def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None
 
 
 def digest_lines(digest: Digest) -> Iterator[str]:
-    """A digest in two lines, to be compared with those of another registry."""
+    """A digest in two lines, to compare with those of another registry."""
     of_one = f" of {printable(digest.source, 1_000)}" if digest.source is not None else ""
     yield f"sources{of_one} {digest.sources}"
     yield f"assets{of_one} {digest.assets}"
 
 
 def print_shortfall(console: Console, report: Report, tally: Tally) -> None:
-    """What was not loaded and the most likely fix: the first that is read of a report."""
+    """Print what was not loaded and the most likely fix, before anything else."""
     if line := shortfall(report, tally.rejects):
         console.print(Text(line, "red" if empty_handed(report) else "yellow"), soft_wrap=True)
 
 
 def notes(assets: Counts | AssetsAudited, rejects: Mapping[str, int]) -> Iterator[str]:
-    """What an operator should look at, though nothing failed; `rejects` by reason."""
+    """Remarks on what needs attention though nothing failed; `rejects` by reason."""
     if rejects and assets.rejected == assets.read:
         reason = max(rejects, key=rejects.__getitem__)
         yield f"every asset was rejected, most often since it {REASONS.get(reason, reason)}"
@@ -98,7 +98,7 @@ def notes(assets: Counts | AssetsAudited, rejects: Mapping[str, int]) -> Iterato
 
 
 def left_out(fields: Mapping[str, int]) -> str:
-    """How many values of each field were left out, in words."""
+    """Return how many values of each field were left out."""
     return ", ".join(counted(count, _FIELDS.get(field, field)) for field, count in fields.items())
 
 
@@ -145,7 +145,7 @@ def _counts_table(report: Report) -> Table:
 
 
 def _narrow_counts(report: Report) -> Table:
-    """The same with the two totals side by side: a number that is cut off tells nothing."""
+    """The two totals side by side, for consoles so narrow that numbers would be cut off."""
     table = Table(box=None, pad_edge=False)
     for name in ("", "sources", "assets"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)

@@ -1,4 +1,4 @@
-"""Messages: what a command says on stderr of itself. Texts are escaped and never read as markup."""
+"""Print errors and warnings on stderr. Texts are escaped and never read as markup."""
 
 from __future__ import annotations
 

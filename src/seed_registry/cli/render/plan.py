@@ -1,4 +1,4 @@
-"""Planned: the plan of a load, drawn for people."""
+"""Draw the plan of a dry run for people."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from seed_registry.report import Change, Estimate, Plan, RejectExample, Report, 
 from seed_registry.shortfall import empty_handed, gaps
 from seed_registry.words import counted, guessed_duration, guessed_size
 
-# A file has no edge, but whoever opens it has one.
+# A file has no width; this fits most editors.
 _FILE_COLUMNS: Final = 120
 # Keys are short; one that is not may not push the others out.
 _KEY_CHARACTERS: Final = 60
 
 
 def print_plan(report: Report, plan: Plan, tally: Tally) -> None:
-    """What would become of each table, and what that would take."""
+    """Print the changes that a load would make to each table, and its effort."""
     console = Console(
         file=sys.stdout,
         highlight=False,
