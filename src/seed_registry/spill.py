@@ -20,7 +20,7 @@ _FILTER_BITS: Final = 1 << 26
 _SPOOL_MEMORY_BYTES: Final = 8 << 20
 # Hashes are counted by part: at 10^8 keys a part is 400,000 numbers, about 30 MB as a set.
 _PARTS: Final = 256
-_BLOCK_HASHES: Final = 1 << 20
+_BLOCK_HASHES: Final = 1 << 17
 # Of a hash that is marked so many bits are kept, so that it fits 8 bytes with its marks: of 10^8 keys, two may be taken
 # for one with a chance of one in fourteen.
 _MARKED_BITS: Final = 56
