@@ -1,8 +1,8 @@
-"""Checkpoints: how far the assets of an index are committed, saved with each batch.
+"""Checkpoints: how far the assets of an index are committed, from which a resumed run continues.
 
-Assets travel in lanes, one for each worker, by the hash of their key; the lanes are not equally far at any moment. A
-checkpoint gives exact counts and shows whether a COMMIT without an answer was done. It proves nothing about the rows,
-for the tables may have been emptied meanwhile: a resumed run looks for each of them.
+The hash of its key assigns an asset to a lane, one for each worker; lanes advance independently. A checkpoint makes
+counts exact and resolves a COMMIT whose answer was lost. It does not prove that rows exist: a resumed run looks up each
+of them, for the tables may have been emptied meanwhile.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Final
 
 from msgspec import Struct, field
 
-# The lane of the checkpoint of an index that is loaded.
+# The lane of the checkpoint of a completely loaded index.
 INDEX_COMPLETE: Final = -1
-# Instead of the number of lanes: checkpoints of batches of sources, and of parts of batches. They have no position.
+# In place of the number of lanes, in checkpoints without a position: of batches of sources, and of parts of batches.
 SOURCE_BATCH, PARTIAL_BATCH = 0, -1
 
 _next_batch = count(1).__next__
 
 
 class FileState(Struct, frozen=True):
-    """A file as it was read.
+    """A file as it was when it was read.
 
     Attributes:
         size, modified: bytes, and nanoseconds since 1970.
-        consumed, digest: bytes read of it, as it lies on disk, and their xxh3-128.
+        consumed, digest: bytes read of it, not unpacked, and their xxh3-128.
     """
 
     size: int
@@ -39,12 +39,12 @@ class Checkpoint(Struct, frozen=True):
     """Every asset of a lane up to the one that begins at `offset` is committed, or has another outcome.
 
     Attributes:
-        index: its path, absolute.
-        lane, lanes: which one, of how many.
-        line, offset: where the last asset begins, as in its record; an offset of -1 is no position.
-        assets: how many assets of the whole index begin no later.
-        file: as much of the file as was read by then.
-        batch: distinguishes it from all others of this process; later ones have greater numbers.
+        index: its name in the ledger.
+        lane, lanes: its number, and the number of lanes.
+        line, offset: location of the last asset; an offset of -1 is no position.
+        assets: number of assets of the whole index up to that location.
+        file: the file, as far as it was read by then.
+        batch: unique in this process, ascending.
     """
 
     index: str
@@ -58,16 +58,16 @@ class Checkpoint(Struct, frozen=True):
 
 
 def without_position(index: str, lane: int, lanes: int) -> Checkpoint:
-    """A checkpoint that only distinguishes a batch from those before it, for looking up whether it was committed."""
+    """A checkpoint that only identifies a batch, to look up whether its COMMIT succeeded."""
     return Checkpoint(index, lane, lanes, 0, -1, 0, FileState(0, 0, 0, b""))
 
 
 class ResumePoint(Struct, frozen=True):
-    """How far the run that is resumed came with an index.
+    """Where a resumed run continues in an index.
 
     Attributes:
-        offsets: up to where each lane was committed, -1 where nothing was; once for each number of lanes.
-        assets: how many assets of the index begin no later than where all lanes were.
+        offsets: last committed offset of each lane, -1 for none; one list for each number of lanes used so far.
+        assets: number of assets of the index up to the offset that all lanes have reached.
     """
 
     offsets: list[list[int]]
@@ -75,7 +75,7 @@ class ResumePoint(Struct, frozen=True):
 
     @classmethod
     def of(cls, checkpoints: Iterable[Checkpoint]) -> ResumePoint:
-        """From the checkpoints of one index; attempts with different numbers of lanes complement each other."""
+        """From the checkpoints of one index; those of another number of lanes stay valid."""
         by_lanes: dict[tuple[int, bool], dict[int, Checkpoint]] = {}
         for checkpoint in checkpoints:
             if checkpoint.offset >= 0:
@@ -93,9 +93,9 @@ class ResumePoint(Struct, frozen=True):
 
     @property
     def end(self) -> int:
-        """No asset that begins after this offset was committed."""
+        """The last committed offset of any lane."""
         return max((offset for lanes in self.offsets for offset in lanes), default=-1)
 
     def has(self, offset: int, key_hash: int) -> bool:
-        """Whether the asset with this key that begins there was committed."""
+        """Whether the asset with this key hash at this offset was committed."""
         return any(offset <= lanes[key_hash % len(lanes)] for lanes in self.offsets)

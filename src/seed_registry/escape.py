@@ -1,4 +1,4 @@
-"""Escaping: the one place that makes a stranger's text fit to be seen, in messages, logs and on terminals."""
+"""Escape text of unknown origin for messages, logs and terminals."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def printable(text: object, limit: int = SHOWN_CHARACTERS) -> str:
         plain = plain[:limit] + "…"
     if plain.isprintable() and plain.isascii():
         return plain
-    shown, checkpoints = [], 0
+    shown, marks = [], 0
     for char in plain:
-        checkpoints = checkpoints + 1 if unicodedata.combining(char) else 0
-        is_visible = char.isprintable() and checkpoints <= _MARKS_IN_A_ROW
+        marks = marks + 1 if unicodedata.combining(char) else 0
+        is_visible = char.isprintable() and marks <= _MARKS_IN_A_ROW
         shown.append(char if is_visible else char.encode("unicode_escape").decode())
     return "".join(shown)
 

@@ -1,4 +1,4 @@
-"""Headers: what is sent with requests for URLs besides our own, each to one origin only, its value shown to nobody."""
+"""Additional headers of requests for URLs, each sent to one origin only; their values are never printed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OURS: Final = {
     "accept-encoding", "connection", "content-length", "expect", "host", "if-range", "keep-alive", "range", "te",
     "trailer", "transfer-encoding", "upgrade",
 }  # fmt: skip
-# These tell who asks and for what; any other may hold a secret.
+# Any other header may hold a secret.
 _OPEN: Final = {"accept", "accept-language", "user-agent"}
 _PORTS: Final = {"http": 80, "https": 443}
 _LOOKS_LIKE: Final = "a header looks like 'Name: value' or 'https://data.example.org Name: value'"
@@ -37,9 +37,13 @@ class Header:
     __slots__ = ("name", "origin", "reveal")
 
     def __init__(self, name: str, value: str, origin_: str | None = None) -> None:
-        """Raises SettingsInvalid, without the value, where one of them cannot be."""
+        """Check and store a header.
+
+        Raises:
+            SettingsInvalid: one of the three is malformed; the message does not hold the value.
+        """
         if not _NAME.fullmatch(name):
-            raise SettingsInvalid(f"--header: {_LOOKS_LIKE}; this one has no name that can be")
+            raise SettingsInvalid(f"--header: {_LOOKS_LIKE}; this one has no valid name")
         if name.lower() in _OURS:
             raise SettingsInvalid(f"--header: {name} is set by the program itself; leave it out")
         if not _VALUE.fullmatch(value):
@@ -69,7 +73,7 @@ class Header:
 
     @property
     def may_be_secret(self) -> bool:
-        """Whether its value is nobody's business."""
+        """Whether its value must not be shown."""
         return self.name.lower() not in _OPEN
 
     def __str__(self) -> str:
@@ -91,7 +95,7 @@ class Header:
 
 
 def origin(url: str) -> str | None:
-    """Scheme, host and port of an http(s) URL, in one spelling (RFC 6454); None of any other."""
+    """Return scheme, host and port of an http(s) URL, normalised (RFC 6454); None for any other URL."""
     try:
         parts = urlsplit(url)
         scheme, host, port = parts.scheme.lower(), parts.hostname, parts.port
@@ -104,17 +108,17 @@ def origin(url: str) -> str | None:
 
 
 def sent_to(url: str, headers: Iterable[Header]) -> dict[str, str]:
-    """What goes with a request for a URL that is loaded; of a name the last one counts."""
+    """Return the headers to send with a request for a URL; of several with one name, the last."""
     own = origin(url)
     chosen = {header.name.lower(): header for header in headers if own and header.origin in (None, own)}
     return {header.name: header.reveal for header in chosen.values()}
 
 
 def require_one_origin_each(headers: Sequence[Header], names: Iterable[str]) -> None:
-    """See that no header would be sent to the URLs of several origins: what is one's secret is not the other's.
+    """Check that no header would be sent to several origins, for each could read the secret of the other.
 
     Raises:
-        SettingsInvalid: one would.
+        SettingsInvalid: one would be.
     """
     loose = next((header.name for header in headers if header.origin is None), None)
     origins = sorted({found for name in names if (found := origin(name))})

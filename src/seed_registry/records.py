@@ -1,4 +1,4 @@
-"""What an index holds and what becomes of it: frozen Structs, nothing else.
+"""The records of an index, from raw bytes to assets, sources and rejects.
 
 `raw` is always the record's own bytes (JSON, UTF-8), `line` counts from 1 and `offset` counts bytes of the unpacked
 index from 0; together with the index's name they are a record's location.
@@ -14,7 +14,7 @@ from msgspec import Struct
 
 
 class Location(Struct, frozen=True):
-    """Where a record begins."""
+    """The place where a record begins."""
 
     index: str
     line: int
@@ -38,18 +38,18 @@ class RawRecord(Struct, frozen=True, gc=False):
     excess: int = 0
 
     def __iter__(self) -> Iterator[RawRecord]:
-        """Itself, as a block has its values."""
+        """Yield itself, as a block yields its values."""
         yield self
 
 
 class RawBlock(Struct, gc=False):
-    """JSON values cut out of an index one after the other, by columns; none is longer than the limit.
+    """Consecutive JSON values of an index, by columns; none is longer than the limit.
 
     Attributes:
         data: the bytes of each.
         lines, offsets: where each begins.
         kind: of all, as in `RawRecord`.
-        decoded: what each was decoded to, where that was needed to find its end; None for one that is not ordinary.
+        decoded: wire Structs, if decoding found the ends of the values; None for each that is not ordinary.
     """
 
     data: list[bytes]
@@ -59,26 +59,26 @@ class RawBlock(Struct, gc=False):
     decoded: list[Any] | None = None
 
     def __iter__(self) -> Iterator[RawRecord]:
-        """Each value by itself."""
+        """Yield the values, one by one."""
         for data, line, offset in zip(self.data, self.lines, self.offsets, strict=True):
             yield RawRecord(data, line, offset, self.kind)
 
     def at(self, position: int) -> RawRecord:
-        """One value."""
+        """Return the value at a position."""
         return RawRecord(self.data[position], self.lines[position], self.offsets[position], self.kind)
 
 
-# What a framer returns: blocks, and values that are too long.
+# A framer returns blocks, and single values that are too long.
 Piece = RawBlock | RawRecord
 
 
 def raw_records(pieces: Iterable[Piece]) -> list[RawRecord]:
-    """The values of these, one by one."""
+    """Return the values of pieces, one by one."""
     return [raw for piece in pieces for raw in piece]
 
 
 class Source(Struct, frozen=True, gc=False):
-    """A portal that publishes; the row of `registry.sources` with this provider and key."""
+    """A portal; the row of `registry.sources` with this provider and key."""
 
     key: str
     provider: str
@@ -104,38 +104,38 @@ class SourceRow(Struct, frozen=True, gc=False):
 
 
 class NotOrdinary(ValueError):
-    """One of many records has to be decoded by itself."""
+    """A record has to be decoded alone, not by columns."""
 
 
 class Unchecked(Protocol):
-    """What decoded assets without the checks that Postgres does as well, and can do the rest."""
+    """Completes assets that were decoded without the checks that Postgres does as well."""
 
     def with_texts(self, assets: Sequence[Asset]) -> list[Asset]:
         """The assets with texts and date.
 
         Raises:
-            NotOrdinary: that is not how one of them is decoded.
+            NotOrdinary: one of them has to be decoded alone.
         """
         ...
 
     def check(self, asset: Asset) -> Record | None:
-        """What the record is, all checks done."""
+        """Decode the record of an asset again, with all checks."""
         ...
 
 
 class Asset(Struct, frozen=True, gc=False):
-    """One thing published; the row of `registry.assets` with this key.
+    """A published dataset, file or page; the row of `registry.assets` with this key.
 
     Attributes:
-        source_key: empty where only the rest of the document can tell it (a header that comes after the records).
-        own_key: whether the key is its portal's own ("1", "population"), which another may give to something else: it
-            never takes a row from another source.
-        was_committed: whether it lies before a checkpoint of the run that is resumed.
-        is_unread: whether only key, source and hash are known; texts and date are not decoded yet.
-        unchecked: what does the checks that were left to Postgres; None where all are done.
-        repaired: the record as it came, if U+0000 in it was replaced.
-        date_ignored: whether it has a date that is none.
-        texts_ignored: the fields that are null although the record has something there: it is no text.
+        source_key: empty if it depends on a header that comes after the records.
+        own_key: whether the key is unique in its portal only ("1", "population"): it never takes a row from another
+            source.
+        was_committed: whether it lies before a checkpoint of the resumed run.
+        is_unread: whether only key, source and hash are decoded yet, not texts and date.
+        unchecked: does the checks that were left to Postgres; None if all are done.
+        repaired: the original bytes, if U+0000 was replaced in them.
+        date_ignored: whether its date could not be parsed.
+        texts_ignored: the fields that are null because their value is not a text.
     """
 
     key: str
@@ -160,8 +160,7 @@ class Asset(Struct, frozen=True, gc=False):
 class Reject(Struct, frozen=True, gc=False):
     """A record that cannot be loaded, and why.
 
-    `reason` is one of a fixed set of codes (see `index.decoding.REASONS`), `detail` a sentence; both are safe to print
-    except where `detail` says otherwise through the escaping of the reader.
+    `reason` is a fixed code (see `index.decoder.REASONS`). `detail` may quote input: escape it before printing.
     """
 
     reason: str
@@ -177,5 +176,5 @@ Record = Source | Asset | Reject
 
 
 def checked(asset: Asset) -> Record:
-    """What an asset is, with all checks done that were left to Postgres."""
+    """Decode an asset again if checks were left to Postgres, with all of them."""
     return (asset.unchecked and asset.unchecked.check(asset)) or asset

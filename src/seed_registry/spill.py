@@ -1,4 +1,4 @@
-"""What must be remembered for a whole index, on disk, not in memory: parked assets, distinct, marked and owned keys."""
+"""Spill to temporary files what a load keeps for a whole index: parked assets, and distinct, marked and owned keys."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import msgspec
 from seed_registry.errors import StorageFailed
 from seed_registry.records import Asset, RawRecord
 
-# One bit for each of 2^26 hashes: a key that only looks parked is parked too, which costs time and never an order.
+# One bit for each of 2^26 hashes: a key that shares the bit of a parked one is parked too. That costs time only.
 _FILTER_BITS: Final = 1 << 26
 _SPOOL_MEMORY_BYTES: Final = 8 << 20
 # Hashes are counted by part: at 10^8 keys a part is 400,000 numbers, about 30 MB as a set.
 _PARTS: Final = 256
 _BLOCK_HASHES: Final = 1 << 17
-# Of a hash that is marked so many bits are kept, so that it fits 8 bytes with its marks: of 10^8 keys, two may be taken
-# for one with a chance of one in fourteen.
+# Bits kept of a marked hash, which fits 8 bytes with its marks. That two of 10^8 keys collide has a chance of one in
+# fourteen.
 _MARKED_BITS: Final = 56
 _MARKED_HASH: Final = (1 << _MARKED_BITS) - 1
-# A look-up reads so many hashes, 4 KB; one number of each such page is held in memory.
+# Hashes that a look-up reads, 4 KB; one number of each such page is held in memory.
 _PAGE_HASHES: Final = 512
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -33,9 +33,9 @@ _decode = msgspec.msgpack.Decoder(RawRecord).decode
 
 
 class ParkedAssets:
-    """Assets that came before their source, in the order in which they came, in a temporary file.
+    """Assets that came before their source, in their order, in a temporary file.
 
-    Once a key is parked all its later occurrences are to be parked too, or the last one would not win.
+    All later assets of a parked key must be parked too, or the last one would not win.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class ParkedAssets:
         """Keep the asset for the end.
 
         Raises:
-            StorageFailed: there is no room for it.
+            StorageFailed: the disk is full.
         """
         if self._file is None:
             self._file = _temporary_file()
@@ -66,7 +66,7 @@ class ParkedAssets:
         self.count += 1
 
     def take_all(self) -> Iterator[RawRecord]:
-        """All parked assets, undecoded, in their order; afterwards nothing is parked."""
+        """Return all parked assets, undecoded, in their order, and forget them."""
         if self._file is None:
             return
         self.count = 0
@@ -76,7 +76,7 @@ class ParkedAssets:
         self.close()
 
     def close(self) -> None:
-        """Give the disk space back."""
+        """Free the disk space."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -94,7 +94,7 @@ class DistinctHashes:
         """Count a hash, unless it was counted before.
 
         Raises:
-            StorageFailed: there is no room for it.
+            StorageFailed: the disk is full.
         """
         self.extend((value,))
 
@@ -102,14 +102,14 @@ class DistinctHashes:
         """Count each of these hashes, unless it was counted before.
 
         Raises:
-            StorageFailed: there is no room for them.
+            StorageFailed: the disk is full.
         """
         self._new.extend(values)
         if len(self._new) >= _BLOCK_HASHES:
             self._spill()
 
     def count(self) -> int:
-        """How many distinct hashes were added."""
+        """Return the number of distinct hashes."""
         return sum(len(set(part)) for part in self.parts())
 
     def parts(self) -> Iterator[array[int]]:
@@ -125,7 +125,7 @@ class DistinctHashes:
             yield hashes + new
 
     def close(self) -> None:
-        """Give the disk space back."""
+        """Free the disk space."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -149,9 +149,9 @@ def _by_part(hashes: array[int]) -> list[array[int]]:
 
 
 class MarkedHashes:
-    """Distinct 64-bit hashes, each with all the marks it was ever added with, and whether one was added at all.
+    """Distinct 64-bit hashes, each with the union of the marks that it was added with.
 
-    8 bytes of disk for each time, and no memory.
+    8 bytes of disk for each addition, and no memory.
     """
 
     def __init__(self) -> None:
@@ -160,26 +160,26 @@ class MarkedHashes:
         self._firsts = array("Q")  # of each page of the sorted hashes
         self._page = (-1, array("Q"))  # the one read last
 
-    def add(self, value: int, checkpoints: int = 0) -> None:
-        """Add a hash with marks, one bit each, 8 of them.
+    def add(self, value: int, marks: int = 0) -> None:
+        """Add a hash with up to 8 marks, one bit each.
 
         Raises:
-            StorageFailed: there is no room for it.
+            StorageFailed: the disk is full.
         """
-        self._added.add(value & _MARKED_HASH | checkpoints << _MARKED_BITS)
+        self._added.add(value & _MARKED_HASH | marks << _MARKED_BITS)
 
     def count(self) -> Counter[int]:
-        """How many distinct hashes there are of each combination of marks."""
+        """Return the number of distinct hashes by their marks."""
         counts: Counter[int] = Counter()
         for part in self._marked():
             counts.update(part.values())
         return counts
 
     def settle(self) -> None:
-        """Make what was added ready to be looked up.
+        """Sort the hashes, for `holds`.
 
         Raises:
-            StorageFailed: there is no room for it.
+            StorageFailed: the disk is full.
         """
         self._close_sorted()
         file, firsts, rest = _temporary_file(), array("Q"), array("Q")
@@ -209,7 +209,7 @@ class MarkedHashes:
         return position < len(page) and page[position] == wanted
 
     def close(self) -> None:
-        """Give the disk space back."""
+        """Free the disk space."""
         self._added.close()
         self._close_sorted()
 
@@ -238,10 +238,10 @@ class FirstOwners:
         self._database: sqlite3.Connection | None = None
 
     def claim(self, claims: Sequence[tuple[int, int]]) -> list[int]:
-        """Claim each hash for an owner, one after the other; which owners they have now.
+        """Claim each hash for an owner, one after the other, and return the owner that each has now.
 
         Raises:
-            StorageFailed: there is no room for it.
+            StorageFailed: the disk is full.
         """
         signed = [(value - (1 << 63), owner) for value, owner in claims]
         try:
@@ -257,7 +257,7 @@ class FirstOwners:
             raise StorageFailed(f"a temporary file cannot be written: {exc}; set TMPDIR to another") from exc
 
     def close(self) -> None:
-        """Give the disk space back."""
+        """Free the disk space."""
         if self._database is not None:
             self._database.close()
             self._database = None
@@ -269,7 +269,7 @@ def _turned(value: int) -> int:
 
 
 def _temporary_file() -> IO[bytes]:
-    """A file without a name: whatever happens to the process, nothing of it is left behind."""
+    """A file without a name, which the system removes however the process ends."""
     try:
         return tempfile.SpooledTemporaryFile(_SPOOL_MEMORY_BYTES)
     except OSError as exc:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from seed_registry.index import json_document
+from seed_registry.index import json_document, json_scan
 from seed_registry.index.json_document import DocumentFramer
 from seed_registry.index.json_envelope import MAX_DEPTH, Layout
 from seed_registry.index.ndjson import EXCERPT_BYTES
@@ -305,7 +305,7 @@ def test_the_block_and_the_token_agree_on_big_documents(seed: int, monkeypatch: 
     once, framer = framed([data])
     check(data, once, framer)
     with monkeypatch.context() as patch:
-        patch.setattr(json_document._Elements, "learn_seam", lambda *_: None)
+        patch.setattr(json_scan.OpenArray, "learn_seam", lambda *_: None)
         taken = BlocksTaken(patch)
         slow, framer = framed(in_pieces(data, 997))
         assert taken.records == taken.refused == 0

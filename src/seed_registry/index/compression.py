@@ -1,6 +1,6 @@
-"""Unpacking: gzip (RFC 1952) and zstandard (RFC 8878), told by their magic bytes, in pieces of bounded size.
+"""Unpack gzip (RFC 1952) and zstandard (RFC 8878), recognised by magic bytes, in pieces of bounded size.
 
-A file that is not damaged and cannot be unpacked here all the same raises `NotUnpacked`: why, and what unpacks it.
+Other compression raises `NotUnpacked`, with a command that unpacks it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import zstandard
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-# What damaged data raises.
+# Raised for damaged data.
 DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
-# As many of the first bytes tell the compression.
+# Number of first bytes that decide the compression.
 MAGIC_BYTES = 4
-# What one compressed piece may unpack to is bounded by its size: zstandard packs 128 KiB into 4 bytes at best.
+# The size of a compressed piece bounds its unpacked size: zstandard packs 128 KiB into 4 bytes at best.
 _ZSTD_PIECE_BYTES = 1 << 10
 _ZSTD_MAX_WINDOW_BYTES = 128 << 20
 _SKIPPED_BYTES = 1 << 16  # at a time
@@ -39,7 +39,7 @@ class NotUnpacked(Exception):
     """A file that is not damaged, and that is not unpacked here all the same.
 
     Attributes:
-        kind: what it is, or, without a command, what it ends in.
+        kind: of compression, or without a command the kind of bytes at its end.
         command: what unpacks a file, its last argument, to stdout.
     """
 
@@ -50,11 +50,11 @@ class NotUnpacked(Exception):
 
     @property
     def is_stream(self) -> bool:
-        """Whether the command unpacks what is piped into it as well."""
+        """Whether the command also unpacks standard input."""
         return self.command is not None and " -d" in self.command
 
 
-# What has other magic bytes: what it is, and the command that unpacks it to stdout.
+# Other magic bytes: the kind of file, and the command that unpacks it to stdout.
 _OTHERS: Mapping[bytes, tuple[str, str]] = {
     b"BZh": ("bzip2", "bzip2 -dc"),
     b"\xfd7zXZ": ("xz", "xz -dc"),
@@ -74,7 +74,7 @@ _TAR_AT, _TAR_MAGIC = 257, b"ustar"
 
 
 def unpacking(packed: io.BufferedReader[Any], magic: bytes, chunk_bytes: int) -> io.BufferedReader[Any]:
-    """What is in a file that begins with these magic bytes; the file itself if it is not packed."""
+    """Return a reader of the unpacked bytes; the file itself if it is not compressed."""
     if magic.startswith(_GZIP_MAGIC):
         return io.BufferedReader(_GzipReader(packed), chunk_bytes)
     if magic.startswith(_ZSTD_MAGIC) or _is_skippable(magic):
@@ -98,7 +98,7 @@ def require_unpacked(head: bytes, name: str) -> None:
 
 
 def unpacker(magic: bytes) -> str:
-    """The command that unpacks what begins so, if `unpacking` does."""
+    """Return the command that unpacks a file that `unpacking` unpacks."""
     return "gzip -dc" if magic.startswith(_GZIP_MAGIC) else "zstd -dc"
 
 
@@ -181,7 +181,7 @@ class _ZstdReader(io.RawIOBase):
         return True
 
     def _has(self, count: int) -> bool:
-        """Read ahead, so many bytes if there are as many; False if there is none."""
+        """Read ahead up to this many bytes; False at the end of the file."""
         while len(self._rest) < count and (piece := self._packed.read(count - len(self._rest))):
             self._rest += piece
         return bool(self._rest)

@@ -1,6 +1,6 @@
-"""Pages: what the headers of an index' documents declare, compared with what was read of them.
+"""Compare the numbers of records that the headers of an index declare with the numbers read.
 
-A portal answers a question in pages, each a document with the same total; an index may hold one of them, or many.
+A portal answers a query in pages, each a document with the same total; an index may hold one of them, or many.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from seed_registry.index.unread_arrays import value_at
 from seed_registry.records import Asset, Record
 from seed_registry.shortfall import Total
 
-# Different questions in one index; only one made to fill memory has more, and those are left out.
+# Different queries in one index; further ones are left out, so that memory is bounded.
 _MOST_QUESTIONS: Final = 1_000
-# As many are 10 MB; they are needed only where headers come after records.
+# 10 MB; needed only where headers come after records.
 _MOST_PORTALS: Final = 100_000
 
 
 class Pages:
-    """What the headers of an index' documents say, noted at the end of each."""
+    """The headers of the pages of an index, noted at the end of each."""
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self._ended = 0
-        self._sources: set[str] = set()  # of this page, as far as it takes to tell whether there are several
+        self._sources: set[str] = set()  # of this page, up to two: one, or several?
         self._waits = False  # whether this page has records that need a header which is not read yet
         self._portals: list[tuple[int, str]] = []  # where pages begin, and their portals, from the first that waits on
         self._declared: dict[str, _Count] = {}  # by header field
         self._read: dict[tuple[str, int], int] = {}  # by portal and total
 
     def note(self, framer: DocumentFramer, portal: str, records: Sequence[Record], *, waits: bool) -> Problem | None:
-        """Note what was read of a page by now, and return a problem if the pages are of too many portals.
+        """Note the records read of a page so far; returns a problem if the pages are of too many portals.
 
         Args:
-            framer: that reads it.
-            portal: what its header says.
-            records: that were read of it last.
-            waits: whether they may need what is to be read of the header.
+            framer: reads the page.
+            portal: from its header.
+            records: the last ones read of it.
+            waits: whether they may depend on a header that is not read yet.
         """
         if self._dialect.totals and not portal and len(self._sources) < 2:  # noqa: PLR2004  # one, or several
             self._sources.update(record.source_key for record in records if type(record) is Asset)
@@ -61,7 +61,7 @@ class Pages:
         return None
 
     def portal_at(self, offset: int) -> str | None:
-        """What the header of the page of a record that had to wait says of the portal; None if it is that of all."""
+        """The portal in the header of the page of a record that waited for it; None if all pages have one."""
         if self._ended < 2 or not self._portals:  # noqa: PLR2004  # of one page it is known
             return None
         return self._portals[max(bisect_right(self._portals, offset, key=itemgetter(0)) - 1, 0)][1]
@@ -79,7 +79,7 @@ class Pages:
                 self._read[question] = self._read.get(question, 0) + read
 
     def total(self, header: Mapping[str, Any]) -> int | None:
-        """How many records the portal has, as a header says."""
+        """The number of records of the portal, from a header."""
         for path in self._dialect.totals:
             total = value_at(header, path)
             if type(total) is int and total >= 0:
@@ -87,18 +87,18 @@ class Pages:
         return None
 
     def declared(self) -> Iterator[tuple[str, int, int]]:
-        """Header fields that declare the records of their own document: name, what they say, how many there were."""
+        """Header fields that declare the records of their own document: name, declared, read."""
         for name, count in self._declared.items():
             yield name, *count.verdict
 
     def totals(self) -> list[Total]:
-        """What the portals have, and how much of it this index holds."""
+        """The totals of the portals, with the number read of each."""
         name = self._dialect.name
         return [Total(name, portal, total, read) for (portal, total), read in self._read.items()]
 
 
 class _Count:
-    """What the pages of an index say that they hold, and what they hold."""
+    """The declared and the read number of records of all pages."""
 
     def __init__(self) -> None:
         self._said: set[int] = set()  # no more than two
@@ -116,8 +116,8 @@ class _Count:
 
     @property
     def verdict(self) -> tuple[int, int]:
-        """What was said, and what was read: of all pages, or of the first that is wrong."""
+        """Declared and read: of all pages, or of the first that is wrong."""
         if self._wrong is None:
             return self._sum, self._read
-        # Each page may tell the count of all of them.
+        # Each page may declare the count of all of them.
         return (self._said.copy().pop(), self._read) if len(self._said) == 1 else self._wrong

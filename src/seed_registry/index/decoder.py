@@ -1,11 +1,11 @@
-"""Decoding: one raw record to a Source, an Asset or a Reject. Pure, and most of the client's time.
+"""Decode a raw record to a Source, an Asset or a Reject. Pure, and most of the client's time.
 
-A record is checked for what Postgres would refuse (https://www.postgresql.org/docs/current/datatype-json.html) before
-it costs a batch: msgspec refuses bad grammar and lone surrogates anywhere in it, the rest is done here. What is checked
-is what is stored: the record's own bytes.
+A record that Postgres would refuse (https://www.postgresql.org/docs/current/datatype-json.html) is rejected before it
+costs a batch: msgspec refuses bad grammar and lone surrogates, the other checks are made here, on the bytes that are
+stored.
 
-Ordinary assets are decoded many at a time, by columns, and without what Postgres checks as well; whoever writes them
-has the checks done once Postgres has refused one.
+Ordinary assets are decoded many at a time, by columns, without the checks that Postgres makes as well; the writer runs
+these checks once Postgres has refused a batch.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Decoder:
 
     Attributes:
         dialect, provider: of the records, and of their sources.
-        portal: what is known of the portal besides the records.
-        header_complete: whether that is final; an asset that still needs it has no source key before.
+        portal: from the header of the document, and from `--domain`.
+        header_complete: whether that is final; before that, an asset that depends on it has no source key.
     """
 
     def __init__(
@@ -82,16 +82,16 @@ class Decoder:
         language: str | None = None,
         is_lines: bool = False,
     ) -> None:
-        """Make what the records of one index have in common.
+        """Prepare for the records of one index.
 
         Args:
             dialect: the shape of the records.
-            domain: the portal, as `--domain` tells it.
-            provider: that of the sources, if it is not the dialect's; no content hash depends on it.
-            header_complete: whether no header is to come.
+            domain: the portal, from `--domain`.
+            provider: of the sources, if not the dialect's; content hashes do not depend on it.
+            header_complete: whether no header will follow.
             salt: of the content hashes.
-            language: that of texts in several, a tag like "de-CH".
-            is_lines: whether each record has to say of itself what kind it is.
+            language: chooses among texts in several languages, a tag like "de-CH".
+            is_lines: whether each record has to name its kind.
         """
         self.portal = Portal(domain=domain)
         self.header_complete = header_complete
@@ -110,7 +110,7 @@ class Decoder:
         self._seed = xxhash.xxh3_64_intdigest(f"{dialect.name} {dialect.version} {salt}".encode())
 
     def decode(self, record: RawRecord) -> Record | None:
-        """What the record is, None if it only looks like one; never raises, whatever its bytes."""
+        """Decode a record, whatever its bytes; None if it only looks like a record."""
         data = record.data
         if record.excess:
             return _reject(
@@ -122,7 +122,7 @@ class Decoder:
             if "out of range" not in str(exc):
                 return _undecodable(record, exc)
             try:
-                wire = self._spelled(data)  # a number that no float or int64 can hold is only a number
+                wire = self._spelled(data)  # a number beyond float and int64 is kept as a text
             except (ValueError, RecursionError) as exc:
                 return _undecodable(record, exc)
         if not data.isascii() and not is_utf8(data):
@@ -141,13 +141,13 @@ class Decoder:
         return _reject(record, "no_type", f"record {REASONS['no_type']}")
 
     def decode_wires(self, data: list[bytes], *, keys_only: bool = False) -> tuple[list[Any], list[int]]:
-        """The wire Structs of ordinary assets, and the positions of those that are not, where there is None."""
+        """Return wire Structs of ordinary assets, None for each that is not, and the positions of these."""
         if self._ordinary is None:
             return [], list(range(len(data)))
         return self._ordinary.decode(data, keys_only=keys_only)
 
     def decode_ordinary(self, block: RawBlock, *, keys_only: bool = False) -> tuple[list[Asset], list[int]]:
-        """The ordinary assets of a block, not checked, and the positions of what has to be decoded by itself.
+        """Return the ordinary assets of a block, unchecked, and the positions of all others, to be decoded one by one.
 
         Args:
             block: records of one kind.
@@ -189,10 +189,10 @@ class Decoder:
         return assets, others
 
     def with_texts(self, assets: Sequence[Asset], unchecked: _Unchecked) -> list[Asset]:
-        """Assets of which only the keys were decoded, with texts and dates.
+        """Complete assets of which only the keys were decoded, with texts and dates.
 
         Raises:
-            NotOrdinary: one of them has to be decoded by itself.
+            NotOrdinary: one of them has to be decoded alone.
         """
         assert self._ordinary is not None
         data = [asset.raw for asset in assets]
@@ -208,7 +208,7 @@ class Decoder:
         return list(map(Asset, keys, sources, names, descriptions, urls, moments, *known, *rest))
 
     def check(self, asset: Asset, unchecked: _Unchecked) -> Record | None:
-        """What an asset is that was decoded without checks."""
+        """Decode an asset again, with all checks."""
         now = self.portal, self.header_complete
         self.portal, self.header_complete = unchecked.portal, unchecked.header_complete
         try:
@@ -217,7 +217,7 @@ class Decoder:
             self.portal, self.header_complete = now
 
     def _sources_and_seeds(self, values: Sequence[Any]) -> tuple[Sequence[str], Iterable[int]]:
-        """The keys of sources as they are stored, empty where there is none or a bad one, and the seeds of hashes."""
+        """Return the keys of sources as stored, empty for missing or invalid ones, and the seeds of hashes."""
         found: dict[Any, str] = {}
         for value in dict.fromkeys(values):
             key = _key(value).lower()
@@ -231,13 +231,13 @@ class Decoder:
         return sources, [self._seeds[source] for source in sources]
 
     def former_key(self, asset: Asset) -> str | None:
-        """The key that an earlier version of the dialect gave this asset's record; None where none was another."""
+        """The key that an earlier version of the dialect gave this record; None if it is the same."""
         if self.dialect.former_key is None:
             return None
         try:
             key = self.dialect.former_key(self._decode(asset.raw))
         except (ValueError, RecursionError):
-            return None  # nor did an earlier version take it
+            return None  # an earlier version rejected it, too
         return key if key != asset.key else None
 
     def _source(self, record: RawRecord, wire: Any, data: bytes) -> Source | Reject:
@@ -302,18 +302,18 @@ class Decoder:
         )
 
     def _seed_of(self, source_key: str) -> int:
-        """The seed of the hashes of a source's assets: records of the same bytes differ if they are of two sources."""
+        """The seed of the hashes of a source's assets: equal records of two sources have different hashes."""
         seed = self._seeds[source_key] = self._seed ^ xxhash.xxh3_64_intdigest(source_key.encode())
         return seed
 
     def _spelled(self, data: bytes) -> Any:
-        """The record with its numbers as they are written."""
+        """Decode the record with its numbers as they are written."""
         if self._speller is None:
             self._speller = LiteralNumberDecoder(self.dialect.wire)
         return self._speller.decode(data)
 
     def _texts(self, fields: Fields) -> tuple[str | None, str | None, str | None, tuple[str, ...]]:
-        """Name, description, URL, and which of them have something that is no text."""
+        """Name, description, URL, and which of them are null because their value is not a text."""
         values = {"name": fields.name, "description": fields.description, "url": fields.url}
         texts = [text_of(fields.name, self._language), text_of(fields.description, self._language), url_of(fields.url)]
         ignored = tuple(
@@ -336,7 +336,7 @@ class Decoder:
 
 
 class _Unchecked(Struct, frozen=True):
-    """How assets were decoded, and what was known at their place."""
+    """The decoder of assets, and its state when it decoded them."""
 
     decoder: Decoder
     portal: Portal
@@ -361,13 +361,13 @@ class _Ordinary:
         self._decode_keys = msgspec.json.Decoder(keys).decode
 
     def decode(self, data: Sequence[bytes], *, keys_only: bool = False) -> tuple[list[Any], list[int]]:
-        """The records, and the positions of those that are not ordinary, where there is None."""
+        """Return the records, None for each that is not ordinary, and the positions of these."""
         decode = self._decode_keys if keys_only else self._decode
         wires: list[Any] = []
         others: list[int] = []
         while len(wires) < len(data):
             try:
-                wires.extend(map(decode, islice(data, len(wires), None)))  # keeps what comes before a failure
+                wires.extend(map(decode, islice(data, len(wires), None)))  # keeps the results before a failure
             except (ValueError, RecursionError):
                 others.append(len(wires))
                 wires.append(None)
@@ -382,24 +382,24 @@ def _stripped(keys: Sequence[Any]) -> list[str]:
 
 
 def _odd_keys(keys: Sequence[str], sources: Sequence[str]) -> set[int]:
-    """Where there is no key, no source, or a key that has to be looked at."""
+    """Return where key or source is missing, or the key may be invalid."""
     if all(keys) and all(sources) and "\0" not in "".join(keys) and len(max(keys, key=len)) * 4 <= MAX_KEY_BYTES:
         return set()
     return {at for at, (key, source) in enumerate(zip(keys, sources, strict=True)) if not source or _key_problem(key)}
 
 
 def _odd_texts(texts: Sequence[str | None]) -> set[int]:
-    """Where a text may be an object of several."""
+    """Return where a text may be an object of texts by language."""
     return {at for at, text in enumerate(texts) if text and text[0] == "{"}
 
 
 def _moments(dates: Sequence[Any]) -> tuple[Sequence[datetime | None], set[int]]:
-    """The moments of these dates, and where one is not written as most are."""
+    """Return the moments of dates, and where one is in an uncommon format."""
     try:
         return list(map(parse_common_timestamp, dates)), set()
     except (TypeError, ValueError, OverflowError):
-        judged = list(map(parse_timestamp, dates))
-        return [moment for moment, _ in judged], {at for at, (_, is_unusual) in enumerate(judged) if is_unusual}
+        parsed = list(map(parse_timestamp, dates))
+        return [moment for moment, _ in parsed], {at for at, (_, is_unusual) in enumerate(parsed) if is_unusual}
 
 
 def _differing(values: Sequence[Any], others: Sequence[Any]) -> set[int]:
@@ -407,7 +407,7 @@ def _differing(values: Sequence[Any], others: Sequence[Any]) -> set[int]:
 
 
 def _are_unusual(fields: Fields) -> bool:
-    """Whether one of the texts is none, or may be an object of several in a string."""
+    """Whether one of the values is not a text, or may be an object of texts by language in a string."""
     name, description, url = fields.name, fields.description, fields.url
     return (
         (name is not None and (type(name) is not str or name[:1] == "{"))
@@ -422,7 +422,7 @@ def _reject(record: RawRecord, reason: str, detail: str, *, key: str | None = No
 
 
 def _deep(data: Sequence[bytes]) -> set[int]:
-    """Which records may be too deep; few are."""
+    """Return which records may be too deep; few are."""
     return {at for at, record in enumerate(data) if may_be_deep(record)}
 
 

@@ -1,13 +1,13 @@
-"""Framing documents: chunks of one JSON value (RFC 8259) to the exact bytes of the elements of its arrays.
+"""Cut chunks of a JSON document (RFC 8259) into the exact bytes of the elements of its arrays.
 
 A document is an *envelope* of nested objects around arrays. The envelope without the arrays' elements is small: it is
-kept (the *skeleton*), decoded as a whole, and answers for the syntax and the header fields. The elements are found in
-two ways that always agree:
+kept (the *skeleton*) and decoded as a whole, for its syntax and its header fields. The elements are found in two ways,
+with the same result:
 
 - by the block: everything up to the last place that looks like a seam between two elements (the same bytes as between
   the two before) is split at all such places and decoded. An object ends where its last bracket is closed and nowhere
-  before, so what decodes from the end of one element to a seam is the next one. Where something does not, or nobody
-  wants the elements decoded, msgspec gets the whole as one array of raw values: it checks every byte.
+  before, so what decodes from the end of one element to a seam is the next one. Where one does not, or
+  elements need not be decoded, msgspec gets the block as one array of raw values: it checks every byte.
 - by the token: brackets are counted outside strings, whatever the bytes are and wherever the chunks are cut; some ten
   times slower, and only needed at the beginning, at the end, and where no seam is found.
 
@@ -24,20 +24,14 @@ from typing import Any
 import msgspec
 
 from seed_registry.index.json_envelope import Broken, Envelope, Layout, Path, Problem, error_position
+from seed_registry.index.json_scan import SEPARATOR, ElementScan, OpenArray, space_after
 from seed_registry.index.ndjson import EXCERPT_BYTES
 from seed_registry.index.server_errors import portal_error_text
 from seed_registry.index.unread_arrays import IsRecord, UnreadArrays
 from seed_registry.records import Piece, RawBlock, RawRecord
 
-_SPACE = re.compile(rb"[ \t\r\n]*+")
 _TOKEN = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+")|([{}\[\],:])|([^ \t\r\n"{}\[\],:]++)', re.DOTALL)
-_SCALAR = re.compile(rb'[^ \t\r\n"{}\[\],:]*+')
-_BRACKET = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["{}\[\]]', re.DOTALL)
-_REST_OF_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
-_SEPARATOR = re.compile(rb"[ \t\r\n]*+,[ \t\r\n]*+")
-_FIRST_KEY = re.compile(rb'\{[ \t\r\n]{0,64}"[^"\\]{1,64}"')
-_QUOTE, _COMMA, _CLOSE, _BRACE = b'",]{'
-_OPENING = b"{["
+_COMMA, _CLOSE, _BRACE = b",]{"
 # A record that is too long to keep is scanned to its end by token; with more open brackets it has none that is right.
 _MAX_OPEN_BRACKETS = 10_000
 
@@ -50,22 +44,22 @@ Decode = Callable[[list[bytes]], tuple[list[Any], list[int]]]
 
 
 class DocumentFramer:
-    """Cuts the records out of a document, or out of several that follow one another, where the layout says they stand.
+    """Cuts the records out of a document, or out of several that follow one another, at the paths of the layout.
 
     Elements of other arrays are checked and dropped; those that look like records are counted.
 
     A document of a sequence, and each of an array of documents, is a *page*: `feed` and `finish` return at its end, so
-    that its records are told with its own header, and are called again while something is pending.
+    that its records are decoded with its own header, and are called again while bytes are pending.
 
     Attributes:
-        problem: set once the document is found broken; the records returned before and with it are good.
+        problem: set once the document is found broken; records before that are good.
         header: the page's fields, as far as they have been read when an array begins, complete at its end.
         closed: whether the page has ended, so that `header` is complete.
         pending: whether bytes that were fed wait behind the end of a page.
         pages: how many pages have begun.
         page_offset: where this one begins.
-        has_found: whether this page has something where the layout has records, if only an empty array.
-        unread: what looks like records and is not where the layout says.
+        has_found: whether this page has an array at a path of the layout, even an empty one.
+        unread: counts elements elsewhere that look like records.
     """
 
     def __init__(
@@ -78,7 +72,7 @@ class DocumentFramer:
         is_record: IsRecord = lambda _: False,
         decode: Decode | None = None,
     ) -> None:
-        """`decode` is of assets in blocks: what they are, and the positions of those that it did not decode."""
+        """`decode` decodes the assets of a block; it returns them and the positions of those that it did not decode."""
         self.layout = layout
         self.problem: Problem | None = None
         self.header: dict[str, Any] = {}
@@ -92,7 +86,7 @@ class DocumentFramer:
         self._counts_before: dict[Path, int] = {}  # this page
         self._max = max_record_bytes
         self._buffer = b""
-        self._start = 0  # of what is still to be read in it
+        self._start = 0  # of the unread rest
         self._base = offset  # of the buffer's first byte
         self._line = line  # of the byte `_counted`
         self._counted = 0
@@ -103,7 +97,7 @@ class DocumentFramer:
 
     @property
     def counts(self) -> dict[Path, int]:
-        """How many records there were by now, by the path where the layout has them; also of arrays without any."""
+        """The number of records so far, by the path in the layout; also of empty arrays."""
         array = self._levels[-1].array if self._levels else None
         if array is None or array.kind is None:
             return self._counts
@@ -122,14 +116,14 @@ class DocumentFramer:
         return f"no array of records at {wanted}" + (f'; the portal\'s server says "{words}"' if words else "")
 
     def feed(self, chunk: bytes) -> list[Piece]:
-        """The records that end in this chunk, or in the page that ends in it, as far as the document is sound."""
+        """Return the records that end in this chunk, or in the page that ends in it, up to a problem."""
         if chunk:
             self._drop_read()
             self._buffer += chunk
         return self._advance(final=False)
 
     def finish(self) -> list[Piece]:
-        """The last records, up to the end of a page; if none is pending then, `problem` tells whether all was whole."""
+        """Return the last records, up to the end of a page; if nothing is pending then, `problem` is final."""
         records = self._advance(final=True)
         if not self.pending and self.problem is None and (self._levels or not self.pages):
             self.problem = Problem("the document is cut off", self._base + len(self._buffer))
@@ -156,14 +150,14 @@ class DocumentFramer:
         return records
 
     def _drop_read(self) -> None:
-        """Forget what was read of the buffer; not at the end of each of many pages in it, for the rest is copied."""
+        """Drop the read part of the buffer; not for each of many pages in it, because the rest is copied."""
         self._buffer = self._buffer[self._start :]
         self._base += self._start
         self._counted -= self._start
         self._start = 0
 
     def _walk_between_documents(self, position: int) -> tuple[int, bool]:
-        position = _space_after(self._buffer, position)
+        position = space_after(self._buffer, position)
         if position == len(self._buffer):
             return position, False
         if self.pages:
@@ -195,7 +189,7 @@ class DocumentFramer:
         buffer, envelope = self._buffer, self._levels[-1].envelope
         while True:
             start = position
-            position = _space_after(buffer, position)
+            position = space_after(buffer, position)
             if position == len(buffer):
                 envelope.skip(buffer[start:position], self._base + start)
                 return position, False
@@ -226,7 +220,7 @@ class DocumentFramer:
 
     def _open_array(self, envelope: Envelope) -> None:
         layout, path = self.layout, envelope.at
-        array = _Elements(path, layout.arrays.get(path), is_walked=path in layout.nested)
+        array = OpenArray(path, layout.arrays.get(path), is_walked=path in layout.nested)
         array.has_links = path in layout.links
         self._levels[-1].array = array
         if array.kind is not None:
@@ -240,8 +234,8 @@ class DocumentFramer:
         layout, path = self.layout, envelope.at
         self._meet(envelope, path)
         if path in layout.singles:
-            array = _Elements(path, layout.arrays.get(path, ""), is_single=True)
-            array.scan = _Scan(self._base + position, self._line_at(position))
+            array = OpenArray(path, layout.arrays.get(path, ""), is_single=True)
+            array.scan = ElementScan(self._base + position, self._line_at(position))
             self._levels[-1].array = array
             self._counts.setdefault(path, 0)
             return position
@@ -250,7 +244,7 @@ class DocumentFramer:
         return position
 
     def _meet(self, envelope: Envelope, path: Path) -> None:
-        """Note that there are records at this path of this envelope, if only none; the first time it must be sound."""
+        """Note an array at this path of this envelope; the first time, decode the envelope for the header."""
         self.has_found = True
         if path in envelope.met:
             return
@@ -277,19 +271,19 @@ class DocumentFramer:
         self.pending = position < len(self._buffer)
         return position, False
 
-    def _walk_elements(self, array: _Elements, position: int, records: list[Piece], *, final: bool) -> tuple[int, bool]:
+    def _walk_elements(self, array: OpenArray, position: int, records: list[Piece], *, final: bool) -> tuple[int, bool]:
         """Read elements to the array's end, to one that is read like a document, or as far as the buffer goes."""
-        separator = _SEPARATOR.match(self._buffer, position) if array.after_element else None
+        separator = SEPARATOR.match(self._buffer, position) if array.after_element else None
         if separator:
             array.after_element, array.after_comma = False, True
             position = separator.end()
         block_end = self._take_block(array, position, records)
         if block_end > position and not final:
-            # What is left is less than an element or so: cheaper when the next chunk is there.
+            # The rest is about one element: cheaper with the next chunk.
             return block_end, False
         position = block_end
         buffer, level = self._buffer, self._levels[-1]
-        while array.scan is not None or (position := _space_after(buffer, position)) < len(buffer):
+        while array.scan is not None or (position := space_after(buffer, position)) < len(buffer):
             if array.scan is None:
                 if self._between_elements(array, position):
                     position += 1
@@ -299,7 +293,7 @@ class DocumentFramer:
                 if array.is_walked and buffer[position] == _BRACE:
                     self._open_element(array, position)
                     return position, True
-                array.scan = _Scan(self._base + position, self._line_at(position))
+                array.scan = ElementScan(self._base + position, self._line_at(position))
             end = array.scan.find_end(buffer, position, final=final)
             if end is None:
                 return self._hold_open(array.scan, position), False
@@ -311,10 +305,10 @@ class DocumentFramer:
         return position, False
 
     def _behind_array(self, level: _Level, position: int) -> tuple[int, bool]:
-        """The array was the document, or is one field of what is read on."""
+        """Go on behind an array, which was the document or one field of it."""
         return self._close_level(position) if level.envelope.closed else (position, True)
 
-    def _open_element(self, array: _Elements, position: int) -> None:
+    def _open_element(self, array: OpenArray, position: int) -> None:
         """Read an element of the array like a document of its own; one of an array of documents is one."""
         outside = self._levels[-1].envelope
         root, place = self.layout.nested[array.path], outside.named(in_array=True)
@@ -324,7 +318,7 @@ class DocumentFramer:
         else:
             self._begin_page(level, position)
 
-    def _between_elements(self, array: _Elements, position: int) -> bool:
+    def _between_elements(self, array: OpenArray, position: int) -> bool:
         """Whether the byte there is the array's own comma or bracket; an element follows where it is not."""
         byte = self._buffer[position]
         if byte == _CLOSE and not array.after_comma:
@@ -337,13 +331,13 @@ class DocumentFramer:
         array.after_element, array.after_comma = False, True
         return True
 
-    def _close_array(self, array: _Elements, bracket: str, position: int) -> None:
+    def _close_array(self, array: OpenArray, bracket: str, position: int) -> None:
         if array.kind is not None:
             self._counts[array.path] += array.count
         self._levels[-1].array = None
         self._levels[-1].envelope.resume(bracket, self._base + position)
 
-    def _take_block(self, array: _Elements, position: int, records: list[Piece]) -> int:
+    def _take_block(self, array: OpenArray, position: int, records: list[Piece]) -> int:
         """Take all elements up to the last seam in one go; returns where, or `position` if that did not work."""
         buffer = self._buffer
         if array.seam is None or array.after_element or (array.scan is not None and array.scan.dropped):
@@ -351,7 +345,7 @@ class DocumentFramer:
         cut = buffer.rfind(array.seam, position) + 1
         if cut <= position:
             return position
-        start = _space_after(buffer, position)
+        start = space_after(buffer, position)
         if self._decode is not None and array.kind == "asset" and self._take_decoded(array, start, cut, records):
             return cut
         try:
@@ -362,16 +356,16 @@ class DocumentFramer:
         position = start
         for value in values:
             data = bytes(value)
-            scan = _Scan(self._base + position, self._line_at(position))
+            scan = ElementScan(self._base + position, self._line_at(position))
             self._take(array, data, scan, records)
             position += len(data)
             if position < cut:
-                separator = _SEPARATOR.match(buffer, position)
+                separator = SEPARATOR.match(buffer, position)
                 assert separator is not None, "msgspec took this for an array"
                 position = separator.end()
         return cut
 
-    def _take_decoded(self, array: _Elements, start: int, cut: int, pieces: list[Piece]) -> bool:
+    def _take_decoded(self, array: OpenArray, start: int, cut: int, pieces: list[Piece]) -> bool:
         """Take the elements between these places, decoded; False if they are not all cut right, or not all short."""
         assert self._decode is not None
         data, gap = array.split(self._buffer[start:cut])
@@ -393,7 +387,7 @@ class DocumentFramer:
         return True
 
     def _lines(self, data: list[bytes], between: int, start: int, cut: int) -> Sequence[int]:
-        """The line of each element; so many newlines are between two."""
+        """The line of each element, with `between` newlines between two."""
         line = self._line_at(start)
         inside = self._line_at(cut) - line - between * (len(data) - 1)
         if not inside:
@@ -401,7 +395,7 @@ class DocumentFramer:
         *lines, _ = accumulate((element.count(b"\n") + between for element in data), initial=line)
         return lines
 
-    def _emit(self, array: _Elements, position: int, end: int, scan: _Scan, records: list[Piece]) -> None:
+    def _emit(self, array: OpenArray, position: int, end: int, scan: ElementScan, records: list[Piece]) -> None:
         """Take the element, or the rest of one, that ends there."""
         if end == position and not scan.dropped:
             raise Broken("a value is expected here", self._base + position)
@@ -409,7 +403,7 @@ class DocumentFramer:
         if not array.is_walked:
             array.learn_seam(self._buffer, position, end)
 
-    def _take(self, array: _Elements, data: bytes, scan: _Scan, records: list[Piece]) -> None:
+    def _take(self, array: OpenArray, data: bytes, scan: ElementScan, records: list[Piece]) -> None:
         array.end_element()
         length = scan.dropped + len(data)
         if array.kind is None or (array.has_links and data[:1] == b'"'):
@@ -422,12 +416,12 @@ class DocumentFramer:
         else:
             records.append(RawRecord(data, scan.line, scan.offset, array.kind))
 
-    def _look_into(self, data: bytes, scan: _Scan, length: int) -> None:
-        """An element that is no record must be JSON all the same, and may hold records, where it is short enough."""
+    def _look_into(self, data: bytes, scan: ElementScan, length: int) -> None:
+        """Check that an element that is not a record is JSON, and count records in it, if it is short enough."""
         place = self._levels[-1].envelope.named()
         if length > self._max:
             if (scan.excerpt or data)[:1] in (b"{", b"["):
-                self.unread.note(place)  # nobody knows what it holds
+                self.unread.note(place)  # its content is unknown
             return
         try:
             element = _decode(data)
@@ -437,7 +431,7 @@ class DocumentFramer:
             raise Broken(str(exc), scan.offset + error_position(exc)) from exc
         self.unread.look_into(place, element)
 
-    def _hold_open(self, scan: _Scan, position: int) -> int:
+    def _hold_open(self, scan: ElementScan, position: int) -> int:
         """Keep an element that goes on in the next chunk, or only its excerpt if it is too long already."""
         if not scan.dropped and len(self._buffer) - position <= self._max:
             return position
@@ -452,121 +446,9 @@ class DocumentFramer:
         return self._line
 
 
-class _Scan:
-    """The search for the end of one element, by the token, across chunks."""
-
-    def __init__(self, offset: int, line: int) -> None:
-        self.offset = offset
-        self.line = line
-        self.dropped = 0  # bytes of it no longer in the buffer
-        self.excerpt = b""
-        self.unread = 0  # bytes at the buffer's end that cannot be judged yet (a dangling backslash)
-        self._scanned = 0  # bytes of it in the buffer already judged
-        self.depth = 0  # brackets that are open
-        self._in_string = False
-        self._is_scalar = False
-
-    def find_end(self, buffer: bytes, start: int, *, final: bool) -> int | None:  # noqa: C901  # a state machine
-        """Where the element that begins at `start` ends, None if that is not in the buffer."""
-        position = start + self._scanned
-        if position == start and not self.dropped:
-            self._is_scalar = buffer[start] not in b'{["'
-        if self._is_scalar:
-            end = _matched_to(_SCALAR, buffer, position)
-            if end < len(buffer) or final:
-                return end
-            self._judged(buffer, start, end)
-            return None
-        if self._in_string:
-            position = self._leave_string(buffer, start, position)
-            if self._in_string or not self.depth:
-                return None if self._in_string else position
-        for match in _BRACKET.finditer(buffer, position):
-            byte = buffer[match.start()]
-            if byte in _OPENING:
-                self.depth += 1
-            elif byte != _QUOTE:
-                self.depth -= 1
-            elif match.end() - match.start() == 1:  # a string that does not end here
-                self._in_string = True
-                self._leave_string(buffer, start, match.end())
-                return None
-            if self.depth <= 0:
-                return match.end()
-        self._judged(buffer, start, len(buffer))
-        return None
-
-    def _leave_string(self, buffer: bytes, start: int, position: int) -> int:
-        """Go on to the end of the string, if that is in the buffer."""
-        position = _matched_to(_REST_OF_STRING, buffer, position)
-        if position < len(buffer) and buffer[position] == _QUOTE:
-            self._in_string = False
-            return position + 1
-        self._judged(buffer, start, position)
-        return position
-
-    def drop(self, buffer: bytes, start: int) -> None:
-        """Forget the bytes judged so far, but for an excerpt."""
-        self.excerpt = self.excerpt or buffer[start : start + EXCERPT_BYTES]
-        self.dropped += self._scanned
-        self._scanned = 0
-
-    def _judged(self, buffer: bytes, start: int, position: int) -> None:
-        self._scanned = position - start
-        self.unread = len(buffer) - position
-
-
 class _Level:
     """An object that is being read, or the document, and the array that is open in it."""
 
     def __init__(self, envelope: Envelope) -> None:
         self.envelope = envelope
-        self.array: _Elements | None = None
-
-
-class _Elements:
-    """An array that is being read, or a record that stands where an array of them may stand."""
-
-    def __init__(self, path: Path, kind: str | None, *, is_walked: bool = False, is_single: bool = False) -> None:
-        self.path = path
-        self.count = 0
-        self.kind = kind  # of its elements, None where nobody wants them
-        self.is_walked = is_walked  # each object in it is read like a document of its own
-        self.is_single = is_single
-        self.has_links = False  # a text in it is no record
-        self.after_element = False
-        self.after_comma = False
-        self.scan: _Scan | None = None
-        self.seam: bytes | None = None
-
-    def end_element(self) -> None:
-        """An element has ended."""
-        self.scan, self.after_element, self.after_comma = None, True, False
-
-    def learn_seam(self, buffer: bytes, start: int, end: int) -> None:
-        """Note the bytes from the end of this element to the first key of the next one."""
-        separator = _SEPARATOR.match(buffer, end)
-        key = separator and _FIRST_KEY.match(buffer, separator.end())
-        if key and buffer[end - 1 : end] == b"}" and end > start:
-            self.seam = buffer[end - 1 : key.end()]
-
-    def split(self, block: bytes) -> tuple[list[bytes], bytes]:
-        """The elements of a block that begins with one and ends where another does, and what is between two of them."""
-        assert self.seam is not None
-        head = self.seam[self.seam.index(b"{") :]
-        first, *rest = block.split(self.seam)
-        if not rest:
-            return [first], b""
-        last = rest.pop()
-        between = self.seam[1 : -len(head)]
-        return [first + b"}", *[head + part + b"}" for part in rest], head + last], between
-
-
-def _matched_to(pattern: re.Pattern[bytes], buffer: bytes, position: int) -> int:
-    match = pattern.match(buffer, position)
-    assert match is not None, "the pattern matches the empty string"
-    return match.end()
-
-
-def _space_after(buffer: bytes, position: int) -> int:
-    return _matched_to(_SPACE, buffer, position)
+        self.array: OpenArray | None = None

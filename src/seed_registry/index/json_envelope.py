@@ -9,21 +9,21 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-# Envelopes nest two levels in practice; Postgres takes 13,000, Python's decoders about 1,000.
+# Envelopes nest two levels in practice.
 MAX_DEPTH: Final = 64
-# A place is told to people, and keys may have any length.
+# Of each key in the path of a message, and of the path.
 _PLACE_CHARACTERS: Final = 200
 
 
 class Problem(Struct, frozen=True):
-    """Why a document cannot be read on, and where; `offset` counts bytes of the unpacked index."""
+    """Why reading a document cannot go on; `offset` counts bytes of the unpacked index."""
 
     message: str
     offset: int
 
 
 class Broken(Exception):  # noqa: RUF100  # never leaves the framer
-    """The document cannot be read on."""
+    """Reading the document cannot go on."""
 
     def __init__(self, message: str, offset: int) -> None:
         super().__init__(message)
@@ -34,12 +34,12 @@ Path = tuple[str, ...]
 
 
 class Layout(Struct, frozen=True):
-    """Where the records of a document stand.
+    """The paths of records in a document.
 
     Attributes:
         arrays: the paths of the arrays that hold records, and their kind; `()` is a document that is an array itself.
         nested: the paths of objects, or of arrays of objects, that hold records in their turn, each with the path that
-            it is taken for: `{("catalog",): ()}` says that a catalog in a catalog is read as the document itself is.
+            it is read as: with `{("catalog",): ()}` a catalog in a catalog is read like the document itself.
         singles: where one object may stand in place of an array of them; `()` is a document that is a record itself.
         links: those of the arrays in which a text is no record, but names one that stands elsewhere.
         is_sequence: whether further documents may follow the first one.
@@ -58,9 +58,9 @@ class Envelope:
     Attributes:
         path: the current key of each open object.
         closed: whether the outermost object, or the only value, has ended.
-        root: the path that the envelope as a whole is taken for.
-        place: where it stands in the document, for people: `catalog[]`.
-        met: the paths of the arrays and objects with records that it has had.
+        root: the path in the layout that the envelope as a whole is read as.
+        place: its path in the document, for messages: `catalog[]`.
+        met: the paths of its arrays and objects with records so far.
     """
 
     def __init__(self, max_bytes: int, *, outside: Envelope | None = None, root: Path = (), place: str = "") -> None:
@@ -70,7 +70,7 @@ class Envelope:
         self.place = place
         self.met: set[Path] = set()
         self._max = max_bytes
-        # What the envelopes around this one hold counts as well.
+        # The bytes of the envelopes around this one count as well.
         self._held, self._depth = outside.extent if outside else (0, 0)
         self._skeleton = bytearray()
         self._splices: list[tuple[int, int]] = []  # (length of the skeleton, offset in the index) where they run on
@@ -78,22 +78,22 @@ class Envelope:
 
     @property
     def at(self) -> Path:
-        """The path that the value which comes next is taken for."""
+        """The path in the layout of the next value."""
         return self.root + tuple(self.path)
 
     @property
     def extent(self) -> tuple[int, int]:
-        """How many bytes are held by now, and how many objects are open, those around this envelope included."""
+        """The numbers of bytes held and of open objects, the envelopes around this one included."""
         return self._held + len(self._skeleton), self._depth + len(self.path)
 
     def named(self, *, in_array: bool = False) -> str:
-        """Where the value which comes next stands in the document, for people, cut at a length that fits a line."""
+        """The path in the document of the next value, for messages, cut to the length of a line."""
         keys = ".".join(key[:_PLACE_CHARACTERS] for key in self.path)
         dot = "." if self.place and keys else ""
         return f"{self.place}{dot}{keys}"[:_PLACE_CHARACTERS] + "[]" * in_array
 
     def take(self, token: re.Match[bytes], text: bytes, offset: int) -> None:
-        """The next token, with the white space before it."""
+        """Take the next token, with the white space before it."""
         self.pass_over(text, offset)
         match token[0]:
             case b"{":
@@ -113,27 +113,27 @@ class Envelope:
                 self.closed = True
 
     def pass_over(self, text: bytes, offset: int) -> None:
-        """Keep a token, but do not follow it: what it opens is read by others, up to `resume`."""
+        """Keep a token, but do not follow it: the framer reads the array or object that it opens, up to `resume`."""
         self._extend(text, offset)
         if self._held + len(self._skeleton) > self._max:
             raise Broken(f"more than {self._max:,} bytes outside the records", offset)
 
     def skip(self, space: bytes, offset: int) -> None:
-        """White space that may go on in the next chunk: one byte of it still keeps apart what it kept apart."""
+        """Skip white space that may go on in the next chunk; one byte of it still separates tokens."""
         self._extend(space[:1], offset)
 
     def resume(self, bracket: str, offset: int) -> None:
-        """An array, or an object that others read, has ended; the envelope goes on at `offset`."""
+        """Go on at `offset`, after an array or object that the framer read."""
         self._skeleton += bracket.encode()
         self._splices.append((len(self._skeleton), offset))
         self.closed = not self.path
 
     def decode(self) -> dict[str, Any]:
-        """The header, of a complete envelope."""
+        """Decode the header of a complete envelope."""
         return self._decode(bytes(self._skeleton))
 
     def decode_open(self) -> dict[str, Any]:
-        """The header so far: the envelope as if everything ended in the array or object that begins here."""
+        """Decode the header so far, as if the document ended in the array or object that begins here."""
         closing = b"}" if self._skeleton.endswith(b"{") else b"]"
         return self._decode(bytes(self._skeleton) + closing + b"}" * len(self.path))
 
@@ -145,7 +145,7 @@ class Envelope:
 
     def _decode(self, skeleton: bytes) -> dict[str, Any]:
         try:
-            value = msgspec.json.decode(skeleton.decode())  # as text: msgspec tells no place of what is not UTF-8
+            value = msgspec.json.decode(skeleton.decode())  # as text: for invalid UTF-8 msgspec gives no position
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             position = error_position(exc)
             length, offset = max((splice for splice in self._splices if splice[0] <= position), default=(0, 0))
@@ -154,7 +154,7 @@ class Envelope:
 
 
 def error_position(exc: Exception) -> int:
-    """The byte that a decoding error names, 0 where it names none."""
+    """The position in a decoding error, 0 if it has none."""
     if isinstance(exc, UnicodeDecodeError):
         return exc.start
     match = re.search(r"\(byte (\d+)\)", str(exc))
@@ -162,7 +162,7 @@ def error_position(exc: Exception) -> int:
 
 
 def error_text(exc: Exception) -> str:
-    """What a decoding error says, without the position: that one is told relative to the index."""
+    """The message of a decoding error without its position, which is relative to the skeleton."""
     if isinstance(exc, UnicodeDecodeError):
         return "not UTF-8"
     return re.sub(r" \(byte \d+\)|^JSON is malformed: ", "", str(exc))

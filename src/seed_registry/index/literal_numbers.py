@@ -1,6 +1,6 @@
-"""Spelling: a record decoded once more, slowly, with its numbers as they are written.
+"""Decode a record with its numbers as they are written, slowly.
 
-msgspec makes a float of `300.210`, which no longer tells its digits, and refuses a whole record for one `1e400`.
+msgspec makes a float of `300.210`, which loses its last digit, and refuses a whole record for one `1e400`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import msgspec
 from msgspec import Raw, Struct
 from msgspec.structs import fields
 
-# Python refuses to write longer integers, so as not to take hours (https://docs.python.org/3/library/stdtypes.html).
+# Python limits the conversion of longer integers (https://docs.python.org/3/library/stdtypes.html).
 _INTEGER_DIGITS: Final = 4_300
 
 
 class LiteralNumber(float):
-    """A number with a fraction or an exponent, or with more digits than an int may have; `text` is how it is written.
+    """A number with a fraction or an exponent, or with more digits than an int may have; `text` is its spelling.
 
     As a float it may be infinite: `1e400` is.
     """
@@ -27,7 +27,7 @@ class LiteralNumber(float):
     text: str
 
     def __new__(cls, text: str) -> Self:
-        """The number that is written so."""
+        """The number with this spelling."""
         number = super().__new__(cls, text)
         number.text = text
         return number

@@ -1,4 +1,4 @@
-"""Framing lines: chunks of an NDJSON index (https://github.com/ndjson/ndjson-spec) to raw records. Pure, fed bytes."""
+"""Cut chunks of NDJSON (https://github.com/ndjson/ndjson-spec) into raw records. Pure, fed bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from itertools import accumulate
 
 from seed_registry.records import Piece, RawBlock, RawRecord
 
-# What is kept of a record that is too long, for the rejects file.
+# Bytes kept of a record that is too long, for the rejects file.
 EXCERPT_BYTES = 1 << 10
 _JSON_WHITESPACE = b" \t\r"
 
@@ -14,7 +14,7 @@ _JSON_WHITESPACE = b" \t\r"
 class LineFramer:
     """Cuts lines wherever the chunks are cut. Blank lines are no records; CRLF and a missing last newline are fine.
 
-    Holds at most `max_record_bytes` and one chunk: a longer line is dropped as it comes, and told by its excerpt.
+    Holds at most `max_record_bytes` and one chunk; of a longer line only an excerpt is kept.
     """
 
     def __init__(self, *, max_record_bytes: int, offset: int = 0, line: int = 1) -> None:
@@ -25,7 +25,7 @@ class LineFramer:
         self._offset = offset
 
     def feed(self, chunk: bytes) -> list[Piece]:
-        """The records that end in this chunk."""
+        """Return the records that end in this chunk."""
         lines = chunk.split(b"\n")
         if len(lines) == 1:
             self._hold(chunk)
@@ -45,7 +45,7 @@ class LineFramer:
         return pieces
 
     def finish(self) -> list[Piece]:
-        """The last record, where the last line has no newline."""
+        """Return the last record, if the last line has no newline."""
         pieces: list[Piece] = []
         if self._pending_bytes > self._max:
             self._end_long_line(pieces)
@@ -55,7 +55,7 @@ class LineFramer:
         return pieces
 
     def _take(self, lines: list[bytes], pieces: list[Piece]) -> None:
-        """Whole lines, the first at `_line` and `_offset`."""
+        """Take whole lines, the first at `_line` and `_offset`."""
         if not lines:
             return
         line, count = self._line, len(lines)
@@ -84,7 +84,7 @@ class LineFramer:
         if self._pending_bytes <= self._max:
             if piece:
                 self._pending.append(piece)
-        else:  # too long now: keep what the excerpt needs
+        else:  # too long now: keep the excerpt
             self._pending = [b"".join([*self._pending, piece[:EXCERPT_BYTES]])[:EXCERPT_BYTES]]
 
     def _end_long_line(self, pieces: list[Piece]) -> None:

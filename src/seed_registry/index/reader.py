@@ -77,24 +77,24 @@ class IndexReader:
 
     @property
     def position(self) -> int:
-        """Bytes of the file on disk consumed so far."""
+        """Bytes of the file on disk read so far."""
         return self._opened.position
 
     @property
     def file_state(self) -> FileState | None:
-        """The file as it is read, None where it could not be recognised later."""
+        """The file as far as it was read; None if it could not be recognised later."""
         return self._opened.file_state
 
     @property
     def sources_complete(self) -> bool:
-        """Whether no further source can come: the document lists sources, and only its assets are still to be read."""
+        """Whether no further source can follow: the document lists sources, and the reader is at its assets."""
         return self._document is not None and list(self._document.counts)[-2:] == [("sources",), ("assets",)]
 
     async def records(self) -> AsyncIterator[list[Record]]:
-        """The records of each chunk, decoded.
+        """Yield the records, decoded, as chunks arrive.
 
         Raises:
-            IndexBroken: the document is cut off or malformed; what came before was returned.
+            IndexBroken: the document is cut off or malformed; the records before that were yielded.
             IndexUnreadable: reading fails.
             IndexNotUnderstood: there is no array of records in the document.
         """
@@ -108,44 +108,44 @@ class IndexReader:
             for start in range(0, len(chunk), size):
                 for records in self._framed(partial(self._framer.feed, chunk[start : start + size])):
                     yield records
-                await anyio.lowlevel.checkpoint()  # for the sessions, which have something to send or to answer
+                await anyio.lowlevel.checkpoint()  # let the sessions send and receive
         for records in self._framed(self._framer.finish, at_end=True):
             yield records
 
     def declared(self) -> Iterable[tuple[str, int, int]]:
-        """Header fields that declare a number of records: name, what they say, how many records there were."""
+        """Header fields that declare a number of records: name, declared, read."""
         return self._pages.declared()
 
     def totals(self) -> list[Total]:
-        """How many records the portal has, as the headers say, and how many of them are in this index."""
+        """The numbers of records that the portals have, from the headers, and the numbers read."""
         return self._pages.totals()
 
     def total(self) -> int | None:
-        """How many records the portal has, as the header says that was read last."""
+        """The number of records that the portal has, from the last header."""
         return self._pages.total(self._document.header) if self._document else None
 
     def found(self) -> list[str]:
-        """Where there were records, as paths of the dialect."""
+        """The paths at which records were found."""
         counts = self._document.counts if self._document else {}
         return [".".join(path) or "the document itself" for path, count in counts.items() if count]
 
     def unread(self) -> dict[str, int]:
-        """How many records seem to stand in arrays that are not read, by the place of the array."""
+        """The number of elements that look like records in arrays that are not read, by the path of the array."""
         of_document = self._document.unread.counts if self._document else {}
         return dict(Counter(of_document) + Counter(self._pieces.unread.counts))
 
     def former_key(self, asset: Asset) -> str | None:
-        """The key that an earlier version of the dialect gave this asset's record; None where none was another."""
+        """The key that an earlier version of the dialect gave this record; None if it is the same."""
         return self._decoder.former_key(asset)
 
     def decode(self, record: RawRecord) -> Record | None:
-        """Decode a record once more, with all that is known by now; None if it only looks like one."""
+        """Decode a record again, with the header read meanwhile; None if it only looks like a record."""
         if (portal := self._pages.portal_at(record.offset)) is not None:
             self._decoder.portal = replace(self._decoder.portal, header=portal)
         return self._decoder.decode(record)
 
     def _framed(self, step: Callable[[], list[Piece]], *, at_end: bool = False) -> Iterator[list[Record]]:
-        """The records that a step of the framer brings, those of each page for themselves."""
+        """Yield the records of a step of the framer, page by page."""
         while True:
             with self._stages.timed("decoding"):
                 records, problem = self._decoded(step(), at_end=at_end)
@@ -157,7 +157,7 @@ class IndexReader:
             step = self._framer.finish if at_end else partial(self._framer.feed, b"")
 
     def _decoded(self, pieces: list[Piece], *, at_end: bool = False) -> tuple[list[Record], SeedRegistryError | None]:
-        """The records, and what is wrong with the document after them."""
+        """Return the records, and the error in the document behind them."""
         framer = self._document
         if framer is None:
             return self._pieces.decode(pieces), None

@@ -1,4 +1,4 @@
-"""Remote: a URL to the bytes that lie there: HTTP with resuming (RFC 9110, 13.1.5 and 14), the rest through fsspec."""
+"""Read the file at a URL: HTTP with resuming (RFC 9110, 13.1.5 and 14), other schemes through fsspec."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from seed_registry.escape import printable
 from seed_registry.headers import Header, origin, sent_to
 from seed_registry.index.inputs import IndexRef
 
-# Hundreds of times the largest index known: more is a server that never stops.
+# Hundreds of times the largest index known, against a server that never stops.
 MAX_BYTES = 1 << 40
 # From the first read to the last, a slow database included: the longest that a nightly load may take.
 MAX_SECONDS = 24 * 3600.0
-# A host that is down should be noticed while the operator looks; a portal may think for most of a minute.
+# A host that is down should be noticed soon; a portal may need most of a minute for an answer.
 TIMEOUT = httpx.Timeout(60, connect=30)
 MAX_REDIRECTS = 5
 # In a row, without a byte between; with doubling waits half a minute: a server's restart.
@@ -32,7 +32,7 @@ BACKOFF_SECONDS = 1.0
 MAX_RETRY_AFTER_SECONDS = 60.0
 # A few of the reader's chunks: the network goes on while records are decoded.
 READ_AHEAD_BYTES = 1 << 20
-# Some servers refuse agents that do not say what they are; it names no person, and can be overridden.
+# Some servers refuse requests without a description of the client; `--header` can override it.
 _AGENT = f"seed-registry/{version('seed-registry')} (loads open-data portal indexes; python-httpx/{httpx.__version__})"
 
 
@@ -41,7 +41,7 @@ class RemoteFile:
 
     def __init__(self, index: IndexRef, headers: Sequence[Header] = ()) -> None:
         """`headers` are sent to the origin of the URL only."""
-        self.size: int | None = None  # None: the server has not told it
+        self.size: int | None = None  # None until the server has sent it
         self.modified: int | None = None
         self.closed = False
         self._index = index
@@ -131,8 +131,8 @@ _QUOTES_NO_URL = (_Refused, _Busy, httpx.NetworkError, httpx.TimeoutException, I
 class _Download:
     """One file over as many connections as it takes."""
 
-    def __init__(self, url: str, headers: Sequence[Header], given_up_within: Callable[[float], bool]) -> None:
-        self._url, self._given_up_within = url, given_up_within
+    def __init__(self, url: str, headers: Sequence[Header], wait_unless_closed: Callable[[float], bool]) -> None:
+        self._url, self._wait_unless_closed = url, wait_unless_closed
         self._headers = sent_to(url, headers)
         self._elsewhere: str | None = None  # the origin that it redirects to, where our headers are not sent
         self._position = 0
@@ -156,10 +156,10 @@ class _Download:
                     raise httpx.ReadError("the answer ended early")
                 except httpx.TransportError as exc:
                     failures += 1
-                    # What never answered is a wrong name more often than a passing failure.
+                    # A host that never answered has a wrong name more often than a transient failure.
                     if failures > RETRIES or not (self._version or isinstance(exc, _Busy)):
                         raise
-                    if self._given_up_within(max(self._wait, BACKOFF_SECONDS * 2 ** (failures - 1))):
+                    if self._wait_unless_closed(max(self._wait, BACKOFF_SECONDS * 2 ** (failures - 1))):
                         return
 
     def _ask(self, client: httpx.Client) -> httpx.Response:
@@ -242,6 +242,6 @@ def _fsspec(url: str) -> Iterator[tuple[int | None, bytes]]:
 
 
 def _reason(exc: Exception, index: IndexRef) -> str:
-    """Why; what others wrote may quote the URL, and is shown only if that holds no secret."""
-    told = index.display_name == index.path or isinstance(exc, _QUOTES_NO_URL)
-    return printable((getattr(exc, "strerror", None) or exc) if told and str(exc) else type(exc).__name__)
+    """The reason. Messages of others may quote the URL, and are shown only if it has no secrets."""
+    is_safe = index.display_name == index.path or isinstance(exc, _QUOTES_NO_URL)
+    return printable((getattr(exc, "strerror", None) or exc) if is_safe and str(exc) else type(exc).__name__)

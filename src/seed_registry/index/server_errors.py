@@ -1,6 +1,6 @@
 """Answers of portals' servers that are no index: errors, lists of names, pages for people.
 
-What a server says is a stranger's text: it is escaped here, before it gets into a message.
+The text of a server is escaped here, before it gets into a message.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SIGNS: Final = ("error", "errors", "code", "errorCode", "status", "statusCode",
 
 
 def portal_error_text(document: Mapping[str, Any]) -> str | None:
-    """What a server says in a document that is its error message and nothing else, escaped; None if it is none.
+    """The message of a server in a document that is only an error, escaped; None for other documents.
 
     CKAN answers `{"success": false, "error": {"message": …, "__type": …}}`, Socrata `{"error": true, "message": …}` or
     `{"code": …, "message": …}`, ArcGIS `{"error": {"code": …, "message": …}}`.
@@ -54,7 +54,7 @@ def _fields_in(error: Any) -> str:
 
 
 def page_for_people(text: bytes) -> str | None:
-    """What a file that begins like this is called, if it is a page or feed of mark-up."""
+    """The kind of a file of mark-up, from its beginning; None for others."""
     beginning = text[:200].lstrip().lower()
     if beginning.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<title", b"<script")):
         return "an HTML page"

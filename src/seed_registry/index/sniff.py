@@ -17,12 +17,16 @@ from seed_registry.index import json_checks
 from seed_registry.index.json_envelope import MAX_DEPTH, Path
 from seed_registry.index.server_errors import page_for_people, portal_error_text
 
-# Limits of what ijson gets, each far below what it can bear. What lies beyond one is not looked at.
+# Limits of what ijson gets, each far below what it can bear. Bytes behind the first excess are not examined.
 MAX_BYTES: Final = 1 << 20  # a chunk of the index; the record of a rejects file may be longer
 MAX_LEVELS: Final = MAX_DEPTH + json_checks.MAX_DEPTH  # of a record and around it: no more are loaded
 MAX_NUMBER_BYTES: Final = 100
-_LONG_NUMBER = re.compile(rb"[-+.eE0-9]{%d}" % (MAX_NUMBER_BYTES + 1))
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|([{\[])|([}\]])|(' + _LONG_NUMBER.pattern + b")", re.DOTALL)
+_OF_NUMBERS: Final = b"-+.eE0123456789"
+_LONG_NUMBER: Final = b"0" * (MAX_NUMBER_BYTES + 1)  # with all of these characters as digits
+_AS_DIGITS: Final = bytes(48 if byte in _OF_NUMBERS else 32 for byte in range(256))
+_TOKEN = re.compile(
+    rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|([{\[])|([}\]])|([-+.eE0-9]{%d})' % (MAX_NUMBER_BYTES + 1), re.DOTALL
+)
 # How many lines at the beginning may be broken before it is no NDJSON index.
 _MAX_BROKEN_LINES = 100
 
@@ -31,7 +35,7 @@ _SCALARS = ("string", "number", "boolean", "null")
 
 
 class Shape(Struct, frozen=True):
-    """What the beginning of an index looks like.
+    """The structure of the beginning of an index.
 
     Attributes:
         lines: NDJSON if true, one document otherwise.
@@ -40,9 +44,9 @@ class Shape(Struct, frozen=True):
         arrays: for each array of the document, by path, the keys of its first element; empty where it has none.
         objects: the same of each object below the document's top that is in no array.
         scalars: the paths of the arrays that begin with no object or array, but with "string", "number" or the like.
-        page: what the first line, or the first element of a document that is an array, looks like as a document.
-        words: what the portal's server says, where the document is its error message.
-        form: what it is taken for, besides lines of records or one document with records.
+        page: the shape of the first line, or of the first element of a document that is an array, as a document.
+        words: the message of the portal's server, if the document is an error.
+        form: how it is read, if neither as lines of records nor as one document with records.
     """
 
     lines: bool
@@ -56,12 +60,12 @@ class Shape(Struct, frozen=True):
     form: Form = ""
 
     def is_empty(self, *path: str) -> bool:
-        """Whether there is an array at the path, with nothing in it as far as was looked."""
+        """Whether there is an array at the path, without an element in the bytes examined."""
         return self.arrays.get(path) == set() and path not in self.scalars
 
 
 def sniff(head: bytes, name: str) -> Shape:
-    """Tell lines from a document, and which keys are where.
+    """Distinguish lines from a document, and find the keys at each path.
 
     Raises:
         IndexNotUnderstood: it is neither.
@@ -81,7 +85,7 @@ def sniff(head: bytes, name: str) -> Shape:
     objects = [line for line in lines if _is_object(line)]
     if len(objects) > sum(line.startswith((b"]", b"}")) or line.endswith((b",", b"[", b"{")) for line in lines):
         return _of_lines(objects[0])
-    # 4. Something like a document, broken early: reading it will tell where.
+    # 4. Something like a document, broken early: reading it will report the offset.
     if text.startswith((b"{", b"[")):
         return shape
     if kind := page_for_people(text):
@@ -113,7 +117,7 @@ def _words(text: bytes) -> str | None:
 
 
 def _try_shape(head: bytes) -> tuple[bool, Shape]:
-    """The shape as far as the head goes, and whether its grammar holds that far."""
+    """Return whether the head is valid JSON as far as it goes, and its shape."""
     events = ijson.sendable_list()
     parser = ijson.basic_parse_coro(events)  # `use_float` would refuse what no float or int64 can hold
     sound = True
@@ -132,7 +136,7 @@ def _try_shape(head: bytes) -> tuple[bool, Shape]:
 def _within_limits(head: bytes) -> bytes:
     """Return the head up to the first level or number beyond the limits."""
     head = head[:MAX_BYTES]
-    if json_checks.depth(head) <= MAX_LEVELS and not _LONG_NUMBER.search(head):  # quick; the number may be text
+    if json_checks.depth(head) <= MAX_LEVELS and _LONG_NUMBER not in head.translate(_AS_DIGITS):  # or it is in a text
         return head
     levels = 0
     for token in _TOKEN.finditer(head):
@@ -144,7 +148,7 @@ def _within_limits(head: bytes) -> bytes:
 
 
 def _shape_of(events: Sequence[tuple[str, Any]]) -> Shape:
-    """What the value that begins with the first event looks like."""
+    """The shape of the value that begins with the first event."""
     shape = Shape(lines=False)
     stack: list[Any] = []  # the current key of each open object, None for each open array
     for number, (event, value) in enumerate(events):

@@ -1,4 +1,4 @@
-"""Texts: what a field says that should be a text and is none: a number, a text in several languages, one in a list.
+"""Read a text from a field whose value is none: a number, a text in several languages, one in a list.
 
 Portals write languages as an object, `{"de": "Wald", "fr": "Forêt"}` (https://github.com/ckan/ckanext-fluent), as such
 an object in a string, or as JSON-LD does, `{"@value": "Wald", "@language": "de"}` (https://www.w3.org/TR/json-ld11/).
@@ -14,7 +14,7 @@ import msgspec
 
 from seed_registry.index.literal_numbers import LiteralNumber
 
-# What is taken where the portal has it, if no language is asked for or the one asked for is not there.
+# Preferred if no language is requested, or the requested one is missing.
 DEFAULT_LANGUAGE: Final = "en"
 # A language's code of ISO 639-1, with what BCP 47 lets follow (https://www.rfc-editor.org/rfc/rfc5646); codes of three
 # letters are not told from names like "url" and "key".
@@ -33,7 +33,7 @@ def text_of(value: Any, language: str = "") -> str | None:
     """The text that a value holds: of several the one in this language, in English, or else the first.
 
     Args:
-        value: what a decoder made of JSON, its numbers as they are written.
+        value: decoded JSON, with numbers as they are written.
         language: a tag of BCP 47 like "en" or "de-CH"; a text of the same language without or with another region is
             the next best.
 
@@ -63,7 +63,7 @@ def url_of(value: Any) -> str | None:
 
 
 def has_text(value: Any) -> bool:
-    """Whether there is anything in a value that was not taken for a text."""
+    """Whether a value that gave no text has any content."""
     if type(value) is dict:
         return any(has_text(inner) for name, inner in value.items() if name not in _ABOUT)
     if type(value) is list:
@@ -72,13 +72,13 @@ def has_text(value: Any) -> bool:
 
 
 def same_language(language: str | None) -> str:
-    """A tag of a language, as hashes and comparisons want it; empty for what is taken unasked."""
+    """Normalise a language tag, for hashes and comparisons; empty for the default."""
     tag = (language or "").strip().lower().replace("_", "-")
     return "" if tag == DEFAULT_LANGUAGE else tag
 
 
 def _wanted(language: str) -> Iterator[re.Pattern[str]]:
-    """What tags may look like, the best first (https://www.rfc-editor.org/rfc/rfc4647#section-3.4)."""
+    """The tags to try, the best first (https://www.rfc-editor.org/rfc/rfc4647#section-3.4)."""
     for tag in (same_language(language), DEFAULT_LANGUAGE):
         parts = tag.split("-") if tag else []
         yield from (re.compile(re.escape("-".join(parts[:length]))) for length in range(len(parts), 0, -1))

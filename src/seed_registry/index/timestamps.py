@@ -1,4 +1,4 @@
-"""Moments: when something happened, from what portals write for it (ISO 8601; without a zone it is UTC)."""
+"""Parse the dates of portals (ISO 8601; UTC if they have no zone)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _YEARS: Final = range(1900, 2200)
 # Python takes any character between day and time, and "2018-05-07+02:00" for two o'clock.
 _SEPARATORS: Final = frozenset({"", "T", " "})
 _ZONE: Final = r"(?:\s?(?P<zone>Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?))?"
-# A year or a month is taken for its first moment; a day may have a zone (https://www.w3.org/TR/xmlschema-2/#date).
+# A year or a month becomes its first moment; a day may have a zone (https://www.w3.org/TR/xmlschema-2/#date).
 _REDUCED: Final = re.compile(rf"(?P<year>\d{{4}})(?:-(?P<month>\d{{2}})(?:-(?P<day>\d{{2}}))?)?{_ZONE}", re.ASCII)
 _WITH_TIME: Final = re.compile(
     rf"(?P<day>\d{{4}}-?\d{{2}}-?\d{{2}})[T\s](?P<time>[\d:]{{2,8}}(?:[.,]\d+)?){_ZONE}", re.ASCII
@@ -21,10 +21,10 @@ _WITH_TIME: Final = re.compile(
 
 
 def parse_timestamp(value: Any) -> tuple[datetime | None, bool]:
-    """The moment, in UTC, and whether the value was unusual: without a moment, it then says something that is none.
+    """Return the moment in UTC, and whether the value was unusual; unusual without a moment, it is no date.
 
     Args:
-        value: a text, a datetime, or whatever else a record holds instead.
+        value: a text, a datetime, or any other value of a record.
     """
     if value is None or value == "":
         return None, False
@@ -39,10 +39,10 @@ def parse_timestamp(value: Any) -> tuple[datetime | None, bool]:
 
 
 def parse_common_timestamp(value: str | datetime | None) -> datetime | None:
-    """The moment of a date that is written as most are; the same as `parse_timestamp` gives.
+    """Parse a date in a common format; the result equals that of `parse_timestamp`.
 
     Raises:
-        ValueError, OverflowError: it is not.
+        ValueError, OverflowError: it has another format.
     """
     if not value:
         return None
@@ -69,7 +69,7 @@ def _in_utc(moment: datetime) -> datetime | None:
 
 
 def _only(value: Any) -> Any:
-    """What stands alone in a list or a typed value of JSON-LD; a number as it is written."""
+    """The only value of a list or of a typed value of JSON-LD; a number as it is written."""
     if type(value) is list and len(value) == 1:
         return _only(value[0])
     if type(value) is dict:

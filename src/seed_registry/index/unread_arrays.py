@@ -1,4 +1,4 @@
-"""Unread arrays: what looks like records in a document and is not read as such, counted by its place."""
+"""Count elements that look like records in arrays that are not read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from seed_registry.report import Progress, UnreadRecords
 
-# Documents have a handful of arrays; one made to fill memory may have millions of places.
+# Documents have a handful of arrays; the limit bounds memory.
 _MOST_PLACES: Final = 100
 OTHER_PLACES: Final = "(other places)"
 _PLACE_CHARACTERS: Final = 200
@@ -40,7 +40,7 @@ class UnreadArrays:
         self.counts[place] = self.counts.get(place, 0) + 1
 
     def look_into(self, place: str, element: Any) -> None:
-        """Count an element of the array at this place if it looks like a record, else what looks like one inside it."""
+        """Count an element of the array at this place if it looks like a record, else the records inside it."""
         waiting: list[tuple[str, Any, bool]] = [(place, element, True)]  # an element, or a field of an object?
         while waiting:
             place, value, is_element = waiting.pop()
@@ -58,7 +58,7 @@ class UnreadArrays:
                 ]
 
     def look_for(self, paths: Collection[tuple[str, ...]], envelope: Any) -> None:
-        """Count the records of an envelope that was taken for a record itself, in its arrays at these paths."""
+        """Count the records in the arrays at these paths of an object that was rejected as a record."""
         for path in paths:
             value = value_at(envelope, path)
             for one in value if path and isinstance(value, list) else ():
@@ -67,7 +67,7 @@ class UnreadArrays:
 
 
 def log_unread(index: str, counts: Mapping[str, int], progress: Progress) -> list[UnreadRecords]:
-    """Log what looks like records in an index that was read to its end, and was not read."""
+    """Log the elements of an index that look like records and were not read."""
     found = [UnreadRecords(index, path, count) for path, count in counts.items()]
     for one in found:
         progress.tell("warning", "unread_records", **msgspec.to_builtins(one), note=_UNREAD)
@@ -75,7 +75,7 @@ def log_unread(index: str, counts: Mapping[str, int], progress: Progress) -> lis
 
 
 def value_at(thing: Any, path: tuple[str, ...]) -> Any:
-    """What an object has at a path, None where there is nothing."""
+    """The value at a path of an object, None if there is none."""
     for key in path:
         thing = thing.get(key) if isinstance(thing, dict) else None
     return thing

@@ -1,4 +1,4 @@
-"""The rejects file: one NDJSON line for each record that could not be loaded, created when the first one comes."""
+"""Write the rejects file: one NDJSON line for each record that could not be loaded."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ from seed_registry.errors import StorageFailed
 from seed_registry.escape import encodable, printable
 from seed_registry.records import Reject
 
-# A resumed run comes across every reject once more and compares it with those in its file: 16 MB of memory.
-_MOST_TOLD = 2_000_000
+# A resumed run meets every reject again and compares it with those in its file: 16 MB of memory.
+_MAX_COMPARED = 2_000_000
 _PIECE_BYTES = 4 << 20
 _BEGINNING = b'{"index":'
 
 
-class _Told(msgspec.Struct):
-    """What tells one reject from another: the same place may hold another record by now."""
+class _Identity(msgspec.Struct):
+    """The identity of a reject: its location, and its record, which may have changed meanwhile."""
 
     index: str
     offset: int
     record: str
 
     @property
-    def what(self) -> int:
-        """A hash of it all."""
-        return _what(self.index, self.offset, self.record)
+    def hash(self) -> int:
+        """Its hash."""
+        return _hash(self.index, self.offset, self.record)
 
 
-def _what(index: str, offset: int, record: str) -> int:
+def _hash(index: str, offset: int, record: str) -> int:
     return xxhash.xxh3_64_intdigest(f"{offset} {index}\0{record}".encode(errors="surrogatepass"))
 
 
-_decode_told = msgspec.json.Decoder(_Told).decode
+_decode_identity = msgspec.json.Decoder(_Identity).decode
 
 
 def _is_of(line: bytes, index: str) -> bool:
-    told = _parsed(line)
-    return told is not None and told.index == index
+    parsed = _parsed(line)
+    return parsed is not None and parsed.index == index
 
 
 class _Lines:
-    """What is in a rejects file.
+    """The lines of a rejects file.
 
     Attributes:
-        count: how many whole lines.
-        end: where the last of them ends; behind it lies at most a torn one.
+        count: number of complete lines.
+        end: offset where the last of them ends; at most a torn one follows.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -67,33 +67,33 @@ class _Lines:
                     break
                 self.count += 1
                 self.end += len(line)
-                if (told := _parsed(line)) and self.count <= _MOST_TOLD:
-                    self._hashes.append(told.what)
+                if (parsed := _parsed(line)) and self.count <= _MAX_COMPARED:
+                    self._hashes.append(parsed.hash)
         self._hashes = array("Q", sorted(self._hashes))
 
-    def has(self, what: int) -> bool:
-        """Whether one of them tells this."""
-        at = bisect_left(self._hashes, what)
-        return at < len(self._hashes) and self._hashes[at] == what
+    def has(self, hash_: int) -> bool:
+        """Whether one of them has this identity."""
+        at = bisect_left(self._hashes, hash_)
+        return at < len(self._hashes) and self._hashes[at] == hash_
 
 
-def _parsed(line: bytes) -> _Told | None:
+def _parsed(line: bytes) -> _Identity | None:
     with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
-        return _decode_told(line)
+        return _decode_identity(line)
     return None
 
 
 class RejectsFile:
     """Appends rejects to a new file, readable by its owner only, or to that of the run that is resumed.
 
-    A file that another run left there is kept beside it, as `PATH.old`.
+    The file of an earlier run is kept as `PATH.old`.
 
     Attributes:
-        path: where it is, or would be.
+        path: of the file, which is created with the first reject.
         report_name: its path, in reports and in the ledger.
-        own_directory: whether its directory is made with it: a mistyped path is to be an error.
-        created: whether there is one.
-        count: how many rejects are in it.
+        own_directory: whether its directory is created, too; a mistyped `--rejects` is an error instead.
+        created: whether it exists.
+        count: number of rejects in it.
     """
 
     def __init__(self, path: Path, *, own_directory: bool = False) -> None:
@@ -104,12 +104,12 @@ class RejectsFile:
         self.count = 0
         self._descriptor = -1
         self._unsynced = False
-        self._earlier: _Lines | None = None  # what the run that is resumed told
+        self._earlier: _Lines | None = None  # of the run that is resumed
 
     def resume(self) -> None:
-        """Go on with the file of an earlier run, if it has one: a torn last line goes, and nothing is told twice.
+        """Continue the file of an earlier run, if it exists: remove a torn last line, and skip rejects that are in it.
 
-        A file of more lines than can be compared is begun anew: the run reads, and rejects, everything once more.
+        A file with more lines than can be compared is emptied: the run reads, and rejects, everything again.
 
         Raises:
             StorageFailed: the file cannot be read or written.
@@ -120,20 +120,20 @@ class RejectsFile:
             return
         except OSError as exc:
             raise self._failed(exc) from exc
-        there = os.fstat(descriptor)
-        is_ours = stat.S_ISREG(there.st_mode) and there.st_uid == os.geteuid()
-        # Its path comes from the ledger, into which others may write: never into a file that is none of rejects.
+        found = os.fstat(descriptor)
+        is_ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+        # Its path comes from the ledger, which others may write: never write into any other kind of file.
         if not is_ours or not _BEGINNING.startswith(os.pread(descriptor, len(_BEGINNING), 0)):
             os.close(descriptor)
-            raise self._failed(OSError(errno.EEXIST, "what is there is no rejects file of this user's"))
+            raise self._failed(OSError(errno.EEXIST, "the existing file is no rejects file of this user's"))
         self._descriptor, self.created = descriptor, True
         self._continue_behind(_Lines(descriptor))
 
     def forget(self, index: str) -> None:
-        """The index is another one now: what an earlier run told of it is true no longer.
+        """Remove the lines of an index that has changed since an earlier run.
 
         Raises:
-            StorageFailed: the file cannot be written anew.
+            StorageFailed: the file cannot be rewritten.
         """
         name = printable(index, len(index))
         if not self.created:
@@ -166,7 +166,7 @@ class RejectsFile:
                 raise self._failed(exc) from exc
 
     def _continue_behind(self, lines: _Lines) -> None:
-        can_compare = lines.count <= _MOST_TOLD
+        can_compare = lines.count <= _MAX_COMPARED
         self._earlier, self.count, end = (lines, lines.count, lines.end) if can_compare else (None, 0, 0)
         os.ftruncate(self._descriptor, end)
         os.lseek(self._descriptor, end, os.SEEK_SET)
@@ -174,10 +174,10 @@ class RejectsFile:
     def write(self, index: str, reject: Reject) -> None:
         """Append one line `{index, line, offset, key?, kind?, reason, detail, record}`.
 
-        A record that is not UTF-8 is base64. The kind is told of a source: its document may tell it by the place only.
+        A record that is not UTF-8 is base64. Sources have a kind: in a document only their path gives it.
 
         Raises:
-            StorageFailed: the file cannot be made or written.
+            StorageFailed: the file cannot be created or written.
         """
         line: dict[str, object] = {"index": printable(index, len(index)), "line": reject.line, "offset": reject.offset}
         if reject.key is not None:
@@ -189,7 +189,7 @@ class RejectsFile:
             line["record"] = reject.data.decode()
         except UnicodeDecodeError:
             line |= {"record": base64.b64encode(reject.data).decode(), "encoding": "base64"}
-        if self._earlier and self._earlier.has(_what(str(line["index"]), reject.offset, str(line["record"]))):
+        if self._earlier and self._earlier.has(_hash(str(line["index"]), reject.offset, str(line["record"]))):
             return
         try:
             if not self.created:
@@ -203,7 +203,7 @@ class RejectsFile:
         self.count += 1
 
     def sync(self) -> None:
-        """Bring it to disk.
+        """Flush it to disk.
 
         Raises:
             StorageFailed: that fails.
@@ -217,7 +217,7 @@ class RejectsFile:
         self._unsynced = False
 
     def close(self) -> None:
-        """Bring it to disk, and close it."""
+        """Flush it to disk, and close it."""
         if self._descriptor >= 0:
             try:
                 self.sync()
@@ -234,24 +234,24 @@ class RejectsFile:
         if self.own_directory:
             self.path.parent.mkdir(exist_ok=True, mode=0o700)
         self.keep_older()
-        # O_EXCL and O_NOFOLLOW: never into somebody else's file, nor through a link that was laid there.
+        # O_EXCL and O_NOFOLLOW: never write into a file of another user, nor through a link.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(self.path, flags, 0o600)
         self.created = True
 
     def keep_older(self) -> None:
-        """Put a file aside that another run left there.
+        """Rename the rejects file of an earlier run, so that the same command can run again.
 
-        The same command again is no reason to fail; what is not a rejects file of our own is.
+        A file that is not a rejects file of this user stays: creating the new one fails.
         """
         try:
-            # Without O_NONBLOCK a pipe that lies there would be waited for.
+            # Without O_NONBLOCK opening a pipe waits for its writer.
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:  # none, or a link; creating the new one says what is wrong
+        except OSError:  # none, or a link; creating the new one reports why
             return
         try:
-            there = os.fstat(descriptor)
-            is_ours = stat.S_ISREG(there.st_mode) and there.st_uid == os.geteuid()
+            found = os.fstat(descriptor)
+            is_ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
             first = os.pread(descriptor, _PIECE_BYTES, 0).partition(b"\n")[0] if is_ours else b""
             is_longer = len(first) == _PIECE_BYTES and first.startswith(_BEGINNING)
             if is_longer or _parsed(first):

@@ -1,4 +1,4 @@
-"""The shapes, sizes and words of which `workloads` makes records."""
+"""The shapes, sizes and words of synthetic records."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ TOPICS = (
     "Housing", "Library Visits 📚", "Parking Meters", "Property Tax", "Straßenbäume", "Street Trees", "Transit",
     "公開データ Parks", "Zoning <Draft>",
 )  # fmt: skip
-# What real descriptions do to a parser: HTML, CRLF, quotes, backslashes, accents, CJK, emoji, zero width.
+# Difficult content of real descriptions: HTML, CRLF, quotes, backslashes, accents, CJK, emoji, zero width.
 SENTENCES = (
     "{}. ", "{}. ", "{}. ", "{}. ", "{}.\r\n", "<p>{}.</p>\r\n<br />", '"{}," said \\\\share\\data\\2019. ',
     '<a href="https://www.example/open?a=1&amp;b=2">{}</a> ', "Données publiées à Québec: {}. ",

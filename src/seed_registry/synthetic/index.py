@@ -1,8 +1,8 @@
-"""Synthetic indexes: as many bytes as asked for, the same ones every time, and what a correct reader finds in them.
+"""Generate synthetic indexes, the same bytes every time, and the counts that a correct reader finds in them.
 
 The n-th distinct record depends on the seed and on n alone. Duplicates and invalid records are put in between, so they
-and `changed` leave every other record as it was. Nothing is remembered from record to record: memory stays flat, and
-whatever `expected()` says is arithmetic. Sizes follow real indexes (13,383 records of a Discovery catalogue, 762 of a
+and `changed` leave every other record as it was. No state is kept from record to record: memory stays flat, and
+`expected()` is arithmetic. Sizes follow real indexes (13,383 records of a Discovery catalogue, 762 of a
 Directory); text comes in runs cut from a prepared corpus, which is what makes it fast.
 """
 
@@ -27,7 +27,7 @@ Dialect = Literal["seed", "directory", "discovery"]
 Format = Literal["json", "ndjson"]
 
 WHOLE = 1_000_000  # percentages are counted in millionths of all records, which keeps every count an exact integer
-CHUNK_BYTES = 128 << 10  # what a reader takes at once; a chunk ends with the record that reaches it
+CHUNK_BYTES = 128 << 10  # a chunk ends with the record that reaches it
 LARGEST_MEDIAN = 64 << 10  # the longest record is 68 medians: 4.4 MiB, well under a reader's 16 MiB
 ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 KEYS = 36**8  # 4x4 ids: https://dev.socrata.com/docs/endpoints.html
@@ -39,7 +39,7 @@ EDIT_DAYS = 400  # how much later each revision is
 
 
 class Workload(Struct, frozen=True, kw_only=True):
-    """What index to make; `duplicates`, `invalid` and `changed` are percentages of `records`.
+    """The index to generate; `duplicates`, `invalid` and `changed` are percentages of `records`.
 
     `changed` edits that share of the records, compared with the same workload without it. `size` is the median record
     in bytes; left out, records weigh what real ones do. Raises `SettingsInvalid` when made with impossible values.
@@ -79,7 +79,7 @@ class Workload(Struct, frozen=True, kw_only=True):
 
 
 class Expected(Struct, frozen=True):
-    """What a correct reader finds: `assets` = `distinct_keys` + `duplicates` + `invalid`, all as records of the index.
+    """The counts of a correct reader: `assets` = `distinct_keys` + `duplicates` + `invalid`, all of the index.
 
     `sources` is how many a loader ends with: those listed, or in an index that lists none those its valid records name.
     """
@@ -166,7 +166,7 @@ def _domain(number: int) -> str:
 
 
 def _shares(workload: Workload) -> tuple[int, int, int]:
-    """Of a million records: how many are new, how many repeat one, how many are invalid."""
+    """Of a million records: the numbers of new ones, of duplicates and of invalid ones."""
     repeated, invalid = (round(percent * (WHOLE // 100)) for percent in (workload.duplicates, workload.invalid))
     # Duplicates repeat something: however many there are, one record in a million (the first) is new.
     return max(WHOLE - repeated - invalid, min(repeated, 1)), repeated, invalid
@@ -206,8 +206,8 @@ def _original(known: int, duplicate: int) -> tuple[int, int]:
     return number, (number & 1) << 1
 
 
-def _records(workload: Workload, checkpoint: bytes = b"") -> Iterator[bytes]:
-    writer = _Writer(workload, checkpoint)
+def _records(workload: Workload, mark: bytes = b"") -> Iterator[bytes]:
+    writer = _Writer(workload, mark)
     for number, revision in _order(workload):
         yield writer.valid(number, revision) if number >= 0 else writer.invalid(number)
 
@@ -215,9 +215,9 @@ def _records(workload: Workload, checkpoint: bytes = b"") -> Iterator[bytes]:
 class _Writer:
     """Writes any record of a workload, in any order."""
 
-    def __init__(self, workload: Workload, checkpoint: bytes) -> None:
+    def __init__(self, workload: Workload, mark: bytes) -> None:
         self.workload = workload
-        self.template = b"{" + checkpoint + TEMPLATES[workload.dialect][1:]
+        self.template = b"{" + mark + TEMPLATES[workload.dialect][1:]
         self.identity = IDENTITIES[workload.dialect]
         self.changes = round(workload.changed / 100 * RANKS)
         self.first_key = int.from_bytes(xxh3_128_digest(workload.seed.to_bytes(8, "big")), "big") % KEYS

@@ -25,7 +25,7 @@ from seed_registry.index.json_envelope import Layout, Path
 from seed_registry.index.sniff import Shape
 from seed_registry.settings import Settings
 
-# Asked in this order: what tells itself most surely comes first. Some portals' packages have an `identifier`, too.
+# Tried in this order, the most distinctive first. Some portals' packages have an `identifier`, too.
 DIALECTS: Final = {dialect.name: dialect for dialect in (SEED, DISCOVERY, DIRECTORY, VIEWS, CKAN, DATA_JSON)}
 # The keys that each knows a record by, and all the fields that it reads.
 _READ: Final = [(dialect.keys, dialect.wire.__struct_encode_fields__) for dialect in DIALECTS.values()]
@@ -39,7 +39,7 @@ def choose(shape: Shape, settings: Settings, name: str) -> tuple[Dialect, Shape]
     """The dialect that the settings name, or the one that fits the shape; and the shape, not `single` any more.
 
     Raises:
-        IndexNotUnderstood: none fits; the message names what was seen and how to point it.
+        IndexNotUnderstood: none fits; the message describes the shape and names the options.
     """
     known = [DIALECTS[settings.dialect]] if settings.dialect else list(DIALECTS.values())
     for ways in _ways(shape, settings):
@@ -59,7 +59,7 @@ def choose(shape: Shape, settings: Settings, name: str) -> tuple[Dialect, Shape]
 
 
 def layout_of(dialect: Dialect, shape: Shape, settings: Settings) -> Layout:
-    """Where the records of a document are that was taken for this."""
+    """The layout of a document of this dialect and shape."""
     if settings.records_at is not None:
         path, nested = _named_path(settings.records_at)
         return Layout({path: "asset"}, nested, is_sequence=dialect.is_paged)
@@ -78,7 +78,7 @@ def require_domain(dialect: Dialect, settings: Settings, name: str) -> None:
     """Check that `--domain` is given where the dialect needs it, and not where it refuses it.
 
     Raises:
-        IndexNotUnderstood: nothing else tells the portal.
+        IndexNotUnderstood: it is missing.
         SettingsInvalid: each record names its portal itself.
     """
     if dialect.needs_domain and not settings.domain:
@@ -101,7 +101,7 @@ def looks_like_record(keys: Collection[str]) -> bool:
 
 
 class _Way(Struct, frozen=True):
-    """One way to take an index: what it looks like then, and what is made of that; of pages, or of one thing."""
+    """One way to read an index: the shape to compare with dialects, and the shape to read it by."""
 
     looks_like: Shape
     shape: Shape
@@ -139,7 +139,7 @@ def _named_path(records_at: str) -> tuple[Path, dict[Path, Path]]:
 
 
 def _refusal(shape: Shape, known: Sequence[Dialect], name: str) -> str | None:
-    """What a document is that holds no records, and where they are to be had; None where that cannot be told."""
+    """Describe a known kind of document without records, and where records are; None for others."""
     document = (shape.lines and shape.page) or shape
     if any(document.arrays.get(path) for dialect in known for path in dialect.arrays):
         return None

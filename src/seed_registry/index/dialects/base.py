@@ -1,6 +1,6 @@
-"""What a dialect declares, and the few tools that their mappings share.
+"""The declaration of a dialect, and functions that mappings share.
 
-Wire Structs name only the fields that are read, with any value: what a field really holds is judged by `decoding`.
+Wire Structs name only the fields that are read, with any value: `index.decoder` checks the values.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _SOCRATA_URL: Final = re.compile(
     rf"d/(?P<page>{_ID})(?:/(?:about|about_data|data|data_preview|explore)?)?(?:[?#].*)?|"
     rf"(?:api/views|resource)/(?P<data>{_ID})(?:/|\.[a-z]+|/rows\.[a-z]+)?)"
 )
-# What stands for the portal in a header while the question is whether a record depends on it.
+# Stands for the portal, to find out whether a record depends on a header that is not read yet.
 UNREAD_HEADER: Final = "?"
-# What the total of a server's answer is called by portals of several kinds, and by Hydra's and OGC's collections.
+# The names of the total in answers of portals of several kinds, and in Hydra's and OGC's collections.
 TOTALS: Final[tuple[Path, ...]] = (
     ("total_count",),
     ("totalCount",),
@@ -44,14 +44,14 @@ TOTALS: Final[tuple[Path, ...]] = (
 
 
 class Portal(Struct, frozen=True):
-    """What is known of an index' portal besides its records: from the document's header, and from `--domain`."""
+    """The portal of an index: from the document's header, and from `--domain`."""
 
     header: str = ""
     domain: str = ""
 
     @property
     def name(self) -> str:
-        """What was told goes before what the document says; empty where nothing is known."""
+        """`--domain`, else the portal of the header, else empty."""
         return self.domain or self.header
 
     def has(self, host: str) -> bool:
@@ -60,7 +60,7 @@ class Portal(Struct, frozen=True):
 
 
 class Fields(Struct, frozen=True, gc=False):
-    """What a dialect finds in a record, not judged yet."""
+    """The fields that a dialect finds in a record, unchecked."""
 
     key: Any
     source_key: Any
@@ -81,14 +81,14 @@ Columns = tuple[Sequence[Any], ...]
 class Ordinary(Struct, frozen=True):
     """How the ordinary assets of a dialect are decoded, many at a time.
 
-    What a Struct refuses here, and what has no key or source in these columns, is decoded by itself with the dialect's
-    own; columns must have what that gives.
+    A record that these Structs refuse, or that has no key or source in these columns, is decoded alone with the
+    dialect's own Struct; the columns must have the same values as that.
 
     Attributes:
         wire: a Struct with the exact types of an ordinary asset.
-        keys: the same with what is needed for its key and its source only.
+        keys: the same with the fields for its key and its source only.
         columns, key_columns: from such Structs to columns.
-        line, line_keys: `wire` and `keys` of lines, where these are others.
+        line, line_keys: `wire` and `keys` of lines, if they differ.
     """
 
     wire: type[Struct]
@@ -110,31 +110,31 @@ def by_record(asset: Callable[[Any, Portal], Fields | None]) -> Callable[[list[A
 
 
 class Dialect(Struct, frozen=True):
-    """One known shape.
+    """One format of index files.
 
     Attributes:
-        version: goes into every content hash: raise it when the mapping changes, and a reload rewrites what it must.
+        version: goes into every content hash: raise it when the mapping changes, and a reload rewrites what differs.
         arrays, nested, links: where records are in a document, as in `Layout`.
-        inner: where a record may hold records of its own, and the text by which such a record is told.
+        inner: a text that only records with records inside them contain, and the layout of these.
         singles: where this document may have one record instead of an array of them.
         is_paged: whether several documents may follow one another in an index.
-        keys: the fields that may hold a record's key; what has one of them and another of `wire` looks like a record.
+        keys: the fields that may hold a record's key; an object with one of them and another of `wire` looks like one.
         wire: the Struct that a record is decoded to.
-        is_global: whether a key is none that another portal may give to something else; None where no key is.
-        asset, source: from the wire Struct to fields; None for what only looks like a record and is none.
-        mapping: what `asset` does, in words, for people: where each field comes from.
+        is_global: whether a key is unique across portals; None if no key is.
+        asset, source: from the wire Struct to fields; None for an object that only looks like a record.
+        mapping: where each field comes from, in words, for `explain`.
         fits: whether a shape looks like this dialect.
         provider: the portal software that an index of this dialect is evidence of.
         lists_sources: whether an index of this dialect lists its sources itself.
         kind_of: for lines, which kind a record is; None where it is neither.
         portal: the portal's host, from the header of a document.
-        declared: by array, the header field that tells how many records it holds.
-        totals: where the header may tell how many records the portal has for the question that was asked.
-        needs_domain: whether nothing in an index can tell its portal, so that `--domain` has to.
+        declared: by array, the header field with its number of records.
+        totals: paths in the header that may have the number of records of the portal for the query.
+        needs_domain: whether no index of this dialect names its portal, so that `--domain` is required.
         refuses_domain: why `--domain` cannot be used, if it cannot.
         names_portals: whether the records of this shape name their portal themselves, which `--domain` leaves alone.
-        former_key: the key that an earlier version gave a record; None where it is the same.
-        ordinary: how ordinary assets are decoded many at a time; None where each is decoded by itself.
+        former_key: the key that an earlier version gave a record.
+        ordinary: decodes ordinary assets many at a time; None if each is decoded alone.
     """
 
     name: str
@@ -166,7 +166,7 @@ class Dialect(Struct, frozen=True):
 
 
 def first(*values: Any) -> Any:
-    """The first that is there: an empty string is not."""
+    """The first value that is neither None nor an empty string."""
     for value in values:
         if value is not None and value != "":
             return value
@@ -204,7 +204,7 @@ def page(source: Any, path: str, key: Any) -> str | None:
 
 
 def moment(seconds: Any) -> Any:
-    """A number of seconds since 1970 as a datetime; anything else is returned as it is, to be judged."""
+    """A number of seconds since 1970 as a datetime; any other value unchanged."""
     if isinstance(seconds, (int, float)) and type(seconds) is not bool:
         try:
             return datetime.fromtimestamp(seconds, UTC)

@@ -30,7 +30,7 @@ from seed_registry.index.sniff import Shape
 
 
 class Package(Struct, gc=False):
-    """What is read of a package."""
+    """The fields that are read of a package."""
 
     id: Any = None
     name: Any = None
@@ -44,7 +44,7 @@ class Package(Struct, gc=False):
 
 
 class _Keys(Struct, gc=False):
-    """What tells an ordinary package, where the portal is known."""
+    """The fields of an ordinary package, where the portal is known."""
 
     id: str
 

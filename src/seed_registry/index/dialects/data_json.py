@@ -37,7 +37,7 @@ from seed_registry.index.text_fields import has_text, url_of
 
 
 class Dataset(Struct, gc=False):
-    """What is read of a dataset."""
+    """The fields that are read of a dataset."""
 
     identifier: Any = None
     node: Any = field(default=None, name="@id")
@@ -48,7 +48,7 @@ class Dataset(Struct, gc=False):
 
 
 class _Keys(Struct, gc=False):
-    """What tells an ordinary dataset: one that has no others in it."""
+    """The fields of an ordinary dataset: one without others in it."""
 
     identifier: str
     node: str | None = field(default=None, name="@id")
@@ -139,7 +139,7 @@ def _own_id(text: Any, portal: Portal) -> str | None:
 
 
 def _plain(identifier: Any) -> Any:
-    """What stands alone in a list, or in an object that is nothing but a typed value, a reference or a notation."""
+    """The only value of a list, or of an object that is a typed value, a reference or a notation."""
     if type(identifier) is list and len(identifier) == 1:
         identifier = identifier[0]
     if type(identifier) is not dict:

@@ -41,7 +41,7 @@ class DirectoryRecord(Struct, gc=False):
 
 
 class _Keys(Struct, gc=False):
-    """What tells an ordinary dataset."""
+    """The fields of an ordinary dataset."""
 
     id: str
     domain: str | None = None

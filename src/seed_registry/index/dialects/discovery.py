@@ -55,7 +55,7 @@ class _Metadata(Struct, gc=False):
 
 
 class _ResourceKeys(Struct, gc=False):
-    """What tells an ordinary resource."""
+    """The fields of an ordinary resource."""
 
     id: str
 
@@ -70,7 +70,7 @@ class _Resource(_ResourceKeys, gc=False):
 
 
 class _Keys(Struct, gc=False):
-    """What tells an ordinary result."""
+    """The fields of an ordinary result."""
 
     resource: _ResourceKeys
     metadata: _Metadata

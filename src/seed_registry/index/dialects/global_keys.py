@@ -1,7 +1,7 @@
-"""Global keys: which identifiers mean one thing only, whichever portal says so.
+"""Recognise identifiers that are unique across portals.
 
-Portals number their datasets ("1"), or name them ("population"), and the next portal does so, too: such a key tells an
-asset from the others of its portal and of no other. What is made to be unique everywhere is told by its form.
+Portals number their datasets ("1"), or name them ("population"), and so do others: such a key is unique in its portal
+only. Identifiers that are unique everywhere are recognised by their form.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PLACEHOLDER: Final = re.compile(r"\{?(?:[0-]+|[f-]+)\}?(?:_[0-9]+)?")
 
 
 def is_global(identifier: str) -> bool:
-    """Whether no other portal gives this identifier to something else: a Socrata id, UUID, DOI, URN or URL."""
+    """Whether an identifier is unique across portals: a Socrata id, UUID, DOI, URN or URL."""
     text = identifier.lower()
     if text.startswith("http"):
         return _is_dataset_url(text)

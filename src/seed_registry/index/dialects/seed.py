@@ -33,7 +33,7 @@ class SeedRecord(Struct, gc=False):
 
 
 class _Keys(Struct, gc=False):
-    """What tells an ordinary asset."""
+    """The fields of an ordinary asset."""
 
     asset_key: str | None = None
     id: str | None = None

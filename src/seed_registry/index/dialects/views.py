@@ -27,7 +27,7 @@ from seed_registry.index.sniff import Shape
 
 
 class View(Struct, gc=False):
-    """What is read of a view; it does not tell its portal."""
+    """The fields that are read of a view; it does not name its portal."""
 
     id: Any = None
     name: Any = None
@@ -37,7 +37,7 @@ class View(Struct, gc=False):
 
 
 class _Keys(Struct, gc=False):
-    """What tells an ordinary view."""
+    """The fields of an ordinary view."""
 
     id: str
 
