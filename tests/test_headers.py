@@ -1,4 +1,4 @@
-"""Headers of requests: sent to one origin, never elsewhere, and their values shown to nobody."""
+"""Headers of requests are sent to one origin only, and their values are never shown."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def received(server: Server) -> list[dict[str, str]]:
     return [headers for _, headers in server.asked]
 
 
-# --- what is one ---------------------------------------------------------------------------------------------------
+# --- syntax -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ async def test_a_redirect_within_the_origin_keeps_it_and_one_elsewhere_drops_it_
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_refusal_tells_of_the_flag_and_of_where_no_header_goes(
+async def test_a_refusal_names_the_flag_and_the_origin_without_header(
     portal: Server, other: Server, status: int
 ) -> None:
     portal.answers = [failing(status)]
@@ -201,7 +201,7 @@ async def test_a_refusal_tells_of_the_flag_and_of_where_no_header_goes(
 
 
 def asking_for_a_token(portal: Server) -> None:
-    """Give the index to whoever has the token only."""
+    """Send the index only for the right token."""
     give, refuse = sending(), failing(403)
     portal.answers = [lambda handler: (give if CANARY in handler.headers.get("X-Token", "") else refuse)(handler)]
 
@@ -266,12 +266,12 @@ def test_a_flag_goes_before_the_table_of_its_origin(portal: Server, cli: Cli, tm
         (f'[headers]\nX-Token = "{CANARY}"', '[headers."https://data.example.org"]'),
         (f'[headers."https://a.org"]\nX-Token = ["{CANARY}"]', '[headers."https://data.example.org"]'),
         (f'[headers."a.org"]\nX-Token = "{CANARY}"', "a.org is no origin"),
-        (f'[headers."https://a.org"]\n"X Token" = "{CANARY}"', "no name that can be"),
+        (f'[headers."https://a.org"]\n"X Token" = "{CANARY}"', "no valid name"),
         (f'[headers."https://a.org"]\nX-Token = "{CANARY}\\n"', "characters that no header may have"),
         (f'headers = "{CANARY}"', '[headers."https://data.example.org"]'),
     ],
 )
-def test_a_table_that_is_wrong_is_told_with_its_place_and_not_its_value(
+def test_a_wrong_table_is_an_error_with_its_place_and_not_its_value(
     text: str, said: str, cli: Cli, tmp_path: Path
 ) -> None:
     file = tmp_path / "seed-registry.toml"

@@ -87,7 +87,7 @@ def test_closing_gives_the_file_back() -> None:
     assert file.closed
 
 
-def test_a_full_disk_is_told_by_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error_that_names_the_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     with Path("/dev/full").open("wb", buffering=0) as full:
         monkeypatch.setattr(tempfile, "SpooledTemporaryFile", lambda _: full)
         with pytest.raises(

@@ -289,7 +289,7 @@ def test_sources_that_are_not_listed_are_derived(shell: Shell) -> None:
     assert json.loads(shell.works(f"seed-registry load index.json {flag} --json"))["assets"]["inserted"] == 1
 
 
-@executes("does not tell its source: name it with --domain", "name the portal with --domain")
+@executes("does not name its source: name it with --domain", "name the portal with --domain")
 def test_records_without_a_portal_are_loaded_with_its_name(shell: Shell) -> None:
     dataset = {"title": "a", "accessLevel": "public", "identifier": "one", "description": "x", "modified": "2020-01-01"}
     shell.file("index.json", {"conformsTo": "https://project-open-data.cio.gov/v1.1/schema", "dataset": [dataset]})
@@ -300,7 +300,7 @@ def test_records_without_a_portal_are_loaded_with_its_name(shell: Shell) -> None
     assert json.loads(done_again)["assets"]["inserted"] == 1
 
 
-@executes("do not tell their portal")
+@executes("do not name their portal")
 def test_a_dialect_without_a_portal_is_loaded_with_its_name(shell: Shell) -> None:
     shell.file("index.json", [{"id": "aaaa-0001", "viewType": "tabular", "name": "a", "columns": []}])
     told = shell.fails("seed-registry load index.json")

@@ -339,7 +339,7 @@ def test_an_index_that_does_not_tell_its_portal_is_an_error_that_says_how_to_nam
     path = written(tmp_path / "views.json", [{"id": "abcd-2345", "columns": []}])
     lines = failed(command("load", path, url=database_url))
     assert lines == [
-        f"error: {path}: records of the dialect views do not tell their portal",
+        f"error: {path}: records of the dialect views do not name their portal",
         "       name it with --domain data.example.org",
     ]
     assert counts(database_url) == (0, 0)

@@ -23,7 +23,7 @@ from seed_registry.rejects.writer import RejectsFile
 
 KILLED = 137
 
-# Each point: what is patched, its name, and whether the process dies before or after it.
+# Each point: the object that is patched, the name, and whether the process dies after it, not before.
 POINTS: dict[str, tuple[Any, str, bool]] = {
     "opened": (OpenIndex, "read_head", True),
     "parsed": (IndexReader, "_decoded", True),

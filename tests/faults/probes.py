@@ -1,4 +1,4 @@
-"""Bad values: what a registry must hold of them or must have refused, judged without our code; and lists of them."""
+"""Bad values, and an oracle that does not use our code: which must be stored, repaired or refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROWS = """
 select asset_key, source_key, a.name, description, a.url, a.raw::text
 from registry.assets as a join registry.sources as s on s.id = a.source_id
 """
-# Postgres' own opinion: whether what is stored is what it makes of the record's bytes.
+# Let Postgres compare the stored document with the record's bytes.
 SAME = """
 select key, pg_catalog.convert_from(data, 'UTF8')::jsonb = raw
 from unnest($1::text[], $2::bytea[]) as given (key, data) join registry.assets on asset_key = key
@@ -41,7 +41,7 @@ from unnest($1::text[], $2::bytea[]) as given (key, data) join registry.assets o
 
 
 class Row(Struct, frozen=True):
-    """What must be stored of a record."""
+    """The row that must be stored of a record."""
 
     source: str
     name: str | None
@@ -52,7 +52,7 @@ class Row(Struct, frozen=True):
 
 
 class Expected(Struct):
-    """What must become of the lines of an index: rows by key; each line refused, and for what it may be."""
+    """The expected outcome of the lines of an index: rows by key, and possible reasons of each refused line."""
 
     read: int = 0
     rows: dict[str, Row] = field(default_factory=dict)
@@ -72,7 +72,7 @@ def exact(data: bytes | str) -> Any:
 
 
 def faults(data: bytes) -> set[str]:
-    """Every reason for which a record's bytes may be refused, whoever sends them; none, and they must be stored."""
+    """Every reason for which a record's bytes may be refused; if there is none they must be stored."""
     found: set[str] = set() if data.startswith(b"{") else {"not_an_object"}
     try:
         value = exact(data)
@@ -108,14 +108,14 @@ def fixed(value: Any) -> Any:
 
 
 def expected_of(data: bytes, domain: str = DOMAIN) -> Expected:
-    """What must become of an NDJSON index of the dialect directory."""
+    """The expected outcome of an NDJSON index of the dialect directory."""
     result = Expected()
     offset = 0
     for number, line in enumerate(data.split(b"\n"), 1):
         stripped = line.strip(b" \t\r")
         if stripped:
             result.read += 1
-            found, key, row = _judged(stripped, domain)
+            found, key, row = _outcome_of(stripped, domain)
             if row is not None:
                 result.rows[key] = row
                 result.repaired += row.repaired
@@ -125,7 +125,7 @@ def expected_of(data: bytes, domain: str = DOMAIN) -> Expected:
     return result
 
 
-def _judged(data: bytes, domain: str) -> tuple[set[str], str, Row | None]:
+def _outcome_of(data: bytes, domain: str) -> tuple[set[str], str, Row | None]:
     found = faults(data)
     if found:
         return found, "", None
@@ -301,7 +301,7 @@ def check_law(report: Report) -> None:
 
 
 async def check_with_postgres(url: DatabaseUrl, rows: Mapping[str, Row]) -> int:
-    """Let the server compare what is stored with the records' bytes, as far as it takes these; how many it compared."""
+    """Let the server compare stored documents with the records' bytes, if it accepts these; returns their number."""
     asked = {key: row.data for key, row in rows.items() if not row.repaired}
     connection = await asyncpg.connect(url.reveal)
     answers = dict(map(tuple, await connection.fetch(SAME, list(asked), list(asked.values()))))
@@ -311,7 +311,7 @@ async def check_with_postgres(url: DatabaseUrl, rows: Mapping[str, Row]) -> int:
     return len(answers)
 
 
-# The probes of Postgres: values of a field, by what must become of a record that has one
+# Values of a field, by the expected outcome of the record
 
 
 def _nested(opening: bytes, inner: bytes, closing: bytes, levels: int) -> bytes:
@@ -459,7 +459,7 @@ REFUSED: dict[str, bytes] = {
 }
 _chance = random.Random(18)
 LONG_KEY = "".join(map(chr, _chance.choices(range(0x4E00, 0x9FA5), k=333))).encode() + b"!"  # no compression helps
-# Whole records that are about text columns; `stored` by what must become of them.
+# Whole records for text columns, with the expected outcome
 TEXTS: dict[str, tuple[str, bytes]] = {
     "NUL in a name": ("repaired", rb'{"id":"text-1","domain":"d.org","name":"a\u0000b","permalink":"\u0000"}'),
     "NUL in an identity": ("refused", rb'{"id":"text-2\u0000","domain":"d.org"}'),

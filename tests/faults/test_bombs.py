@@ -286,7 +286,7 @@ def test_amplified_input_stays_within_its_limits(
 
 
 @pytest.mark.parametrize("packing", ["gzip", "zstd"])
-def test_a_told_limit_of_unpacked_bytes_holds(
+def test_a_given_limit_of_unpacked_bytes_holds(
     command: Command, tmp_path: Path, record_property: Count, packing: str
 ) -> None:
     record_property("cases", 3)

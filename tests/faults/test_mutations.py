@@ -1,4 +1,4 @@
-"""Good indexes, damaged a byte at a time: what is read of them is a part of the truth, and what is not is told."""
+"""Good indexes, damaged a byte at a time: every record read is right, and the damage is reported."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ async def test_an_index_cut_off_at_any_byte_is_read_to_the_cut_and_said_to_be_cu
             assert (outcome.error is None) == is_whole, cut
             assert isinstance(outcome.error, IndexBroken | IndexNotUnderstood | None)
             assert outcome.records == truth[: len(outcome.records)], cut
-            # The last record may be told only with the byte behind it.
+            # The last record may be returned only with the byte behind it.
             assert len(outcome.records) in ({whole, whole - 1} if cut in ends else {whole}), cut
         elif outcome.error is None:
             assert len(outcome.assets) == whole, cut

@@ -57,7 +57,7 @@ def pzstd(data: bytes) -> bytes:
 
 
 def zstd_streamed(data: bytes) -> bytes:
-    compressor = zstandard.ZstdCompressor(write_checksum=True).compressobj()  # a frame that does not tell its size
+    compressor = zstandard.ZstdCompressor(write_checksum=True).compressobj()  # a frame without its size
     return compressor.compress(data) + compressor.flush()
 
 
@@ -90,7 +90,7 @@ def saved(tmp_path: Path, data: bytes, name: str = "index.json") -> Path:
     return path
 
 
-# what is read
+# reading
 
 
 @pytest.mark.parametrize("packed", PACKED.values(), ids=PACKED)
@@ -141,7 +141,7 @@ async def test_a_single_byte_is_an_index_that_ends_there(tmp_path: Path) -> None
     assert await read(saved(tmp_path, b"[")) == b"["
 
 
-# what is refused
+# refused files
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,9 @@ async def refused(path: Path | str) -> str:
     return message
 
 
-async def test_no_such_file_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_file_is_an_error_with_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert await refused("no.json") == f"no.json: no such file (looked in {tmp_path})"
 
@@ -253,7 +255,7 @@ async def test_corrupted_compressed_data_never_passes_for_good(tmp_path: Path, n
 
 @pytest.mark.parametrize("packed", [gzip.compress, zstd, pzstd])
 @pytest.mark.parametrize("behind", [b"garbage", b"g", b"}\n" + NOISE])
-async def test_garbage_behind_compressed_data_is_told_as_such(tmp_path: Path, packed: Any, behind: bytes) -> None:
+async def test_garbage_behind_compressed_data_is_reported_as_such(tmp_path: Path, packed: Any, behind: bytes) -> None:
     assert "ends in bytes that are no " in await refused(saved(tmp_path, packed(TEXT) + behind))
 
 
@@ -283,7 +285,7 @@ async def test_what_came_before_the_damage_is_read_first(tmp_path: Path) -> None
     assert len(b"".join(chunks)) >= HEAD_BYTES
 
 
-# what is whole, and not unpacked here
+# complete files that are not unpacked here
 
 
 def with_window(log: int) -> bytes:
@@ -291,7 +293,9 @@ def with_window(log: int) -> bytes:
 
 
 @pytest.mark.parametrize("before", [b"", SKIPPABLE])
-async def test_a_window_that_would_fill_the_memory_is_told_with_what_unpacks_it(tmp_path: Path, before: bytes) -> None:
+async def test_a_window_beyond_the_limit_is_an_error_with_a_command_that_unpacks_it(
+    tmp_path: Path, before: bytes
+) -> None:
     path = saved(tmp_path, before + with_window(31))
     with pytest.raises(IndexUnreadable) as caught:
         await read(path)
@@ -309,7 +313,7 @@ async def test_the_largest_window_that_is_allowed_is_unpacked(tmp_path: Path) ->
     assert await read(saved(tmp_path, data)) == TEXT
 
 
-async def test_a_dictionary_that_is_missing_is_told(tmp_path: Path) -> None:
+async def test_a_missing_dictionary_is_reported(tmp_path: Path) -> None:
     samples: list[Any] = [b'{"id":"%d","name":"the name of %d"}' % (number, number * 7) for number in range(2_000)]
     dictionary = zstandard.train_dictionary(4_000, samples)
     path = saved(tmp_path, zstd(TEXT, dict_data=dictionary))
@@ -335,7 +339,9 @@ TOLD_BY_NAME = {
 
 
 @pytest.mark.parametrize("kind", TOLD_BY_NAME)
-async def test_other_compressions_and_archives_are_told_with_what_unpacks_them(tmp_path: Path, kind: str) -> None:
+async def test_other_compressions_and_archives_are_errors_with_a_command_that_unpacks_them(
+    tmp_path: Path, kind: str
+) -> None:
     data, name, command = TOLD_BY_NAME[kind]
     path = tmp_path / name
     path.write_bytes(data)
@@ -462,7 +468,7 @@ async def test_waiting_for_somebody_to_write_to_a_named_pipe_can_be_cancelled(tm
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-# what unpacks to much more than its size
+# high compression
 
 MEASURED = """
 import anyio, resource, sys

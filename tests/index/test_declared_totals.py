@@ -172,10 +172,12 @@ async def test_the_members_of_a_series_among_the_datasets_are_read(database_url:
     assert (report.assets.read, report.assets.rejected) == (6, 1)
 
 
-# what is not read
+# unread records
 
 
-async def test_records_in_an_array_that_is_not_read_are_told(database_url: DatabaseUrl, write: Write, cli: Cli) -> None:
+async def test_records_in_an_array_that_is_not_read_are_reported(
+    database_url: DatabaseUrl, write: Write, cli: Cli
+) -> None:
     told = Told()
     index = write(
         {"domain": "d.org", "datasets": [{"id": "aaaa-2222"}], "archive": {"old": [{"id": "k", "name": "n"}]}}
@@ -192,7 +194,7 @@ async def test_records_in_an_array_that_is_not_read_are_told(database_url: Datab
     assert cli("load", index, "--database-url", database_url.reveal, "--complete").returncode == 4
 
 
-async def test_what_was_not_read_is_read_by_the_path_that_was_told(database_url: DatabaseUrl, write: Write) -> None:
+async def test_unread_records_are_read_by_the_path_that_was_reported(database_url: DatabaseUrl, write: Write) -> None:
     groups = [{"name": "g", "members": [{"id": "k", "name": "n"}]}, {"more": {"deep": [{"id": "l", "name": "m"}]}}]
     index = write({"domain": "d.org", "datasets": [], "groups": groups, "old": {"ones": [{"id": "o", "name": "p"}]}})
     report = await loaded(database_url, index)
@@ -205,7 +207,7 @@ async def test_what_was_not_read_is_read_by_the_path_that_was_told(database_url:
     assert isinstance(await error_of(database_url, index, records_at="groups[].members"), IndexNotUnderstood)
 
 
-async def test_the_page_about_a_load_tells_of_what_was_not_read(
+async def test_the_page_about_a_load_lists_unread_records(
     database_url: DatabaseUrl, write: Write, cli: Cli, tmp_path: Path
 ) -> None:
     page = tmp_path / "page.html"
@@ -214,7 +216,7 @@ async def test_the_page_about_a_load_tells_of_what_was_not_read(
     assert "the portal has 38 records, this index 1" in page.read_text()
 
 
-async def test_a_line_that_is_an_envelope_among_lines_of_records_is_told(
+async def test_a_line_that_is_an_envelope_among_lines_of_records_is_reported(
     database_url: DatabaseUrl, write: Write
 ) -> None:
     page = {"results": [result("bbbb-3333"), result("cccc-4444")]}
@@ -355,7 +357,7 @@ async def test_one_package_is_an_index_of_one(database_url: DatabaseUrl, write: 
     ],
 )
 @pytest.mark.parametrize("options", [{}, {"dialect": "ckan"}])
-async def test_an_answer_that_is_no_index_is_told_for_what_it_is(
+async def test_an_answer_that_is_no_index_is_an_error_that_names_its_kind(
     database_url: DatabaseUrl, write: Write, answer: Any, words: list[str], options: Json
 ) -> None:
     error = await error_of(database_url, write(answer), **options)
@@ -378,7 +380,9 @@ async def test_an_empty_answer_is_an_empty_index(database_url: DatabaseUrl, writ
 
 
 @pytest.mark.slow
-async def test_a_page_of_many_is_loaded_and_told(database_url: DatabaseUrl, write: Write, cli: Cli) -> None:
+async def test_a_page_of_many_is_loaded_and_reported_as_incomplete(
+    database_url: DatabaseUrl, write: Write, cli: Cli
+) -> None:
     for number, (thing, declared) in enumerate((
         (search([package("p-1")], 38), 38),
         ({"results": [result(four(0))], "resultSetSize": 4}, 4),
@@ -423,7 +427,7 @@ async def test_a_page_loaded_twice_completes_nothing(database_url: DatabaseUrl, 
     assert (await loaded(database_url, *indexes)).incomplete == [Incomplete(indexes[0], 4, 2)]
 
 
-async def test_pages_without_a_portal_are_told_apart_by_their_only_source(
+async def test_pages_without_a_portal_are_distinguished_by_their_only_source(
     database_url: DatabaseUrl, write: Write
 ) -> None:
     one = write({"results": [result(four(0), "a.org")], "resultSetSize": 2}, "a.json")
@@ -469,7 +473,7 @@ def test_totals_belong_together_by_dialect_portal_and_total() -> None:
 async def test_a_count_of_the_document_itself_is_verified_page_by_page(
     database_url: DatabaseUrl, write: Write, pages: list[tuple[int, int]], passes: bool
 ) -> None:
-    """Each page may tell its own count, or all of them that of all."""
+    """Each page may declare its own count, or the count of all."""
     keys_left = iter(range(10))
     things = [
         {"domain": "d.org", "totalCount": said, "datasets": [{"id": four(next(keys_left))} for _ in range(read)]}
@@ -483,7 +487,7 @@ async def test_a_count_of_the_document_itself_is_verified_page_by_page(
 # explain
 
 
-async def test_explain_tells_where_records_are_and_what_is_not_read(write: Write, cli: Cli) -> None:
+async def test_explain_shows_where_records_are_and_which_are_not_read(write: Write, cli: Cli) -> None:
     told = cli(
         "explain", write({**DCAT3, "catalog": [{"dataset": [dataset("a")]}], "x": [dataset("b")], "totalItems": 5})
     )

@@ -97,7 +97,7 @@ def test_nothing_else_is_a_key(key: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [True, False, {"what": "x"}, [[True]], {"a key": "x", "de": "y"}])
-def test_a_name_or_a_description_that_is_no_text_is_none_and_is_told(value: Any) -> None:
+def test_a_name_or_a_description_that_is_no_text_is_none_and_is_reported(value: Any) -> None:
     record = asset({"id": "k", "domain": "d", "name": value, "description": value, "permalink": value})
     assert (record.name, record.description, record.url) == (None, None, None)
     assert record.texts_ignored == ("name", "description", "url")
@@ -114,7 +114,7 @@ def test_the_header_names_the_source_of_a_record_that_names_none() -> None:
     assert asset({"id": "k", "domain": "own.org"}, header="header.org").source_key == "own.org"
 
 
-def test_what_was_told_goes_before_a_header_and_a_link_but_not_before_the_records_own_domain() -> None:
+def test_domain_goes_before_a_header_and_a_link_but_not_before_the_records_own_domain() -> None:
     assert asset({"id": "k"}, domain="Told.org").source_key == "told.org"
     assert asset({"id": "k"}, domain="told.org", header="header.org").source_key == "told.org"
     assert asset({"id": "k", "domain": "own.org"}, domain="told.org").source_key == "own.org"
@@ -135,7 +135,7 @@ def test_an_asset_that_needs_a_header_not_read_yet_has_no_source_key_and_decodes
     assert later.content_hash != early.content_hash
 
 
-def test_an_asset_whose_source_was_told_waits_for_no_header() -> None:
+def test_an_asset_with_a_given_domain_waits_for_no_header() -> None:
     for dialect, record in (
         (DIRECTORY, {"id": "k"}),
         (DATA_JSON, {"identifier": "https://agency.gov/k"}),
@@ -178,7 +178,7 @@ def test_equal_bytes_have_equal_hashes_and_other_bytes_have_others() -> None:
     assert first.content_hash != asset(GOOD.replace(b":", b": ", 1)).content_hash
 
 
-def test_a_hash_tells_where_else_the_stored_values_come_from() -> None:
+def test_a_hash_depends_on_the_other_origins_of_stored_values() -> None:
     data = b'{"id":"k","permalink":"https://x.org/d/k","resource":{"id":"k"},"type":"asset"}'
     hashes = [
         asset(data, **options).content_hash
@@ -297,7 +297,7 @@ def test_every_reason_but_the_databases_own_is_tested_here() -> None:
     )
 
 
-def test_a_reject_tells_the_key_and_the_kind_where_they_are_known() -> None:
+def test_a_reject_has_the_key_and_the_kind_where_they_are_known() -> None:
     record = decoded({"id": " k "})
     assert isinstance(record, Reject)
     assert (record.reason, record.key, record.kind) == ("no_source", "k", "asset")
@@ -511,7 +511,7 @@ def test_a_date_is_a_moment_in_utc(text: str, moment: datetime) -> None:
         "1900-01-01T00:00:00+00:01", "2199-12-31T23:59:59-00:01", "R/P1D", "R/PT1S", "R/2013-01-01/P1D", "P1Y",
     ],
 )  # fmt: skip
-def test_a_bad_date_is_none_and_is_told(value: Any) -> None:
+def test_a_bad_date_is_none_and_is_reported(value: Any) -> None:
     record = asset({"id": "k", "domain": "d", "updatedAt": value})
     assert record.updated_at is None
     assert record.date_ignored

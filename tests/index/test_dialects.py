@@ -231,7 +231,7 @@ def test_the_settings_choose_the_dialect_whatever_the_shape() -> None:
         assert chosen(lines_of({"b": 1}, {"a": 2}), dialect=name) == (name, True)
 
 
-def test_a_chosen_dialect_still_tells_one_line_from_a_document() -> None:
+def test_a_chosen_dialect_still_distinguishes_one_line_from_a_document() -> None:
     assert chosen(lines_of(SEED_ASSET), dialect="seed") == ("seed", True)
     assert chosen(lines_of({"assets": []}), dialect="seed") == ("seed", False)
     assert chosen(lines_of(VIEW), dialect="views") == ("views", False), "one view is a document of its own"
@@ -319,7 +319,7 @@ def test_the_fields_of_a_directory_record(record: dict[str, Any], header: str, e
     assert (found.source_key, found.url) == expected
 
 
-def test_a_directory_is_of_the_portal_that_was_told_but_for_records_that_name_theirs() -> None:
+def test_a_directory_is_of_the_given_portal_except_records_that_name_theirs() -> None:
     for record in (
         {"id": "k"},
         {"id": "k", "permalink": "https://p.org/d/k"},
@@ -380,7 +380,7 @@ def test_the_fields_of_a_view(fields: dict[str, Any], moment: datetime | None) -
     "seconds",
     [1371737836000, -62135596800, -2208988801, 7258118400, 10**30, -(10**30), 1e300, 10**400, "1371737836", True, [1]],
 )
-def test_seconds_of_an_absurd_year_are_no_date_and_are_told(seconds: Any) -> None:
+def test_seconds_of_an_absurd_year_are_no_date_and_are_reported(seconds: Any) -> None:
     found = asset(VIEWS, {"id": "abcd-2345", "rowsUpdatedAt": seconds}, "d.org")
     assert (found.updated_at, found.date_ignored) == (None, True)
 
@@ -497,7 +497,7 @@ def test_the_other_fields_of_a_data_set() -> None:
 
 
 @pytest.mark.parametrize("modified", ["R/P1D", "R/PT1S", "R/2013-01-01/P1W", "3013-01-01", "0001-01-01", "soon"])
-def test_a_repeating_interval_is_no_moment_and_is_told(modified: str) -> None:
+def test_a_repeating_interval_is_no_moment_and_is_reported(modified: str) -> None:
     found = asset(DATA_JSON, {"identifier": "abcd-2345", "modified": modified}, "d.org")
     assert (found.updated_at, found.date_ignored) == (None, True)
 
@@ -568,7 +568,7 @@ def test_the_source_of_a_harvested_package_is_in_its_extras(extras: Any) -> None
 
 
 @pytest.mark.parametrize("extras", [None, [], {}, "https://no.org", 7, [["portal_url", "https://no.org"]]])
-def test_the_source_of_a_package_is_what_was_told_else_the_answers_portal_else_where_it_points(extras: Any) -> None:
+def test_the_source_of_a_package_is_the_given_domain_else_the_answers_portal_else_where_it_points(extras: Any) -> None:
     package = {"id": "k", "name": "n", "url": "https://agency.gov/x", "extras": extras}
     told = asset(CKAN, package, "told.org", header="portal.org")
     assert (told.source_key, told.url) == ("told.org", "https://told.org/dataset/n")
@@ -600,7 +600,7 @@ def test_only_an_extra_about_the_portal_gives_a_page_on_it() -> None:
         *((dialect, {}, "") for dialect in DIALECTS.values()),
     ],
 )
-def test_the_portal_that_a_header_tells(dialect: Any, header: dict[str, Any], portal: str) -> None:
+def test_the_portal_in_a_header(dialect: Any, header: dict[str, Any], portal: str) -> None:
     assert dialect.portal(header) == portal
 
 

@@ -111,7 +111,7 @@ def test_dialects_declare_whether_their_keys_are_global() -> None:
         ("seed", {"asset_key": "1", "source_key": "a.example"}, False),
     ],
 )
-def test_an_asset_tells_whether_its_key_is_its_portals_own(
+def test_an_asset_has_a_flag_for_a_key_of_its_portals_own(
     dialect: str, record: dict[str, object], is_own: bool
 ) -> None:
     raw = RawRecord(json.dumps(record).encode(), 1, 0, "asset")

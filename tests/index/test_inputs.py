@@ -96,15 +96,13 @@ def test_a_pattern_that_matches_nothing_is_an_error_that_names_it_and_the_place(
         assert str(caught.value) == f"{pattern} matches no file (looked in {place})"
 
 
-def test_a_directory_without_indexes_is_an_error_that_says_what_is_looked_for(place: Path) -> None:
+def test_a_directory_without_indexes_is_an_error_with_the_suffixes_of_indexes(place: Path) -> None:
     with pytest.raises(IndexUnreadable) as caught:
         found(["other"])
     assert str(caught.value) == "other is a directory without index files (*.json, *.jsonl, *.ndjson)"
 
 
-def test_a_directory_that_nobody_may_read_is_an_error_that_says_so(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_directory_is_an_error(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -200,7 +198,7 @@ def test_a_link_to_nothing_is_missing(place: Path) -> None:
         ("", False),
     ],
 )
-def test_a_url_is_told_from_a_path_by_its_scheme(name: str, expected: bool) -> None:
+def test_a_scheme_distinguishes_a_url_from_a_path(name: str, expected: bool) -> None:
     assert (IndexRef.of(name).kind == "url") is expected
 
 

@@ -392,7 +392,7 @@ def test_a_document_cut_off_anywhere_is_never_taken_for_whole(size: int) -> None
         assert records == ended
 
 
-def test_a_number_that_may_go_on_is_told_before_the_problem_is() -> None:
+def test_a_number_that_may_go_on_is_returned_before_the_problem() -> None:
     records, framer = framed([b'{"assets":[1, 12'])
     assert [one.data for one in records] == [b"1", b"12"]
     assert framer.problem is not None

@@ -137,7 +137,7 @@ def test_a_data_set_without_an_identifier_is_its_node_or_what_socrata_made_of_it
         assert key_of(DATA_JSON, record, portal) is None
 
 
-def test_the_id_of_the_portal_itself_is_taken_where_only_the_record_tells_the_portal() -> None:
+def test_the_id_of_the_portal_itself_is_the_key_where_only_the_record_names_the_portal() -> None:
     record = {"identifier": f"https://{OWN}/api/views/abcd-2345"}
     assert key_of(DATA_JSON, record, Portal()) == "abcd-2345"
     assert key_of(DATA_JSON, record | {"landingPage": f"https://{OWN}/x"}, Portal()) == "abcd-2345"

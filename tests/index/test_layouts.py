@@ -193,7 +193,7 @@ def test_documents_one_after_another_are_read_each_with_its_own_header(things: l
 
 @given(catalog, st.integers(0, 1 << 30))
 @settings(untimed, max_examples=100)
-def test_a_document_cut_off_anywhere_is_told_and_what_came_before_is_kept(thing: Any, seed: int) -> None:
+def test_a_document_cut_off_anywhere_is_an_error_and_the_records_before_are_kept(thing: Any, seed: int) -> None:
     data = rendered(thing, random.Random(seed)).encode()
     whole, _ = framed([data])
     rng = random.Random(seed)
@@ -291,7 +291,7 @@ def test_an_array_of_documents_is_its_documents() -> None:
         assert framer.counts == {("results",): 3}
 
 
-# what is not read
+# unread records
 
 
 def unread(thing: Any, layout: Layout = CATALOG) -> dict[str, int]:

@@ -58,7 +58,7 @@ def test_a_line_is_too_long_wherever_the_chunks_are_cut(parts: list[bytes], limi
     assert framed(parts, limit) == model(b"".join(parts), limit)
 
 
-def test_offsets_begin_where_the_framer_is_told() -> None:
+def test_offsets_begin_at_the_given_one() -> None:
     assert [record.offset for record in framed([b"a\nb\n"], offset=3)] == [3, 5]
 
 
@@ -77,7 +77,7 @@ def test_nothing_and_blanks_alone_hold_no_record() -> None:
     assert framed([]) == framed([b""]) == framed([b"\n\r\n \t\n", b" "]) == []
 
 
-def test_finishing_twice_tells_the_last_record_once() -> None:
+def test_finishing_twice_returns_the_last_record_once() -> None:
     framer = LineFramer(max_record_bytes=NO_LIMIT)
     framer.feed(b"a")
     assert len(framer.finish()) == 1

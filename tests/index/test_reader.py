@@ -111,7 +111,7 @@ async def test_lines_are_read_as_lines_whatever_the_name(tmp_path: Path) -> None
         assert [asset.line for asset in result.assets] == list(range(1, 2001))
 
 
-async def test_gzip_is_told_by_content_where_the_name_says_json(tmp_path: Path) -> None:
+async def test_gzip_is_recognised_by_content_where_the_name_says_json(tmp_path: Path) -> None:
     result = await read(tmp_path, gzip.compress(json.dumps({"datasets": many(domain="d")}).encode()), "plain.json")
     assert result.error is None
     assert len(result.assets) == 2000
@@ -156,7 +156,7 @@ async def test_the_salt_and_the_domain_go_into_the_hashes(tmp_path: Path) -> Non
 # declared counts
 
 
-async def test_a_declared_count_is_told_with_what_was_read(tmp_path: Path) -> None:
+async def test_a_declared_count_is_returned_with_the_count_read(tmp_path: Path) -> None:
     for thing, expected in (
         ({"domain": "d", "totalCount": 3, "datasets": many(2)}, [("totalCount", 3, 2)]),
         ({"domain": "d", "datasets": many(2), "totalCount": 2}, [("totalCount", 2, 2)]),
@@ -280,7 +280,7 @@ async def test_a_document_may_be_one_view(tmp_path: Path, indent: int | None, be
     assert found.line == 1 + before.count(b"\n")
 
 
-async def test_one_view_that_is_broken_or_followed_by_something_is_told(tmp_path: Path) -> None:
+async def test_one_view_that_is_broken_or_followed_by_something_is_an_error(tmp_path: Path) -> None:
     data = json.dumps(VIEW).encode()
     for cut in (1, 5, 20):
         result = await read(tmp_path, data[:-cut], domain="d.org")
@@ -297,7 +297,7 @@ async def test_one_view_that_is_broken_or_followed_by_something_is_told(tmp_path
 async def test_views_without_a_domain_are_an_error_that_says_how_to_name_it(tmp_path: Path, form: str) -> None:
     result = await read(tmp_path, forms(VIEW)[form])
     assert isinstance(result.error, IndexNotUnderstood)
-    assert "do not tell their portal\nname it with --domain" in str(result.error)
+    assert "do not name their portal\nname it with --domain" in str(result.error)
     assert result.records == []
 
 
@@ -501,7 +501,7 @@ async def test_a_record_that_is_too_long_is_a_reject_and_the_next_one_is_read(tm
 
 
 @pytest.mark.parametrize("behind", [b" x", b"]", b"{}", b"\n[1]", b"\0"])
-async def test_something_behind_the_document_is_told_after_all_of_it_is_read(tmp_path: Path, behind: bytes) -> None:
+async def test_something_behind_the_document_is_an_error_after_all_of_it_is_read(tmp_path: Path, behind: bytes) -> None:
     data = json.dumps({"domain": "d", "datasets": many()}, indent=1).encode()
     result = await read(tmp_path, data + behind)
     assert isinstance(result.error, IndexBroken)
@@ -509,7 +509,7 @@ async def test_something_behind_the_document_is_told_after_all_of_it_is_read(tmp
     assert len(result.assets) == 2000
 
 
-async def test_damaged_compression_is_told_after_what_came_before_it(tmp_path: Path) -> None:
+async def test_damaged_compression_is_an_error_after_the_records_before_it(tmp_path: Path) -> None:
     noise = "".join(map(chr, range(40, 90)))
     data = gzip.compress(
         json.dumps({"domain": "d", "datasets": [dataset(n, x=noise[n % 50 :]) for n in range(20_000)]}).encode()

@@ -36,7 +36,7 @@ Answer = Callable[["Handler"], None]
 
 
 class Server(ThreadingHTTPServer):
-    """Answers each request with the next of `answers`, the last one for ever, and remembers what was asked."""
+    """Answers each request with the next of `answers`, the last one for ever, and records the requests."""
 
     daemon_threads = True
 
@@ -174,7 +174,7 @@ async def refused(url: str) -> str:
     return message
 
 
-# what is read
+# reading
 
 
 @pytest.mark.parametrize("answer", [whole, chunked, slow, sending(gzip.compress(INDEX))])
@@ -229,7 +229,7 @@ async def test_redirects_are_followed(server: Server, tmp_path: Path) -> None:
     assert [path for path, _ in server.asked] == ["/a", "/b", "/c", "/d"]
 
 
-# what is refused
+# refused files
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ async def test_no_message_shows_a_secret(server: Server, answer: Answer) -> None
     await refused(server.url("/a?token=tok3n#tok3n", "alice:hunter2@"))
 
 
-async def test_nobody_listening_is_told_at_once(server: Server) -> None:
+async def test_a_refused_connection_is_reported_at_once(server: Server) -> None:
     url = server.url("/a?token=tok3n", "alice:hunter2@")
     server.server_close()
     assert "Connection refused" in await refused(url)
@@ -388,6 +388,6 @@ async def test_what_fsspec_cannot_read_is_refused(url: str) -> None:
     assert "cannot be read" in await refused(url)
 
 
-async def test_without_fsspec_its_installation_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_fsspec_the_error_names_its_installation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fsspec", None)
     assert "pip install 'seed-registry[remote]'" in await refused("s3://alice:hunter2@bucket/a.json")

@@ -160,11 +160,11 @@ def test_a_number_beyond_the_machines_leaves_a_document_a_document(number: bytes
     assert "id" in shape.arrays[("datasets",)]
 
 
-# limits of what is looked at
+# limits
 
 
 @pytest.mark.parametrize("template", [b"%b", b"-%b", b"1.%b"])
-def test_what_follows_a_number_of_more_bytes_than_the_limit_is_not_looked_at(template: bytes) -> None:
+def test_bytes_behind_a_number_longer_than_the_limit_are_not_examined(template: bytes) -> None:
     for excess in (0, 1):
         number = template.replace(b"%b", b"2" * (MAX_NUMBER_BYTES + excess - len(template) + 2))
         shape = looked(b'{"datasets": [{"id": %b, "later": 1}], "last": 1}' % number)
@@ -176,7 +176,7 @@ def test_what_follows_a_number_of_more_bytes_than_the_limit_is_not_looked_at(tem
 
 
 @pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
-def test_what_follows_more_levels_than_the_limit_is_not_looked_at(opening: bytes, closing: bytes) -> None:
+def test_bytes_behind_more_levels_than_the_limit_are_not_examined(opening: bytes, closing: bytes) -> None:
     for excess in (0, 1):
         levels = MAX_LEVELS - 1 + excess
         shape = looked(b'{"first": 1, "deep": %b1%b, "last": 1}' % (opening * levels, closing * levels))
@@ -197,19 +197,19 @@ def test_a_text_may_look_like_anything(text: bytes) -> None:
         assert looked(before + b'"%b":"%b"%b,"last":1}' % (text, text, behind)).keys["last"] == 1
 
 
-def test_no_more_bytes_than_the_limit_are_looked_at() -> None:
+def test_no_more_bytes_than_the_limit_are_examined() -> None:
     shape = sniff(b'{"id": "k", "text": "%b", "last": 1}' % (b"x" * MAX_BYTES), "x.json")
     assert shape.keys["id"] == "k"
     assert "last" not in shape.keys
 
 
-@given(
-    st.lists(st.sampled_from([b"[", b"]", b"{", b"}", b'"', b"\\", b",", b"a", b"2" * MAX_NUMBER_BYTES, b"1"])).map(
-        b"".join
-    )
-)
+TOKENS = [b"[", b"]", b"{", b"}", b",", b"a", b"1", b"2" * MAX_NUMBER_BYTES, b'"[["', rb'"\"["', rb'"\\"']
+
+
+@given(st.lists(st.sampled_from(TOKENS)).map(b"".join), st.sampled_from([b"", b'"[[[']))
 @untimed
-def test_what_is_looked_at_is_the_beginning_within_the_limits(data: bytes) -> None:
+def test_the_beginning_within_the_limits_is_examined(tokens: bytes, end: bytes) -> None:
+    data = tokens + end
     with patch.object(sniffer, "MAX_LEVELS", 2):
         within = sniffer._within_limits(data)
     assert data.startswith(within)

@@ -259,6 +259,6 @@ def test_the_rows_that_earlier_versions_left_without_a_text_or_a_date_are_writte
     assert found.content_hash != bytes.fromhex(former)
 
 
-def test_a_written_number_is_a_float_that_tells_its_text() -> None:
+def test_a_literal_number_is_a_float_with_its_text() -> None:
     number = LiteralNumber("1.50")
     assert (number, number.text) == (1.5, "1.50")

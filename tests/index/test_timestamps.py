@@ -46,7 +46,7 @@ def test_what_portals_write_is_a_moment(text: str, parts: tuple[int, ...]) -> No
      "\u0662\u0660\u0661\u0668",
      1371737836, 1.5, True, ["2018", "2019"], {"what": "2018"}, [[]], float("inf")],
 )  # fmt: skip
-def test_what_names_no_moment_is_none_and_is_told(value: Any) -> None:
+def test_a_value_without_a_moment_is_none_and_is_reported(value: Any) -> None:
     assert parse_timestamp(value) == (None, True)
 
 

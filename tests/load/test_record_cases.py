@@ -332,4 +332,4 @@ async def test_what_tells_no_portal_and_takes_none_is_not_told_to_name_one(
     path.write_text(json.dumps(DISCOVERED | {"results": [*DISCOVERED["results"], {"resource": {"id": "k"}}]}))
     done = cli("load", path, "--max-rejects", "1", url=database_url)
     rejected = next(json.loads(line) for line in done.stderr.splitlines() if b"record_rejected" in line)
-    assert (rejected["reason"], rejected["detail"]) == ("no_source", "asset does not tell its source")
+    assert (rejected["reason"], rejected["detail"]) == ("no_source", "asset does not name its source")

@@ -355,7 +355,7 @@ async def test_a_replay_takes_the_language_that_is_asked_for(database_url: Datab
 
 async def test_a_dialect_that_nothing_tells_has_to_be_named(database_url: DatabaseUrl, rejects: Write) -> None:
     path = rejects(line({"asset_key": "a", "source_key": SITE}))
-    with pytest.raises(IndexNotUnderstood, match=r"do not tell their dialect\n.*--dialect seed\|"):
+    with pytest.raises(IndexNotUnderstood, match=r"records fit no dialect\n.*--dialect seed\|"):
         await replayed(path, database_url)
     assert (await replayed(path, database_url, dialect="seed")).assets.inserted == 1
     with pytest.raises(IndexNotUnderstood, match="--domain"):

@@ -118,7 +118,7 @@ def test_the_rejects_of_the_run_before_are_kept_beside_the_new_ones(tmp_path: Pa
 
 
 @pytest.mark.parametrize("size", [100, 3_000, 6_000_000])
-def test_a_run_that_is_resumed_tells_nothing_twice_and_drops_a_torn_line(tmp_path: Path, size: int) -> None:
+def test_a_resumed_run_writes_no_reject_twice_and_drops_a_torn_line(tmp_path: Path, size: int) -> None:
     path, count = tmp_path / "rejects", 18_000_000 // size
     told = [Reject("not_json", "detail", b"x" * size, number, number * size) for number in range(count)]
     rejects = RejectsFile(path)
@@ -149,7 +149,7 @@ def test_a_file_of_a_run_that_is_resumed_may_be_nothing_but_a_torn_line(tmp_path
     assert [line["offset"] for line in written(path)] == [345]
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageFailed, match="/file/rejects cannot be written: "):
         RejectsFile(tmp_path / "file" / "rejects").write("x", REJECT)

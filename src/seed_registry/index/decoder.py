@@ -47,7 +47,7 @@ REASONS: Final = {
     "bad_unicode": "has half a surrogate pair (\\ud800 to \\udfff), which is no character",
     "no_type": 'has no "type" of "source" or "asset"',
     "no_key": "has no key",
-    "no_source": "does not tell its source: name it with --domain",
+    "no_source": "does not name its source: name it with --domain",
     "nul_in_key": "has the character U+0000 in its key",
     "key_too_long": f"has a key longer than {MAX_KEY_BYTES:,} bytes",
     "key_of_another_source": "has a key that is another source's",
@@ -324,7 +324,7 @@ class Decoder:
 
     def _no_source(self) -> str:
         if self.dialect.refuses_domain:
-            return "asset does not tell its source"
+            return "asset does not name its source"
         return f"asset {REASONS['no_source']}"
 
     def _waits_for_header(self, wire: Any, fields: Fields) -> bool:

@@ -17,7 +17,7 @@ from seed_registry.index.literal_numbers import LiteralNumber
 # Preferred if no language is requested, or the requested one is missing.
 DEFAULT_LANGUAGE: Final = "en"
 # A language's code of ISO 639-1, with what BCP 47 lets follow (https://www.rfc-editor.org/rfc/rfc5646); codes of three
-# letters are not told from names like "url" and "key".
+# letters are not distinguished from names like "url" and "key".
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{2}(?:[-_][A-Za-z0-9]{1,8})*")
 _UNTAGGED: Final = {"", "@none", "und", "default", "x-default"}
 _VALUES: Final = ("@value", "value", "#text", "text")

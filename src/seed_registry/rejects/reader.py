@@ -192,8 +192,7 @@ def _sniffed(origins: RejectsIndex, settings: Settings) -> Dialect:
     if not is_rejects_file:
         raise _no_rejects_file(name)
     raise IndexNotUnderstood(
-        f"{name}: its records do not tell their dialect\n"
-        f"name that of the index they come from with --dialect {'|'.join(DIALECTS)}"
+        f"{name}: its records fit no dialect\nname that of the index they come from with --dialect {'|'.join(DIALECTS)}"
     )
 
 

@@ -83,7 +83,7 @@ def require_domain(dialect: Dialect, settings: Settings, name: str) -> None:
     """
     if dialect.needs_domain and not settings.domain:
         raise IndexNotUnderstood(
-            f"{name}: records of the dialect {dialect.name} do not tell their portal\n"
+            f"{name}: records of the dialect {dialect.name} do not name their portal\n"
             "name it with --domain data.example.org"
         )
     if dialect.refuses_domain and settings.domain:

@@ -1,7 +1,7 @@
 """ckan: packages of CKAN's API (https://docs.ckan.org/en/latest/api/): package_search, lists of packages, lines.
 
-Answers of the API name the portal in `help`, dumps of packages do not. A package's `url` is the homepage that whoever
-entered it thought right: often another site's, or no URL at all ("Finance department"). It tells the portal only where
+Answers of the API name the portal in `help`, dumps of packages do not. A package's `url` is the homepage that its
+author entered: often another site's, or no URL at all ("Finance department"). It names the portal only where
 nothing else does, and is then the page, too: our path on a stranger's host leads nowhere. Several languages come as
 objects, as objects in strings, and in `title_translated` and `notes_translated` (https://github.com/ckan/ckanext-fluent).
 """
@@ -62,7 +62,7 @@ class _Package(_Keys, gc=False):
 
 
 _ARRAYS: Final = (("result", "results"), ("result",))
-# Under which keys harvested packages tell where they come from. Only the first is about a portal like this one; the
+# Under which keys harvested packages name their origin. Only the first is about a portal like this one; the
 # others are about the dataset, wherever it is.
 _EXTRAS: Final = ("portal_url", "source_url", "harvest_url", "url", "guid")
 
@@ -151,7 +151,7 @@ CKAN: Final = Dialect(
         "source_key": "--domain, the host of the header's help, of an extra, of url",
         "name": "title, title_translated, name",
         "description": "notes, notes_translated",
-        "url": "https://<domain>/dataset/<name>; url where the portal is not told",
+        "url": "https://<domain>/dataset/<name>; url where the portal is not known",
         "updated_at": "metadata_modified",
     },
     fits=_fits,

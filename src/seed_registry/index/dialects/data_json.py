@@ -2,7 +2,7 @@
 
 DCAT-US 1.1 (https://resources.data.gov/resources/dcat-us/) and 3.0 (https://resources.data.gov/resources/dcat-us3/),
 where an identifier, a landing page or a text may be an object. What real files taught: 8 of 11 federal ones have no
-`@id` that would tell the portal. On an ArcGIS Hub the identifier is the landing page (2020) or an item's URL (2024).
+`@id` that would name the portal. On an ArcGIS Hub the identifier is the landing page (2020) or an item's URL (2024).
 Hosts and paths have sections that look like a Socrata id (`data-wcmn.opendata.arcgis.com`, `/data-sets/`). Socrata's
 own files have URLs of `/api/views/` (2020) or bare ids (2013, whose first row is the catalogue itself). A landing page
 may be that of many datasets, a DOI's or a story's: it is no identifier.
@@ -197,7 +197,7 @@ def _is_dataset(keys: set[str]) -> bool:
 
 
 def _former_key(dataset: Dataset) -> str | None:
-    """The key of version 1: whatever looked like a Socrata id in the identifier or the landing page, anywhere."""
+    """The key of version 1: the first text like a Socrata id anywhere in the identifier or the landing page."""
     identifier = dataset.identifier
     if type(identifier) is dict:
         identifier = first(*(identifier.get(key) for key in _PLAIN))

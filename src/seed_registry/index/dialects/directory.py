@@ -57,7 +57,7 @@ class _Dataset(_Keys, gc=False):
 
 
 def _key_columns(records: Sequence[_Keys], portal: Portal) -> Columns:
-    # Of what names no domain where the portal is not known, the address has to tell it: that is not ordinary.
+    # Without a domain and a known portal, the URL has to name it: such a record is not ordinary.
     return [r.id for r in records], [r.domain or portal.name for r in records]
 
 
@@ -74,7 +74,7 @@ def _columns(records: Sequence[_Dataset], portal: Portal) -> Columns:
 
 
 def _asset(record: DirectoryRecord, portal: Portal) -> Fields:
-    # A domain of the record's own is no hint: lists of several portals put together are told apart by nothing else.
+    # A domain of the record's own is no hint: it alone distinguishes the portals of a list of several.
     source = record.domain or portal.name or first(host_of(record.permalink), host_of(record.resource_url))
     url = first(record.permalink, page(source, "d", record.id))
     return Fields(record.id, source, record.name, record.description, url, record.updatedAt)
@@ -97,7 +97,7 @@ def _fits(shape: Shape) -> bool:
 
 
 def _is_own(shape: Shape, name: str) -> bool:
-    """Whether an array of this name has no records of another dialect: the name alone tells little."""
+    """Whether an array of this name has no records of another dialect: the name alone is weak evidence."""
     elements = shape.arrays.get((name,), set())
     is_other = is_catalog(shape) or not elements.isdisjoint({"identifier", "accessLevel", "metadata_modified"})
     return not is_other or not elements.isdisjoint({"permalink", "resource_url", "updatedAt"})

@@ -1,6 +1,6 @@
 """views: the metadata of Socrata's views (https://dev.socrata.com/docs/other/metadata), an array, lines or one view.
 
-That is what `/api/views` and `/api/views/<id>` answer. Real ones tell no portal anywhere, and count seconds since 1970,
+That is what `/api/views` and `/api/views/<id>` answer. Real ones name no portal, and count seconds since 1970,
 not the milliseconds of other interfaces.
 """
 
