@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from seed_registry.cli.render.console import notes, unbroken
+from seed_registry.cli.render.console import unbroken
 from seed_registry.escape import printable
+from seed_registry.index.decoder import REASONS
 from seed_registry.records import Location
-from seed_registry.verify.audit import MOST_LISTED, AuditReport, SourceAudit
+from seed_registry.verify.audit import MOST_LISTED, AssetsAudited, AuditReport, SourceAudit
 from seed_registry.verify.compare import Difference
 from seed_registry.words import counted, size
 
@@ -52,6 +53,15 @@ def _more(report: AuditReport, limit: int) -> str:
     if every > MOST_LISTED:
         return f"and {more:,} more: --json lists the first {MOST_LISTED:,}"
     return f"and {more:,} more: --limit {every} lists them, --json as well" if more else ""
+
+
+def _notes(assets: AssetsAudited, rejects: Mapping[str, int]) -> Iterator[str]:
+    """Remarks on what needs attention though nothing failed; `rejects` by reason."""
+    if rejects and assets.rejected == assets.read:
+        reason = max(rejects, key=rejects.__getitem__)
+        yield f"every asset was rejected, most often since it {REASONS.get(reason, reason)}"
+    if assets.missing_source:
+        yield f"{counted(assets.missing_source, 'asset')} of sources that are not listed: --derive-sources creates them"
 
 
 def _table(report: AuditReport, shown: Sequence[SourceAudit]) -> Table:
@@ -98,7 +108,7 @@ def _remarks(report: AuditReport) -> Iterator[Text]:
         why = f" ({reasons})" if reasons else ""
         shown = ", ".join(f"{count:,} {what}" for count, what in left if count)
         yield Text(f"read {assets.read:,} assets: {assets.in_index:,} count, {shown}{why}")
-    yield from (Text(note, "yellow") for note in notes(assets, report.rejects))
+    yield from (Text(note, "yellow") for note in _notes(assets, report.rejects))
     if sources.rejected:
         yield Text(f"read {sources.read:,} sources: {sources.rejected:,} rejected")
     if report.extra:

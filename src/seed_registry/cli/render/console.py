@@ -11,11 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from seed_registry.escape import printable
-from seed_registry.index.decoder import REASONS
 from seed_registry.records import Location
-from seed_registry.report import AssetCounts, Counts, Digest, Report, SourceCounts, Tally
+from seed_registry.report import AssetCounts, Digest, Report, SourceCounts, Tally
 from seed_registry.shortfall import empty_handed, gaps, shortfall
-from seed_registry.verify.audit import AssetsAudited
 from seed_registry.words import counted, size
 
 _STYLES = {"warning": "yellow", "error": "red", "info": "dim"}
@@ -86,15 +84,6 @@ def print_shortfall(console: Console, report: Report, tally: Tally) -> None:
     """Print what was not loaded and the most likely fix, before anything else."""
     if line := shortfall(report, tally.rejects):
         console.print(Text(line, "red" if empty_handed(report) else "yellow"), soft_wrap=True)
-
-
-def notes(assets: Counts | AssetsAudited, rejects: Mapping[str, int]) -> Iterator[str]:
-    """Remarks on what needs attention though nothing failed; `rejects` by reason."""
-    if rejects and assets.rejected == assets.read:
-        reason = max(rejects, key=rejects.__getitem__)
-        yield f"every asset was rejected, most often since it {REASONS.get(reason, reason)}"
-    if assets.missing_source:
-        yield f"{counted(assets.missing_source, 'asset')} of sources that are not listed: --derive-sources creates them"
 
 
 def left_out(fields: Mapping[str, int]) -> str:
