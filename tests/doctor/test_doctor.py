@@ -67,7 +67,7 @@ def test_a_healthy_database_passes(database_url: DatabaseUrl, cli: Cli) -> None:
     assert done.stderr == b""
     lines = done.stdout.decode().splitlines()
     assert {line.split()[0] for line in lines} <= {"ok", "warn"}
-    for wanted in ("seed-registry ", "Postgres ", "has all that a load needs", "upserts go by", "GiB free"):
+    for wanted in ("seed-registry ", "Postgres ", "has all that a load needs", "upserts go by", "GB free"):
         assert any(wanted in line for line in lines), wanted
 
 

@@ -18,6 +18,7 @@ from seed_registry.registry.introspection import introspect
 from seed_registry.registry.preflight import rehearse
 from seed_registry.registry.tables import Table, Tables
 from seed_registry.settings import DatabaseUrl, PoolerName
+from seed_registry.words import size
 
 # What is older has had no mends since November 2024: https://www.postgresql.org/support/versioning/
 _OLDEST_SERVER: Final = 13
@@ -77,7 +78,7 @@ async def _server(connection: asyncpg.Connection[Any]) -> list[Finding]:
     old = facts["version_number"] // 10_000 < _OLDEST_SERVER
     findings = [
         _if(old, "server", f"Postgres {facts['version']}", f"upgrade it to {_OLDEST_SERVER} or newer", "fail"),
-        Finding("database", "ok", f"{facts['database']}, {(facts['size_bytes'] or 0) / (1 << 20):,.1f} MiB"),
+        Finding("database", "ok", f"{facts['database']}, {size(facts['size_bytes'] or 0)}"),
     ]
     if facts["encoding"] != "UTF8":
         mend = "make a database with encoding 'UTF8' template template0, and load there"

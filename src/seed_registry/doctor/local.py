@@ -18,6 +18,7 @@ from seed_registry.postgres.conninfo import ConnInfo
 from seed_registry.postgres.database_url import parse_url, unverified_host_note
 from seed_registry.postgres.pooler import is_pooled
 from seed_registry.settings import DatabaseUrl
+from seed_registry.words import size
 
 State = Literal["ok", "warn", "fail"]
 # A batch's rejects and the source cache are small; parked assets and the database itself are not.
@@ -51,7 +52,7 @@ def look_at_embedded() -> Finding:
     if not exists:
         return Finding("embedded", "warn", f"there is no database yet ({place})", "`seed-registry load` makes it")
     state = f"running as process {status.pid}" if status.running else "not running, a load starts it"
-    return Finding("embedded", "ok", f"{place}, {status.size_bytes / (1 << 20):,.1f} MiB, {state}")
+    return Finding("embedded", "ok", f"{place}, {size(status.size_bytes)}, {state}")
 
 
 def look_at_disks(places: Mapping[str, Path]) -> list[Finding]:
@@ -71,7 +72,7 @@ def look_at_disks(places: Mapping[str, Path]) -> list[Finding]:
             state, mend = ("fail" if free < _NO_SPACE_BYTES else "warn"), "make room, or name another place"
         if not writable:
             state, mend = "fail", "make it writable for this user, or name another place"
-        findings.append(Finding(name, state, f"{place}: {free / (1 << 30):,.1f} GiB free", mend))
+        findings.append(Finding(name, state, f"{place}: {size(free)} free", mend))
     return findings
 
 
