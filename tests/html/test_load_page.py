@@ -141,8 +141,8 @@ def hostile_recording(*, exit_code: int = 4) -> Recording:
     )  # fmt: skip
     told.tell("info", "run_finished", **msgspec.to_builtins(report))
     told.ended(exit_code, HOSTILE + "\n" + HOSTILE)
-    moments = [ProgressSample(at / 10, at * 100) for at in range(40)]
-    return msgspec.structs.replace(told.recording, moments=moments, seconds=4.0, loading_seconds=3.9)
+    samples = [ProgressSample(at / 10, at * 100) for at in range(40)]
+    return msgspec.structs.replace(told.recording, samples=samples, seconds=4.0, loading_seconds=3.9)
 
 
 # --- what it says -------------------------------------------------------------------------------------------------
@@ -409,9 +409,9 @@ def test_a_load_of_hours_is_kept_in_as_little_as_one_of_a_minute(clock: Clock) -
         told.tell("warning", "record_rejected", reason="no_key", index="i", line=number, offset=0, key=None, detail="d")
     told.ended(0)
     recording = told.recording
-    assert 100 <= len(recording.moments) <= 256
-    assert (recording.moments[0].at, recording.moments[-1].at) == (0, 12_000)
-    assert recording.moments[-1].inserted == 1_200_000
+    assert 100 <= len(recording.samples) <= 256
+    assert (recording.samples[0].at, recording.samples[-1].at) == (0, 12_000)
+    assert recording.samples[-1].inserted == 1_200_000
     assert len(recording.retried_at) == 200
     assert len(recording.retry_reasons) <= 21
     assert recording.retry_reasons.total() == 12_000
@@ -432,18 +432,18 @@ def test_a_run_that_begins_again_does_not_draw_below_zero(clock: Clock) -> None:
     told.began(Tally())
     clock.now += 1
     told.ended(0)
-    chart = rate_chart(told.recording.moments, 21, [])
+    chart = rate_chart(told.recording.samples, 21, [])
     assert chart is not None
     assert not re.search(r'(?:height|y|width)="-', chart)
 
 
 @pytest.mark.parametrize("intervals", [8, 59, 60, 61, 255])
 def test_the_area_of_the_curve_is_all_that_was_loaded(intervals: int) -> None:
-    moments = [
+    samples = [
         ProgressSample(number * 0.3, inserted=number**2 * 10, updated=number * 7) for number in range(intervals + 1)
     ]
     seconds = intervals * 0.3
-    chart = rate_chart(moments, seconds, [])
+    chart = rate_chart(samples, seconds, [])
     assert chart is not None
     drawn = {match[0]: match[1] for match in re.findall(r"<title>([^:]+): ([\d,]+) a second", chart)}
     width = seconds / min(60, intervals)
@@ -452,8 +452,8 @@ def test_the_area_of_the_curve_is_all_that_was_loaded(intervals: int) -> None:
 
 
 def test_a_steady_load_is_drawn_steady_however_unevenly_it_was_looked_at() -> None:
-    moments = [ProgressSample(at, inserted=round(at * 100)) for at in (0, 0.5, 0.7, 2, 2.1, 3.3, 4, 7, 7.7, 9, 9.2, 11)]
-    chart = rate_chart(moments, 11, [])
+    samples = [ProgressSample(at, inserted=round(at * 100)) for at in (0, 0.5, 0.7, 2, 2.1, 3.3, 4, 7, 7.7, 9, 9.2, 11)]
+    chart = rate_chart(samples, 11, [])
     assert chart is not None
     assert set(re.findall(r": ([\d,]+) a second</title>", chart)) == {"100"}
 

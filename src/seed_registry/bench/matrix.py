@@ -56,7 +56,7 @@ async def run(subject: BenchIndex, grid: Grid, settings: Settings, tell: Tell, *
     return Results(environment, facts, cells)
 
 
-class _Course(Struct):
+class _CellProgress(Struct):
     """The runs of a cell so far."""
 
     runs: list[Measurement] = field(default_factory=list)
@@ -71,8 +71,8 @@ class _Rounds:
         self._fixture = fixture
         self._grid = grid
         self._tell = tell
-        self._courses = {cell: _Course(skipped=impossible(cell)) for cell in grid.cells(subject.name)}
-        self._turns = grid.repeat * sum(course.skipped is None for course in self._courses.values())
+        self._progress = {cell: _CellProgress(skipped=impossible(cell)) for cell in grid.cells(subject.name)}
+        self._turns = grid.repeat * sum(progress.skipped is None for progress in self._progress.values())
         self._left_behind: str | None = None
 
     async def measured(self, url: DatabaseUrl) -> list[CellResult]:
@@ -88,39 +88,39 @@ class _Rounds:
             if not self._anything():
                 raise reason from exc
             self._tell(f"the bench ends early: {reason}")
-            for course in self._courses.values():
-                if course.skipped is None and len(course.runs) < self._grid.repeat:
-                    course.failed = course.failed or str(reason)
+            for progress in self._progress.values():
+                if progress.skipped is None and len(progress.runs) < self._grid.repeat:
+                    progress.failed = progress.failed or str(reason)
         return [
-            summarised(cell, course.runs, skipped=course.skipped, failed=course.failed)
-            for cell, course in self._courses.items()
+            summarised(cell, progress.runs, skipped=progress.skipped, failed=progress.failed)
+            for cell, progress in self._progress.items()
         ]
 
     async def _measure(self) -> None:
-        if any(cell.changed is not None for cell in self._courses):
+        if any(cell.changed is not None for cell in self._progress):
             self._tell("loading once what the reloads will find")
             await self._fixture.prepare_reloads()
         turn = 0
         for _ in range(self._grid.repeat):
-            for cell, course in self._courses.items():
+            for cell, progress in self._progress.items():
                 if impossible(cell):
                     continue
                 turn += 1
-                if course.skipped is None and course.failed is None:
-                    outcome = await self._take(cell, course)
+                if progress.skipped is None and progress.failed is None:
+                    outcome = await self._take(cell, progress)
                     self._tell(f"[{turn}/{self._turns}] {described(cell)}: {outcome}")
 
-    async def _take(self, cell: Cell, course: _Course) -> str:
+    async def _take(self, cell: Cell, progress: _CellProgress) -> str:
         """Run a cell once; return its outcome in words."""
         reply = await self._fixture.measure(cell)
         if reply.run is not None:
             reply = self._checked(reply, await self._fixture.scratch.fingerprint())
         if reply.failed is not None and not self._anything():
             raise SeedRegistryError(reply.failed)
-        course.skipped, course.failed = reply.skipped, reply.failed
+        progress.skipped, progress.failed = reply.skipped, reply.failed
         if reply.run is None:
             return f"skipped: {reply.skipped}" if reply.skipped else f"FAILED: {reply.failed}"
-        course.runs.append(reply.run)
+        progress.runs.append(reply.run)
         return f"{reply.run.records / reply.run.seconds:,.0f} records/s"
 
     def _checked(self, reply: Reply, left_behind: str) -> Reply:
@@ -131,4 +131,4 @@ class _Rounds:
         return Reply(failed=f"it left other rows than the first run: {left_behind} instead of {self._left_behind}")
 
     def _anything(self) -> bool:
-        return any(course.runs for course in self._courses.values())
+        return any(progress.runs for progress in self._progress.values())

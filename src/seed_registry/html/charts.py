@@ -14,17 +14,17 @@ from seed_registry.words import duration
 OUTCOMES: Final = ("inserted", "updated", "unchanged", "other")
 _MOST_COLUMNS: Final = 60
 # With fewer of them a chart adds nothing to the summary.
-_FEWEST_MOMENTS: Final = 8
+_FEWEST_SAMPLES: Final = 8
 _HEIGHT: Final = 100
 
 
-def rate_chart(moments: Sequence[ProgressSample], seconds: float, retried_at: Sequence[float]) -> str | None:
+def rate_chart(samples: Sequence[ProgressSample], seconds: float, retried_at: Sequence[float]) -> str | None:
     """Assets per second from the beginning to `seconds`, by outcome; None with too few samples."""
-    if len(moments) < _FEWEST_MOMENTS or seconds <= 0:
+    if len(samples) < _FEWEST_SAMPLES or seconds <= 0:
         return None
-    columns = min(_MOST_COLUMNS, len(moments) - 1)
+    columns = min(_MOST_COLUMNS, len(samples) - 1)
     width = seconds / columns
-    edges = [_at(moments, column * width) for column in range(columns + 1)]
+    edges = [_at(samples, column * width) for column in range(columns + 1)]
     rates = [
         [max(now - then, 0) / width for then, now in zip(before, after, strict=True)]
         for before, after in pairwise(edges)
@@ -52,7 +52,7 @@ def rate_chart(moments: Sequence[ProgressSample], seconds: float, retried_at: Se
 def latency_chart(latencies: Latencies) -> str | None:
     """A histogram of the time of batches; None with too few."""
     columns = latencies.columns()
-    if not columns or latencies.count < _FEWEST_MOMENTS:
+    if not columns or latencies.count < _FEWEST_SAMPLES:
         return None
     top, step = max(count for _, _, count in columns), 1000 / max(len(columns), 8)
     shapes = [
@@ -96,13 +96,13 @@ def percent(count: float, total: float) -> str:
     return f"{share:.1f} %" if share < 100 else "100 %"  # noqa: PLR2004  # percent
 
 
-def _at(moments: Sequence[ProgressSample], at: float) -> tuple[float, ...]:
-    """The counts at a time between two moments."""
-    right = bisect_right(moments, at, key=lambda moment: moment.at)
-    if right in (0, len(moments)):
-        moment = moments[min(right, len(moments) - 1)]
-        return tuple(getattr(moment, name) for name in OUTCOMES)
-    before, after = moments[right - 1], moments[right]
+def _at(samples: Sequence[ProgressSample], at: float) -> tuple[float, ...]:
+    """The counts at a time between two samples."""
+    right = bisect_right(samples, at, key=lambda sample: sample.at)
+    if right in (0, len(samples)):
+        sample = samples[min(right, len(samples) - 1)]
+        return tuple(getattr(sample, name) for name in OUTCOMES)
+    before, after = samples[right - 1], samples[right]
     part = (at - before.at) / (after.at - before.at)
     return tuple(getattr(before, name) + (getattr(after, name) - getattr(before, name)) * part for name in OUTCOMES)
 

@@ -57,7 +57,7 @@ def verification(recording: Recording) -> Iterable[str]:
 def speed(recording: Recording) -> Iterable[str]:
     """Assets a second over time, and how long batches took."""
     latencies = recording.latencies
-    rate = rate_chart(recording.moments, recording.loading_seconds, recording.retried_at)
+    rate = rate_chart(recording.samples, recording.loading_seconds, recording.retried_at)
     if rate is not None:
         yield "<section><h2>Speed</h2><h3>Assets a second, over time</h3>"
         yield rate

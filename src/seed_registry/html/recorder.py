@@ -15,7 +15,7 @@ from seed_registry.events import EVENTS_OF_RECORDS
 from seed_registry.report import Database, Report, Tally
 
 # Enough for a curve; when there are more, every second one goes and the next are taken half as often.
-_MOST_MOMENTS: Final = 256
+_MOST_SAMPLES: Final = 256
 # A load of a second has a curve as well.
 _FIRST_INTERVAL_SECONDS: Final = 0.05
 _EXAMPLES_PER_REASON: Final = 5
@@ -123,7 +123,7 @@ class Recording(Struct):
     error: str | None = None
     tally: Tally = field(default_factory=Tally)
     report: Report | None = None
-    moments: list[ProgressSample] = []
+    samples: list[ProgressSample] = []
     latencies: Latencies = field(default_factory=Latencies)
     examples: dict[str, list[Example]] = {}
     retried_at: list[float] = []
@@ -145,13 +145,13 @@ class Recorder:
     def began(self, tally: Tally) -> None:
         """The load begins; once more, after a server that forgot."""
         self.recording.tally = tally
-        self._take_moment()
+        self._take_sample()
 
     def tell(self, level: str, event: str, /, **fields: Any) -> None:
         """Keep the event if the page shows it."""
         del level
         if self._elapsed() >= self._next:
-            self._take_moment()
+            self._take_sample()
         if event == "batch_merged":
             self.recording.latencies.add(fields["seconds"])
         elif event in EVENTS_OF_RECORDS:
@@ -164,7 +164,7 @@ class Recorder:
     def ended(self, exit_code: int, error: str | None = None) -> None:
         """The load is over; `error` is why it failed."""
         recording = self.recording
-        self._take_moment()
+        self._take_sample()
         recording.seconds = self._elapsed()
         recording.loading_seconds = recording.loading_seconds or recording.seconds
         recording.exit_code, recording.error = exit_code, error
@@ -187,7 +187,7 @@ class Recorder:
         elif event.startswith("index_"):
             self._note_index(event, fields)
         elif event in ("verifying", "planning"):
-            self._take_moment()
+            self._take_sample()
             recording.loading_seconds = self._elapsed()
         elif event == "run_finished":
             recording.report = msgspec.convert(fields, Report)
@@ -218,12 +218,12 @@ class Recorder:
         is_kept = reason in recording.retry_reasons or len(recording.retry_reasons) < _MOST_REASONS
         recording.retry_reasons[reason if is_kept else _OTHER_REASONS] += 1
 
-    def _take_moment(self) -> None:
-        moments, counts, now = self.recording.moments, self.recording.tally.assets, self._elapsed()
+    def _take_sample(self) -> None:
+        samples, counts, now = self.recording.samples, self.recording.tally.assets, self._elapsed()
         other = counts.outcomes - counts.inserted - counts.updated - counts.unchanged
-        moments.append(ProgressSample(now, counts.inserted, counts.updated, counts.unchanged, other))
-        if len(moments) >= _MOST_MOMENTS:
-            del moments[1:-1:2]
+        samples.append(ProgressSample(now, counts.inserted, counts.updated, counts.unchanged, other))
+        if len(samples) >= _MOST_SAMPLES:
+            del samples[1:-1:2]
             self._interval *= 2
         self._next = now + self._interval
 

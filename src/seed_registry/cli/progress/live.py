@@ -43,7 +43,7 @@ _LIMITS: Final = {
 }
 
 
-class _Moment(Struct, frozen=True):
+class _Sample(Struct, frozen=True):
     at: float
     read: int
     stages: Stages
@@ -62,7 +62,7 @@ class LiveProgress:
         self._doing = "starting"
         self._tally = Tally()
         self._started = self._index_started = monotonic()
-        self._moments: deque[_Moment] = deque()
+        self._samples: deque[_Sample] = deque()
 
     @contextmanager
     def shown(self) -> Iterator[LiveProgress]:
@@ -75,7 +75,7 @@ class LiveProgress:
     def began(self, tally: Tally) -> None:
         """The load begins."""
         self._tally = tally
-        self._moments.clear()
+        self._samples.clear()
         self._started = self._index_started = monotonic()
 
     def tell(self, level: str, event: str, /, **fields: Any) -> None:
@@ -98,20 +98,20 @@ class LiveProgress:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The display as it is now."""
-        now, tally = self._moment(), self._tally
+        now, tally = self._take_sample(), self._tally
         is_narrow = options.max_width < _NARROW
         yield self._head(options.max_width)
         yield self._speed(now, is_narrow=is_narrow)
         yield from _outcomes(tally, options.max_width)
-        limit = tally.stages.since(self._moments[0].stages).limit(tally.workers)
+        limit = tally.stages.since(self._samples[0].stages).limit(tally.workers)
         if limit is not None and not self._doing and not is_narrow:
             yield _line(Text("the limit is ", "dim"), _LIMITS[limit])
 
-    def _moment(self) -> _Moment:
-        now = _Moment(monotonic(), self._tally.read, replace(self._tally.stages))
-        self._moments.append(now)
-        while self._moments[0].at < now.at - _WINDOW_SECONDS:
-            self._moments.popleft()
+    def _take_sample(self) -> _Sample:
+        now = _Sample(monotonic(), self._tally.read, replace(self._tally.stages))
+        self._samples.append(now)
+        while self._samples[0].at < now.at - _WINDOW_SECONDS:
+            self._samples.popleft()
         return now
 
     def _head(self, width: int) -> Table:
@@ -151,8 +151,8 @@ class LiveProgress:
         hours, minutes = divmod(minutes, 60)
         return f"{hours}:{minutes:02}:{seconds:02} left" if hours else f"{minutes}:{seconds:02} left"
 
-    def _speed(self, now: _Moment, *, is_narrow: bool) -> Text:
-        first = self._moments[0]
+    def _speed(self, now: _Sample, *, is_narrow: bool) -> Text:
+        first = self._samples[0]
         parts: list[str | Text] = [f"{now.read:,} records"]
         if now.at - first.at > 1:
             parts.append(f"{(now.read - first.read) / (now.at - first.at):,.0f}/s now")
@@ -173,7 +173,7 @@ class AuditProgress(LiveProgress):
         """Draw two lines: how far, and how fast."""
         del console
         yield self._head(options.max_width)
-        yield self._speed(self._moment(), is_narrow=options.max_width < _NARROW)
+        yield self._speed(self._take_sample(), is_narrow=options.max_width < _NARROW)
 
 
 def _outcomes(tally: Tally, width: int) -> Iterator[Text]:
