@@ -87,6 +87,7 @@ def settings_of(arguments: Mapping[str, Any]) -> Settings:
     return Settings(**given)
 
 
+@cache  # `load` and `plan` share most of them
 def _parameter(field: str, changed: Changed) -> inspect.Parameter:
     """A flag as a parameter that Typer understands."""
     flag = FLAGS[field]
