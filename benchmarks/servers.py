@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from seed_registry.embedded import server as embedded
-from seed_registry.embedded.binaries import server_account
+from seed_registry.embedded.account import server_account
 from seed_registry.embedded.process import server_settings, url_of
+from seed_registry.embedded.server import running as running_embedded
 
 EMBEDDED, PACKAGED = "embedded", "packaged"
 SERVERS = (EMBEDDED, PACKAGED)
@@ -21,7 +21,7 @@ _PACKAGES = Path("/usr/lib/postgresql")  # Debian's, and of those that descend f
 def running(server: str, directory: Path) -> Iterator[str]:
     """A new server in the directory, gone afterwards; yields its URL, of a superuser."""
     if server == EMBEDDED:
-        with embedded.running(directory / "home") as url:
+        with running_embedded(directory / "home") as url:
             yield url
     else:
         with _packaged(directory / "packaged") as url:

@@ -23,7 +23,7 @@ import msgspec
 import pytest
 import xxhash
 
-from seed_registry.embedded import server as embedded
+from seed_registry.embedded.server import running
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.libpq import VARIABLES
 from seed_registry.records import Asset, Source, SourceRow
@@ -106,7 +106,7 @@ def server(request: pytest.FixtureRequest, place: Path) -> Iterator[str]:
         with _debian(place / "debian") as url:
             yield url
     else:
-        with embedded.running(place / "home", int(chosen), durable=False) as url:
+        with running(place / "home", int(chosen), durable=False) as url:
             yield url
 
 
@@ -126,7 +126,7 @@ def server_without_lz4(server: str, place: Path) -> Iterator[str]:
     if not _has_lz4(server):
         yield server
     else:
-        with embedded.running(place / "pglz", durable=False) as url:
+        with running(place / "pglz", durable=False) as url:
             yield url
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from conftest import Cli
 from seed_registry import ingest
-from seed_registry.embedded import server
+from seed_registry.embedded.home import make_home_directory
 from seed_registry.errors import EmbeddedServerFailed, IndexBroken, StorageFailed
 from seed_registry.escape import printable
 from seed_registry.settings import DatabaseUrl, Settings
@@ -332,4 +332,4 @@ def test_a_home_directory_into_which_others_can_write_is_refused(tmp_path: Path,
     home.mkdir()
     home.chmod(mode)
     with pytest.raises(EmbeddedServerFailed):
-        server.make_home_directory(home)
+        make_home_directory(home)

@@ -629,9 +629,9 @@ NO_FIX = {
         r"^\s*(select|alter|create|drop|with|lock|set)\b", "^{}?\n?select", "<code>", "^  ", "^ ?--batch-", "^usage ",
     ],
     "it asks": ["^is --(dialect|records-at) right\\? "],
-    "it makes a user of the system, or installs from a registry": ["make it with `useradd --system", "pip install"],
+    "it makes a user of the system, or installs from a registry": ["create it with `useradd --system", "pip install"],
     "it takes a machine of another kind": [
-        "whom the embedded server runs as", "holds a line break or NUL", r"allow more open files \(ulimit -n\)",
+        "which the embedded server runs as", "holds a line break or NUL", r"allow more open files \(ulimit -n\)",
         "to be rid of it: drop schema", "could not be dropped in time", "bench works in a schema of its own",
         "name the server itself", "load its index with a larger --max-record-bytes",
     ],

@@ -33,3 +33,8 @@ def printable(text: object, limit: int = SHOWN_CHARACTERS) -> str:
 def encodable(path: str) -> str:
     """Return a path with its bytes that are not UTF-8 escaped: JSON and Postgres take no others."""
     return path.encode(errors="backslashreplace").decode()
+
+
+def quote_text(text: object) -> str:
+    """Return a text of any origin for a message: printable, and in quotes."""
+    return f"'{printable(text)}'"

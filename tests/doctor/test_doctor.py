@@ -13,8 +13,8 @@ import asyncpg
 import pytest
 
 from conftest import Cli
-from seed_registry.doctor.database import examine
-from seed_registry.doctor.local import Finding, look_at_disks, look_at_program
+from seed_registry.doctor.database import check_database
+from seed_registry.doctor.local import Finding, check_disks, check_program
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.settings import DatabaseUrl
 
@@ -26,10 +26,12 @@ CANARY = "cAnArY"
 async def found(url: DatabaseUrl, **columns: str) -> dict[str, list[Finding]]:
     """What an examination finds, by name; every finding is one line, and what is wrong has a mend."""
     findings: dict[str, list[Finding]] = {}
-    for finding in await examine(url, {f"assets.{field}": name for field, name in columns.items()}, "registry", "auto"):
-        assert "\n" not in finding.finding + finding.mend
-        assert CANARY not in finding.finding + finding.mend
-        assert finding.mend or finding.state == "ok"
+    for finding in await check_database(
+        url, {f"assets.{field}": name for field, name in columns.items()}, "registry", "auto"
+    ):
+        assert "\n" not in finding.finding + finding.fix
+        assert CANARY not in finding.finding + finding.fix
+        assert finding.fix or finding.state == "ok"
         findings.setdefault(finding.name, []).append(finding)
     return findings
 
@@ -67,7 +69,7 @@ def test_a_healthy_database_passes(database_url: DatabaseUrl, cli: Cli) -> None:
     assert done.stderr == b""
     lines = done.stdout.decode().splitlines()
     assert {line.split()[0] for line in lines} <= {"ok", "warn"}
-    for wanted in ("seed-registry ", "Postgres ", "has all that a load needs", "upserts go by", "GB free"):
+    for wanted in ("seed-registry ", "Postgres ", "has all privileges that a load needs", "upserts use", "GB free"):
         assert any(wanted in line for line in lines), wanted
 
 
@@ -154,8 +156,8 @@ async def test_a_role_without_rights_is_told_what_to_grant_and_that_suffices(
     assert lacking.state == "fail"
     assert "temporary on database" in lacking.finding
     assert "select, insert, update on table assets" in lacking.finding
-    assert lacking.mend.startswith("as the owner: grant ")
-    await plain_connection.execute(lacking.mend.removeprefix("as the owner: "))
+    assert lacking.fix.startswith("as the owner: grant ")
+    await plain_connection.execute(lacking.fix.removeprefix("as the owner: "))
     assert failing(await found(url)) == []
 
 
@@ -169,7 +171,7 @@ async def test_sequences_of_serial_ids_need_a_grant(
         f"grant select, insert, update on registry.sources, registry.assets to {quoted(role)}"
     )
     (lacking,) = (await found(by(database_url, role)))["privileges"]
-    assert lacking.mend == f'as the owner: grant usage on sequence "registry"."own" to {quoted(role)};'
+    assert lacking.fix == f'as the owner: grant usage on sequence "registry"."own" to {quoted(role)};'
 
 
 async def test_a_session_that_cannot_write_fails(
@@ -183,7 +185,7 @@ async def test_a_session_that_cannot_write_fails(
     try:
         findings = await found(by(database_url, name))
         assert failing(findings) == ["read-only"]
-        await plain_connection.execute(findings["read-only"][0].mend.partition(";")[0])
+        await plain_connection.execute(findings["read-only"][0].fix.partition(";")[0])
         assert failing(await found(by(database_url, name))) == []
     finally:
         await plain_connection.execute(f"drop role {name}")
@@ -191,7 +193,7 @@ async def test_a_session_that_cannot_write_fails(
 
 async def test_a_wrong_password_fails(database_url: DatabaseUrl, demanding_role: tuple[str, str]) -> None:
     (login,) = (await found(by(database_url, demanding_role[0])))["connection"]
-    assert (login.state, login.mend) == ("fail", "check user and password")
+    assert (login.state, login.fix) == ("fail", "check user and password")
 
 
 async def test_a_table_without_a_unique_index_fails_with_the_statement_that_makes_it(
@@ -201,7 +203,7 @@ async def test_a_table_without_a_unique_index_fails_with_the_statement_that_make
     (schema,) = (await found(database_url))["schema"]
     assert schema.state == "fail"
     assert "no unique index" in schema.finding
-    await plain_connection.execute(schema.mend.removeprefix("run: "))
+    await plain_connection.execute(schema.fix.removeprefix("run: "))
     assert failing(await found(database_url)) == []
 
 
@@ -278,7 +280,7 @@ async def test_few_sessions_left_are_warned_of(
     await plain_connection.execute(f"alter role {quoted(role)} connection limit 3")
     (sessions,) = (await found(by(database_url, role)))["sessions"]
     assert sessions.state == "warn"
-    assert "--concurrency 2" in sessions.mend
+    assert "--concurrency 2" in sessions.fix
 
 
 async def test_schemas_of_benchmarks_are_leftovers_once_their_owner_is_gone(
@@ -291,18 +293,18 @@ async def test_schemas_of_benchmarks_are_leftovers_once_their_owner_is_gone(
     await plain_connection.execute(f"select pg_advisory_unlock{lock}")
     (leftover,) = (await found(database_url))["leftovers"]
     assert leftover.state == "warn"
-    await plain_connection.execute(leftover.mend)
+    await plain_connection.execute(leftover.fix)
     assert [finding.state for finding in (await found(database_url))["leftovers"]] == ["ok"]
 
 
 def test_a_disk_without_space_fails() -> None:
     if sys.platform != "linux":
         pytest.skip("there is no disk that is always full")
-    (finding,) = look_at_disks({"rejects": Path("/proc/sys/no/such/directory")})
+    (finding,) = check_disks({"rejects": Path("/proc/sys/no/such/directory")})
     assert (finding.state, finding.name) == ("fail", "rejects")
-    (finding,) = look_at_disks({"temporary files": Path(__file__).parent / "to" / "be" / "made"})
+    (finding,) = check_disks({"temporary files": Path(__file__).parent / "to" / "be" / "made"})
     assert finding.state in ("ok", "warn")
 
 
 def test_versions_are_told() -> None:
-    assert look_at_program("1.2.3").finding.startswith("seed-registry 1.2.3, Python 3.")
+    assert check_program("1.2.3").finding.startswith("seed-registry 1.2.3, Python 3.")

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from seed_registry.embedded import binaries
-from seed_registry.embedded.binaries import OsAccount
+from seed_registry.embedded import account
+from seed_registry.embedded.account import OsAccount
 from seed_registry.errors import EmbeddedServerFailed
 from seed_registry.synthetic.index import Workload, generate
 
 pytestmark = pytest.mark.slow
 NAMELESS = 54_321
-WRAPPERS = [path for place in binaries._LIBRARIES for path in Path("/").glob(f"{place}/libnss_wrapper.so")]
+WRAPPERS = [path for place in account._LIBRARIES for path in Path("/").glob(f"{place}/libnss_wrapper.so")]
 
 Command = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -97,7 +97,7 @@ def test_a_user_id_without_a_name_has_the_embedded_server_or_is_told_what_to_ins
 
 
 def test_without_the_wrapper_an_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(binaries, "_LIBRARIES", ())
+    monkeypatch.setattr(account, "_LIBRARIES", ())
     with pytest.raises(EmbeddedServerFailed) as caught, OsAccount(NAMELESS, NAMELESS).named(tmp_path):
         pass
     first, second = str(caught.value).splitlines()

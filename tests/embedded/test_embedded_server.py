@@ -20,8 +20,8 @@ import pytest
 from typer.testing import CliRunner
 
 from seed_registry.cli.commands import db
-from seed_registry.embedded import binaries
-from seed_registry.embedded import server as embedded
+from seed_registry.embedded import account, binaries, server
+from seed_registry.embedded import home as home_module
 from seed_registry.embedded.process import Server
 from seed_registry.errors import EmbeddedServerFailed
 
@@ -32,7 +32,7 @@ USER = """
 import sys
 from pathlib import Path
 from seed_registry.registry import embedded
-with embedded.running(Path(sys.argv[1]), durable=False) as url:
+with server.running(Path(sys.argv[1]), durable=False) as url:
     print(url, flush=True)
     sys.stdin.readline()
 """
@@ -47,7 +47,7 @@ def place() -> Iterator[Path]:
     yield path
     for directory in path.glob("**/postgres-[0-9][0-9]"):
         with suppress(EmbeddedServerFailed):
-            embedded.stop(directory.parent, int(directory.name[-2:]))
+            server.stop(directory.parent, int(directory.name[-2:]))
     shutil.rmtree(path)
 
 
@@ -56,7 +56,7 @@ def template() -> Iterator[Path]:
     """A home with a database, to be copied: initdb takes a second."""
     path = Path(tempfile.mkdtemp(prefix="sr", dir="/tmp"))
     path.chmod(0o711)
-    with embedded.running(path / "home", durable=False):
+    with server.running(path / "home", durable=False):
         pass
     yield path / "home"
     shutil.rmtree(path)
@@ -107,13 +107,13 @@ def socket_directory(url: str) -> Path:
 
 
 def server_pid(home: Path) -> int:
-    pid = embedded.status(home).pid
+    pid = server.status(home).pid
     assert pid
     return pid
 
 
 def failure(home: Path, version: int = 18) -> str:
-    with pytest.raises(EmbeddedServerFailed) as raised, embedded.running(home, version, durable=False):
+    with pytest.raises(EmbeddedServerFailed) as raised, server.running(home, version, durable=False):
         pass
     message = str(raised.value)
     assert message.count("\n") <= 1
@@ -123,18 +123,18 @@ def failure(home: Path, version: int = 18) -> str:
 
 @pytest.mark.parametrize("version", [18, 16])
 def test_the_server_runs_for_the_block_and_its_database_outlives_it(new_home: Path, version: int) -> None:
-    with embedded.running(new_home, version, durable=False) as url:
+    with server.running(new_home, version, durable=False) as url:
         ask(url, "CREATE TABLE kept AS SELECT 7 AS n")
-        assert embedded.status(new_home, version).running
-    assert not embedded.status(new_home, version).running
-    with embedded.running(new_home, version) as url:
+        assert server.status(new_home, version).running
+    assert not server.status(new_home, version).running
+    with server.running(new_home, version) as url:
         assert ask(url, "SELECT n FROM kept") == 7
         assert ask(url, "SHOW server_version").startswith(f"{version}.")
         assert [ask(url, f"SHOW {name}") for name in ("fsync", "full_page_writes", "synchronous_commit")] == ["on"] * 3
 
 
 def test_there_is_no_tcp_port_and_records_stay_out_of_the_log(home: Path) -> None:
-    with embedded.running(home, durable=False) as url:
+    with server.running(home, durable=False) as url:
         assert ask(url, "SHOW listen_addresses") == ""
         assert ask(url, "SHOW server_encoding") == "UTF8"
         with pytest.raises(asyncpg.PostgresError):
@@ -147,24 +147,24 @@ def test_there_is_no_tcp_port_and_records_stay_out_of_the_log(home: Path) -> Non
 def test_the_environment_of_postgres_clients_changes_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"PGPORT": "6000", "PGSSLMODE": "require", "PGHOST": "nowhere", "PGDATA": "/nowhere"}.items():
         monkeypatch.setenv(name, value)
-    with embedded.running(home, durable=False) as url:
+    with server.running(home, durable=False) as url:
         assert ask(url, "SELECT current_database() || ' ' || current_user") == "registry registry"
 
 
 def test_the_directories_the_log_and_the_socket_are_private(home: Path) -> None:
-    with embedded.running(home, durable=False) as url:
-        server = home / "postgres-18"
-        for private in (server, server / "data", socket_directory(url)):
+    with server.running(home, durable=False) as url:
+        place = home / "postgres-18"
+        for private in (place, place / "data", socket_directory(url)):
             assert stat.S_IMODE(private.stat().st_mode) == 0o700
         assert stat.S_IMODE((socket_directory(url) / ".s.PGSQL.5432").stat().st_mode) == 0o700
-        for file in (server / "log", server / "users.lock", server / "control.lock", server / "server.lock"):
+        for file in (place / "log", place / "users.lock", place / "control.lock", place / "server.lock"):
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 @as_root
 def test_another_user_cannot_connect(home: Path) -> None:
-    nobody = binaries._account_of("nobody")
-    with embedded.running(home, durable=False) as url:
+    nobody = account._account_of("nobody")
+    with server.running(home, durable=False) as url:
         programs = binaries.reachable_programs(18, nobody, home)
         refused = nobody.run((programs / "psql", url, "-c", "SELECT 1"))
     assert refused.returncode != 0
@@ -173,9 +173,9 @@ def test_another_user_cannot_connect(home: Path) -> None:
 
 @as_root
 def test_the_server_runs_as_a_user_that_is_not_root(home: Path) -> None:
-    with embedded.running(home, durable=False):
+    with server.running(home, durable=False):
         pid = server_pid(home)
-        assert Path(f"/proc/{pid}").stat().st_uid == binaries.server_account().uid != 0
+        assert Path(f"/proc/{pid}").stat().st_uid == account.server_account().uid != 0
 
 
 @as_root
@@ -188,7 +188,7 @@ def test_programs_that_the_server_user_cannot_reach_are_copied_and_run(
     shutil.copytree(package / "pginstall18", hidden / package.name / "pginstall18")
     shutil.copytree(package.with_name(f"{package.name}.libs"), hidden / f"{package.name}.libs")
     monkeypatch.setattr(binaries, "programs", lambda version: hidden / package.name / "pginstall18/bin")
-    with embedded.running(home, durable=False) as url:
+    with server.running(home, durable=False) as url:
         assert ask(url, "SELECT 1") == 1
     assert stat.S_IMODE(hidden.stat().st_mode) == 0o700
     assert [path.name for path in home.glob("postgres-programs-*")]
@@ -206,7 +206,7 @@ def test_a_home_that_the_server_user_cannot_reach_is_refused_with_the_mend(place
 
 @as_root
 def test_a_plain_user_has_a_server_too(place: Path) -> None:
-    nobody = binaries._account_of("nobody")
+    nobody = account._account_of("nobody")
     path = f"PYTHONPATH={os.pathsep.join(filter(None, sys.path))}"
     pythons = [("env", path, python, "-c") for python in (sys.executable, "/usr/bin/python3")]
     usable = [command for command in pythons if nobody.can(*command, "import seed_registry.embedded.server")]
@@ -224,10 +224,10 @@ def test_the_last_of_two_users_stops_the_server_and_the_first_does_not(home: Pat
     with user_process(home) as first, user_process(home) as second:
         pid = server_pid(home)
         first.communicate("\n")
-        assert embedded.status(home).pid == pid
+        assert server.status(home).pid == pid
         second.communicate("\n")
         assert (first.returncode, second.returncode) == (0, 0)
-    assert not embedded.status(home).running
+    assert not server.status(home).running
 
 
 def test_many_users_who_come_and_go_at_once_all_find_a_server(home: Path) -> None:
@@ -238,7 +238,7 @@ def test_many_users_who_come_and_go_at_once_all_find_a_server(home: Path) -> Non
     for process in users:
         assert process.communicate()[0].startswith(b"postgresql://")
         assert process.returncode == 0
-    assert not embedded.status(home).running
+    assert not server.status(home).running
 
 
 def test_the_server_left_by_a_killed_user_is_used_and_then_stopped_by_the_next(home: Path) -> None:
@@ -246,11 +246,11 @@ def test_the_server_left_by_a_killed_user_is_used_and_then_stopped_by_the_next(h
         pid = server_pid(home)
         process.kill()
         process.wait()
-    assert embedded.status(home).pid == pid
-    with embedded.running(home) as url:
-        assert embedded.status(home).pid == pid
+    assert server.status(home).pid == pid
+    with server.running(home) as url:
+        assert server.status(home).pid == pid
         assert ask(url, "SELECT 1") == 1
-    assert not embedded.status(home).running
+    assert not server.status(home).running
 
 
 def test_an_interrupt_from_the_terminal_does_not_reach_the_server(home: Path) -> None:
@@ -259,53 +259,53 @@ def test_an_interrupt_from_the_terminal_does_not_reach_the_server(home: Path) ->
         assert os.getsid(pid) != os.getsid(process.pid)
         process.send_signal(signal.SIGINT)
         process.wait()
-    assert not embedded.status(home).running
+    assert not server.status(home).running
 
 
 def test_what_the_block_raises_comes_out_as_it_is(home: Path) -> None:
-    with pytest.raises(KeyError, match="mine"), embedded.running(home, durable=False):
+    with pytest.raises(KeyError, match="mine"), server.running(home, durable=False):
         raise KeyError("mine")
-    assert not embedded.status(home).running
+    assert not server.status(home).running
 
 
 def test_a_server_killed_hard_recovers_at_the_next_start(home: Path) -> None:
-    with embedded.running(home) as url:
+    with server.running(home) as url:
         ask(url, "CREATE TABLE kept AS SELECT 7 AS n")
         os.kill(server_pid(home), signal.SIGKILL)
-    with embedded.running(home) as url:
+    with server.running(home) as url:
         assert ask(url, "SELECT n FROM kept") == 7
 
 
 def test_a_kept_server_runs_until_it_is_stopped(home: Path) -> None:
-    embedded.start_and_keep(home)
-    with embedded.running(home):
+    server.start_and_keep(home)
+    with server.running(home):
         pass
-    kept = embedded.status(home)
+    kept = server.status(home)
     assert (kept.running, kept.kept) == (True, True)
-    assert embedded.stop(home)
-    assert not embedded.stop(home)
-    stopped = embedded.status(home)
+    assert server.stop(home)
+    assert not server.stop(home)
+    stopped = server.status(home)
     assert (stopped.running, stopped.kept, stopped.url, stopped.pid) == (False, False, None, None)
     assert stopped.size_bytes > 1 << 20
 
 
 def test_stop_and_reset_refuse_while_a_load_uses_the_server(home: Path) -> None:
-    with embedded.running(home, durable=False) as url:
-        embedded.start_and_keep(home)
-        for refused in (embedded.reset, embedded.stop):
+    with server.running(home, durable=False) as url:
+        server.start_and_keep(home)
+        for refused in (server.reset, server.stop):
             with pytest.raises(EmbeddedServerFailed, match="in use by a load"):
                 refused(home)
         assert ask(url, "SELECT 1") == 1
-    assert not embedded.status(home).running, "stop was asked for, and the last user saw to it"
+    assert not server.status(home).running, "stop was asked for, and the last user saw to it"
 
 
 def test_reset_deletes_the_database(home: Path) -> None:
-    with embedded.running(home, durable=False) as url:
+    with server.running(home, durable=False) as url:
         ask(url, "CREATE TABLE gone AS SELECT 7 AS n")
     (home / "postgres-18/data.deleted/half").mkdir(parents=True)  # a reset that was killed
-    embedded.reset(home)
+    server.reset(home)
     assert not list((home / "postgres-18").glob("data*"))
-    with embedded.running(home, durable=False) as url:
+    with server.running(home, durable=False) as url:
         assert ask(url, "SELECT to_regclass('gone') IS NULL")
 
 
@@ -326,7 +326,7 @@ def test_a_home_may_have_any_name_and_be_moved(place: Path, home: Path) -> None:
     ]
     for name in names:
         home = home.rename(place / name)
-        with embedded.running(home, durable=False) as url:
+        with server.running(home, durable=False) as url:
             assert ask(url, "SELECT 1") == 1
             directory = socket_directory(url)
             assert stat.S_IMODE(directory.stat().st_mode) == 0o700
@@ -341,7 +341,7 @@ def test_a_home_with_a_line_break_or_nul_is_refused(place: Path, name: str) -> N
 
 def test_a_planted_socket_directory_is_refused(place: Path, template: Path) -> None:
     home = copied(template, place / ("x" * 150))
-    with embedded.running(home, durable=False) as url:
+    with server.running(home, durable=False) as url:
         directory = socket_directory(url)
     elsewhere = place / "elsewhere"
     elsewhere.mkdir()
@@ -360,7 +360,7 @@ def test_a_data_directory_without_its_version_is_named_with_the_mend(home: Path)
 
 
 def test_a_data_directory_of_another_major_version_is_named(new_home: Path) -> None:
-    with embedded.running(new_home, 16, durable=False):
+    with server.running(new_home, 16, durable=False):
         pass
     (new_home / "postgres-16").rename(new_home / "postgres-18")
     assert "is of Postgres '16', the server is Postgres 18" in failure(new_home)
@@ -383,20 +383,20 @@ def test_a_stranger_named_in_a_stale_pid_file_is_named_and_lives(home: Path) -> 
             pid_file.write_text("\n".join(map(str, lines)) + "\n")
             pid_file.chmod(0o600)
             os.chown(pid_file, account.uid, account.gid)
-            assert not embedded.status(home).running
-            assert not embedded.stop(home)
+            assert not server.status(home).running
+            assert not server.stop(home)
             message = failure(home)
             assert f"if process {stranger.pid} is no Postgres server, remove" in message
             assert stranger.poll() is None
         finally:
             stranger.kill()
-    with embedded.running(home) as url:
+    with server.running(home) as url:
         assert ask(url, "SELECT 1") == 1
 
 
 def test_a_killed_initialisation_leaves_nothing_in_the_way(home: Path) -> None:
     (home / "postgres-18/data").rename(home / "postgres-18/data.half")
-    with embedded.running(home, durable=False) as url:
+    with server.running(home, durable=False) as url:
         assert ask(url, "SELECT 1") == 1
     assert not (home / "postgres-18/data.half").exists()
 
@@ -405,14 +405,14 @@ def test_a_killed_server_whose_process_id_went_to_a_stranger_starts_again(home: 
     account = Server(home, 18).account
     with subprocess.Popen(["sleep", "600"], user=None if account.uid == os.geteuid() else account.uid) as stranger:
         try:
-            with embedded.running(home) as url:
+            with server.running(home) as url:
                 ask(url, "CREATE TABLE kept AS SELECT 7 AS n")
                 pid = server_pid(home)
                 os.kill(pid, signal.SIGKILL)
             for name in ("data/postmaster.pid", "run/.s.PGSQL.5432.lock", "server.lock"):
                 file = home / "postgres-18" / name
                 file.write_text(file.read_text().replace(str(pid), str(stranger.pid), 1))
-            with embedded.running(home) as url:
+            with server.running(home) as url:
                 assert ask(url, "SELECT n FROM kept") == 7
             assert stranger.poll() is None
         finally:
@@ -423,20 +423,20 @@ def test_a_failed_initialisation_is_told_and_leaves_nothing_in_the_way(
     new_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        binaries.OsAccount, "run", lambda *_, **__: subprocess.CompletedProcess([], 1, "", "error: no\x1b")
+        account.OsAccount, "run", lambda *_, **__: subprocess.CompletedProcess([], 1, "", "error: no\x1b")
     )
-    monkeypatch.setattr(binaries.OsAccount, "can", lambda *_: True)
+    monkeypatch.setattr(account.OsAccount, "can", lambda *_: True)
     assert "no database could be made in" in failure(new_home)
     assert not list((new_home / "postgres-18").glob("data*"))
     monkeypatch.undo()
-    with embedded.running(new_home, durable=False) as url:
+    with server.running(new_home, durable=False) as url:
         assert ask(url, "SELECT 1") == 1
 
 
 def test_a_directory_of_another_user_is_refused(new_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    embedded.make_home_directory(new_home)
+    home_module.make_home_directory(new_home)
     with monkeypatch.context() as patched:
-        patched.setattr(embedded, "server_account", lambda: binaries.OsAccount(os.geteuid() + 7, os.getegid()))
+        patched.setattr(server, "server_account", lambda: account.OsAccount(os.geteuid() + 7, os.getegid()))
         (new_home / "postgres-18").mkdir()
         assert "is no directory of the user" in failure(new_home)
 
@@ -459,20 +459,20 @@ def test_a_home_that_cannot_be_made_is_named(place: Path) -> None:
 
 def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEED_REGISTRY_HOME", "relative")
-    assert embedded.home_directory() == Path.cwd() / "relative"
+    assert home_module.home_directory() == Path.cwd() / "relative"
     monkeypatch.delenv("SEED_REGISTRY_HOME")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert embedded.home_directory() == Path("/var/lib/seed-registry")
+    assert home_module.home_directory() == Path("/var/lib/seed-registry")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("XDG_DATA_HOME", "/data")
-    assert embedded.home_directory() == Path("/data/seed-registry")
+    assert home_module.home_directory() == Path("/data/seed-registry")
     monkeypatch.setenv("XDG_DATA_HOME", "not/absolute")
     monkeypatch.setenv("HOME", "/home/me")
-    assert embedded.home_directory() == Path("/home/me/.local/share/seed-registry")
+    assert home_module.home_directory() == Path("/home/me/.local/share/seed-registry")
 
 
 def test_status_of_a_home_that_does_not_exist_makes_nothing(new_home: Path) -> None:
-    assert embedded.status(new_home) == embedded.Status(
+    assert server.status(new_home) == server.Status(
         running=False,
         version=18,
         data_directory=str(new_home / "postgres-18/data"),
@@ -481,8 +481,8 @@ def test_status_of_a_home_that_does_not_exist_makes_nothing(new_home: Path) -> N
         size_bytes=0,
         kept=False,
     )
-    assert not embedded.stop(new_home)
-    embedded.reset(new_home)
+    assert not server.stop(new_home)
+    server.reset(new_home)
     assert not new_home.exists()
 
 
@@ -491,7 +491,7 @@ def test_db_commands_start_ask_and_stop(new_home: Path, monkeypatch: pytest.Monk
     run = CliRunner().invoke
     assert isinstance(run(db.app, ["url"]).exception, EmbeddedServerFailed)
     assert run(db.app, ["start"]).output == run(db.app, ["url"]).output
-    assert msgspec.json.decode(run(db.app, ["status", "--json"]).stdout, type=embedded.Status).kept
+    assert msgspec.json.decode(run(db.app, ["status", "--json"]).stdout, type=server.Status).kept
     assert "until db stop" in run(db.app, ["status"]).output
     assert run(db.app, ["stop"]).output == "stopped\n"
     assert run(db.app, ["stop"]).output == "it was not running\n"
@@ -510,4 +510,4 @@ def test_db_psql_passes_arguments_on_and_returns_its_exit_code(home: Path) -> No
     assert (asked.returncode, asked.stdout) == (0, "42\n"), asked.stderr
     failed = subprocess.run([*command, "-c", "nonsense"], env=environment, capture_output=True, text=True, check=False)
     assert failed.returncode == 1
-    assert not embedded.status(home).running
+    assert not server.status(home).running

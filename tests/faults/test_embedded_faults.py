@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from scene import SESSIONS, WATCHDOG_SECONDS, Scene, eventually
 
-from seed_registry.embedded import server as embedded
 from seed_registry.embedded.process import Server
+from seed_registry.embedded.server import running, status, stop
 from seed_registry.errors import EmbeddedServerFailed
 from seed_registry.settings import DatabaseUrl
 
@@ -32,14 +32,14 @@ class Embedded(Scene):
     @property
     def pid(self) -> int:
         """Of the server."""
-        pid = embedded.status(self.home).pid
+        pid = status(self.home).pid
         assert pid
         return pid
 
     @contextmanager
     def looking(self) -> Iterator[None]:
         """Look into the database, whether the server runs or not."""
-        with embedded.running(self.home) as url:
+        with running(self.home) as url:
             self.url = DatabaseUrl(url)
             yield
             self.url = NONE
@@ -54,7 +54,7 @@ class Embedded(Scene):
         """The command does its job, and the server it started is gone then."""
         ended = self.load()
         assert ended.code == 0, ended.stderr
-        assert not embedded.status(self.home).running
+        assert not status(self.home).running
         with self.looking():
             self.check_done(ended)
 
@@ -81,7 +81,7 @@ def home(template: Path) -> Iterator[Path]:
     yield path / "home"
     for directory in path.glob("**/postgres-[0-9][0-9]"):
         with suppress(EmbeddedServerFailed):
-            embedded.stop(directory.parent, int(directory.name[-2:]))
+            stop(directory.parent, int(directory.name[-2:]))
     shutil.rmtree(path)
 
 
@@ -93,7 +93,7 @@ def test_a_stale_pid_file_is_no_obstacle(home: Path, tmp_path: Path, seed: int) 
         server, text = scene.pid, pid_file.read_text()
         if seed % 2:  # the whole server died, and with it whoever held its lock
             os.kill(server, signal.SIGKILL)
-            eventually(lambda: not embedded.status(home).running)
+            eventually(lambda: not status(home).running)
     account = Server(home, 18).account
     with subprocess.Popen(["sleep", "600"], user=None if account.uid == os.geteuid() else account.uid) as stranger:
         # Its process id was free again, or went to somebody else; the latter only what it wrote itself can tell.
@@ -125,7 +125,7 @@ def test_the_server_that_a_killed_load_left_is_used_and_then_stopped(home: Path,
     scene.open_gate()
     if seed % 2:  # the server, too
         os.kill(server, signal.SIGKILL)
-        eventually(lambda: not embedded.status(home).running)
+        eventually(lambda: not status(home).running)
     scene.url = NONE
     scene.check_finishes()
     eventually(lambda: gone(server))
@@ -156,7 +156,7 @@ def test_a_database_of_another_major_version_is_named_and_left_as_it_is(home: Pa
     assert (ended.code, ended.report) == (1, {})
     assert f"is of Postgres '{version}', the server is Postgres 18" in ended.stderr
     assert files(home) == before
-    assert not embedded.status(home).running
+    assert not status(home).running
     version_file.write_text("18\n")
     scene.check_finishes()
 
@@ -179,7 +179,7 @@ def test_two_loads_share_a_server_and_the_first_to_end_leaves_it_to_the_other(
     scene.url = NONE
     assert ended.code == 0, ended.stderr
     eventually(lambda: gone(server))
-    assert not embedded.status(home).running
+    assert not status(home).running
     with scene.looking():
         scene.check_state()
 

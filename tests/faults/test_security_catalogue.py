@@ -21,7 +21,7 @@ import pytest
 from scene import Scene
 
 from conftest import Cli
-from seed_registry.embedded import binaries, server
+from seed_registry.embedded import account, binaries, server
 from seed_registry.errors import EmbeddedServerFailed
 from seed_registry.postgres.connection import session
 from seed_registry.registry import ddl
@@ -301,7 +301,7 @@ def test_a_home_of_any_name_is_loaded_into_and_runs_nothing(name: str, short: Pa
 @as_root
 @pytest.mark.parametrize("name", ["home", "x" * 150], ids=["short", "long"])
 def test_the_server_listens_nowhere_and_lets_in_nobody_else(name: str, short: Path) -> None:
-    nobody = binaries._account_of("nobody")
+    nobody = account._account_of("nobody")
     with server.running(short / name, durable=False) as url:
         pid = server.status(short / name).pid
         held = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}

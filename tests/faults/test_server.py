@@ -20,8 +20,8 @@ import pytest
 from gate import PLACES, gate, keep_ledger, outsider
 from scene import SESSIONS, WAITING, Ended, Scene, eventually
 
-from seed_registry.embedded import server as embedded
 from seed_registry.embedded.process import Server
+from seed_registry.embedded.server import running
 from seed_registry.registry import ddl
 from seed_registry.settings import DatabaseUrl
 
@@ -150,7 +150,7 @@ async def prepared(url: DatabaseUrl) -> None:
 @pytest.fixture(scope="module")
 def machine(place: Path) -> Iterator[Machine]:
     """A server that other tests do not use."""
-    with embedded.running(place / "own", 18, durable=False):
+    with running(place / "own", 18, durable=False):
         machine = Machine(place / "own")
         with outsider(DatabaseUrl(machine.url)) as other:
             # What is committed and not awaited stays in memory for long: a crash loses it.
@@ -346,7 +346,7 @@ def test_a_full_disk_of_the_rejects_stops_the_load_until_there_is_room(
 def small_log(place: Path) -> Iterator[tuple[Machine, Path]]:
     """A server whose write-ahead log lies on a disk of its own, in small segments; everybody writes his part."""
     home = place / f"log-{secrets.token_hex(2)}"
-    with embedded.running(home, 18, durable=False):
+    with running(home, 18, durable=False):
         machine = Machine(home)
         with outsider(DatabaseUrl(machine.url)) as other:
             for setting in ("wal_writer_delay = '10s'", "wal_buffers = '64kB'", "min_wal_size = '2MB'"):

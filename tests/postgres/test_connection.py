@@ -396,7 +396,7 @@ async def test_a_session_that_the_server_ends_is_a_lost_connection(
             await plain_connection.execute(f"select pg_terminate_backend({connection.get_server_pid()})")
             for _ in range(3):
                 await connection.execute("select 1")
-    assert "load again when the server is back" in str(raised.value)
+    assert "run it again when the server is back" in str(raised.value)
 
 
 # --- translation --------------------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ import pytest
 
 from conftest import Cli
 from seed_registry import Settings, ingest
-from seed_registry.embedded.binaries import programs, server_account
+from seed_registry.embedded.account import server_account
+from seed_registry.embedded.binaries import programs
 from seed_registry.errors import DatabaseRefused
 from seed_registry.registry import ddl
 from seed_registry.settings import DatabaseUrl

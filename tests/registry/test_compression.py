@@ -16,7 +16,7 @@ import pytest
 
 from conftest import Cli
 from seed_registry import Settings, ingest
-from seed_registry.doctor.database import examine
+from seed_registry.doctor.database import check_database
 from seed_registry.doctor.local import Finding
 from seed_registry.errors import SettingsInvalid
 from seed_registry.postgres.connection import session
@@ -396,7 +396,7 @@ def test_a_load_into_the_embedded_server_does_not_compress_raw(cli: Cli, home: P
 
 async def found(url: DatabaseUrl, *, is_embedded: bool = False) -> Finding:
     """What an examination finds of compression."""
-    findings = await examine(DatabaseUrl(url.reveal, is_embedded=is_embedded), {}, "registry", "auto")
+    findings = await check_database(DatabaseUrl(url.reveal, is_embedded=is_embedded), {}, "registry", "auto")
     (finding,) = (finding for finding in findings if finding.name == "compression")
     return finding
 
@@ -404,7 +404,7 @@ async def found(url: DatabaseUrl, *, is_embedded: bool = False) -> Finding:
 async def test_doctor_tells_the_compression_of_large_columns_and_who_cannot_read_lz4(lz4_url: DatabaseUrl) -> None:
     await execute(lz4_url, ddl.definition())
     finding = await found(lz4_url)
-    assert (finding.state, finding.mend) == ("ok", "")
+    assert (finding.state, finding.fix) == ("ok", "")
     assert finding.finding.startswith(
         "registry.assets: new rows have description lz4, raw lz4, toast_tuple_target 2032; a standby that "
     )
@@ -414,7 +414,7 @@ async def test_doctor_knows_the_statement_that_turns_pglz_into_lz4(lz4_url: Data
     await execute(lz4_url, ddl.definition(compression="pglz"))
     finding = await found(lz4_url)
     assert (finding.state, "raw pglz" in finding.finding) == ("warn", True)
-    await execute(lz4_url, finding.mend.partition(";")[0])
+    await execute(lz4_url, finding.fix.partition(";")[0])
     assert "raw lz4" in (await found(lz4_url)).finding
     await ingest([index], Settings(database_url=lz4_url))
     async with session(lz4_url) as connection:
@@ -428,9 +428,9 @@ async def test_doctor_knows_the_statement_that_leaves_pglz_out_where_there_is_no
     await execute(pglz_url, ddl.definition())
     finding = await found(pglz_url, is_embedded=is_embedded)
     assert (finding.state, "raw pglz" in finding.finding) == (state, True)
-    await execute(pglz_url, finding.mend.partition(";")[0])
+    await execute(pglz_url, finding.fix.partition(";")[0])
     after = await found(pglz_url, is_embedded=is_embedded)
-    assert (after.state, after.mend, "raw none" in after.finding) == ("ok", "", True)
+    assert (after.state, after.fix, "raw none" in after.finding) == ("ok", "", True)
     assert await stored(pglz_url) == PLAIN
     await ingest([index], Settings(database_url=pglz_url))
     async with session(pglz_url) as connection:
@@ -451,15 +451,15 @@ async def test_doctor_knows_the_statement_that_keeps_rows_whole_where_raw_alone_
     pglz_url: DatabaseUrl, lacking: str, is_embedded: bool, state: str
 ) -> None:
     await execute(pglz_url, ddl.definition(compression="none"))
-    assert (await found(pglz_url, is_embedded=is_embedded)).mend == ""
+    assert (await found(pglz_url, is_embedded=is_embedded)).fix == ""
     await execute(pglz_url, f"alter table registry.assets {lacking}")
     finding = await found(pglz_url, is_embedded=is_embedded)
     assert (finding.state, "raw none" in finding.finding) == (state, True)
-    assert "less CPU of the server, and 1.1 to 1.3 times the disk" in finding.mend
-    await execute(pglz_url, finding.mend.partition(";")[0])
+    assert "less CPU of the server, and 1.1 to 1.3 times the disk" in finding.fix
+    await execute(pglz_url, finding.fix.partition(";")[0])
     assert await stored(pglz_url) == PLAIN
     after = await found(pglz_url, is_embedded=is_embedded)
-    assert (after.state, after.mend) == ("ok", "")
+    assert (after.state, after.fix) == ("ok", "")
 
 
 async def test_doctor_looks_at_the_columns_that_a_load_writes_to_and_quotes_them(pglz_url: DatabaseUrl) -> None:
@@ -472,10 +472,10 @@ async def test_doctor_looks_at_the_columns_that_a_load_writes_to_and_quotes_them
     )
     finding = await found(pglz_url)
     assert "new rows have payload pglz" in finding.finding
-    await execute(pglz_url, finding.mend.partition(";")[0])
+    await execute(pglz_url, finding.fix.partition(";")[0])
     assert "payload none" in (await found(pglz_url)).finding
     await execute(pglz_url, "alter table registry.assets drop column payload")
-    findings = await examine(pglz_url, {}, "registry", "auto")
+    findings = await check_database(pglz_url, {}, "registry", "auto")
     assert "compression" not in [finding.name for finding in findings]
 
 

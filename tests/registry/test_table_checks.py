@@ -20,7 +20,7 @@ from msgspec.structs import asdict
 
 from conftest import Cli, _login
 from seed_registry import DatabaseUrl, MaxRejects, Report, Settings, ingest
-from seed_registry.doctor.database import examine
+from seed_registry.doctor.database import check_database
 from seed_registry.errors import DatabaseRefused, SchemaMismatch, SeedRegistryError
 from seed_registry.postgres.connection import session
 from seed_registry.registry.introspection import introspect
@@ -272,7 +272,9 @@ async def agree(target: Target, shape: Shape) -> None:
         await target.make(connection, shape)
         refused = await checked(connection)
         assert (refused is not None) is shape.refused, refused
-        doctor = [one.finding for one in await examine(target.url, {}, "registry", "auto") if one.state == "fail"]
+        doctor = [
+            one.finding for one in await check_database(target.url, {}, "registry", "auto") if one.state == "fail"
+        ]
         assert bool(doctor) is shape.refused, doctor
         planned = await target.run("1", dry_run=True)
         loaded = await target.run("1")

@@ -20,7 +20,7 @@ import pytest
 from msgspec import Struct, field
 
 from conftest import make_asset, make_source
-from seed_registry.embedded import server as embedded
+from seed_registry.embedded.server import psql_path
 from seed_registry.errors import SchemaMismatch, SchemaMissing, SettingsInvalid
 from seed_registry.postgres.connection import connect, session
 from seed_registry.postgres.identifiers import quoted
@@ -790,7 +790,7 @@ async def acting_as(role: str, url: DatabaseUrl) -> AsyncIterator[Connection]:
 
 
 def run_by_psql(url: str, statements: str) -> None:
-    command = [str(embedded.psql_path()), "-X", "-q", "-v", "ON_ERROR_STOP=1", url]
+    command = [str(psql_path()), "-X", "-q", "-v", "ON_ERROR_STOP=1", url]
     subprocess.run(command, input=statements, text=True, check=True, timeout=30)
 
 

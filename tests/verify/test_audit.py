@@ -38,8 +38,9 @@ from seed_registry.registry.ddl import apply
 from seed_registry.registry.introspection import introspect
 from seed_registry.report import Check, Silent
 from seed_registry.synthetic.index import Workload, expected, generate
-from seed_registry.verify.audit import AuditReport, audit
-from seed_registry.verify.snapshot import Auditor
+from seed_registry.verify.audit import audit
+from seed_registry.verify.audit_report import AuditReport
+from seed_registry.verify.snapshot import RegistrySnapshot
 
 pytestmark = pytest.mark.anyio
 
@@ -422,7 +423,7 @@ async def test_what_is_missing_and_what_differs_are_listed_alike_whatever_comes_
         *(["missing", f"new-{n:02}"] for n in range(10)), *(["different", f"old-{n:02}"] for n in range(10))
     ]  # fmt: skip
     assert lines[-1] == "and 40 more: --limit 60 lists them, --json as well"
-    monkeypatch.setattr("seed_registry.verify.audit.MOST_LISTED", 8)
+    monkeypatch.setattr("seed_registry.verify.audit_run.MOST_LISTED", 8)
     differences = (await audited(database_url, path)).differences
     assert sorted(one.key for one in differences) == [f"{word}-{n:02}" for word in ("new", "old") for n in range(4)]
     assert [one.is_missing for one in differences] == [first == "missing", first != "missing"] * 4
@@ -539,7 +540,7 @@ async def test_nothing_is_written(database_url: DatabaseUrl, connection: Connect
 
 
 async def test_nothing_can_be_written_while_it_looks(connection: Connection) -> None:
-    async with Auditor(connection, await introspect(connection), full=False, seconds=None).snapshot():
+    async with RegistrySnapshot(connection, await introspect(connection), full=False, seconds=None).open():
         with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
             await connection.execute("delete from registry.assets")
 
@@ -675,7 +676,7 @@ async def test_a_connection_that_is_lost_is_told_as_such(database_url: DatabaseU
         )
     said, mend = str(raised.value).splitlines()
     assert "was lost" in said
-    assert mend == "verify again when the server is back"
+    assert mend == "run it again when the server is back; what was committed stays"
 
 
 # --- the command --------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from seed_registry.bench.index_file import BenchIndex
 from seed_registry.bench.labels import Tell, described
 from seed_registry.bench.results import Cell, CellResult, GridFacts, Measurement, Reply, Results, summarised
 from seed_registry.errors import SeedRegistryError
-from seed_registry.postgres.errors import CONNECTION_ERRORS, to_our_error
+from seed_registry.postgres.errors import to_our_error
+from seed_registry.postgres.failures import CONNECTION_ERRORS
 from seed_registry.settings import DatabaseUrl, Settings
 
 # These end the bench and not only a cell: the server or the bench's own session is gone.

@@ -8,11 +8,8 @@ from typing import Any
 
 import asyncpg
 
-from seed_registry.embedded import server
 from seed_registry.embedded.database import database
-from seed_registry.errors import DatabaseUnavailable
 from seed_registry.postgres.connection import session
-from seed_registry.postgres.database_url import choose_url
 from seed_registry.postgres.session_settings import READ_ONLY
 from seed_registry.settings import DatabaseUrl, Settings
 
@@ -32,12 +29,8 @@ async def open_session(
         DatabaseUnavailable: there is no embedded database that `must_exist`.
         SeedRegistryError: there is no connection.
     """
-    if must_exist and choose_url(settings.database_url) is None and not server.exists():
-        raise DatabaseUnavailable(
-            "there is no embedded database yet\nload an index first, or name a database with --database-url"
-        )
     async with (
-        database(settings) as url,
+        database(settings, must_exist=must_exist) as url,
         session(url, READ_ONLY if is_read_only else {}, pooler=settings.pooler) as connection,
     ):
         yield connection, url

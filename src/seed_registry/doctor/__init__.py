@@ -1,1 +1,1 @@
-"""What keeps a load from working, or slows it down."""
+"""Find what keeps a load from working, or slows it down."""

@@ -1,4 +1,4 @@
-"""Examining: the questions that a doctor asks inside a session: server, rights, tables, settings, leftovers."""
+"""Check a database in one session: server, privileges, tables, settings, leftovers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from seed_registry.doctor.local import Finding, State, failure, look_at_connection, parted
+from seed_registry.doctor.local import Finding, State, check_connection, failed, split_message
 from seed_registry.errors import SchemaMismatch, SeedRegistryError, SettingsInvalid
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.identifiers import display_name, quoted
@@ -20,14 +20,14 @@ from seed_registry.registry.tables import Table, Tables
 from seed_registry.settings import DatabaseUrl, PoolerName
 from seed_registry.words import size
 
-# What is older has had no mends since November 2024: https://www.postgresql.org/support/versioning/
+# Older versions have had no fixes since November 2024: https://www.postgresql.org/support/versioning/
 _OLDEST_SERVER: Final = 13
-# Workers of a load, its own session, and one to look at it.
+# The workers of a load, its own session, and one to observe it.
 _SESSIONS_WANTED: Final = 6
-# Below these a load of gigabytes waits for checkpoints and for pages that were just evicted.
+# With less a load of gigabytes waits for checkpoints, and for pages that were just evicted.
 _SMALL_WAL_BYTES: Final = 1 << 30
 _DEFAULT_BUFFERS_BYTES: Final = 128 << 20
-# Each index is written for every row; an own table has two or three.
+# Each index is written for every row; the program's own tables have two or three.
 _MANY_INDEXES: Final = 6
 _SETTINGS: Final = (
     "fsync", "autovacuum", "max_wal_size", "shared_buffers",
@@ -41,7 +41,7 @@ _NONE_GAIN: Final = "40 to 65 % less CPU of the server, and 1.4 to 2.2 times the
 # Against a table of which `raw` alone is not compressed.
 _WHOLE_ROWS_GAIN: Final = "up to 46 % less CPU of the server, and 1.1 to 1.3 times the disk"
 
-# What the events of a load are called here.
+# The names of findings, by the event that a load logs.
 _CAUTIONS: Final = {
     "unlogged_tables": "unlogged",
     "row_security": "row security",
@@ -50,8 +50,10 @@ _CAUTIONS: Final = {
 }
 
 
-async def examine(url: DatabaseUrl, columns: Mapping[str, str], schema: str, pooler: PoolerName) -> list[Finding]:
-    """Connect and ask everything; where a question cannot be asked, the finding says why.
+async def check_database(
+    url: DatabaseUrl, columns: Mapping[str, str], schema: str, pooler: PoolerName
+) -> list[Finding]:
+    """Connect and check everything; where there is no session, the only finding says why.
 
     Args:
         url: the database.
@@ -61,14 +63,14 @@ async def examine(url: DatabaseUrl, columns: Mapping[str, str], schema: str, poo
     """
     try:
         async with session(url, pooler=pooler) as connection:
-            findings = await look_at_connection(connection, url)
+            findings = await check_connection(connection, url)
             findings += await _server(connection)
             findings += await _registry(connection, columns, schema, is_embedded=url.is_embedded)
             findings += await _settings(connection)
             findings += await _leftovers(connection)
             return findings
     except SeedRegistryError as exc:
-        return [failure("connection", exc)]
+        return [failed("connection", exc)]
 
 
 async def _server(connection: asyncpg.Connection[Any]) -> list[Finding]:
@@ -81,15 +83,15 @@ async def _server(connection: asyncpg.Connection[Any]) -> list[Finding]:
         Finding("database", "ok", f"{facts['database']}, {size(facts['size_bytes'] or 0)}"),
     ]
     if facts["encoding"] != "UTF8":
-        mend = "make a database with encoding 'UTF8' template template0, and load there"
-        findings.append(Finding("encoding", "fail", f"{facts['encoding']} cannot hold every text", mend))
+        fix = "create a database with encoding 'UTF8' template template0, and load there"
+        findings.append(Finding("encoding", "fail", f"{facts['encoding']} cannot hold every text", fix))
     if facts["is_standby"]:
-        mend = "name the primary, or several hosts with target_session_attrs=primary"
-        findings.append(Finding("standby", "fail", "this server follows another one and takes no writes", mend))
+        fix = "name the primary, or several hosts with target_session_attrs=primary"
+        findings.append(Finding("standby", "fail", "this server is a standby and accepts no writes", fix))
     elif facts["is_read_only"]:
-        mend = f"alter role {role} set default_transaction_read_only = off; or the same with alter database {database}"
+        fix = f"alter role {role} set default_transaction_read_only = off; or the same with alter database {database}"
         findings.append(
-            Finding("read-only", "fail", "default_transaction_read_only is on: nothing can be written", mend)
+            Finding("read-only", "fail", "default_transaction_read_only is on: nothing can be written", fix)
         )
     findings.append(_sessions(facts))
     if facts["stuck_sessions"]:
@@ -103,8 +105,8 @@ def _sessions(facts: asyncpg.Record) -> Finding:
     if facts["role_limit"] is not None and facts["role_limit"] >= 0:
         free = min(free, facts["role_limit"])
     found = f"{facts['sessions_used']} of {facts['sessions_allowed']} in use"
-    mend = f"load with --concurrency {max(free - 1, 1)}, or raise max_connections or the role's connection limit"
-    return _if(free < _SESSIONS_WANTED, "sessions", found, mend)
+    fix = f"load with --concurrency {max(free - 1, 1)}, or raise max_connections or the role's connection limit"
+    return _if(free < _SESSIONS_WANTED, "sessions", found, fix)
 
 
 async def _registry(
@@ -115,8 +117,8 @@ async def _registry(
         tables = await introspect(connection, columns, schema)
         await rehearse(connection, tables, is_reading=True)  # privileges are a line of their own
     except (SchemaMismatch, SettingsInvalid) as exc:
-        finding, mend = parted(str(exc), "; ", ": ")
-        return [*findings, Finding("schema", "fail", finding, mend)]
+        finding, fix = split_message(str(exc), "; ", ": ")
+        return [*findings, Finding("schema", "fail", finding, fix)]
     except asyncpg.InsufficientPrivilegeError as exc:
         return [*findings, Finding("schema", "fail", str(exc.args[0]), "grant what the line on privileges says")]
     for table in (tables.sources, tables.assets):
@@ -133,7 +135,7 @@ async def _privileges(connection: asyncpg.Connection[Any], schema: str) -> Findi
         if not row["is_granted"]:
             missing.setdefault((row["kind"], row["name"]), []).append(row["privilege"])
     if not missing:
-        return Finding("privileges", "ok", f"{role} has all that a load needs")
+        return Finding("privileges", "ok", f"{role} has all privileges that a load needs")
     lacks, grants = [], []
     for (kind, name), privileges in missing.items():
         full = quoted(name) if kind in ("database", "schema") else f"{quoted(schema)}.{quoted(name)}"
@@ -144,11 +146,11 @@ async def _privileges(connection: asyncpg.Connection[Any], schema: str) -> Findi
 
 def _columns(table: Table) -> Finding:
     name = table.name.replace('"', "")
-    found = f"{name}: upserts go by the unique index on ({', '.join(table.columns[field].name for field in table.key)})"
+    found = f"{name}: upserts use the unique index on ({', '.join(table.columns[field].name for field in table.key)})"
     if not table.left_out:
         return Finding("schema", "ok", found)
-    mend = "name them with --column, or alter table add column; see `seed-registry schema show`"
-    return Finding("schema", "warn", f"{found}; no column for {', '.join(table.left_out)}", mend)
+    fix = "name them with --column, or alter table add column; see `seed-registry schema show`"
+    return Finding("schema", "warn", f"{found}; no column for {', '.join(table.left_out)}", fix)
 
 
 async def _table(connection: asyncpg.Connection[Any], table: Table, tables: Tables) -> list[Finding]:
@@ -157,17 +159,17 @@ async def _table(connection: asyncpg.Connection[Any], table: Table, tables: Tabl
     assert facts is not None
     name, findings = table.name.replace('"', ""), []
     if table is tables.assets and not facts["has_index"]:
-        mend = f"create index on {table.name} ({quoted(link)});"
-        findings.append(Finding("indexes", "warn", f"{name} has no index that begins with {link}", mend))
+        fix = f"create index on {table.name} ({quoted(link)});"
+        findings.append(Finding("indexes", "warn", f"{name} has no index that begins with {link}", fix))
     if facts["indexes"] > _MANY_INDEXES:
-        mend = "drop those that nobody asks, or build them after a first load"
-        findings.append(Finding("indexes", "warn", f"{name} has {facts['indexes']}, all written for every row", mend))
+        fix = "drop those that no query uses, or build them after a first load"
+        findings.append(Finding("indexes", "warn", f"{name} has {facts['indexes']}, all written for every row", fix))
     findings += [Finding(_CAUTIONS[caution.event], "warn", caution.finding, caution.fix) for caution in table.cautions]
     return findings
 
 
 async def _compression(connection: asyncpg.Connection[Any], assets: Table, *, is_embedded: bool) -> list[Finding]:
-    """How a load compresses the large columns of the assets, and what another way for `raw` would gain and cost."""
+    """Report how the large columns of the assets are compressed, and what another way for `raw` would gain and cost."""
     large = [assets.columns[field].name for field in LARGE_FIELDS if field in assets.columns]
     now = await storage(connection, assets.name, large)
     if now is None:
@@ -179,10 +181,10 @@ async def _compression(connection: asyncpg.Connection[Any], assets: Table, *, is
     if raw is None or now.methods[raw] == "lz4" or now.is_plain:
         return [Finding("compression", "ok", found)]
     if now.methods[raw] == "pglz" and await has_lz4(connection):
-        mend = f"{change(now, raw, 'lz4')} for new rows, if all standbys were built with lz4: {_LZ4_GAIN}"
-        return [Finding("compression", "warn", found, mend)]
+        fix = f"{change(now, raw, 'lz4')} for new rows, if all standbys were built with lz4: {_LZ4_GAIN}"
+        return [Finding("compression", "warn", found, fix)]
     gain = _WHOLE_ROWS_GAIN if now.methods[raw] == "none" else _NONE_GAIN
-    # On another server the disk, and what copies it, may cost more than its CPU: see `compression.chosen`.
+    # On another server disk, backups and replication may cost more than CPU: see `compression.choose_method`.
     state: State = "warn" if is_embedded else "ok"
     return [Finding("compression", state, found, f"{change(now, raw, 'none')} for new rows: {gain}")]
 
@@ -206,7 +208,7 @@ async def _settings(connection: asyncpg.Connection[Any]) -> list[Finding]:
         ),
         (logs_all, "the server logs every statement", "log_statement = 'none'; log_min_duration_statement = -1"),
     ]
-    findings = [Finding("settings", "warn", found, f"in postgresql.conf: {mend}") for bad, found, mend in wrong if bad]
+    findings = [Finding("settings", "warn", found, f"in postgresql.conf: {fix}") for bad, found, fix in wrong if bad]
     return findings or [Finding("settings", "ok", "none slows a load")]
 
 
@@ -214,9 +216,9 @@ async def _leftovers(connection: asyncpg.Connection[Any]) -> list[Finding]:
     names = [row["name"] for row in await connection.fetch(statement("doctor/leftovers"))]
     if not names:
         return [Finding("leftovers", "ok", "none of benchmarks")]
-    mend = " ".join(f"drop schema {quoted(name)} cascade;" for name in names)
-    return [Finding("leftovers", "warn", f"{len(names)} schemas of benchmarks that were cut off", mend)]
+    fix = " ".join(f"drop schema {quoted(name)} cascade;" for name in names)
+    return [Finding("leftovers", "warn", f"{len(names)} schemas of benchmarks that were cut off", fix)]
 
 
-def _if(bad: bool, name: str, finding: str, mend: str, state: State = "warn") -> Finding:
-    return Finding(name, state, finding, mend) if bad else Finding(name, "ok", finding)
+def _if(bad: bool, name: str, finding: str, fix: str, state: State = "warn") -> Finding:
+    return Finding(name, state, finding, fix) if bad else Finding(name, "ok", finding)

@@ -1,4 +1,4 @@
-"""Diagnosing: what could keep a load from working, or slow it down, as findings with mends. Nothing is written."""
+"""Check program, disks, embedded server and connection; each finding has its fix. Nothing is written."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ from seed_registry.settings import DatabaseUrl
 from seed_registry.words import size
 
 State = Literal["ok", "warn", "fail"]
-# A batch's rejects and the source cache are small; parked assets and the database itself are not.
+# Rejects and the source cache are small; parked assets and the database itself are not.
 _LITTLE_SPACE_BYTES = 1 << 30
 _NO_SPACE_BYTES = 64 << 20
 
 
-class Finding(Struct, frozen=True):
-    """One thing that was looked at: `finding` is how it is, `mend` what to do about it, empty where all is well."""
+class Finding(Struct, frozen=True, rename={"fix": "mend"}):
+    """The result of one check; `fix` is empty where all is well, and named `mend` in JSON."""
 
     name: str
     state: State
     finding: str
-    mend: str = ""
+    fix: str = ""
 
 
-def look_at_program(version: str) -> Finding:
-    """The versions of this program and of what it stands on."""
+def check_program(version: str) -> Finding:
+    """Return the versions of this program, Python and asyncpg."""
     parts = f"seed-registry {version}, Python {platform.python_version()}, asyncpg {asyncpg.__version__}"
     return Finding("program", "ok", f"{parts}, {platform.system()} {platform.machine()}")
 
 
-def look_at_embedded() -> Finding:
-    """The embedded server: whether it runs, its version, place and size."""
+def check_embedded() -> Finding:
+    """Return whether the embedded server runs, its version, place and size."""
     try:
         status = server.status()
         exists = server.exists()
     except EmbeddedServerFailed as exc:
-        return failure("embedded", exc)
+        return failed("embedded", exc)
     place = f"Postgres {status.version} in {status.data_directory}"
     if not exists:
-        return Finding("embedded", "warn", f"there is no database yet ({place})", "`seed-registry load` makes it")
+        return Finding("embedded", "warn", f"there is no database yet ({place})", "`seed-registry load` creates it")
     state = f"running as process {status.pid}" if status.running else "not running, a load starts it"
     return Finding("embedded", "ok", f"{place}, {size(status.size_bytes)}, {state}")
 
 
-def look_at_disks(places: Mapping[str, Path]) -> list[Finding]:
-    """The space that is left, by what it is needed for; a place that is still to be made counts as its parent."""
+def check_disks(places: Mapping[str, Path]) -> list[Finding]:
+    """Check the free space of these places, by what they are for; one that does not exist yet counts as its parent."""
     findings = []
     for name, place in places.items():
         existing = next((path for path in (place, *place.parents) if path.exists()), Path("/"))
@@ -67,31 +67,31 @@ def look_at_disks(places: Mapping[str, Path]) -> list[Finding]:
             findings.append(Finding(name, "fail", f"{place}: {exc.strerror}", "name another place"))
             continue
         state: State = "ok"
-        mend = ""
+        fix = ""
         if free < _LITTLE_SPACE_BYTES:
-            state, mend = ("fail" if free < _NO_SPACE_BYTES else "warn"), "make room, or name another place"
+            state, fix = ("fail" if free < _NO_SPACE_BYTES else "warn"), "make room, or name another place"
         if not writable:
-            state, mend = "fail", "make it writable for this user, or name another place"
-        findings.append(Finding(name, state, f"{place}: {size(free)} free", mend))
+            state, fix = "fail", "make it writable for this user, or name another place"
+        findings.append(Finding(name, state, f"{place}: {size(free)} free", fix))
     return findings
 
 
-async def look_at_connection(connection: asyncpg.Connection[Any], url: DatabaseUrl) -> list[Finding]:
-    """How we got to the server: host, encryption, poolers."""
-    target = parse_url(url)
+async def check_connection(connection: asyncpg.Connection[Any], url: DatabaseUrl) -> list[Finding]:
+    """Check how the server was reached: host, encryption, poolers."""
+    conninfo = parse_url(url)
     where = await connection.fetchval("select pg_catalog.host(pg_catalog.inet_server_addr())")
     at = f"{url}" + (f" (the server's address: {where})" if where else " (through a unix socket)")
     findings = [Finding("connection", "ok", at)]
-    if target.ignored:
-        ignored = ", ".join(target.ignored)
+    if conninfo.ignored:
+        ignored = ", ".join(conninfo.ignored)
         findings.append(Finding("url", "ok", f"parameters without effect here: {ignored}"))
-    findings.append(_tls(connection, url, target))
+    findings.append(_tls(connection, url, conninfo))
     if is_pooled(connection):
         findings.append(
             Finding(
                 "pooler",
                 "warn",
-                "there is one in between: every batch makes its own staging tables, which is slower",
+                "there is one in between: every batch creates its own staging tables, which is slower",
                 "name the server itself; or --pooler none if the pooler keeps sessions (pool_mode = session)",
             )
         )
@@ -100,24 +100,24 @@ async def look_at_connection(connection: asyncpg.Connection[Any], url: DatabaseU
     return findings
 
 
-def _tls(connection: asyncpg.Connection[Any], url: DatabaseUrl, target: ConnInfo) -> Finding:
-    encrypted: Any = connection._transport.get_extra_info("ssl_object")  # noqa: SLF001  # asyncpg has no other way
+def _tls(connection: asyncpg.Connection[Any], url: DatabaseUrl, conninfo: ConnInfo) -> Finding:
+    encrypted: Any = connection._transport.get_extra_info("ssl_object")  # noqa: SLF001  # asyncpg has no public way
     how = f"{encrypted.version()}, {encrypted.cipher()[0]}" if encrypted is not None else "not encrypted"
     if warning := unverified_host_note(url):
         return Finding("tls", "warn", f"{how}; {warning.partition(': ')[0]}", warning.partition(": ")[2])
     if encrypted is None:
         return Finding("tls", "ok", "not encrypted, and not needed: the server is on this machine")
-    proof = "the server's certificate is verified" if target.tls.is_verified else "the server is on this machine"
+    proof = "the server's certificate is verified" if conninfo.tls.is_verified else "the server is on this machine"
     return Finding("tls", "ok", f"{how}; {proof}")
 
 
-def failure(name: str, exc: SeedRegistryError) -> Finding:
-    """One of our errors as a finding: its messages end with the mend."""
-    finding, mend = parted(str(exc), "\n", "; ")
-    return Finding(name, "fail", finding, mend)
+def failed(name: str, exc: SeedRegistryError) -> Finding:
+    """Return one of our errors as a finding: their messages end with the fix."""
+    finding, fix = split_message(str(exc), "\n", "; ")
+    return Finding(name, "fail", finding, fix)
 
 
-def parted(message: str, *separators: str) -> tuple[str, str]:
-    """A message in two, at the first of these separators that it has, each on one line."""
+def split_message(message: str, *separators: str) -> tuple[str, str]:
+    """Split a message at the first of these separators that it has; return both parts, each on one line."""
     head, _, tail = next((parts for s in separators if (parts := message.partition(s))[1]), (message, "", ""))
     return " ".join(head.split()), " ".join(tail.split())

@@ -11,7 +11,7 @@ from msgspec import Struct
 from seed_registry.key_hashes import hash_key
 from seed_registry.records import Asset, Source
 from seed_registry.registry.fields import ASSET_FIELDS
-from seed_registry.registry.table_merge import BatchDiff
+from seed_registry.registry.table_reader import BatchDiff
 from seed_registry.spill import DistinctHashes, FirstOwners, MarkedHashes
 
 # As many as fit a line of a terminal.

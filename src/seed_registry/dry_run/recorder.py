@@ -8,7 +8,7 @@ from seed_registry.dry_run.collector import EXAMPLES, PlanCollector
 from seed_registry.errors import SeedRegistryError, TooManyRejects
 from seed_registry.load.outcomes import OutcomeRecorder
 from seed_registry.records import Asset, Reject, SourceRow
-from seed_registry.registry.table_merge import BatchDiff
+from seed_registry.registry.table_reader import BatchDiff
 from seed_registry.report import Counts, Progress, RejectExample, Report, Tally
 from seed_registry.settings import Settings
 

@@ -13,7 +13,8 @@ from seed_registry.records import Asset, Reject, Source, SourceRow
 from seed_registry.registry.batch import Batch, Blame, SourceBatch
 from seed_registry.registry.key_owners import KeyOwners, are_shared, has_own_keys, key_hasher, key_of_another_source
 from seed_registry.registry.source_rows import find_source_rows, with_stored_providers
-from seed_registry.registry.table_merge import BatchDiff, TableMerger
+from seed_registry.registry.table_merge import TableMerger
+from seed_registry.registry.table_reader import BatchDiff
 from seed_registry.registry.tables import Tables
 from seed_registry.registry.values import asset_values, plain_values
 from seed_registry.report import MergeCounts, Stages

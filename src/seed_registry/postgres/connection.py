@@ -15,7 +15,8 @@ import asyncpg
 from seed_registry.errors import DatabaseRefused, DatabaseUnavailable, DatabaseUrlInvalid
 from seed_registry.postgres.conninfo import ConnInfo
 from seed_registry.postgres.database_url import parse_url
-from seed_registry.postgres.errors import CONNECTION_ERRORS, to_our_error
+from seed_registry.postgres.errors import to_our_error
+from seed_registry.postgres.failures import CONNECTION_ERRORS
 from seed_registry.postgres.hosts import open_session
 from seed_registry.postgres.libpq import FORMAT
 from seed_registry.settings import DatabaseUrl, PoolerName

@@ -10,12 +10,9 @@ from typing import Final
 import asyncpg
 
 from seed_registry.errors import DatabaseRefused, DatabaseUnavailable, SchemaMissing, SeedRegistryError
-from seed_registry.postgres.failures import RowsKeptOut, is_disk_full, sqlstate_of
+from seed_registry.postgres.failures import FailureAction, RowsKeptOut, classify, is_disk_full, sqlstate_of
 from seed_registry.settings import DatabaseUrl
 
-# What a session may raise besides our own errors and those of a value that cannot be encoded. InternalClientError: it
-# was used between the server's last message and the end of the connection.
-CONNECTION_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 _LOST: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
@@ -53,10 +50,10 @@ def to_our_error(exc: BaseException, url: DatabaseUrl) -> SeedRegistryError:
             f"the disk of {url} is full: {exc.args[0]}\nmake room, then load again",
             sqlstate=asyncpg.DiskFullError.sqlstate,
         )
-    if isinstance(exc, _LOST):
+    if isinstance(exc, _LOST) or classify(exc) is FailureAction.RECONNECT:
         return DatabaseUnavailable(
             f"the connection to {url} was lost: {reason_of(exc)}\n"
-            "what was committed stays; load again when the server is back",
+            "run it again when the server is back; what was committed stays",
             sqlstate=sqlstate_of(exc) or None,
         )
     assert isinstance(exc, asyncpg.PostgresError)

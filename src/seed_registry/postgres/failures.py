@@ -6,12 +6,11 @@ https://www.postgresql.org/docs/current/errcodes-appendix.html
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 
 from seed_registry.errors import DatabaseRefused, DatabaseUnavailable, PoolerExhausted
-from seed_registry.report import MergeCounts
 
 
 class FailureAction(Enum):
@@ -52,6 +51,9 @@ _NO_ROOM: Final = {
     asyncpg.ProtocolViolationError.sqlstate,
     asyncpg.InternalServerError.sqlstate,
 }
+# What a session may raise besides our own errors and those of a value that cannot be encoded. InternalClientError: it
+# was used between the server's last message and the end of the connection.
+CONNECTION_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 # What asyncpg's encoders raise for a value that they cannot send; nothing of the batch was sent then.
 _ENCODING: Final = (ValueError, TypeError, OverflowError)
 
@@ -61,9 +63,9 @@ class RowsKeptOut(Exception):
 
 
 class CommitUnknown(Exception):
-    """A COMMIT was sent and no answer came, for the connection was `lost`; `counts` are the batch's if it was done."""
+    """A COMMIT was sent, and the connection was `lost` before its answer; `counts` are the batch's, if it succeeded."""
 
-    def __init__(self, counts: MergeCounts, lost: Exception) -> None:
+    def __init__(self, counts: Any, lost: Exception) -> None:
         super().__init__("the connection was lost while a batch was committed")
         self.counts = counts
         self.lost = lost

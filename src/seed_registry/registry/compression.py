@@ -1,7 +1,7 @@
-"""Compression: how the server packs the large values of a table, and what our own tables ask it for.
+"""Choose, read and change how the server compresses the large values of a table.
 
-Postgres compresses values of rows that are longer than 2 KB; with pglz that is a third to a half of a load's work on
-the server. What is still too long is moved out of line, which costs as well.
+Postgres compresses values of rows longer than 2 KB; with pglz that is a third to a half of the server's work in a load.
+Values that are still too long are moved out of line, which costs as well.
 https://www.postgresql.org/docs/current/storage-toast.html
 """
 
@@ -17,9 +17,9 @@ from seed_registry.errors import SettingsInvalid
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
 
-# What can be asked for: `auto` leaves it to `chosen`, `none` stores values as they are, in rows that stay whole.
+# What an operator can choose: `auto` leaves it to `choose_method`, `none` stores values as they are, in whole rows.
 Compression = Literal["auto", "lz4", "pglz", "none"]
-# What a column is created with; `default` says nothing of it, so that `default_toast_compression` decides.
+# What a column is created with; `default` names none, so that `default_toast_compression` decides.
 Method = Literal["default", "lz4", "pglz", "none"]
 
 # What follows the type of a column in CREATE TABLE; STORAGE may only stand there from Postgres 16 on.
@@ -27,13 +27,13 @@ CLAUSES: Final[dict[Method, str]] = {"default": "", "lz4": " compression lz4", "
 
 
 class Storage(Struct, frozen=True):
-    """How a table stores what is written to it from now on.
+    """How a table stores new rows.
 
     Attributes:
         table: its schema-qualified, quoted name.
         methods: how values are compressed, lz4, pglz or none, by column.
-        target_bytes: toast_tuple_target: longer rows are compressed and cut up until they are no longer than this.
-        largest_target_bytes: the largest one that the server takes.
+        target_bytes: toast_tuple_target: longer rows are compressed and moved out of line until they fit.
+        largest_target_bytes: the largest one that the server accepts.
     """
 
     table: str
@@ -43,12 +43,12 @@ class Storage(Struct, frozen=True):
 
     @property
     def keeps_rows_whole(self) -> bool:
-        """Whether a row that a page can hold is neither compressed nor cut up."""
+        """Whether a row that fits a page is neither compressed nor moved out of line."""
         return self.target_bytes >= self.largest_target_bytes
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is what `none` creates: no value is compressed, and rows are kept whole."""
+        """Whether it is as `none` creates it: no value is compressed, and rows are kept whole."""
         return self.keeps_rows_whole and set(self.methods.values()) == {"none"}
 
     def __str__(self) -> str:
@@ -56,16 +56,15 @@ class Storage(Struct, frozen=True):
         return f"{methods}, toast_tuple_target {self.target_bytes}"
 
 
-async def chosen(connection: asyncpg.Connection[Any], wanted: Compression, *, is_embedded: bool) -> Method:
-    """How a table that is created now stores `raw`.
+async def choose_method(connection: asyncpg.Connection[Any], wanted: Compression, *, is_embedded: bool) -> Method:
+    """Return how a new table stores `raw`.
 
-    `auto` is lz4 where the server has it, unless somebody set `default_toast_compression` to something else. Without
-    lz4 it is `none` on the embedded server, which has its disk to itself and neither standbys nor a network before
-    them, and otherwise what that server does by default: there, larger tables cost their owner backups, write-ahead log
-    and replication as well, so that whoever pays for these should be the one to say `none`.
+    `auto` is lz4 where the server has it, unless `default_toast_compression` is set to something else. Without lz4 it
+    is `none` on the embedded server, which has no backups and standbys, and else the server's default: there larger
+    tables also cost backups, write-ahead log and replication, so their operator has to choose `none`.
 
     Raises:
-        SettingsInvalid: lz4 is asked for, and the server was built without it.
+        SettingsInvalid: lz4 is chosen, and the server was built without it.
     """
     server = await _offered(connection)
     if wanted == "lz4" and not server["has_lz4"]:
@@ -78,7 +77,7 @@ async def chosen(connection: asyncpg.Connection[Any], wanted: Compression, *, is
             return "default" if server["is_set_otherwise"] else "lz4"
         return "none" if is_embedded else "default"
     if wanted == "pglz" and not server["has_choice"]:
-        return "default"  # which is nothing else there
+        return "default"  # the only one there
     return wanted
 
 
@@ -94,10 +93,10 @@ async def _offered(connection: asyncpg.Connection[Any]) -> asyncpg.Record:
 
 
 async def storage(connection: asyncpg.Connection[Any], table: str, columns: Sequence[str]) -> Storage | None:
-    """How values that this session writes to these columns are stored; None where the table has none of them.
+    """Return how values that this session writes to these columns are stored; None if the table has none of them.
 
     Args:
-        connection: any session; what it has set counts.
+        connection: any session; its settings count.
         table: the schema-qualified, quoted name.
         columns: the names of columns, as the catalog has them.
     """
@@ -109,15 +108,14 @@ async def storage(connection: asyncpg.Connection[Any], table: str, columns: Sequ
 
 
 def change(now: Storage, raw: str, method: Method) -> str:
-    """The statement that stores what is written from then on in another way.
+    """Return the statement that changes how new rows are stored.
 
-    With `none` nothing is compressed and rows stay whole; that is of the whole table, as is taking it back. Otherwise
-    the method is of one column.
+    `none` changes the whole table, as does the way back; other methods change one column.
 
     Args:
         now: how the large columns are stored so far.
-        raw: the name of that which gets a method.
-        method: what it gets.
+        raw: the name of the column that gets the method.
+        method: the new one.
     """
     if method == "none":
         actions = [

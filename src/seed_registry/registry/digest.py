@@ -1,4 +1,4 @@
-"""The digest of a registry: equal for equal registries, whatever server, collation, platform and way of loading.
+"""Compute the digest of a registry: equal for equal registries, on any server, collation and platform.
 
 It has a line for each table: the number of rows, and the sum of the rows' hashes modulo 2^128, as 32 hexadecimal
 digits. A sum has no order. The hash of a row is the first 16 bytes of a SHA-256, read as an unsigned big-endian number.
@@ -24,8 +24,7 @@ digests of unlike fields do not compare. What a field is as a text:
   https://www.postgresql.org/docs/current/datatype-json.html
 - all others: the text itself.
 
-Ids, content hashes, `created_at` and a source's `updated_at` tell of a way of loading, not of a portal, and are left
-out.
+Ids, content hashes, `created_at` and a source's `updated_at` depend on the loads, not on the portal, and are left out.
 
 A database whose encoding is neither UTF8 nor SQL_ASCII sorts keys outside of ASCII by other lengths: there alone equal
 documents may have unlike texts. `doctor` warns of such a database.
@@ -47,7 +46,7 @@ from seed_registry.registry.tables import Table, Tables
 from seed_registry.report import Digest, TableDigest
 
 _HALF: Final = 1 << 64
-# Row-level security would leave out rows without a word: with this it is an error.
+# Row-level security would leave rows out silently: with this it is an error.
 _ALL_ROWS: Final = "set local row_security = off"
 # In parallel workers a text's binary form is in the encoding of the database, not of the client.
 _ONE_ENCODING: Final = """
@@ -57,11 +56,11 @@ where pg_catalog.current_setting('server_encoding') not in ('UTF8', 'SQL_ASCII')
 
 
 async def digest(connection: asyncpg.Connection[Any], tables: Tables, source: str | None = None) -> Digest:
-    """The digest of both tables in one snapshot; of one `source` only, by its key.
+    """Return the digest of both tables in one snapshot; of one `source` only, by its key.
 
     Raises:
-        SettingsInvalid: there is no such source.
-        DatabaseRefused: a `raw` column of type text holds something that is no JSON.
+        SettingsInvalid: the source does not exist.
+        DatabaseRefused: a `raw` column of type text holds no JSON.
     """
     of_sources, of_assets = _values_of_sources(tables.sources), _values_of_assets(tables)
     try:
@@ -100,7 +99,7 @@ def _with_sources(tables: Tables) -> str:
 
 
 def _values_of_sources(table: Table) -> dict[str, str]:
-    """For each covered field its value as a text, in SQL."""
+    """Return for each covered field its value as a text, in SQL."""
     return {field: _text(table, field, "source") for field in table.columns if field != "content_hash"}
 
 
@@ -115,7 +114,7 @@ def _values_of_assets(tables: Tables) -> dict[str, str]:
     for field in ("asset_key", *OPTIONAL_FIELDS):
         if field in assets.columns:
             values[field] = _text(assets, field, "asset")
-    values["retired"] = "'0'"  # no table has a mark for it yet
+    values["retired"] = "'0'"  # no table has a column for it yet
     if "raw" in assets.columns:
         values["raw"] = _text(assets, "raw", "asset")
     return values

@@ -1,9 +1,9 @@
-"""Key owners: which source has a key that portals may share, where the table has room for one row of each key.
+"""Decide which source owns a key that several portals use, where the table has one row for each key.
 
-The first source that has such a key keeps it. Records of another source that come with it later, in the same index, in
-another one or in another run, are rejected: they are about something else, and the row would change hands at every
-load. Of loads at the same time the one that commits first is the first. Keys that mean one thing everywhere, and those
-of the operator's own indexes, go to the source that their last record names.
+The first source with such a key keeps it. Later records of another source with it, in any index or run, are rejected:
+they are about something else, and each load would change the source of the row. Of concurrent loads the one that
+commits first wins. Globally unique keys, and those of the operator's own indexes, belong to the source that their last
+record names.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def has_own_keys(assets: Sequence[Any]) -> bool:
 
 
 def are_shared(table: Table) -> bool:
-    """Whether two sources cannot have an asset each with one key."""
+    """Whether sources share the keys: two of them cannot both have an asset with one key."""
     return "source_id" not in table.key
 
 
@@ -53,13 +53,13 @@ def key_hasher(tables: Tables | None) -> KeyHash:
 def parted(
     assets: Sequence[Asset], keys: Sequence[Key], sources: Sequence[Any], owners: Mapping[Key, Any]
 ) -> tuple[list[Asset], list[tuple[Asset, Any]]]:
-    """The assets that may be written, and those whose key is another source's, each with that.
+    """Return the assets that may be written, and those whose key is another source's, each with that source.
 
     Args:
         assets: a batch, in the order of its index.
         keys: of each.
-        sources: of each, whatever tells one from another.
-        owners: of the keys that have one before this batch.
+        sources: of each, as any value that identifies it.
+        owners: by key, before this batch.
     """
     owner_of, moved = dict(owners), set[Key]()
     taken, foreign = list[Asset](), list[tuple[Asset, Any]]()
@@ -70,13 +70,13 @@ def parted(
         owner_of[key] = source
         if not asset.own_key:
             moved.add(key)
-        # What a record with a global key moves here may be written by the next one as well.
+        # A record with a global key moved the row to this source: the next one may write it, too.
         taken.append(replace(asset, own_key=False) if asset.own_key and key in moved else asset)
     return taken, foreign
 
 
 class KeyOwners:
-    """Asks one table which source has a key."""
+    """Looks up which source has a key in one table."""
 
     def __init__(self, connection: asyncpg.Connection[Any], tables: Tables) -> None:
         self._connection = connection
@@ -86,24 +86,24 @@ class KeyOwners:
     async def part(
         self, assets: Sequence[Any], values: Values[Any], *, is_empty: bool = False
     ) -> tuple[list[Any], tuple[Reject, ...]]:
-        """The assets that may be written, and the rejects of the others; a table that `is_empty` is not asked."""
+        """Return the assets that may be written, and the rejects of the others; a table that `is_empty` is not read."""
         keys, sources = self.keys(assets, values), values("source_id", assets)
         owners = {} if is_empty else await self.find(assets, values)
         taken, foreign = parted(assets, keys, sources, owners)
         return taken, await self.rejects(foreign)
 
     async def lost(self, assets: Sequence[Any], values: Values[Any]) -> tuple[Reject, ...]:
-        """The rejects of those assets whose key another source has by now, after they were to be written."""
+        """Return the rejects of those assets whose key another source has after the upsert."""
         owners = await self.find(assets, values)
         _, foreign = parted(assets, self.keys(assets, values), values("source_id", assets), owners)
         return await self.rejects(foreign)
 
     def keys(self, assets: Sequence[Any], values: Values[Any]) -> list[Key]:
-        """What the table tells each asset from others by."""
+        """Return the unique key of each asset in the table."""
         return list(zip(*(values(field, assets) for field in self._tables.assets.key), strict=True))
 
     async def find(self, assets: Sequence[Asset], values: Values[Any]) -> dict[Key, Any]:
-        """The ids of the sources that have the keys of these assets that are a portal's own, by key."""
+        """Return the ids of the sources that have the own keys of these assets, by key."""
         own = [asset for asset in assets if asset.own_key]
         arrays = [values(field, own) for field in self._tables.assets.key]
         found = await self._connection.fetch(self._find, *arrays)
@@ -111,7 +111,7 @@ class KeyOwners:
         return {keys[position - 1]: source for position, source in found}
 
     async def rejects(self, foreign: Sequence[tuple[Asset, Any]]) -> tuple[Reject, ...]:
-        """The rejects of assets whose key is that of a source with this id."""
+        """Return the rejects of assets, each with the id of the source that has its key."""
         if not foreign:
             return ()
         sources = self._tables.sources
@@ -138,14 +138,14 @@ def _find_statement(table: Table) -> str:
 
 
 def _fault_of(asset: Asset) -> Reject | None:
-    """What else is wrong with an asset, found by the checks that were left to Postgres."""
+    """Return the reject of an asset that fails the checks which were left to Postgres."""
     record = checked(asset)
     return record if type(record) is Reject else None
 
 
 def key_of_another_source(asset: Asset, owner: str | None, fix: str | None) -> Reject:
-    """The reject of an asset whose key the source `owner` has; `fix` are the statements that make room for both."""
-    name = printable(owner) if owner is not None else "a source that is gone"
+    """Return the reject of an asset whose key the source `owner` has; the statements of `fix` make room for both."""
+    name = printable(owner) if owner is not None else "a deleted source"
     run = f"run: {fix}" if fix else "see `seed-registry schema check`"
     detail = (
         f"its key is that of an asset of {name}, and the table has one row of a key; to keep both, make "
@@ -156,7 +156,7 @@ def key_of_another_source(asset: Asset, owner: str | None, fix: str | None) -> R
 
 
 async def wider_key(connection: asyncpg.Connection[Any], assets: Table) -> str:
-    """The statements that let each source have keys of its own: an index on (source_id, asset_key), no narrower one."""
+    """Return the statements that let each source have its own keys: a unique index on (source_id, asset_key) only."""
     columns = [assets.columns[field].name for field in ("asset_key", "provider") if field in assets.columns]
     key = ", ".join(assets.column(field) for field in ("source_id", "asset_key"))
     rows = await connection.fetch(

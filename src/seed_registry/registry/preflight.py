@@ -1,4 +1,4 @@
-"""Rehearsal: the server is asked to plan the upserts of a load before anything is written."""
+"""Have the server plan the upserts of a load before anything is written."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from seed_registry.postgres.sql_files import statement
 from seed_registry.registry.queries import upsert
 from seed_registry.registry.tables import Table, Tables
 
-# Planning takes for a moment the lock that writing takes.
+# Planning takes the lock that writing takes, for a moment.
 _LOCK_TIMEOUT_MILLISECONDS: Final = 200
 
 
 async def rehearse(connection: asyncpg.Connection[Any], tables: Tables, *, is_reading: bool = False) -> None:
-    """See that this role may, and the server would, upsert into the tables; writes nothing.
+    """Check that this role may, and the server would, upsert into the tables; writes nothing.
 
     Planning goes as far as executing does before its first row: rules, replica identities, row filters of
-    publications, privileges on each column. `introspect` refuses what is known of these with a better message.
+    publications, privileges on each column. For most of these `introspect` has a better message.
 
     Args:
         connection: any session.
         tables: as `introspect` found them.
-        is_reading: nothing is going to be written: that the role may not is no matter.
+        is_reading: whether the load writes nothing, and needs no privilege for it.
 
     Raises:
         DatabaseRefused: this role lacks a privilege.
@@ -55,7 +55,7 @@ async def _explain(connection: asyncpg.Connection[Any], table: Table) -> None:
             await connection.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT_MILLISECONDS}ms'")
             await connection.execute(f"explain {upsert(table, _nothing(table))}")
     except asyncpg.LockNotAvailableError:
-        return  # who writes will wait for it, and say so
+        return  # the first write waits for it, and reports it
     except asyncpg.InsufficientPrivilegeError:
         raise
     except (
@@ -68,7 +68,7 @@ async def _explain(connection: asyncpg.Connection[Any], table: Table) -> None:
 
 
 def _nothing(table: Table) -> str:
-    """An empty staging table."""
+    """Return an empty staging table."""
     columns = ", ".join(f"null::{table.staged_type(field)} as {field}" for field in table.columns)
     return f"(select {columns} where false)"
 

@@ -12,14 +12,14 @@ _TEXT: Final = "pg_catalog.text"
 
 
 def upsert(table: Table, staging: str, *, also_equal: bool = False, keeps_sources: bool = False) -> str:
-    """The staged batch into its table; rows that do not differ are left alone, or `also_equal` ones are updated.
+    """Upsert the staged batch; equal rows are not touched, unless `also_equal`.
 
-    With `keeps_sources` rows of the keys that it is given keep their source.
+    With `keeps_sources` the rows of the keys in $1 keep their source.
     """
     fields = list(table.columns)
     proposed = {field: f"excluded.{table.column(field)}" for field in fields}
     assignments = [
-        # a moment of the portal's never goes backwards
+        # the portal's moment never goes backwards
         f"{table.column(field)} = "
         + (f"greatest(existing.{table.column(field)}, {value})" if field == "updated_at" else value)
         for field, value in proposed.items()
@@ -52,7 +52,7 @@ def _has_same_source(table: Table) -> str:
 
 
 def kept_out(table: Table, staging: str) -> str:
-    """How many of the staged batch, just upserted, the table does not hold: a trigger kept them out."""
+    """Count the staged rows, just upserted, that the table does not hold: a trigger kept them out."""
     proposed = {field: f"({_fitted(table, field, 'staged')})" for field in table.columns}
     return statement("registry/kept_out").format(
         table=table.name,
@@ -64,7 +64,7 @@ def kept_out(table: Table, staging: str) -> str:
 
 
 def renew_hashes(table: Table, staging: str) -> str:
-    """The content hashes of a staged batch, just upserted, to the rows that it left alone."""
+    """Write the content hashes of a staged batch to the rows that its upsert did not touch."""
     return statement("registry/renew_hashes").format(
         table=table.name,
         staging=staging,
@@ -74,7 +74,7 @@ def renew_hashes(table: Table, staging: str) -> str:
 
 
 def samples(table: Table, *, by_key: bool = False) -> str:
-    """A few rows of a table in the form in which they are staged; `by_key` the one of a key, a value a key field."""
+    """Select a few rows in the form in which they are staged; `by_key` the row of the key in $1 and following."""
     return statement("registry/samples").format(
         table=table.name,
         values=", ".join(_restaged(table, field) for field in table.columns),
@@ -83,11 +83,10 @@ def samples(table: Table, *, by_key: bool = False) -> str:
 
 
 def filter_by_hash(table: Table) -> str:
-    """Which records of a batch the table does not hold.
+    """Select the positions of records that the table does not hold.
 
-    The batch is given as its content hashes put together, the length of one, a separator, and one text for each of
-    `identity_fields`: their values with the separator between them. Of an array asyncpg looks at each element for
-    longer than all of that takes.
+    The parameters are the joined content hashes, the length of one, a separator, and for each of `identity_fields` its
+    values joined by the separator: asyncpg encodes arrays element by element, which takes longer than all of that.
     """
     fields = identity_fields(table)
     texts = [f"pg_catalog.string_to_array(${number}, $3)" for number, _ in enumerate(fields, 4)]
@@ -103,12 +102,12 @@ def filter_by_hash(table: Table) -> str:
 
 
 def identity_fields(table: Table) -> list[str]:
-    """What tells, with the content hash, that a row is a record's: its key and its source."""
+    """Return the fields that, with the content hash, identify the row of a record: its key and its source."""
     return [*table.key, *(["source_id"] if "source_id" in {*table.columns} - {*table.key} else [])]
 
 
 def by_value(table: Table, name: str) -> str:
-    """A statement that joins a batch, given as one array a field, to the rows of the same keys."""
+    """Fill a statement that joins a batch, given as one array per field, to the rows of the same keys."""
     fields = list(table.columns)
     proposed = {field: f"({_fitted(table, field, 'batch')})" for field in fields}
     conditions = [f"{condition} as {field}" for field, condition in _differences(table, proposed).items()]
@@ -124,12 +123,12 @@ def by_value(table: Table, name: str) -> str:
 
 
 def _ordered(table: Table, field: str) -> str:
-    """A key field in the order in which Python sorts it: a COPY straight into the table locks in that order."""
+    """Order a key field as Python sorts it: a COPY straight into the table locks in that order."""
     return f'staged.{field} collate pg_catalog."C"' if table.staged_type(field) == _TEXT else f"staged.{field}"
 
 
 def _unstaged(table: Table, field: str, alias: str = "staged") -> str:
-    """A staged value in the type of its column."""
+    """Return a staged value in the type of its column."""
     if field == "updated_at" and table.columns[field].type == "timestamp":
         return f"pg_catalog.timezone('UTC', {alias}.updated_at)"
     if field != "raw":
@@ -139,7 +138,7 @@ def _unstaged(table: Table, field: str, alias: str = "staged") -> str:
 
 
 def _restaged(table: Table, field: str) -> str:
-    """A value of a row in the type in which it is staged."""
+    """Return a value of a row in the type in which it is staged."""
     held = _held(table, field)
     if field == "updated_at" and table.columns[field].type == "timestamp":
         return f"pg_catalog.timezone('UTC', {held})"
@@ -149,15 +148,15 @@ def _restaged(table: Table, field: str) -> str:
 
 
 def _kept(table: Table) -> set[str]:
-    """The fields that an existing row keeps: its key, and a source its provider, which decided once."""
+    """Return the fields that an existing row keeps: its key, and a source its provider."""
     return {*table.key, *({"provider"} if "source_key" in table.columns else ())}
 
 
 def _filled(table: Table, field: str) -> str:
-    """What is inserted of a staged value: where it is missing, the default of a column that is NOT NULL.
+    """Return the value to insert: a missing one is replaced by the default of a column that is NOT NULL.
 
-    A default that is another one whenever it is asked for (a clock's, a sequence's) is given to new rows only: rows
-    that are there keep what they have, or every load would change them.
+    A default that differs each time (of a clock, of a sequence) is for new rows only: existing rows keep their value,
+    or every load would change them.
     """
     value, default = _unstaged(table, field), table.columns[field].default
     if default is None:
@@ -169,9 +168,9 @@ def _filled(table: Table, field: str) -> str:
 
 
 def _fitted(table: Table, field: str, alias: str) -> str:
-    """What a row would hold once a staged value was written to it: defaults, and what a limited type makes of it.
+    """Return a staged value as its column would store it, with defaults and limited types applied.
 
-    A text that is too long for its column stays as it is, which no row can hold.
+    A text that is too long for its column stays as it is, and equals no row.
     """
     column, value = table.columns[field], _unstaged(table, field, alias)
     if column.precision is not None:
@@ -191,12 +190,12 @@ def _held(table: Table, field: str) -> str:
 
 
 def _differs(table: Table, proposed: Mapping[str, str]) -> str:
-    """Whether an existing row would become another one."""
+    """Return the condition that an existing row would change."""
     return f"({' or '.join(_differences(table, proposed).values()) or 'false'})"
 
 
 def _differences(table: Table, proposed: Mapping[str, str]) -> dict[str, str]:
-    """For each field, whether an existing row would become another one; a content hash alone makes no difference."""
+    """Return for each field the condition that an existing row would change; a content hash alone is no change."""
     conditions = {}
     for field in table.columns:
         if field in _kept(table) or field == "content_hash":

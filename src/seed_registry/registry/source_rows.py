@@ -1,7 +1,6 @@
-"""Rows of sources: found by their key, whatever their provider.
+"""Find the rows of sources by their key, whatever their provider.
 
-What an index looks like tells which software its portal runs, and tells it wrongly now and then: it decides the
-provider of a source that is created, and of no other.
+The provider of an index is a guess from its shape, and sometimes wrong: it is stored only with a new source.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from seed_registry.registry.tables import Table
 async def find_source_rows(
     connection: asyncpg.Connection[Any], table: Table, keys: Sequence[str], provider: str | None = None
 ) -> dict[str, SourceRow]:
-    """The rows of those sources that exist, by key.
+    """Return the rows of those sources that exist, by key.
 
     Args:
         connection: any session.
         table: that of the sources.
         keys: each once.
-        provider: that the operator asks for: it decides between two sources of one key, and only then.
+        provider: chosen by the operator: it only decides between two sources of one key.
 
     Raises:
         SettingsInvalid: there are two of a key, and `provider` does not decide.
@@ -48,7 +47,7 @@ async def find_source_rows(
 
 
 def with_stored_providers(sources: Sequence[Source], rows: Mapping[str, SourceRow]) -> list[Source]:
-    """The sources, those that exist under the provider that their row has."""
+    """Return the sources, the existing ones with the provider of their row."""
     stored = {key: row.provider for key, row in rows.items() if row.provider is not None}
     return [
         replace(source, provider=stored[source.key])
@@ -59,7 +58,7 @@ def with_stored_providers(sources: Sequence[Source], rows: Mapping[str, SourceRo
 
 
 def _decided(key: str, rows: Sequence[SourceRow], provider: str | None) -> SourceRow:
-    """The row of the provider that is asked for."""
+    """Return the row of this provider."""
     for row in rows:
         if provider is not None and row.provider == provider:
             return row

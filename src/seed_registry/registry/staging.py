@@ -1,4 +1,4 @@
-"""Staging: one temporary table a session, filled by binary COPY."""
+"""The staging table: one temporary table per session, filled by binary COPY."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from seed_registry.postgres.sql_files import statement
 from seed_registry.registry.fields import FIELDS, LARGE_FIELDS
 from seed_registry.registry.tables import Table
 
-# What Postgres is asked for, and does not have, where the types of a table's columns are others than they were.
+# A setting that does not exist: reading it fails where the types of a table's columns have changed.
 _TYPES_CHANGED: Final = "seed_registry.columns_were_changed"
 
 
 def _jsonb_text(data: bytes) -> str:
-    """What asyncpg makes of jsonb where nobody set a codec."""
+    """Decode jsonb as asyncpg does without a codec."""
     return data[1:].decode()
 
 
@@ -30,9 +30,9 @@ class Staging:
         self._connection = connection
         self._table = table
         self._bare_name = name
-        # asyncpg asks for the types of a COPY once a session: after an `alter column type` the bytes of a value of the
-        # old type would be taken for one of the new. After a COPY, and in its transaction, nobody can change them.
-        self.see_that_types_are_the_same = statement("registry/same_types").format(
+        # asyncpg caches the types of a COPY for the session: after `alter column type` bytes of the old type would be
+        # stored as the new one. After a COPY, and in its transaction, no other session can change them.
+        self.check_types = statement("registry/same_types").format(
             name=literal(table.name),
             count=len(table.columns),
             columns=", ".join(f"({literal(column.name)}, {column.type_id})" for column in table.columns.values()),
@@ -40,7 +40,7 @@ class Staging:
         )
 
     async def create(self, *, per_transaction: bool = False) -> None:
-        """Create it, unless the session has it; `per_transaction` for this transaction only."""
+        """Create it, unless the session has it; `per_transaction` drops it at the end of this transaction."""
         definitions = ", ".join(f"{field} {self._table.staged_type(field)}" for field in self._table.columns)
         await self._connection.execute(
             statement("registry/staging").format(
@@ -49,11 +49,11 @@ class Staging:
         )
         large = [f"alter column {field} set storage external" for field in LARGE_FIELDS if field in self._table.columns]
         if large:
-            # Compressing what is read again a moment later is work for nothing, and the table would take it over.
+            # The rows are read once, a moment later, and the table would store them as compressed here.
             await self._connection.execute(f"alter table {self.name} {', '.join(large)}")
 
     async def can_go_straight(self) -> bool:
-        """Whether rows can be copied into the registry table itself: only if its columns are of our own types."""
+        """Return whether rows can be copied into the registry table itself: its columns have our own types."""
         if any(
             column.is_domain or column.is_folded or column.type not in FIELDS[field].straight
             for field, column in self._table.columns.items()
@@ -78,10 +78,10 @@ class Staging:
         )
 
     async def fill_table(self, rows: Sequence[Sequence[Any]]) -> int:
-        """COPY rows into the registry table itself; how many it took, for a trigger may keep some out.
+        """COPY rows into the registry table itself; return how many it took, for a trigger may keep some out.
 
         Raises:
-            asyncpg.PostgresError: the server refuses a value, or a key that is there already.
+            asyncpg.PostgresError: the server refuses a value, or a key that exists.
         """
         status: str = await self._connection.copy_records_to_table(
             self._table.relation,
@@ -92,21 +92,20 @@ class Staging:
         return int(status.removeprefix("COPY "))
 
     def change_of(self, exc: Exception) -> SchemaMismatch | None:
-        """The error of columns that have other types now, if that is what the server says."""
+        """Return the error of columns whose types have changed, if `exc` is that."""
         if not isinstance(exc, asyncpg.UndefinedObjectError) or _TYPES_CHANGED not in str(exc):
             return None
         return SchemaMismatch(
             f"the columns of {display_name(self._table.name)} were changed during the load; "
-            "load again: it goes on from "
-            "what is there"
+            "load again: it continues from the last checkpoint"
         )
 
     async def take_out(self, asset_keys: Sequence[str]) -> None:
-        """Take the rows with these keys out again."""
+        """Delete the rows with these keys."""
         await self._connection.execute(
             f"delete from {self.name} where asset_key = any ($1::pg_catalog.text[])", asset_keys
         )
 
     async def empty(self) -> None:
-        """Empty it inside a transaction that is not ours to commit."""
+        """Empty it inside a transaction of the caller's."""
         await self._connection.execute(f"truncate {self.name}")

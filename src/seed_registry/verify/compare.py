@@ -1,13 +1,12 @@
-"""Comparing: the records of an index beside the rows of the registry, batch by batch, as they are read."""
+"""Compare the records of an index with the rows of the registry, batch by batch, as they are read."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import Struct, field
 
-from seed_registry.errors import IndexNotUnderstood
 from seed_registry.index.reader import IndexReader
 from seed_registry.index.unread_arrays import log_unread
 from seed_registry.key_hashes import KeySample, hash_key, hash_keys
@@ -19,92 +18,16 @@ from seed_registry.registry.tables import Tables
 from seed_registry.report import Progress, Tally
 from seed_registry.settings import Settings
 from seed_registry.spill import FirstOwners, ParkedAssets
-from seed_registry.verify.snapshot import Auditor, Probed
+from seed_registry.verify.audit_report import Difference
+from seed_registry.verify.snapshot import Probed, RegistrySnapshot
+from seed_registry.verify.sources import AuditSources
 
-# A COPY costs a round trip; so many rows of notes are a megabyte or two.
+# A COPY costs a round trip; this many rows are a megabyte or two.
 _STAGED_ROWS: Final = 10_000
 
 
-class Difference(Struct, frozen=True):
-    """A record that the database does not hold as it is: not at all, or with other values in these `fields`."""
-
-    table: str
-    key: str
-    source_key: str
-    is_missing: bool
-    fields: list[str]
-    index: str
-    line: int
-    offset: int
-
-
-class AuditSource(Struct):
-    """A source that an index listed or an asset named.
-
-    Attributes:
-        scope: a number for what, besides their own keys, its assets are told apart by.
-        id: None where the database has no such source.
-        is_expected: whether a load would have it there.
-        difference: of a source that is listed.
-    """
-
-    provider: str
-    key: str
-    scope: int
-    id: Any
-    is_expected: bool = False
-    difference: Difference | None = None
-
-
-class AuditSources:
-    """The sources of an audit, numbered as they are met."""
-
-    def __init__(self, auditor: Auditor, tables: Tables, max_sources: int) -> None:
-        self.met: list[AuditSource] = []
-        self.rows: dict[str, dict[str, SourceRow]] = {}  # by what their index says of their provider, and by key
-        self._numbers: dict[str, int] = {}
-        self._providers: dict[str | None, int] = {}
-        self._auditor = auditor
-        self._asset_key = tables.assets.key
-        self._max = max_sources
-
-    async def meet(self, provider: str, keys: Iterable[str], index: str) -> None:
-        """Number these sources, each given once, and learn their rows; `provider` is what the index says of them.
-
-        Raises:
-            IndexNotUnderstood: these are more than `max_sources` can be meant.
-            SettingsInvalid: the registry has two sources of a key.
-        """
-        rows = self.rows.setdefault(provider, {})
-        new = [key for key in keys if key not in rows]
-        if not new:
-            return
-        if len(self.met) + len(new) > self._max:
-            raise IndexNotUnderstood(
-                f"{index} names more than {self._max:,} sources; if that is right, raise --max-sources"
-            )
-        found = await self._auditor.find_sources(new)
-        for key in new:
-            row = found.get(key, SourceRow(None, None))
-            rows[key] = SourceRow(row.id, row.provider or provider)
-            if key not in self._numbers:
-                self._numbers[key] = len(self.met)
-                self.met.append(
-                    AuditSource(row.provider or provider, key, self._scope(row.provider or provider), row.id)
-                )
-
-    def number(self, key: str) -> int:
-        """The number of a source that was met."""
-        return self._numbers[key]
-
-    def _scope(self, provider: str) -> int:
-        if "source_id" in self._asset_key:
-            return len(self.met)
-        return self._providers.setdefault(provider, len(self._providers)) if "provider" in self._asset_key else 0
-
-
 class _Part(Struct):
-    """One of the indexes: where it stands among them, and what is held of it."""
+    """One of the indexes, its number among them, and the records that are not compared yet."""
 
     number: int
     reader: IndexReader
@@ -116,21 +39,23 @@ class _Part(Struct):
 
 
 class Comparer:
-    """Compares indexes with the registry, and leaves what it found with the auditor.
+    """Compares indexes with the registry, and stages the results in the snapshot.
 
     Attributes:
-        roll: the sources.
+        sources: those of all indexes.
         missing_source: how many assets are of sources that their index does not list.
-        declared: header field, what it said, what was read; of each index that declares something.
+        declared: header fields of the indexes, each with its value and what was read.
         has_edits: whether a row has other values than its content hash says.
     """
 
-    def __init__(self, auditor: Auditor, tables: Tables, settings: Settings, tally: Tally, progress: Progress) -> None:
-        self.roll = AuditSources(auditor, tables, settings.max_sources)
+    def __init__(
+        self, snapshot: RegistrySnapshot, tables: Tables, settings: Settings, tally: Tally, progress: Progress
+    ) -> None:
+        self.sources = AuditSources(snapshot, tables, settings.max_sources)
         self.missing_source = 0
         self.declared: list[tuple[str, int, int]] = []
         self.has_edits = False
-        self._auditor = auditor
+        self._snapshot = snapshot
         self._settings = settings
         self._tally = tally
         self._progress = progress
@@ -141,14 +66,14 @@ class Comparer:
         self._owners = FirstOwners()
 
     def close(self) -> None:
-        """Give temporary files back."""
+        """Delete temporary files."""
         self._owners.close()
 
     async def compare(self, reader: IndexReader, number: int) -> None:
-        """One index, from its beginning to its end.
+        """Compare one index, from its beginning to its end.
 
         Raises:
-            IndexBroken, IndexUnreadable, IndexNotUnderstood: there is no end to be had.
+            IndexBroken, IndexUnreadable, IndexNotUnderstood: it cannot be read to its end.
         """
         tally, part = self._tally, _Part(number, reader, ParkedAssets())
         bytes_before = tally.bytes_read
@@ -176,7 +101,7 @@ class Comparer:
                 if record.source_key:
                     await self._add(part, record)
                 else:
-                    part.parked.park(record, hash_key(record.key))  # a header that comes at the end will tell
+                    part.parked.park(record, hash_key(record.key))  # a header at the end names its source
             elif type(record) is Source:
                 tally.sources.read += 1
                 sources.append(record)
@@ -211,13 +136,13 @@ class Comparer:
             self._progress.tell("debug", "batch_compared", index=part.reader.name, records=len(assets))
 
     async def _compare_assets(self, part: _Part, assets: list[Asset]) -> None:
-        """By content hash; field by field where that says no, and in the sample."""
-        provider, roll, auditor = part.reader.provider, self.roll, self._auditor
+        """Compare by content hash; field by field where that differs, and in the sample."""
+        provider, sources, snapshot = part.reader.provider, self.sources, self._snapshot
         keys = dict.fromkeys(asset.source_key for asset in assets)
         part.named |= keys.keys()
-        await roll.meet(provider, keys, part.reader.name)
-        rows = roll.rows[provider]
-        probed = await auditor.probe_assets(assets, rows)
+        await sources.add(provider, keys, part.reader.name)
+        rows = sources.rows[provider]
+        probed = await snapshot.probe_assets(assets, rows)
         if self._shares_keys and has_own_keys(assets):
             rejected = self._rejected(assets, probed, rows)
             assets = [asset for position, asset in enumerate(assets) if position not in rejected]
@@ -226,37 +151,37 @@ class Comparer:
         by_value = sorted((self._sampled(assets) | set(probed.uncertain)) - missing)
 
         async def compare(positions: list[int]) -> list[list[str]]:
-            return await auditor.compare_assets([assets[position] for position in positions], rows)
+            return await snapshot.compare_assets([assets[position] for position in positions], rows)
 
         differing = await _differing(by_value, compare)
         self.has_edits |= bool(differing.keys() - set(probed.uncertain))
         self._tally.assets.unchanged += len(assets) - len(missing) - len(differing)
         compared = set(by_value)
         for position, asset in enumerate(assets):
-            source = roll.number(asset.source_key)
+            source = sources.number(asset.source_key)
+            scope = sources.found[source].scope
             differs = [] if position in missing else differing.get(position)
             self._rows.append((
-                part.number, asset.offset, asset.line, roll.met[source].scope, asset.key, source, position in compared,
-                differs,
+                part.number, asset.offset, asset.line, scope, asset.key, source, position in compared, differs,
             ))  # fmt: skip
         if len(self._rows) >= _STAGED_ROWS:
             await self._stage()
 
     def _sampled(self, assets: Sequence[Asset]) -> set[int]:
-        """The positions of the assets that may be in the sample: which these are is only known at the end."""
+        """Return the positions of the assets that may be in the sample: which are is only known at the end."""
         if not self._sample.limit:
             return set()
         hashes = hash_keys(asset.key for asset in assets)
         return {at for at, asset in enumerate(assets) if self._sample.offer(asset.key, hashes[at], None)}
 
     def _rejected(self, assets: Sequence[Asset], probed: Probed, rows: Mapping[str, SourceRow]) -> set[int]:
-        """The positions of those assets that a load would reject, for another source has their key, or comes first."""
+        """Return the positions of the assets that a load would reject, because another source has their key first."""
         missing = set(probed.missing)
         rejected = {position for position in probed.of_another if assets[position].own_key}
         free = [position for position, asset in enumerate(assets) if asset.own_key and position in missing]
-        key_hash, roll = self._key_hash, self.roll
+        key_hash, numbers = self._key_hash, self.sources
         claims = [
-            (key_hash(rows[asset.source_key].provider, asset.source_key, asset.key), roll.number(asset.source_key))
+            (key_hash(rows[asset.source_key].provider, asset.source_key, asset.key), numbers.number(asset.source_key))
             for asset in (assets[position] for position in free)
         ]
         for position, (_, source), owner in zip(free, claims, self._owners.claim(claims), strict=True):
@@ -267,47 +192,47 @@ class Comparer:
         return rejected
 
     async def _compare_sources(self, part: _Part, sources: Sequence[Source]) -> None:
-        provider, roll = part.reader.provider, self.roll
+        provider, known = part.reader.provider, self.sources
         last = {source.key: source for source in sources}
         part.listed |= last.keys()
-        await roll.meet(provider, last, part.reader.name)
-        rows = roll.rows[provider]
-        there = [source for source in last.values() if rows[source.key].id is not None]
+        await known.add(provider, last, part.reader.name)
+        rows = known.rows[provider]
+        stored = [source for source in last.values() if rows[source.key].id is not None]
 
         async def compare(positions: list[int]) -> list[list[str]]:
-            return await self._auditor.compare_sources([there[position] for position in positions], rows)
+            return await self._snapshot.compare_sources([stored[position] for position in positions], rows)
 
-        differing = await _differing(list(range(len(there))), compare)
-        fields = {source.key: differing.get(position) for position, source in enumerate(there)}
+        differing = await _differing(list(range(len(stored))), compare)
+        fields = {source.key: differing.get(position) for position, source in enumerate(stored)}
         for key, source in last.items():
             differs = fields.get(key, [])
             difference = None
             if differs is not None:
                 name = part.reader.name
                 difference = Difference("sources", key, key, not differs, differs, name, source.line, source.offset)
-            roll.met[roll.number(key)].difference = difference
+            known.found[known.number(key)].difference = difference
 
     async def _stage(self) -> None:
         rows, self._rows = self._rows, []
         if rows:
-            await self._auditor.stage(rows)
+            await self._snapshot.stage(rows)
 
     async def _expect(self, part: _Part) -> None:
-        """An index that lists sources is trusted to list them all, unless others are to be derived from its assets."""
-        dialect, roll = part.reader.dialect, self.roll
+        """Mark the sources that a load stores: if the index lists any, only these, unless others are derived."""
+        dialect, known = part.reader.dialect, self.sources
         expected = part.listed | part.named
         if dialect.lists_sources and part.listed and not self._settings.derive_sources:
             expected = part.listed
         for key in expected:
-            roll.met[roll.number(key)].is_expected = True
-        if unlisted := [roll.number(key) for key in part.named - expected]:
-            self.missing_source += await self._auditor.leave_out(part.number, unlisted)
+            known.found[known.number(key)].is_expected = True
+        if unlisted := [known.number(key) for key in part.named - expected]:
+            self.missing_source += await self._snapshot.leave_out(part.number, unlisted)
 
 
 async def _differing(
     positions: list[int], compare: Callable[[list[int]], Awaitable[list[list[str]]]]
 ) -> dict[int, list[str]]:
-    """The fields that differ, of those that do; what the database could not hold at all differs, too."""
+    """Return the fields that differ, by position; a record that the database cannot store differs in `raw`."""
     found: dict[int, list[str]] = {}
 
     async def merge(some: list[int]) -> bool:
@@ -319,7 +244,7 @@ async def _differing(
         found[position] = ["raw"]
 
     async def probe(_: int, __: Exception) -> Blame:
-        """Nothing is written, so nothing else can be to blame."""
+        """Nothing is written, so only the record can be to blame."""
         return Blame.RECORD
 
     if positions:

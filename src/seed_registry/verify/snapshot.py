@@ -1,7 +1,6 @@
-"""Auditing: records of an index beside the rows of the registry, in one snapshot in which nothing can be written.
+"""The statements of an audit, in one snapshot of the registry in which nothing can be written.
 
-What is remembered of the records lies in temporary tables of the transaction, so it takes none of our memory and passes
-through a pooler.
+Its notes about the records lie in temporary tables of the transaction: they take no memory, and work through a pooler.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ import asyncpg
 from msgspec import Struct
 
 from seed_registry.errors import DatabaseRefused
-from seed_registry.postgres.errors import CONNECTION_ERRORS
+from seed_registry.postgres.failures import CONNECTION_ERRORS
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.pooler import is_pooled
 from seed_registry.postgres.sql_files import statement
 from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry.source_rows import find_source_rows, with_stored_providers
-from seed_registry.registry.table_merge import TableMerger
+from seed_registry.registry.table_reader import TableReader
 from seed_registry.registry.tables import Table, Tables
 from seed_registry.registry.values import asset_values, plain_values
 from seed_registry.report import Stages
@@ -35,9 +34,9 @@ _SOURCE_COLUMNS: Final = ("source", "scope", "source_id")
 
 
 class Probed(Struct, frozen=True):
-    """Positions of a batch: of the records that the table has no row for, and of those whose row may differ.
+    """Positions in a batch: of the records without a row in the table, and of those whose row may differ.
 
-    Those `of_another` are among these, and their row is another source's.
+    The rows of `of_another`, which are among the latter, are another source's.
     """
 
     missing: list[int]
@@ -45,7 +44,7 @@ class Probed(Struct, frozen=True):
     of_another: list[int]
 
     def without(self, left_out: Collection[int]) -> Probed:
-        """The same of the batch without the records at these positions."""
+        """Return the positions in the batch without the records at these positions."""
         left = sorted(left_out)
 
         def moved(positions: list[int]) -> list[int]:
@@ -54,8 +53,8 @@ class Probed(Struct, frozen=True):
         return Probed(moved(self.missing), moved(self.uncertain), moved(self.of_another))
 
 
-class Auditor:
-    """One session's statements of an audit. All but `snapshot` are for the body of that."""
+class RegistrySnapshot:
+    """The statements of one session; all but `open` are for the body of that."""
 
     def __init__(
         self,
@@ -66,31 +65,31 @@ class Auditor:
         seconds: float | None,
         provider: str | None = None,
     ) -> None:
-        """`full` trusts no content hash. No statement about a batch may take more than `seconds`.
+        """`full` ignores content hashes. No statement about a batch may take more than `seconds`.
 
-        `provider` is that of `Merger`.
+        `provider` decides between two sources of one key.
         """
         self._connection = connection
         self._tables = tables
         self._seconds = seconds
         self._provider = provider
         options: dict[str, Any] = {"full": full, "stages": Stages()}
-        self._sources = TableMerger(connection, tables.sources, "unused", **options)
-        self._assets = TableMerger(connection, tables.assets, "unused", **options)
+        self._sources = TableReader(connection, tables.sources, **options)
+        self._assets = TableReader(connection, tables.assets, **options)
         by_hash = "content_hash" in tables.assets.columns and not full
         self._probed = list(dict.fromkeys((*tables.assets.key, "source_id", *(["content_hash"] if by_hash else []))))
         self._probe = _probe(tables.assets, self._probed, by_hash=by_hash)
 
     @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[None]:
-        """The registry as it is at this moment, for as long as the block runs.
+    async def open(self) -> AsyncIterator[None]:
+        """Take the snapshot, for the body.
 
         Raises:
-            DatabaseRefused: the session cannot have temporary tables.
+            DatabaseRefused: the session cannot create temporary tables.
         """
         connection = self._connection
         if not is_pooled(connection):
-            # A role that may only read is welcome; the transaction makes itself read-only once it has its tables.
+            # A read-only role is enough; the transaction makes itself read-only once it has its tables.
             await connection.execute("set default_transaction_read_only to off")
         transaction = connection.transaction(isolation="repeatable_read")
         await transaction.start()
@@ -98,21 +97,21 @@ class Auditor:
             await self._create_tables()
             yield
         finally:
-            # Nothing is to be kept. Where the connection is gone there is nothing to roll back, and that is the news.
+            # If the connection is lost there is nothing to roll back, and its error is the one to report.
             with contextlib.suppress(*CONNECTION_ERRORS):
                 await transaction.rollback()
 
     async def find_sources(self, keys: Sequence[str]) -> dict[str, SourceRow]:
-        """The rows of those sources that exist, by key.
+        """Return the rows of those sources that exist, by key.
 
         Raises:
-            SettingsInvalid: there are two of a key, and none of them is of the provider asked for.
+            SettingsInvalid: there are two of a key, and `provider` does not decide.
         """
         async with io_timeout(self._connection, self._seconds):
             return await find_source_rows(self._connection, self._tables.sources, keys, self._provider)
 
     async def probe_assets(self, assets: Sequence[Asset], sources: Mapping[str, SourceRow]) -> Probed:
-        """Ask by keys, sources and content hashes; a source that does not exist has the id None."""
+        """Look assets up by keys, sources and content hashes; a source that does not exist has the id None."""
         values = asset_values(sources)
         async with io_timeout(self._connection, self._seconds):
             found = await self._connection.fetch(self._probe, *(values(field, assets) for field in self._probed))
@@ -125,61 +124,66 @@ class Auditor:
         )
 
     async def compare_assets(self, assets: Sequence[Asset], sources: Mapping[str, SourceRow]) -> list[list[str]]:
-        """For each asset the fields in which its row differs.
+        """Return for each asset the fields in which its row differs.
 
         Raises:
-            asyncpg.PostgresError, ValueError, TypeError: a value is none that the database could hold; the snapshot
-                is as it was.
+            asyncpg.PostgresError, ValueError, TypeError: the database cannot store a value; the snapshot is unchanged.
         """
         async with self._savepoint():
             return await self._assets.compare(assets, asset_values(sources))
 
     async def compare_sources(self, sources: Sequence[Source], rows: Mapping[str, SourceRow]) -> list[list[str]]:
-        """For each source the fields in which its row differs; raises as `compare_assets` does."""
+        """Return for each source the fields in which its row differs; raises as `compare_assets` does."""
         async with self._savepoint():
             return await self._sources.compare(with_stored_providers(sources, rows), plain_values)
 
     async def stage(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Remember records: index, offset, line, scope, key, source, whether by value, fields that differ."""
+        """Stage records: index, offset, line, scope, key, source, whether by value, fields that differ."""
         await self._copy(_RECORDS, _RECORD_COLUMNS, rows)
 
     async def leave_out(self, part: int, sources: Sequence[int]) -> int:
-        """Forget the records of these sources; how many they were."""
+        """Delete the staged records of these sources, and return how many there were."""
         return await self._deleted("verify/leave_out", part, sources)
 
     async def settle(self, sources: Sequence[tuple[int, int, Any]]) -> int:
-        """All records are staged, and `sources` exist: number, scope, id. How many records a later one replaced."""
+        """Delete records that a later one of their key replaces, and return how many there were.
+
+        All records are staged, and `sources` exist: number, scope, id.
+        """
         await self._copy(_SOURCES, _SOURCE_COLUMNS, sources)
         for name in (_RECORDS, _SOURCES):
-            await self._connection.execute(f"analyze pg_temp.{name}")  # nobody else would, of a temporary table
+            await self._connection.execute(f"analyze pg_temp.{name}")  # autovacuum does not, for a temporary table
         return await self._deleted("verify/settle")
 
     async def count_records(self) -> list[tuple[int, int, int, int, int]]:
-        """For each source its records in the index, those missing, different, and compared by value."""
+        """Return for each source its records in the index, those missing, different, and compared by value."""
         return [tuple(row) for row in await self._connection.fetch(statement("verify/records"))]
 
     async def count_rows(self) -> list[tuple[int, int, int]]:
-        """For each source its rows in the registry, and those of them that the index does not have."""
+        """Return for each source its rows in the registry, and those that the index does not have."""
         return [tuple(row) for row in await self._connection.fetch(self._filled("verify/rows"))]
 
     async def count_orphans(self) -> int:
-        """How many assets have no source; where a foreign key is validated the database has answered already."""
+        """Count the assets without a source; with a validated foreign key there are none."""
         if self._tables.tied:
             return 0
         count: int = await self._connection.fetchval(self._filled("verify/count_orphans"))
         return count
 
     async def orphans(self, limit: int) -> list[str]:
-        """Some assets that have no source."""
+        """Return some assets without a source."""
         return [key for (key,) in await self._connection.fetch(self._filled("verify/orphans"), limit)]
 
     async def differences(self, limit: int) -> list[asyncpg.Record]:
-        """The first records that are missing, and that differ, in turns: index, line, offset, key, source, fields."""
+        """Return the first records that are missing, and that differ, in turns.
+
+        Each is index, line, offset, key, source, fields.
+        """
         rows: list[asyncpg.Record] = await self._connection.fetch(statement("verify/differences"), limit)
         return rows
 
     async def extra_assets(self, limit: int) -> list[tuple[str, int]]:
-        """Some assets that the index does not have: key, source."""
+        """Return some assets that the index does not have: key, source."""
         return [tuple(row) for row in await self._connection.fetch(self._filled("verify/extra"), limit)]
 
     async def _create_tables(self) -> None:
@@ -189,14 +193,13 @@ class Auditor:
             )
         except asyncpg.InsufficientPrivilegeError as exc:
             raise DatabaseRefused(
-                f"{exc.args[0]}\nverifying keeps its notes in a temporary table: grant temporary on the database to "
-                "this role",
+                f"{exc.args[0]}\nverifying needs a temporary table: grant temporary on the database to this role",
                 sqlstate=exc.sqlstate,
             ) from exc
         except asyncpg.ReadOnlySQLTransactionError as exc:
             raise DatabaseRefused(
                 f"{exc.args[0]}: a standby, or a role that may only read behind a pooler\n"
-                "verifying keeps its notes in a temporary table: name the primary, or a role that may have one",
+                "verifying needs a temporary table: name the primary, or a role that may create one",
                 sqlstate=exc.sqlstate,
             ) from exc
 

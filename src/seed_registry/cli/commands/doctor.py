@@ -15,16 +15,17 @@ from seed_registry import __version__
 from seed_registry.cli.config.flags import takes_settings
 from seed_registry.cli.config.options import TABLE, Output
 from seed_registry.cli.render.output import print_output
-from seed_registry.doctor.database import examine
+from seed_registry.doctor.database import check_database
 from seed_registry.doctor.local import (
     Finding,
-    failure,
-    look_at_disks,
-    look_at_embedded,
-    look_at_program,
+    check_disks,
+    check_embedded,
+    check_program,
+    failed,
 )
 from seed_registry.embedded import server
 from seed_registry.embedded.database import database
+from seed_registry.embedded.home import home_directory
 from seed_registry.errors import SeedRegistryError
 from seed_registry.escape import printable
 from seed_registry.postgres.database_url import choose_url
@@ -42,19 +43,19 @@ def doctor(
     output: Output = TABLE,
 ) -> None:
     """Find what keeps a load from working or makes it slow, each with its fix; exit 1 if something fails."""
-    findings = [look_at_program(__version__)]
+    findings = [check_program(__version__)]
     places = {"temporary files": Path(tempfile.gettempdir())}
     try:
-        places = {"rejects": server.home_directory() / "rejects"} | places
+        places = {"rejects": home_directory() / "rejects"} | places
         named = choose_url(settings.database_url)
         if named is None:
-            findings.append(look_at_embedded())
+            findings.append(check_embedded())
             places = {"data directory": Path(server.status().data_directory)} | places
         if named is not None or server.exists():
             findings += anyio.run(_examine, settings)
     except SeedRegistryError as exc:
-        findings.append(failure("embedded", exc))
-    findings += look_at_disks(places)
+        findings.append(failed("embedded", exc))
+    findings += check_disks(places)
     print_output({"findings": findings}, lambda: _print(findings), output=output)
     if any(finding.state == "fail" for finding in findings):
         raise typer.Exit(1)
@@ -62,7 +63,7 @@ def doctor(
 
 async def _examine(settings: Settings) -> list[Finding]:
     async with database(settings) as url:
-        return await examine(url, settings.columns, settings.schema, settings.pooler)
+        return await check_database(url, settings.columns, settings.schema, settings.pooler)
 
 
 def _print(findings: list[Finding]) -> None:
@@ -71,6 +72,6 @@ def _print(findings: list[Finding]) -> None:
     for finding in findings:
         line = Text(f"{finding.state:4}  ", _STYLES[finding.state]) + Text(f"{finding.name:{width}}  ")
         line.append(printable(finding.finding, _SHOWN_CHARACTERS))
-        if finding.mend:
-            line.append(f"  -> {printable(finding.mend, _SHOWN_CHARACTERS)}", "bold")
+        if finding.fix:
+            line.append(f"  -> {printable(finding.fix, _SHOWN_CHARACTERS)}", "bold")
         console.print(line, soft_wrap=True)

@@ -13,8 +13,7 @@ from seed_registry.cli.render.console import unbroken
 from seed_registry.escape import printable
 from seed_registry.index.decoder import REASONS
 from seed_registry.records import Location
-from seed_registry.verify.audit import MOST_LISTED, AssetsAudited, AuditReport, SourceAudit
-from seed_registry.verify.compare import Difference
+from seed_registry.verify.audit_report import MOST_LISTED, AssetsAudited, AuditReport, Difference, SourceAudit
 from seed_registry.words import counted, size
 
 _NUMBERS: Final = ("in_index", "in_database", "missing", "different", "extra")

@@ -1,0 +1,164 @@
+"""Compare batches of records with the rows of one table; reads only."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Generic
+
+import asyncpg
+from msgspec import Struct
+from msgspec.structs import replace
+
+from seed_registry.postgres.timeouts import io_timeout
+from seed_registry.registry.queries import by_value, filter_by_hash, identity_fields
+from seed_registry.registry.tables import Table
+from seed_registry.registry.values import Record, Values
+from seed_registry.report import MergeCounts, Stages
+
+
+class ChangedRow(Struct, frozen=True):
+    """The position of a record that the table holds with other values, or, if `is_new`, not at all."""
+
+    position: int
+    is_new: bool
+
+
+class BatchDiff(Struct, Generic[Record]):
+    """What a merge would do to the last record of each key, in key order; `changed` with the fields."""
+
+    new: list[Record]
+    changed: list[tuple[Record, list[str]]]
+    unchanged: list[Record]
+
+    def counts(self, records: int) -> MergeCounts:
+        """Return the counts of a batch of this many records."""
+        new, changed, unchanged = len(self.new), len(self.changed), len(self.unchanged)
+        return MergeCounts(new, changed, unchanged, records - new - changed - unchanged)
+
+
+class TableReader:
+    """The statements that compare a batch with one table, made once."""
+
+    def __init__(
+        self,
+        connection: asyncpg.Connection[Any],
+        table: Table,
+        *,
+        full: bool,
+        stages: Stages,
+        seconds: float | None = None,
+    ) -> None:
+        """`full` ignores content hashes. `stages` counts the time spent; no statement may take more than `seconds`."""
+        self._connection = connection
+        self._table = table
+        self._stages = stages
+        self._seconds = seconds
+        self._by_hash = "content_hash" in table.columns and not full
+        self._identity = identity_fields(table)
+        self._filter_by_hash = filter_by_hash(table) if self._by_hash else ""
+        self._filter_by_value = by_value(table, "filter_by_value")
+        self._compare = by_value(table, "compare")
+        self._plan = by_value(table, "plan")
+
+    async def plan(self, records: Sequence[Record], values: Values[Record]) -> BatchDiff[Record]:
+        """Return what merging this batch would do."""
+        unique = self._unique(records, values)
+        rows = await self._not_held(unique, values) if self._by_hash else unique
+        diff = BatchDiff[Record]([], [], [])
+        differing: set[int] = set()
+        if rows:
+            async with self._step("filtering"):
+                found = await self._connection.fetch(self._plan, *self._columns(rows, values))
+            for row in found:
+                position, is_new, *differs = row
+                record = rows[position - 1]
+                differing.add(id(record))
+                if is_new:
+                    diff.new.append(record)
+                else:
+                    names = list(row.keys())[2:]
+                    diff.changed.append(
+                        (record, [name for name, is_other in zip(names, differs, strict=True) if is_other])
+                    )
+        diff.unchanged.extend(record for record in unique if id(record) not in differing)
+        return diff
+
+    async def compare(self, records: Sequence[Record], values: Values[Record]) -> list[list[str]]:
+        """Return for each record the fields in which the table differs; all of them where it has no such row."""
+        found = await self._connection.fetch(self._compare, *self._columns(records, values))
+        differing: list[list[str]] = [[] for _ in records]
+        for record in found:
+            position, is_missing, *_ = record
+            fields = list(record.keys())[2:]
+            differing[position - 1] = [field for field in fields if is_missing or record[field]]
+        return differing
+
+    def _unique(self, records: Sequence[Record], values: Values[Record]) -> list[Record]:
+        """Return the last record of each key, in key order."""
+        columns = [values(field, records) for field in self._table.key]
+        keys = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+        last = dict(zip(keys, records, strict=True))
+        if len(last) < len(records) and "updated_at" in self._table.columns:
+            self._keep_greatest_moment(keys, records, last)
+        return [last[key] for key in sorted(last)]
+
+    def _keep_greatest_moment(self, keys: list[Any], records: Sequence[Any], last: dict[Any, Any]) -> None:
+        """Give the last record of each key the greatest moment: between batches it never goes backwards either."""
+        for key, record in zip(keys, records, strict=True):
+            winner, moment = last[key], record.updated_at
+            if moment is not None and (winner.updated_at is None or winner.updated_at < moment):
+                # The merged row equals no input record, so it must not keep a content hash.
+                last[key] = replace(winner, updated_at=moment, content_hash=None)
+
+    async def _not_held(self, records: list[Record], values: Values[Record]) -> list[Record]:
+        """Return the records that the table does not hold with their content hash."""
+        hashes = values("content_hash", records)
+        columns = [values(field, records) for field in self._identity]
+        known: Sequence[int] = range(len(records))
+        if None in hashes or any(None in column for column in columns):
+            known = [at for at, of in enumerate(zip(hashes, *columns, strict=True)) if None not in of]
+            hashes = [hashes[at] for at in known]
+            columns = [[column[at] for at in known] for column in columns]
+        lengths = set(map(len, hashes))
+        if len(lengths) != 1:
+            return records  # there are none, or a caller of the library has hashes of several kinds
+        texts = [list(map(str, column)) for column in columns]
+        if not all(map(any, texts)):
+            return records  # string_to_array of an empty text has no elements
+        separator = _separator(texts)
+        async with self._step("filtering"):
+            joined = map(separator.join, texts)
+            found = await self._connection.fetch(
+                self._filter_by_hash, b"".join(hashes), lengths.pop(), separator, *joined
+            )
+        positions = {known[record[0] - 1] for record in found}.union(set(range(len(records))).difference(known))
+        return [records[at] for at in sorted(positions)]
+
+    async def _differing(self, records: list[Record], values: Values[Record]) -> list[ChangedRow]:
+        """Return the records that the table does not hold with these values, the content hash aside."""
+        if not records:
+            return []
+        async with self._step("filtering"):
+            found = await self._connection.fetch(self._filter_by_value, *self._columns(records, values))
+        return [ChangedRow(record[0] - 1, record[1]) for record in found]
+
+    @asynccontextmanager
+    async def _step(self, stage: str) -> AsyncIterator[None]:
+        """Time a statement or two of a stage, and limit how long they take."""
+        with self._stages.timed(stage):
+            async with io_timeout(self._connection, self._seconds):
+                yield
+
+    def _columns(self, records: Sequence[Record], values: Values[Record]) -> list[list[Any]]:
+        return [values(field, records) for field in self._table.columns]
+
+
+def _separator(columns: Sequence[Sequence[str]]) -> str:
+    """Return a text that is in none of these."""
+    whole = "".join("".join(column) for column in columns)
+    separator = "\x1f"
+    while separator in whole:
+        separator = secrets.token_hex()
+    return separator
