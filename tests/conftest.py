@@ -74,8 +74,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 kind = report.nodeid.partition("::")[2].partition("[")[0].removeprefix("test_").replace("_", " ")
                 counts.setdefault(kind, Counter())[outcome] += dict(report.user_properties).get("cases", 1)
     for kind, outcomes in sorted(counts.items()):
-        told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items())
-        terminalreporter.write_line(f"{told:>16}  {kind}")
+        summary = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items())
+        terminalreporter.write_line(f"{summary:>16}  {kind}")
     if counts:
         total = sum((Counter(outcomes) for outcomes in counts.values()), Counter())
         terminalreporter.write_line(", ".join(f"{count:,} {outcome}" for outcome, count in total.items()) + " in all")

@@ -1,4 +1,4 @@
-"""`seed-registry doctor`: what it finds on a real Postgres, and that its mends mend."""
+"""`seed-registry doctor`: what it finds on a real Postgres, and that its fixes work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CANARY = "cAnArY"
 
 
 async def found(url: DatabaseUrl, **columns: str) -> dict[str, list[Finding]]:
-    """What an examination finds, by name; every finding is one line, and what is wrong has a mend."""
+    """Check a database; return the findings by name. Each is one line, and has a fix unless all is well."""
     findings: dict[str, list[Finding]] = {}
     for finding in await check_database(
         url, {f"assets.{field}": name for field, name in columns.items()}, "registry", "auto"
@@ -82,7 +82,7 @@ def test_json_has_the_same_findings(database_url: DatabaseUrl, cli: Cli) -> None
 
 
 @pytest.mark.parametrize(
-    ("url", "said", "mend"),
+    ("url", "said", "fix"),
     [
         (f"postgresql://u:{CANARY}@no.such.host.invalid/d", "cannot connect to postgresql://u@no.such.host", "host"),
         (f"postgresql://u:{CANARY}@127.0.0.1:1/d", "cannot connect to postgresql://u@127.0.0.1:1/d", "running"),
@@ -90,13 +90,13 @@ def test_json_has_the_same_findings(database_url: DatabaseUrl, cli: Cli) -> None
         (f"host=h password={CANARY}", "key=value pairs are not supported", "postgresql://h/"),
     ],
 )
-def test_a_host_that_cannot_be_reached_fails(url: str, said: str, mend: str, cli: Cli) -> None:
+def test_a_host_that_cannot_be_reached_fails(url: str, said: str, fix: str, cli: Cli) -> None:
     for options in ((), ("--json",)):
         done = cli("doctor", *options, env={"DATABASE_URL": url})
         assert done.returncode == 1
         (line,) = [line for line in done.stdout.decode().replace("}", "\n").splitlines() if "fail" in line]
         assert said in line
-        assert mend in line
+        assert fix in line
         assert CANARY not in done.stdout.decode() + done.stderr.decode()
 
 
@@ -147,7 +147,7 @@ async def test_a_name_in_the_database_cannot_write_on_the_terminal(
 # --- what is found ------------------------------------------------------------------------------------------------
 
 
-async def test_a_role_without_rights_is_told_what_to_grant_and_that_suffices(
+async def test_a_role_without_rights_is_given_the_grants_and_that_suffices(
     database_url: DatabaseUrl, plain_connection: asyncpg.Connection[Any], role: str
 ) -> None:
     url = by(database_url, role)
@@ -306,5 +306,5 @@ def test_a_disk_without_space_fails() -> None:
     assert finding.state in ("ok", "warn")
 
 
-def test_versions_are_told() -> None:
+def test_versions_are_reported() -> None:
     assert check_program("1.2.3").finding.startswith("seed-registry 1.2.3, Python 3.")

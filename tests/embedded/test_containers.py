@@ -50,7 +50,7 @@ def nameless() -> Command:
         with suppress(PermissionError, FileNotFoundError):
             if run("--version", env={}).returncode == 0:
                 return run
-    pytest.skip("nobody else can run a Python here that can run the program")
+    pytest.skip("no other user can run a Python here that can run the program")
 
 
 def run_nameless(python: str, *arguments: object, env: Mapping[str, str]) -> subprocess.CompletedProcess[bytes]:
@@ -76,7 +76,7 @@ def error(done: subprocess.CompletedProcess[bytes]) -> list[str]:
     return lines
 
 
-def test_a_user_id_without_a_name_has_the_embedded_server_or_is_told_what_to_install(
+def test_a_user_id_without_a_name_has_the_embedded_server_or_an_error_says_what_to_install(
     nameless: Command, nameless_home: Path, index: str
 ) -> None:
     env = {"SEED_REGISTRY_HOME": str(nameless_home)}
@@ -108,7 +108,7 @@ def test_without_the_wrapper_an_error_says_what_to_do(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("kind", ["none", "the root", "missing", "read-only", "relative"])
-def test_a_home_that_cannot_be_used_is_told_with_the_variable_that_helps(
+def test_a_home_that_cannot_be_used_is_reported_with_the_variable_that_helps(
     kind: str, nameless: Command, nameless_home: Path, place: Path, index: str
 ) -> None:
     read_only = place / "read-only"
@@ -129,7 +129,7 @@ def test_a_home_that_cannot_be_used_is_told_with_the_variable_that_helps(
         assert done.returncode == 0, done.stderr
 
 
-def test_a_load_into_another_database_needs_no_home_if_it_is_told_where_rejects_go(
+def test_a_load_into_another_database_needs_no_home_if_the_rejects_file_is_named(
     nameless: Command, nameless_home: Path, index: str
 ) -> None:
     url = "postgresql://loader@127.0.0.1:1/d"
@@ -141,16 +141,16 @@ def test_a_load_into_another_database_needs_no_home_if_it_is_told_where_rejects_
 
 def test_who_has_no_name_is_asked_for_one(nameless: Command, nameless_home: Path, index: str) -> None:
     env = {"SEED_REGISTRY_HOME": str(nameless_home)}
-    told = error(nameless("load", index, env={**env, "DATABASE_URL": "postgresql://127.0.0.1:1/d"}))
-    assert "write USER@ into it, or set PGUSER" in told[0]
+    reported = error(nameless("load", index, env={**env, "DATABASE_URL": "postgresql://127.0.0.1:1/d"}))
+    assert "write USER@ into it, or set PGUSER" in reported[0]
     for more in (
         {"DATABASE_URL": "postgresql://me@127.0.0.1:1/d"},
         {"PGUSER": "me", "PGHOST": "127.0.0.1", "PGPORT": "1"},
     ):
-        told = error(nameless("load", index, "--retry-for", "0", env={**env, **more}))
-        assert "cannot connect to postgresql://me@127.0.0.1:1/" in told[0]
+        reported = error(nameless("load", index, "--retry-for", "0", env={**env, **more}))
+        assert "cannot connect to postgresql://me@127.0.0.1:1/" in reported[0]
 
 
-def test_a_service_is_looked_for_without_a_home(nameless: Command, nameless_home: Path, index: str) -> None:
+def test_a_service_is_read_without_a_home(nameless: Command, nameless_home: Path, index: str) -> None:
     env = {"SEED_REGISTRY_HOME": str(nameless_home), "PGSERVICE": "missing"}
     assert "there is no service [missing]" in error(nameless("load", index, env=env))[0]

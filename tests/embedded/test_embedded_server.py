@@ -195,7 +195,7 @@ def test_programs_that_the_server_user_cannot_reach_are_copied_and_run(
 
 
 @as_root
-def test_a_home_that_the_server_user_cannot_reach_is_refused_with_the_mend(place: Path) -> None:
+def test_a_home_that_the_server_user_cannot_reach_is_refused_with_the_fix(place: Path) -> None:
     closed = place / "closed"
     closed.mkdir(mode=0o700)
     message = failure(closed / "home")
@@ -352,7 +352,7 @@ def test_a_planted_socket_directory_is_refused(place: Path, template: Path) -> N
         directory.unlink()
 
 
-def test_a_data_directory_without_its_version_is_named_with_the_mend(home: Path) -> None:
+def test_a_data_directory_without_its_version_is_named_with_the_fix(home: Path) -> None:
     (home / "postgres-18/data/PG_VERSION").unlink()
     message = failure(home)
     assert "postgres-18/data' is not a whole Postgres data directory" in message
@@ -366,7 +366,7 @@ def test_a_data_directory_of_another_major_version_is_named(new_home: Path) -> N
     assert "is of Postgres '16', the server is Postgres 18" in failure(new_home)
 
 
-def test_a_corrupted_data_directory_is_named_with_the_last_log_line_and_the_mend(home: Path) -> None:
+def test_a_corrupted_data_directory_is_named_with_the_last_log_line_and_the_fix(home: Path) -> None:
     (home / "postgres-18/data/global/pg_control").write_bytes(b"\0" * 8192)
     message = failure(home)
     assert "did not start: 'database files are incompatible with server'" in message
@@ -419,7 +419,7 @@ def test_a_killed_server_whose_process_id_went_to_a_stranger_starts_again(home: 
             stranger.kill()
 
 
-def test_a_failed_initialisation_is_told_and_leaves_nothing_in_the_way(
+def test_a_failed_initialisation_is_reported_and_leaves_nothing_in_the_way(
     new_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -441,7 +441,7 @@ def test_a_directory_of_another_user_is_refused(new_home: Path, monkeypatch: pyt
         assert "is no directory of the user" in failure(new_home)
 
 
-def test_a_full_disk_is_told_as_such(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_as_such(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "postgres-18/data/global/pg_control").unlink()
     usage = shutil.disk_usage("/")._replace(free=5 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)

@@ -134,7 +134,7 @@ def test_a_server_is_chosen_exactly_where_a_variable_names_a_place(
         ({"PGDATABASE": "a/b?c"}, "postgresql:///a%2Fb%3Fc", [(None, 5432)]),
     ],
 )
-def test_what_the_variables_name_is_told_and_reached(
+def test_what_the_variables_name_is_reported_and_reached(
     variables: Mapping[str, str], shown: str, hosts: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {**variables, "PGPASSWORD": CANARY}.items():
@@ -278,16 +278,16 @@ def test_every_report_names_the_database_and_no_secret(
     name = parts.path.removeprefix("/")
     page = tmp_path / "page.html"
     loaded = cli("load", index, "--json", "--html", page, url=url)
-    told = json.loads(loaded.stdout)["database"]
-    server = told.pop("server")
-    assert told == {"host": host, "port": 5432, "name": name, "user": user, "embedded": False}
+    reported = json.loads(loaded.stdout)["database"]
+    server = reported.pop("server")
+    assert reported == {"host": host, "port": 5432, "name": name, "user": user, "embedded": False}
     assert server.split(".")[0].isdigit()
     first, second = (json.loads(line) for line in loaded.stderr.splitlines()[:2])
     assert (first["event"], first["database"]) == ("run_started", f"postgresql://{user}@/{name}")
     assert second["event"] == "connected"
-    assert {**told, "server": server}.items() <= second.items()
+    assert {**reported, "server": server}.items() <= second.items()
     runs = json.loads(cli("runs", "--json", url=url).stdout)
-    assert runs["database"] == told | {"server": server}
+    assert runs["database"] == reported | {"server": server}
     assert runs["runs"][0]["report"]["database"] == runs["database"]
     assert json.loads(cli("verify", index, "--json", url=url).stdout)["database"] == runs["database"]
     assert json.loads(cli("plan", index, "--json", url=url).stdout)["database"] == runs["database"]

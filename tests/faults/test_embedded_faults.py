@@ -1,4 +1,4 @@
-"""The embedded server under loads that die: what they leave is used or cleared, and nobody's server is stopped."""
+"""The embedded server under loads that die: what they leave is used or cleared, and no server in use is stopped."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_stale_pid_file_is_no_obstacle(home: Path, tmp_path: Path, seed: int) 
     pid_file = home / "postgres-18/data/postmaster.pid"
     with scene.looking():
         server, text = scene.pid, pid_file.read_text()
-        if seed % 2:  # the whole server died, and with it whoever held its lock
+        if seed % 2:  # the whole server died, with the process that held its lock
             os.kill(server, signal.SIGKILL)
             eventually(lambda: not status(home).running)
     account = Server(home, 18).account
@@ -203,7 +203,7 @@ def check_guest(host: Embedded, guest: Embedded) -> None:
 
 
 def gone(pid: int) -> bool:
-    """Whether there is no such process, or only its zombie, which whoever is process 1 has to bury."""
+    """Whether the process has ended, or is a zombie that process 1 has not reaped yet."""
     try:
         return "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:1]
     except FileNotFoundError:

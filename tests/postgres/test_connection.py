@@ -171,7 +171,7 @@ async def listener(answer: bytes | None) -> AsyncIterator[int]:
         await server.wait_closed()
 
 
-async def test_nobody_listens() -> None:
+async def test_no_server_listens() -> None:
     message = await failure(f"postgresql://u:{CANARY}@127.0.0.1:1/d", DatabaseUnavailable)
     assert message.startswith("cannot connect to postgresql://u@127.0.0.1:1/d: ")
     assert "is the server running, are host and port right?" in message
@@ -194,7 +194,7 @@ async def test_something_else_listens(answer: bytes, sslmode: str) -> None:
         await failure(url, DatabaseUnavailable)
 
 
-async def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_server_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "CONNECT_TIMEOUT_SECONDS", 0.2)
     async with listener(None) as port:
         message = await failure(f"postgresql://u:{CANARY}@127.0.0.1:{port}/d?sslmode=disable", DatabaseUnavailable)
@@ -331,7 +331,7 @@ async def sessions(observer: Connection) -> int:
 async def gone(observer: Connection) -> bool:
     """Whether our sessions end; the server needs a moment to see that a socket is closed."""
     with anyio.move_on_after(20):
-        while await sessions(observer):  # noqa: ASYNC110  # the server tells nobody
+        while await sessions(observer):  # noqa: ASYNC110  # the server sends no notice
             await anyio.sleep(0.01)
         return True
     return False
@@ -371,7 +371,7 @@ async def test_a_session_whose_statement_fails_raises_one_of_our_errors(
 async def test_a_session_that_is_cancelled_is_cut_off_at_once(
     database_url: DatabaseUrl, plain_connection: Connection
 ) -> None:
-    """It waits for a lock that nobody gives; an awaited clean-up would never end."""
+    """It waits for a lock that is not released; an awaited clean-up would never end."""
     async with plain_connection.transaction():
         await plain_connection.execute("lock table registry.assets")
         with anyio.fail_after(30):
@@ -403,7 +403,7 @@ async def test_a_session_that_the_server_ends_is_a_lost_connection(
 
 
 def of(sqlstate: str, message: str = "what the server said") -> asyncpg.PostgresError:
-    """An error as asyncpg makes it of a server's message, with a record's text where nobody may show it."""
+    """An error as asyncpg makes it of a server's message, with a record's text in DETAIL and CONTEXT."""
     fields = {"C": sqlstate, "M": message, "D": f"Key (name)=({CANARY}) exists.", "W": f"COPY x, line 1: {CANARY}"}
     error: asyncpg.PostgresError = asyncpg.PostgresError.new(fields)
     return error

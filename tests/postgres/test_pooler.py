@@ -197,14 +197,16 @@ async def test_lz4_is_for_transactions_of_ours_only(pooler: Pooler, lz4_url: Dat
         assert await connection.fetchval("show default_toast_compression") == "pglz", "somebody has set it"
 
 
-async def test_a_pooler_that_keeps_sessions_is_used_like_a_server_when_told(pooler: Pooler, index: str) -> None:
+async def test_a_pooler_that_keeps_sessions_is_used_like_a_server_if_the_settings_say_so(
+    pooler: Pooler, index: str
+) -> None:
     progress = Recorder()
     report = await ingest([index], settings(pooler("session"), pooler="none"), progress)
     assert report.assets.inserted == report.assets.read - report.assets.duplicate
     assert "pooler_found" not in [event for _, event, _ in progress.told]
 
 
-async def test_a_pooler_that_was_found_is_told_once(pooler: Pooler, index: str) -> None:
+async def test_a_pooler_that_was_found_is_logged_once(pooler: Pooler, index: str) -> None:
     progress = Recorder()
     await ingest([index], settings(pooler()), progress)
     assert [event for _, event, _ in progress.told].count("pooler_found") == 1
@@ -365,7 +367,7 @@ async def test_options_that_a_pooler_does_not_pass_on_are_named(pooler: Pooler) 
 
 
 @pytest.mark.slow
-async def test_a_pooler_without_a_server_is_told_as_such(pooler: Pooler, database_url: DatabaseUrl) -> None:
+async def test_a_pooler_without_a_server_is_reported_as_such(pooler: Pooler, database_url: DatabaseUrl) -> None:
     url = pooler()
     missing = DatabaseUrl(url.reveal.replace(parse_url(database_url).login["database"], "no_such_database"))
     for chosen in ("auto", "transaction"):

@@ -1,4 +1,4 @@
-"""A synchronous standby that is gone, and sessions that outlive their loaders: told as such, with the fix."""
+"""A synchronous standby that is gone, and sessions that outlive their loaders: errors name both, with the fix."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OPTIONS = "-c listen_addresses='' -c fsync=off -c max_wal_senders=2"
 
 
 class Recorder:
-    """A progress that remembers, and does something about what it is told."""
+    """A progress that keeps the events, and reacts to one."""
 
     def __init__(self, at: str = "", then: Callable[[], None] = lambda: None) -> None:
         self.told: list[tuple[str, dict[str, Any]]] = []
@@ -51,7 +51,7 @@ class Recorder:
             self._then()
 
     def fields(self, event: str) -> list[dict[str, Any]]:
-        """What was told of this event."""
+        """Return the fields of each event of this name."""
         return [fields for name, fields in self.told if name == event]
 
 
@@ -107,7 +107,7 @@ def index(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("has_ledger", [False, True])
-async def test_a_missing_standby_is_told_within_seconds_and_named_in_the_end(
+async def test_a_missing_standby_is_reported_within_seconds_and_named_in_the_end(
     url: DatabaseUrl, index: str, has_ledger: bool
 ) -> None:
     settings = Settings(database_url=url, io_timeout_seconds=9)
@@ -158,14 +158,14 @@ async def test_a_loader_that_was_killed_while_it_waited_is_named_with_what_ends_
     first, second = [line for line in done.stderr.decode().splitlines() if not line.startswith("{")]
     assert "its COMMIT waits for a synchronous standby (SyncRep)" in first
     assert "synchronous_standby_names" in second
-    await end_as_told(url, second)
+    await end_as_advised(url, second)
     await without_standby(url)
     assert cli("load", index, url=url).returncode == 0
 
 
-async def end_as_told(url: DatabaseUrl, mend: str) -> None:
+async def end_as_advised(url: DatabaseUrl, fix: str) -> None:
     """Do what a message says of sessions."""
-    (statement,) = re.findall(r"select (?:pg_terminate_backend\(\d+\)(?:, )?)+", mend)
+    (statement,) = re.findall(r"select (?:pg_terminate_backend\(\d+\)(?:, )?)+", fix)
     connection = await asyncpg.connect(url.reveal)
     await connection.execute(statement)
     await connection.close()
@@ -182,7 +182,7 @@ async def test_a_session_that_outlived_its_loader_is_named_with_what_ends_it(
         first, second = [line for line in done.stderr.decode().splitlines() if not line.startswith("{")]
         assert f"into this database already: the server's session {pid} (seed-registry, " in first
         assert second.endswith(f"if its loader is gone: select pg_terminate_backend({pid})")
-        await end_as_told(database_url, second)
+        await end_as_advised(database_url, second)
         assert cli("load", index, url=database_url).returncode == 0
 
 

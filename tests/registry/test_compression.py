@@ -1,4 +1,4 @@
-"""Compression on the server: lz4 in every session of ours where nobody chose otherwise, and how tables are created."""
+"""Compression on the server: lz4 in every session of ours unless set otherwise, and how tables are created."""
 
 from __future__ import annotations
 
@@ -342,9 +342,9 @@ async def test_schema_apply_tells_of_a_table_that_keeps_another_compression_what
 ) -> None:
     assert b"note" not in cli("schema", "apply", "--compression", "pglz", url=lz4_url).stdout
     for wanted in ("none", "lz4", "pglz"):
-        told = cli("schema", "apply", "--compression", wanted, url=lz4_url).stdout.decode()
-        assert "registry.assets was there before and keeps its compression: description " in told
-        await execute(lz4_url, told.partition("for rows to come: ")[2])
+        reported = cli("schema", "apply", "--compression", wanted, url=lz4_url).stdout.decode()
+        assert "registry.assets was there before and keeps its compression: description " in reported
+        await execute(lz4_url, reported.partition("for rows to come: ")[2])
         async with session(lz4_url) as connection:
             assert await methods(connection, "registry.assets", "raw") == {"raw": wanted}
         assert b"note" not in cli("schema", "apply", "--compression", wanted, url=lz4_url).stdout
@@ -360,9 +360,9 @@ async def test_schema_apply_tells_of_a_table_of_which_raw_alone_is_plain_what_ke
 ) -> None:
     await execute(pglz_url, ddl.definition())
     await execute(pglz_url, ONLY_RAW_PLAIN)
-    told = cli("schema", "apply", "--compression", "none", url=pglz_url).stdout.decode()
-    assert "keeps its compression: description pglz, raw none, toast_tuple_target 2032; for rows to come: " in told
-    await execute(pglz_url, told.partition("for rows to come: ")[2])
+    reported = cli("schema", "apply", "--compression", "none", url=pglz_url).stdout.decode()
+    assert "keeps its compression: description pglz, raw none, toast_tuple_target 2032; for rows to come: " in reported
+    await execute(pglz_url, reported.partition("for rows to come: ")[2])
     assert await stored(pglz_url) == PLAIN
     assert b"note" not in cli("schema", "apply", "--compression", "none", url=pglz_url).stdout
 
@@ -462,7 +462,7 @@ async def test_doctor_knows_the_statement_that_keeps_rows_whole_where_raw_alone_
     assert (after.state, after.fix) == ("ok", "")
 
 
-async def test_doctor_looks_at_the_columns_that_a_load_writes_to_and_quotes_them(pglz_url: DatabaseUrl) -> None:
+async def test_doctor_checks_the_columns_that_a_load_writes_to_and_quotes_them(pglz_url: DatabaseUrl) -> None:
     """Also where a column was added with a default, whose value the catalog holds."""
     await execute(pglz_url, ddl.definition())
     await execute(

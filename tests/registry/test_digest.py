@@ -387,7 +387,7 @@ async def test_tables_of_other_shapes_with_the_same_values_have_the_same_digest(
         assert theirs.assets.sum != ours.assets.sum
 
 
-async def test_a_document_that_is_none_is_told(bare_database_url: DatabaseUrl, cli: Cli) -> None:
+async def test_a_document_that_is_none_is_reported(bare_database_url: DatabaseUrl, cli: Cli) -> None:
     shape = {"id": "bigserial primary key", "tie": "bigint", "raw": "text", "moment": "timestamptz", "provider": ""}
     await execute(
         bare_database_url, ADAPTED.format(**shape), "insert into registry.sources (domain, metadata) values ('s', 'no')"
@@ -427,8 +427,8 @@ def test_the_command_prints_two_lines(cli: Cli, database_url: DatabaseUrl, index
     printed = cli("digest", url=database_url)
     assert (printed.returncode, printed.stdout.decode().splitlines(), printed.stderr) == (0, lines, b"")
     assert json.loads(cli("digest", "--json", url=database_url).stdout) == report["digest"]
-    told = cli("runs", report["run_id"], url=database_url).stdout.decode()
-    assert all(line in told for line in lines)
+    reported = cli("runs", report["run_id"], url=database_url).stdout.decode()
+    assert all(line in reported for line in lines)
     shown = cli("load", index, "--digest", url=database_url)
     assert shown.stdout.decode().splitlines()[-2:] == [f"digest of {line}" for line in lines]
     finished = json.loads(shown.stderr.splitlines()[-1])

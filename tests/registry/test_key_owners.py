@@ -290,15 +290,15 @@ async def test_any_loads_leave_what_the_model_says(
         report = await load(url, path, **options)
         rejected = model.load(step.datasets)
         assert await rows(url) == model.rows
-        told = Counter(line["record"] for line in rejects(report))
-        assert told == Counter(json.dumps(one.json()) for one in rejected)
+        reported = Counter(line["record"] for line in rejects(report))
+        assert reported == Counter(json.dumps(one.json()) for one in rejected)
         assert report.assets.rejected == planned.assets.rejected == len(rejected)
         assert {line["reason"] for line in rejects(report)} <= {"key_of_another_source"}
         audited = await audit([path], Settings(database_url=url, dialect="data-json"))
         assert audited.verification.passed
         assert audited.rejects.get("key_of_another_source", 0) == len(rejected)
         again = await load(url, path, **options)
-        assert Counter(line["record"] for line in rejects(again)) == told
+        assert Counter(line["record"] for line in rejects(again)) == reported
         assert await rows(url) == model.rows
         if not has_repeats(step.datasets):
             assert (again.assets.inserted, again.assets.updated) == (0, 0)
@@ -485,7 +485,7 @@ async def test_rejected_records_are_replayed_by_the_same_rule(database_url: Data
 
 
 class Stopping:
-    """Ends a load after so many batches."""
+    """Ends a load after this many batches."""
 
     def __init__(self, batches: int) -> None:
         self._left = batches

@@ -204,11 +204,11 @@ async def outcome(url: DatabaseUrl, rejects: Path, *paths: str, **settings: Any)
         report = await loaded(url, *paths, rejects=str(rejects), **settings)
     except VerificationFailed as exc:
         report = exc.report
-    told = msgspec.to_builtins(report)
+    reported = msgspec.to_builtins(report)
     for name in ("run_id", "seconds", "records_per_second", "rejects_file"):
-        told.pop(name)
+        reported.pop(name)
     refused = sorted(rejects.read_bytes().splitlines()) if rejects.exists() else []
-    return {"report": told, "assets": await ask(url, ROWS), "sources": await ask(url, SOURCES), "rejects": refused}
+    return {"report": reported, "assets": await ask(url, ROWS), "sources": await ask(url, SOURCES), "rejects": refused}
 
 
 async def both_ways(
@@ -295,8 +295,8 @@ async def test_after_a_conflict_that_worker_stages_and_does_not_write_what_is_un
     async def look() -> None:
         before.extend(await ask(database_url, VERSIONS))
 
-    told = Told("index_finished", look)
-    report = await loaded(database_url, first, second, batch_size=10, concurrency=1, progress=told)
+    reported = Told("index_finished", look)
+    report = await loaded(database_url, first, second, batch_size=10, concurrency=1, progress=reported)
     after = {key: version for key, *version in await ask(database_url, VERSIONS)}
     assert [key for key, *version in before if after[key] != version] == ["0003"]
     assert ways.order == ["straight", "straight", "staged", "staged", "staged"]
@@ -315,7 +315,7 @@ async def test_a_conflict_of_one_worker_is_no_matter_of_the_others(
     assert len(ways.straight) > len(ways.staged)
 
 
-async def test_a_table_that_others_filled_since_it_was_looked_at_gets_the_same_as_ever(
+async def test_a_table_that_others_filled_since_it_was_checked_gets_the_same_as_ever(
     database_url: DatabaseUrl, tmp_path: Path, ways: Ways
 ) -> None:
     mine, theirs = index(tmp_path, source(), *assets(60)), index(tmp_path, source(), *assets(30), name="theirs.json")
@@ -366,7 +366,7 @@ async def test_a_key_that_another_transaction_holds_is_waited_for(
 
 
 async def waiting(url: DatabaseUrl, sessions: int = 1) -> None:
-    """Until so many sessions wait for a lock."""
+    """Wait until this many sessions wait for a lock."""
     found = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
     async with other(url) as connection:
         with anyio.fail_after(20):

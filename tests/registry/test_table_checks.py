@@ -215,7 +215,7 @@ class Target:
 
 
 class Told:
-    """Remembers what is told; at the first of an event something is done, while the load stands still."""
+    """Keeps the events; at the first of one name it runs a function, while the load waits."""
 
     def __init__(self, event: str = "", statement: str = "", url: DatabaseUrl | None = None) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
@@ -235,7 +235,7 @@ class Told:
             thread.join()
 
     def of(self, event: str) -> list[dict[str, Any]]:
-        """What was told of these."""
+        """Return the fields of the events of this name."""
         return [fields for name, fields in self.events if name == event]
 
 
@@ -283,7 +283,7 @@ async def agree(target: Target, shape: Shape) -> None:
             assert await connection.fetchval("select count(*) from only registry.sources") == 0
             return
         assert changed(planned) == changed(loaded) == {"inserted": 7}
-        await see_that_values_are_right(connection, shape)
+        await check_values(connection, shape)
         for options in ({"dry_run": True}, {}, {"full": True}, {"full": True, "dry_run": True}):
             assert changed(await target.run("1", **options)) == {"unchanged": 7}, options
         planned, updated = await target.run("22", dry_run=True), await target.run("22")
@@ -294,7 +294,7 @@ async def agree(target: Target, shape: Shape) -> None:
         assert changed(await target.run("22", dry_run=True)) == {"unchanged": 7}
 
 
-async def see_that_values_are_right(connection: Connection, shape: Shape) -> None:
+async def check_values(connection: Connection, shape: Shape) -> None:
     """A text is what the record says, or the default that its column has for want of one."""
     for name in ("name", "description", "url"):
         if (declared := getattr(shape, name)) is None:
@@ -540,7 +540,7 @@ async def test_a_text_that_changes_in_case_only_is_updated_whatever_its_column_t
     "revoked",
     ["update (url) on registry.assets", "insert (name) on registry.sources", "select (raw) on registry.assets"],
 )
-async def test_a_role_that_may_not_write_a_column_is_told_so_before_the_first_write(
+async def test_a_role_that_may_not_write_a_column_is_refused_before_the_first_write(
     revoked: str, database_url: DatabaseUrl, connection: Connection, tmp_path: Path, cli: Cli
 ) -> None:
     """COPY into an empty table asks for less than the upsert of the next load."""

@@ -681,7 +681,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-async def test_tables_that_cannot_take_the_records_are_refused_with_the_mend(case: str, empty: Connection) -> None:
+async def test_tables_that_cannot_take_the_records_are_refused_with_the_fix(case: str, empty: Connection) -> None:
     sources, assets, error, message = REFUSALS[case]
     await empty.execute(f"create schema registry; {sources} {assets}")
     with pytest.raises(error, match=message) as raised:
@@ -691,7 +691,7 @@ async def test_tables_that_cannot_take_the_records_are_refused_with_the_mend(cas
 
 
 @pytest.mark.parametrize("case", ["no key of assets", "no key of sources"])
-async def test_the_printed_statement_mends_a_missing_key(case: str, empty: Connection) -> None:
+async def test_the_printed_statement_fixes_a_missing_key(case: str, empty: Connection) -> None:
     sources, assets, *_ = REFUSALS[case]
     await empty.execute(f"create schema registry; {sources} {assets}")
     with pytest.raises(SchemaMismatch) as raised:
@@ -747,7 +747,7 @@ async def test_a_named_column_goes_before_the_usual_one(connection: Connection) 
     assert tables.assets.columns["name"].name == "label"
 
 
-async def test_tables_of_these_names_in_other_schemas_are_not_looked_at(empty: Connection) -> None:
+async def test_tables_of_these_names_in_other_schemas_are_ignored(empty: Connection) -> None:
     await empty.execute(
         "create table public.sources (id int); create table pg_temp.assets (id int); create schema registry"
     )

@@ -1,4 +1,4 @@
-"""`seed-registry verify`: what is told of a registry that differs from an index, and that nothing else is."""
+"""`seed-registry verify`: every difference between registry and index is reported, and nothing else."""
 
 # ruff: noqa: ASYNC230, ASYNC240  # a test may look at files: nothing else runs in its event loop
 from __future__ import annotations
@@ -294,7 +294,7 @@ async def test_assets_whose_header_comes_behind_them_are_compared(
     assert told(await audited(database_url, str(path))) == [("aaaa-0000", None, 1)]
 
 
-async def test_sources_that_are_missing_or_differ_are_told(
+async def test_sources_that_are_missing_or_differ_are_reported(
     database_url: DatabaseUrl, connection: Connection, index: Index
 ) -> None:
     await load(database_url, index(source(A, name="A"), source(B, name="B"), asset("k", B)))
@@ -356,7 +356,7 @@ async def test_an_asset_that_was_moved_to_another_source_differs(
 # --- different ----------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_missing_or_differs_is_told_with_its_place(
+async def test_what_is_missing_or_differs_is_reported_with_its_place(
     database_url: DatabaseUrl, connection: Connection, index: Index
 ) -> None:
     await load(database_url, index(*RECORDS))
@@ -400,13 +400,13 @@ async def test_rows_that_are_not_what_their_content_hash_says_are_called_edited(
     assert (len(report.differences), report.has_edits) == (2, False), "the index changed, the rows did not"
     assert hint not in cli("verify", changed, "-q", url=database_url).stdout.decode().splitlines()
     await connection.execute("update registry.assets set name = 'x' where asset_key = 'aaaa-0002'")
-    assert not (await audited(database_url, path)).has_edits, "it was not looked at"
+    assert not (await audited(database_url, path)).has_edits, "its values were not compared"
     assert (await audited(database_url, path, verify_sample=5)).has_edits
     done = cli("verify", path, "-q", url=database_url)
     assert hint in done.stdout.decode().splitlines()
     assert json.loads(cli("verify", path, "-q", "--json", url=database_url).stdout)["has_edits"] is True
     await load(database_url, path, full=True)
-    assert not (await audited(database_url, path, verify_sample=5)).has_edits, "they are mended"
+    assert not (await audited(database_url, path, verify_sample=5)).has_edits, "they are fixed"
 
 
 @pytest.mark.parametrize("first", ["missing", "different"])
@@ -462,7 +462,7 @@ async def test_a_record_that_the_database_could_not_hold_differs_alone(
         assert told(await audited(database_url, str(path), **how)) == [("aaaa-0002", ["raw"], 4)]
 
 
-async def test_assets_that_only_the_database_has_are_told_and_no_failure(
+async def test_assets_that_only_the_database_has_are_reported_and_no_failure(
     database_url: DatabaseUrl, connection: Connection, index: Index
 ) -> None:
     path = index(*RECORDS[:1], *RECORDS[2:6])
@@ -487,7 +487,7 @@ async def test_assets_without_a_source_fail(database_url: DatabaseUrl, connectio
 
 
 @pytest.mark.parametrize(("count", "told"), [(1, "1 asset"), (5, "5 assets"), (7, "7 assets")])
-async def test_assets_without_a_source_are_told_by_their_keys(
+async def test_assets_without_a_source_are_reported_by_their_keys(
     database_url: DatabaseUrl, connection: Connection, index: Index, cli: Cli, count: int, told: str
 ) -> None:
     path = index(*RECORDS[:1], *RECORDS[2:6])
@@ -539,7 +539,7 @@ async def test_nothing_is_written(database_url: DatabaseUrl, connection: Connect
     assert await connection.fetchval(temporary) == 0
 
 
-async def test_nothing_can_be_written_while_it_looks(connection: Connection) -> None:
+async def test_nothing_can_be_written_in_a_snapshot(connection: Connection) -> None:
     async with RegistrySnapshot(connection, await introspect(connection), full=False, seconds=None).open():
         with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
             await connection.execute("delete from registry.assets")
@@ -597,9 +597,9 @@ async def test_a_role_that_may_read_and_make_temporary_tables_can_verify(
     await load(database_url, path)
     with pytest.raises(DatabaseRefused) as raised:
         await audited(url, path)
-    said, mend = str(raised.value).splitlines()
+    said, fix = str(raised.value).splitlines()
     assert "temporary tables" in said
-    assert "grant temporary" in mend
+    assert "grant temporary" in fix
     await plain_connection.execute(
         f"do $$ begin execute format('grant temporary on database %I to {quoted(name)}', current_database()); end $$;"
         f"alter role {quoted(name)} set default_transaction_read_only = on"
@@ -660,11 +660,11 @@ async def test_an_index_that_cannot_be_read_to_its_end_is_an_error(
 async def test_missing_tables_and_a_missing_database_are_errors(bare_database_url: DatabaseUrl, index: Index) -> None:
     with pytest.raises(SchemaMissing, match="schema apply"):
         await audited(bare_database_url, index(*RECORDS))
-    with pytest.raises(DatabaseUnavailable, match="load the index first"):
+    with pytest.raises(DatabaseUnavailable, match="load an index first"):
         await audit([index(*RECORDS)])
 
 
-async def test_a_connection_that_is_lost_is_told_as_such(database_url: DatabaseUrl, index: Index) -> None:
+async def test_a_connection_that_is_lost_is_reported_as_such(database_url: DatabaseUrl, index: Index) -> None:
     path = index(*RECORDS)
     await load(database_url, path)
     others = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()"
@@ -674,9 +674,9 @@ async def test_a_connection_that_is_lost_is_told_as_such(database_url: DatabaseU
             Settings(database_url=database_url),
             Meddler(database_url, f"{others} and application_name = 'seed-registry' and pid <> pg_backend_pid()"),
         )
-    said, mend = str(raised.value).splitlines()
+    said, fix = str(raised.value).splitlines()
     assert "was lost" in said
-    assert mend == "run it again when the server is back; what was committed stays"
+    assert fix == "run it again when the server is back; what was committed stays"
 
 
 # --- the command --------------------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ async def test_assets_that_are_gone_fail(load: Load) -> None:
     assert await load.failures() == [Check("assets_present", passed=False, expected=5, actual=4)]
 
 
-async def test_a_sampled_asset_that_is_gone_fails_twice_and_is_told(load: Load) -> None:
+async def test_a_sampled_asset_that_is_gone_fails_twice_and_is_reported(load: Load) -> None:
     await load.connection.execute("delete from registry.assets where asset_key = 'aaaa-0001'")
     assert [check.name for check in await load.failures()] == ["assets_present", "sample_equal"]
     ((level, event, fields),) = load.told.events
@@ -170,7 +170,7 @@ async def test_a_source_that_is_gone_without_a_foreign_key_leaves_orphans_and_fa
     ]
 
 
-async def test_orphans_are_looked_for_where_the_foreign_key_is_not_validated(load: Load) -> None:
+async def test_orphans_are_counted_where_the_foreign_key_is_not_validated(load: Load) -> None:
     await load.connection.execute("alter table registry.assets drop constraint assets_source_id_fkey")
     await load.connection.execute("insert into registry.assets (asset_key, source_id) values ('orphan', 12345)")
     await load.connection.execute(
@@ -199,7 +199,7 @@ async def test_without_a_foreign_key_assets_that_all_have_a_source_pass(load: Lo
         ("source_id = source_id + 1", "source_id"),
     ],
 )
-async def test_a_sampled_asset_that_was_altered_fails_and_its_field_is_told(
+async def test_a_sampled_asset_that_was_altered_fails_and_its_field_is_reported(
     change: str, field: str, load: Load
 ) -> None:
     await load.connection.execute(f"update registry.assets set {change} where asset_key = 'aaaa-0001'")
@@ -207,7 +207,7 @@ async def test_a_sampled_asset_that_was_altered_fails_and_its_field_is_told(
     assert load.told.events == [("error", "sample_differs", {"key": "aaaa-0001", "fields": [field], "line": 0})]
 
 
-async def test_every_sampled_asset_that_differs_is_told(load: Load) -> None:
+async def test_every_sampled_asset_that_differs_is_reported(load: Load) -> None:
     await load.connection.execute("update registry.assets set name = 'x', url = 'x'")
     assert await load.failures() == [Check("sample_equal", passed=False, expected=4, actual=0)]
     assert [fields["key"] for *_, fields in load.told.events] == [asset.key for asset in ASSETS[:4]]
@@ -230,7 +230,7 @@ async def test_a_content_hash_of_another_mapping_is_no_difference(load: Load) ->
     assert await load.failures() == []
 
 
-async def test_rows_of_earlier_loads_are_told_and_no_failure(load: Load) -> None:
+async def test_rows_of_earlier_loads_are_reported_and_no_failure(load: Load) -> None:
     await upsert_assets(
         load.connection, [make_asset("old1", "a.org"), make_asset("old2", "a.org")], load.source_ids, provider="socrata"
     )

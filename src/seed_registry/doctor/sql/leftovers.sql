@@ -1,4 +1,4 @@
--- Schemas of benchmarks whose owner is gone: it held a lock for as long as it lived.
+-- Schemas of benchmarks that ended without dropping them: a running benchmark holds a lock.
 select namespace.nspname::text as name
 from pg_catalog.pg_namespace as namespace
 where pg_catalog.starts_with(namespace.nspname::text, 'seed_registry_bench_')

@@ -18,7 +18,7 @@ from relation
 cross join (values ('select'), ('insert'), ('update')) as wanted (privilege)
 where relation.relkind = 'r' and relation.relname in ('sources', 'assets')
 union all
--- ids of type serial; identity columns do without
+-- ids of type serial; identity columns need no grant
 select 'usage', 'sequence', sequence.relname::text, pg_catalog.has_sequence_privilege(sequence.oid, 'usage')
 from relation as sequence
 join pg_catalog.pg_depend as owned

@@ -1,4 +1,4 @@
--- What a load wants to know of its server, its database and its role.
+-- Properties of the server, the database and the role that matter to a load.
 select
   pg_catalog.current_setting('server_version') as version,
   pg_catalog.current_setting('server_version_num')::int as version_number,

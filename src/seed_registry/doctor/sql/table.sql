@@ -1,4 +1,4 @@
--- What of a table makes a load slow.
+-- Properties of a table that slow a load down.
 select
   (
     select pg_catalog.count(*) from pg_catalog.pg_index as index where index.indrelid = class.oid
@@ -9,7 +9,7 @@ select
       on attribute.attrelid = index.indrelid and attribute.attnum = index.indkey[0]
     where index.indrelid = class.oid and index.indisvalid and index.indpred is null and attribute.attname = $2
   ) as has_index,
-  -- besides those that may change rows, of which every load warns
+  -- besides those that may change rows: each load warns about them
   array(
     select trigger.tgname::text from pg_catalog.pg_trigger as trigger
     where trigger.tgrelid = class.oid and not trigger.tgisinternal and trigger.tgenabled <> 'D'

@@ -1,7 +1,7 @@
 -- complete_checkpoint
 -- The checkpoints of an index that is loaded become one, of lane -1; what follows the place are counts not saved yet.
 with lanes as (
-  -- the answer to this statement may have been lost: then it is done already
+  -- the answer to an earlier try may have been lost: then this is done
   delete from seed_registry.checkpoints where run_id = $1 and index = $2 and batch <> $12
   returning inserted, updated, unchanged, duplicate, resumed
 )

@@ -1,5 +1,5 @@
 -- find_checkpoint
--- The last batch of a lane, once nobody is at work on it any more; to be rolled back.
+-- The checkpoint of a lane, once its last transaction has ended; the caller rolls back.
 insert into seed_registry.checkpoints as existing
   (run_id, index, lanes, lane, line, "offset", assets, size, modified, consumed, digest)
 values ($1, $2, $3, $4, 0, -1, 0, 0, 0, 0, '')

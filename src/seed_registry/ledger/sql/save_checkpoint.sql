@@ -1,5 +1,5 @@
 -- save_checkpoint
--- How far a lane is, and what became of its records, in the transaction of its batch.
+-- Save the position of a lane and the outcomes of its records, in the transaction of its batch.
 insert into seed_registry.checkpoints as existing
   (run_id, index, lane, lanes, line, "offset", assets, size, modified, consumed, digest, batch,
    inserted, updated, unchanged, duplicate, resumed)

@@ -1,4 +1,4 @@
--- Who, longer than a lock was waited for, has been holding one that keeps writers away from a table of ours.
+-- The sessions that have held a lock which blocks writers of a table of ours for longer than lock_timeout.
 select distinct activity.pid, activity.application_name, activity.state, activity.xact_start
 from pg_catalog.pg_locks as held
 join pg_catalog.pg_stat_activity as activity on activity.pid = held.pid

@@ -1,5 +1,5 @@
--- The sessions that hold an advisory lock: its number in two halves, as pg_locks shows it. What another role's session
--- does may not be ours to see: then it is null.
+-- The other sessions that hold an advisory lock; its number is in two halves, as in pg_locks. What this role may not
+-- see of them is null.
 select activity.pid,
        activity.application_name,
        pg_catalog.host(activity.client_addr) as address,

@@ -1,4 +1,4 @@
--- Behind a pooler nobody knows which session is whose: then that of any of this role's.
+-- Whether a session waits for a synchronous standby; behind a pooler ($1 is null) whether any of this role does.
 select exists (
     select
     from pg_catalog.pg_stat_activity

@@ -1,4 +1,4 @@
--- The columns of a table, as far as writing to it is concerned; a domain counts as the type that it is over.
+-- The columns of a table, for writing to it; a domain counts as the type that it is over.
 with recursive typed as (
   select
     attribute.attnum, attribute.atttypid as type_id, attribute.atttypmod as modifier,
@@ -39,12 +39,12 @@ select
   attribute.atttypid::pg_catalog.int8 as type_id,
   plain.modifier,
   plain.depth > 0 as is_domain,
-  -- what the database computes nobody can write
+  -- generated columns cannot be written
   attribute.attgenerated <> '' as is_generated,
   attribute.attidentity <> '' as is_identity,
   plain.refuses_null,
   case when attribute.attgenerated = '' then attribute.expression end as default_expression,
-  -- A default that is the same whenever it is asked for: a constant, at most in the form of its column.
+  -- Whether the default is a constant, possibly cast to the type of the column.
   not exists (
     select from pg_catalog.regexp_matches(attribute.tree, '\{([A-Z]+)', 'g') as node
     where node[1] <> all (array['CONST', 'RELABELTYPE', 'COERCETODOMAIN', 'FUNCEXPR'])
@@ -53,7 +53,7 @@ select
     join pg_catalog.pg_proc as function on function.oid = called[1]::pg_catalog.oid
     where function.provolatile <> 'i' or function.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace
   ) as is_constant,
-  -- equal to it are texts that are spelt otherwise
+  -- a collation or type that compares different spellings as equal
   type.typname = 'citext' or exists (
     select from pg_catalog.pg_collation as sorting
     where sorting.oid = attribute.attcollation and not sorting.collisdeterministic

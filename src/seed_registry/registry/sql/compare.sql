@@ -1,4 +1,4 @@
--- Which fields of some records the table holds with other values than the index says.
+-- The fields in which rows of the table differ from records.
 select batch.position::int, existing.{key_column} is null as is_missing, {conditions}
 from unnest({arrays}) with ordinality as batch ({names}, position)
 left join {table} as existing on {same_key};

@@ -1,5 +1,5 @@
--- How new values of columns are compressed: as the column says, or by the default of the session that writes them; and
--- the size down to which the table has rows compressed and moved out of line, and the largest one that can be set.
+-- How new values of columns are compressed: by the method of the column, or the default of the session that writes them;
+-- and the row size above which values are compressed and moved out of line, with the largest one that can be set.
 select
   attribute.attname::text as column_name,
   case

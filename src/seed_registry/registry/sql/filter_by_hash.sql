@@ -1,5 +1,5 @@
--- Which records of a batch the table does not hold already, byte for byte. Reads the index, locks and writes nothing.
--- $1 are the hashes of the batch, each of $2 bytes; $3 is what separates the values of the other columns.
+-- The records of a batch that the table does not hold byte for byte. Reads the index, locks and writes nothing.
+-- $1 are the joined hashes of the batch, $2 bytes each; $3 separates the values of the other columns.
 select batch.position::int
 from unnest({arrays}) with ordinality as batch ({names}, position)
 where not exists (

@@ -1,4 +1,4 @@
--- Whether the database itself sees to it that every asset has a source, and which other table it holds the link to.
+-- Whether a validated foreign key gives every asset a source, and which other table the column refers to.
 select
   coalesce(pg_catalog.bool_or(link.confrelid = pg_catalog.to_regclass($2) and link.convalidated), false) as is_tied,
   pg_catalog.min(link.confrelid::pg_catalog.regclass::pg_catalog.text)

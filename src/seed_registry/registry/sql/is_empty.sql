@@ -1,2 +1,2 @@
--- Whether a table has no rows: then there is nothing to compare with, and the shortest way in may be taken.
+-- Whether a table has no rows: then batches need no comparison, and may be copied straight into it.
 select not exists (select from {table});

@@ -1,6 +1,6 @@
--- How many rows of a staged batch, upserted a moment ago in this transaction, the table does not seem to hold.
--- A trigger that returns no row keeps one out without an error. What a trigger changed was written by this transaction
--- all the same, or was like this before.
+-- How many staged rows, just upserted in this transaction, the table does not seem to hold.
+-- A trigger that returns no row keeps one out without an error. What a trigger changed was still written by this transaction,
+-- or was equal before.
 select pg_catalog.count(*)
 from {staging} as staged
 left join {table} as existing on {same_key}

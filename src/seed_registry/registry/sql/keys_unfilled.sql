@@ -1,4 +1,4 @@
--- Whether a constraint of a table is over nothing but columns that no record fills: then a record is not to blame for it.
+-- Whether a constraint covers only columns that no record fills: then no record is to blame for violating it.
 select not pg_catalog.bool_or(index.indexprs is not null or attribute.attname = any($3::pg_catalog.text[]))
 from pg_catalog.pg_index as index
 join pg_catalog.pg_class as class on class.oid = index.indexrelid

@@ -1,4 +1,4 @@
--- What this role may not do with the two tables, not even with some of their columns, and with the sequences of their ids.
+-- The privileges that this role lacks on the two tables, even on single columns, and on the sequences of their ids.
 select pg_catalog.string_agg(missing, ', ')
 from (
   select wanted.privilege || ' on ' || relation.name as missing
@@ -6,7 +6,7 @@ from (
   cross join (values ('select'), ('insert'), ('update')) as wanted (privilege)
   where not pg_catalog.has_any_column_privilege(relation.name::pg_catalog.regclass, wanted.privilege)
   union all
-  -- ids of type serial; identity columns do without
+  -- ids of type serial; identity columns need no grant
   select 'usage on sequence ' || sequence.oid::pg_catalog.regclass
   from pg_catalog.pg_class as sequence
   join pg_catalog.pg_depend as used
@@ -14,6 +14,6 @@ from (
     and used.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
   join pg_catalog.pg_attrdef as own on own.oid = used.objid
   where own.adrelid = any($1::pg_catalog.text[]::pg_catalog.regclass[])
-    -- asked of anything but a sequence this is an error
+    -- an error for anything but a sequence
     and case when sequence.relkind = 'S' then not pg_catalog.has_sequence_privilege(sequence.oid, 'usage, update') end
 ) as privilege

@@ -1,4 +1,4 @@
--- What drops the unique indexes that keep two sources from having a row each with one key.
+-- The statements that drop the unique indexes by which two sources cannot both have a row with one key.
 select case
   when made.conname is null then pg_catalog.format('drop index %I.%I;', namespace.nspname, relation.relname)
   else pg_catalog.format('alter table %I.%I drop constraint %I;', $1::text, $2::text, made.conname)

@@ -1,5 +1,5 @@
--- The content hashes of rows that the upsert before left alone, for they have the values of the staged batch.
--- It locked them in key order, so this waits for nobody.
+-- Write the content hashes of rows that the upsert before did not touch, because they equal the staged batch.
+-- The upsert locked them in key order, so this does not wait.
 update {table} as existing
 set {hash_column} = staged.content_hash
 from {staging} as staged

@@ -1,2 +1,2 @@
--- A few rows that a table has, as a batch would bring them.
+-- A few rows of a table, in the form in which a batch is staged.
 select {values} from {table} as existing {condition} limit 3;

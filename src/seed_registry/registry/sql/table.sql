@@ -1,4 +1,4 @@
--- What of a table decides whether, and how well, a load can write to it.
+-- Properties of a table that decide whether, and how fast, a load can write to it.
 select
   class.relkind::pg_catalog.text as kind,
   class.relpersistence = 'u' as is_unlogged,
@@ -20,7 +20,7 @@ select
     where child.inhparent = class.oid
     order by 1
   ) as children,
-  -- Those that publish updates of it, if it has nothing that would tell a subscriber which row was updated.
+  -- Those that publish its updates, if it has no replica identity.
   array(
     select publication.pubname::pg_catalog.text
     from pg_catalog.pg_publication as publication
@@ -38,7 +38,7 @@ select
       )
     order by publication.pubname
   ) as publications,
-  -- Those that may change rows or keep them out: for each row, before it is inserted or updated.
+  -- Those that may change rows or keep them out: row triggers before INSERT or UPDATE.
   array(
     select trigger.tgname::pg_catalog.text from pg_catalog.pg_trigger as trigger
     where trigger.tgrelid = class.oid and not trigger.tgisinternal and trigger.tgenabled in ('O', 'A')

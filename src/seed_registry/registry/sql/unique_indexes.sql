@@ -1,4 +1,4 @@
--- The unique indexes of a table with their columns, and what keeps ON CONFLICT from going by one, null if nothing does.
+-- The unique indexes of a table with their columns, and why ON CONFLICT cannot use one, null if it can.
 select
   class.relname::pg_catalog.text as name,
   array(

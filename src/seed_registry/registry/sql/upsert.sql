@@ -1,4 +1,4 @@
--- The staged batch into its table. In key order, so that concurrent loads wait for each other and never deadlock.
+-- Upsert the staged batch, in key order, so that concurrent loads wait for each other and never deadlock.
 with written as (
   insert into {table} as existing ({columns})
   select {values}
@@ -6,9 +6,9 @@ with written as (
   order by {order}
   on conflict ({key}) do update
   set {assignments}
-  -- a row that would become what it is already is not written
+  -- an equal row is not written
   where {differs}
-  -- a row that this statement inserted has never been locked or deleted by anybody
+  -- xmax is 0 only for rows that this statement inserted
   returning xmax = 0 as inserted
 )
 select

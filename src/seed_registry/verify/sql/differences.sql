@@ -1,5 +1,4 @@
--- The records that the registry does not hold as they are, the first of those missing and of those different alike, in
--- the order of the index.
+-- The first records that are missing in the registry, and the first that differ, in the order of the index.
 select part, line, "offset", asset_key, source, differs
 from (
   select *, pg_catalog.row_number() over (partition by differs = '{}' order by part, "offset") as number

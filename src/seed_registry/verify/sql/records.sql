@@ -1,4 +1,4 @@
--- What the index says, by source.
+-- Counts of the records of the index, by source.
 select
   source,
   pg_catalog.count(*) as records,

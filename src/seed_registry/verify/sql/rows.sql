@@ -1,4 +1,4 @@
--- What the registry has of these sources, and how much of it the index does not have.
+-- Counts of the rows of these sources, and of those that the index does not have.
 select wanted.source, pg_catalog.count(*) as rows, pg_catalog.count(*) filter (where record.part is null) as extra
 from {assets} as existing
 join pg_temp.seed_registry_audit_sources as wanted on wanted.source_id = existing.{source_column}

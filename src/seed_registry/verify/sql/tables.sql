@@ -1,4 +1,4 @@
--- What an index says, a row for each valid record of an asset, for this transaction only.
+-- The notes of an audit, for this transaction only: a row for each valid asset record of the indexes.
 create temporary table pg_temp.seed_registry_audit (
   part      int not null,    -- which index, in the order in which they are loaded
   "offset"  bigint not null,
@@ -14,5 +14,5 @@ create temporary table pg_temp.seed_registry_audit_sources (
   scope     int not null,
   source_id {id_type} not null
 ) on commit drop;
--- From here on nothing can be written but to temporary tables.
+-- From here on only temporary tables can be written.
 set transaction read only;
