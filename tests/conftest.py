@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from seed_registry.postgres.connection import session
 from seed_registry.postgres.libpq import VARIABLES
 from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry import ddl
+from seed_registry.registry.merge import Merger
+from seed_registry.registry.values import asset_values
 from seed_registry.settings import DatabaseUrl
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -369,3 +371,11 @@ def _debian(directory: Path) -> Iterator[str]:
         yield f"postgresql://registry@/postgres?host={directory}"
     finally:
         subprocess.run([*pg_ctl, "-m", "immediate", "stop"], check=True, **options)
+
+
+async def compare_assets(
+    merger: Merger, assets: Sequence[Asset], sources: Mapping[str, SourceRow]
+) -> dict[str, list[str]]:
+    """Return the fields in which the registry differs from these assets, by key, of those that differ."""
+    found = await merger._assets.compare(assets, asset_values(sources))
+    return {asset.key: fields for asset, fields in zip(assets, found, strict=True) if fields}

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
-from conftest import Cli, make_asset, make_source
+from conftest import Cli, compare_assets, make_asset, make_source
 from seed_registry import ingest
 from seed_registry.errors import SeedRegistryError
 from seed_registry.postgres.connection import session
@@ -127,7 +127,7 @@ async def check_column_names(connection: Connection, field: str, names: list[str
         assert await merger.write(Batch(items, ids)) == MergeCounts(inserted=1)
         assert await merger.write(Batch(items, ids)) == MergeCounts(unchanged=1)
         assert await Merger(connection, tables, full=True).write(Batch(items, ids)) == MergeCounts(unchanged=1)
-        assert await merger.compare_assets(items, ids) == {}
+        assert await compare_assets(merger, items, ids) == {}
         stored = await connection.fetchval(f"select {quoted(name)} from registry.assets")
         assert stored == {"asset_key": "aaaa-0001", "name": "a name"}.get(field, items[0].content_hash)
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from conftest import _clone, make_asset, make_source, source_rows
+from conftest import _clone, compare_assets, make_asset, make_source, source_rows
 from seed_registry.dry_run.collector import PlanCollector
 from seed_registry.dry_run.writer import DryRunWriter
 from seed_registry.errors import SchemaMissing, SettingsInvalid
@@ -210,7 +210,7 @@ async def test_moments_without_a_zone_are_kept_in_utc_whatever_the_session(
     await plain_connection.execute("set timezone to 'America/New_York'")
     merger = await prepared(plain_connection, full=True)
     assert await merger.write(Batch([make_asset("a", updated_at=DAY[1])], source_rows(ids))) == MergeCounts(unchanged=1)
-    assert await merger.compare_assets([make_asset("a", updated_at=DAY[1])], source_rows(ids)) == {}
+    assert await compare_assets(merger, [make_asset("a", updated_at=DAY[1])], source_rows(ids)) == {}
 
 
 # --- unchanged ----------------------------------------------------------------------------------------------------
@@ -317,11 +317,11 @@ async def test_a_row_edited_by_hand_is_repaired_by_a_full_merge(
     await connection.execute("update registry.assets set name = 'wrong' where asset_key = 'a'")
     assert await merger.write(Batch(records, rows)) == MergeCounts(unchanged=2)
     assert (await row(connection, "a"))["name"] == "wrong"
-    assert await merger.compare_assets(records, rows) == {"a": ["name"]}
+    assert await compare_assets(merger, records, rows) == {"a": ["name"]}
     full = await prepared(connection, full=True)
     assert await full.write(Batch(records, rows)) == MergeCounts(updated=1, unchanged=1)
     assert (await row(connection, "a"))["name"] == "right"
-    assert await full.compare_assets(records, rows) == {}
+    assert await compare_assets(full, records, rows) == {}
 
 
 async def test_a_row_deleted_by_hand_is_inserted_again(
@@ -330,7 +330,7 @@ async def test_a_row_deleted_by_hand_is_inserted_again(
     records = [make_asset("a"), make_asset("b")]
     await merger.write(Batch(records, rows))
     await connection.execute("delete from registry.assets where asset_key = 'a'")
-    assert await merger.compare_assets(records, rows) == {
+    assert await compare_assets(merger, records, rows) == {
         "a": ["source_id", "name", "description", "url", "updated_at", "raw"]
     }
     assert await merger.write(Batch(records, rows)) == MergeCounts(inserted=1, unchanged=1)
@@ -545,7 +545,7 @@ async def test_nothing_in_the_callers_search_path_is_taken_for_ours(plain_connec
     )
     merger = await prepared(plain_connection, full=True)
     assert await merger.write(Batch(changed, source_rows(ids))) == MergeCounts(unchanged=2)
-    assert await merger.compare_assets(changed, source_rows(ids)) == {}
+    assert await compare_assets(merger, changed, source_rows(ids)) == {}
     found = await row(plain_connection, "aaaa-0001")
     assert (found["name"], found["updated_at"], found["raw"]) == ("other", DAY[2], found["raw"])
     assert json.loads(found["raw"])["name"] == "other"

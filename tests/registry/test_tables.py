@@ -19,7 +19,7 @@ import asyncpg
 import pytest
 from msgspec import Struct, field
 
-from conftest import make_asset, make_source
+from conftest import compare_assets, make_asset, make_source
 from seed_registry.embedded.server import psql_path
 from seed_registry.errors import SchemaMismatch, SchemaMissing, SettingsInvalid
 from seed_registry.postgres.connection import connect, session
@@ -559,7 +559,7 @@ async def test_records_are_merged_into_tables_of_any_accepted_shape(
     *counts, again = await merged(merger, PORTALS, ITEMS)
     assert counts == [MergeCounts(unchanged=2), MergeCounts(unchanged=3)]
     assert again == rows
-    assert await merger.compare_assets(ITEMS, rows) == {}
+    assert await compare_assets(merger, ITEMS, rows) == {}
     *counts, _ = await merged(Merger(empty, tables, full=True), PORTALS, ITEMS)
     assert counts == [MergeCounts(unchanged=2), MergeCounts(unchanged=3)]
     assert await versions(empty, tables) == before

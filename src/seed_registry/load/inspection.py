@@ -64,7 +64,7 @@ class Inspection:
                     await rehearse(connection, tables, is_reading=self._is_reading)
                     has_pooler = await is_behind_pooler(connection)
             except asyncpg.LockNotAvailableError as exc:
-                raise lock_timeout_error(url, await blockers(connection)) from exc
+                raise lock_timeout_error(str(url), await blockers(connection)) from exc
             if is_pooled(connection):
                 pooler = "transaction"
                 note = "every batch makes its own staging tables; --pooler none if the pooler keeps sessions"

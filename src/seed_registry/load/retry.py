@@ -154,7 +154,7 @@ class RetryingSession:
                 if classify(exc) is FailureAction.BISECT:
                     raise
                 if self._blockers:
-                    raise lock_timeout_error(policy.url, self._blockers) from exc
+                    raise lock_timeout_error(str(policy.url), self._blockers) from exc
                 raise to_our_error(exc, policy.url) from exc
             except CommitUnknown as exc:
                 raise to_our_error(exc.lost, policy.url) from exc

@@ -12,7 +12,6 @@ from msgspec import Struct
 from seed_registry.errors import DatabaseRefused
 from seed_registry.escape import printable
 from seed_registry.postgres.sql_files import statement
-from seed_registry.settings import DatabaseUrl
 
 _HALF_BITS: Final = 32
 _HALF: Final = (1 << _HALF_BITS) - 1
@@ -82,11 +81,11 @@ async def blockers(connection: asyncpg.Connection[Any]) -> str:
     return ", ".join(f"pid {pid} ({printable(name) or 'unnamed'}, {state})" for pid, name, state, _ in found)
 
 
-def lock_timeout_error(url: DatabaseUrl, holders: str) -> DatabaseRefused:
+def lock_timeout_error(database: str, holders: str) -> DatabaseRefused:
     """Return the error of a lock that was not released in time; `holders` are from `blockers`."""
     who = f"; {holders} holds one" if holders else ""
     return DatabaseRefused(
-        f"{url}: a lock was not released in time{who}\n"
+        f"{database}: a lock was not released in time{who}\n"
         "wait for the end of that session, or end it with select pg_terminate_backend(PID), then load again",
         sqlstate=asyncpg.LockNotAvailableError.sqlstate,
     )

@@ -108,18 +108,13 @@ class Merger:
             DatabaseRefused: the source of an asset is gone.
         """
         if isinstance(refused, Source):
-            probe_source = Probe[Source](self._connection, self._tables.sources, self._sources, seconds=self._seconds)
+            probe_source = Probe[Source](
+                self._connection, self._tables.sources, self._sources.attempt, seconds=self._seconds
+            )
             return await probe_source.blame(refused, reason, plain_values)
-        probe = Probe[Asset](self._connection, self._tables.assets, self._assets, seconds=self._seconds)
+        probe = Probe[Asset](self._connection, self._tables.assets, self._assets.attempt, seconds=self._seconds)
         await probe.require_source(self._tables.sources, sources[refused.source_key], reason)
         return await probe.blame(refused, reason, asset_values(sources))
-
-    async def compare_assets(self, assets: Sequence[Asset], sources: Mapping[str, SourceRow]) -> dict[str, list[str]]:
-        """The fields in which the registry differs from these assets, by key, of those that differ."""
-        if not assets:
-            return {}
-        found = await self._assets.compare(assets, asset_values(sources))
-        return {asset.key: fields for asset, fields in zip(assets, found, strict=True) if fields}
 
     async def find_sources(self, keys: Sequence[str]) -> dict[str, SourceRow]:
         """The rows of those sources that exist, by key.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Generic
 
@@ -25,7 +25,6 @@ from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry.batch import Blame
 from seed_registry.registry.queries import samples
-from seed_registry.registry.table_merge import TableMerger
 from seed_registry.registry.tables import Table
 from seed_registry.registry.values import Record, Values
 
@@ -45,18 +44,20 @@ _MADE_UP_ASSET: Final = Asset(
 _ALPHABETS: Final = (string.digits, string.ascii_lowercase, string.ascii_uppercase)
 
 Row = list[Any]
+# The error if the row was refused, and whether its key existed.
+Attempt = Callable[[Row], Awaitable[tuple[Exception | None, bool]]]
 
 
 class Probe(Generic[Record]):
     """Probes for the records that one table refused."""
 
     def __init__(
-        self, connection: asyncpg.Connection[Any], table: Table, merger: TableMerger, *, seconds: float | None
+        self, connection: asyncpg.Connection[Any], table: Table, attempt: Attempt, *, seconds: float | None
     ) -> None:
-        """No statement may take more than `seconds`."""
+        """`attempt` writes a row and rolls it back. No statement may take more than `seconds`."""
         self._connection = connection
         self._table = table
-        self._merger = merger
+        self._attempt = attempt
         self._seconds = seconds
 
     async def require_source(self, sources: Table, source: SourceRow, reason: Exception) -> None:
@@ -91,7 +92,7 @@ class Probe(Generic[Record]):
             controls = [*(disguise for row in others for disguise in self._disguised(row)), invented]
         is_same = False
         for row in controls:
-            refused, was_there = await self._merger.attempt(row)
+            refused, was_there = await self._attempt(row)
             if refused is None and (held or not was_there):
                 return Blame.RECORD
             is_same = is_same or (refused is not None and _fault(refused) == _fault(reason))

@@ -9,6 +9,7 @@ import asyncpg
 
 from seed_registry.errors import SchemaMismatch
 from seed_registry.postgres.identifiers import display_name, literal, quoted
+from seed_registry.postgres.pooler import is_pooled
 from seed_registry.postgres.sql_files import statement
 from seed_registry.registry.fields import FIELDS, LARGE_FIELDS
 from seed_registry.registry.tables import Table
@@ -27,6 +28,8 @@ class Staging:
 
     def __init__(self, connection: asyncpg.Connection[Any], table: Table, name: str) -> None:
         self.name = f"pg_temp.{quoted(name)}"
+        # Through a pooler no table outlives its transaction: each batch writes two catalog entries.
+        self.is_per_transaction = is_pooled(connection)
         self._connection = connection
         self._table = table
         self._bare_name = name

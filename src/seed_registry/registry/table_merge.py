@@ -21,7 +21,6 @@ from seed_registry.postgres.failures import (
     is_disk_full,
 )
 from seed_registry.postgres.identifiers import display_name
-from seed_registry.postgres.pooler import is_pooled
 from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.postgres.transactions import BatchTransaction
 from seed_registry.records import Asset, Reject, Source
@@ -74,8 +73,6 @@ class TableMerger(TableReader):
         self.staging = Staging(connection, table, staging_name)
         self._straight = False
         self._has_staging = False
-        # Through a pooler no table outlives its transaction: each batch writes two catalog entries.
-        self._staged_per_transaction = is_pooled(connection)
         self._upsert = upsert(table, self.staging.name)
         self._kept_out = kept_out(table, self.staging.name)
         self._renew_hashes = renew_hashes(table, self.staging.name) if "content_hash" in table.columns else ""
@@ -157,12 +154,12 @@ class TableMerger(TableReader):
         """Stage and upsert records; the returned counts correct `counts`, in which all of them are unchanged."""
         rows = list(zip(*self._columns(records, values), strict=True))
         is_callers = self._connection.is_in_transaction()
-        if not self._has_staging and not self._staged_per_transaction:
+        if not self._has_staging and not self.staging.is_per_transaction:
             async with self._step("copying"):
                 await self.staging.create()  # only now: a load that changes nothing writes no catalog
             self._has_staging = not is_callers  # which may roll it back
         async with self._transaction(save) as transaction:
-            if self._staged_per_transaction:
+            if self.staging.is_per_transaction:
                 async with self._step("copying"):
                     await self.staging.create(per_transaction=True)
             inserted, updated = await self._upserted(rows, _own_keys(records) if owners else None)

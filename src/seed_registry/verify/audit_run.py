@@ -11,6 +11,7 @@ import msgspec
 from seed_registry.errors import IndexBroken
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.open import read_index
+from seed_registry.index.unread_arrays import log_unread
 from seed_registry.registry.tables import Tables
 from seed_registry.report import Database, Progress, Tally
 from seed_registry.settings import Settings
@@ -64,6 +65,7 @@ class AuditRun:
                 dialect = reader.dialect.name
                 self._progress.tell("info", "index_opened", index=reader.name, dialect=dialect, bytes=reader.size)
                 await self._comparer.compare(reader, number)
+                log_unread(reader.name, reader.unread(), self._progress)
         except IndexBroken as exc:
             what = str(exc).splitlines()[0]
             raise IndexBroken(f"{what}\nonly a whole index can be verified", offset=exc.offset) from exc

@@ -1,4 +1,4 @@
-"""Verifying: after a load, does the database hold what the index said?"""
+"""Check after a load whether the database holds what the index says."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import asyncpg
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
 from seed_registry.records import SourceRow
-from seed_registry.registry.merge import Merger
+from seed_registry.registry.table_reader import TableReader
 from seed_registry.registry.tables import Tables
-from seed_registry.report import Check, Progress, Tally, Verification
+from seed_registry.registry.values import asset_values
+from seed_registry.report import Check, Progress, Stages, Tally, Verification
 from seed_registry.shortfall import Expectation
 
 
@@ -24,18 +25,18 @@ async def verify(
     loaded: Expectation,
     progress: Progress,
 ) -> Verification:
-    """Put the checks to the database; rows of earlier loads are no failure, but told.
+    """Run the checks; rows of earlier loads are no failure, but logged.
 
     Args:
         connection: any session.
         tables: the registry's.
         sources: all that the indexes named, by key.
         tally: what was counted.
-        loaded: what else is known of what was read.
-        progress: is told of every difference.
+        loaded: what else the load read and sent.
+        progress: receives an event for every difference.
     """
     checks = [
-        # The law: every record read has exactly one outcome.
+        # Every record read has exactly one outcome.
         _equal("sources_conserved", tally.sources.read, tally.sources.outcomes),
         _equal("assets_conserved", tally.assets.read, tally.assets.outcomes),
         *(_equal(f"declared_{name}", declared, read) for name, declared, read in loaded.declared),
@@ -53,15 +54,17 @@ async def _sample_equal(
     loaded: Expectation,
     progress: Progress,
 ) -> Check:
-    merger, differing = Merger(connection, tables), 0
-    # In turns: where the table does not tell a source's provider, it may have another one in each index.
+    reader, differing = TableReader(connection, tables.assets, full=False, stages=Stages()), 0
+    # By provider: if the table does not store it, a source may have another one in each index.
     for provider in {source.provider for source, _ in loaded.sample.values()}:
         sample = [(source, asset) for source, asset in loaded.sample.values() if source.provider == provider]
         sources = {asset.source_key: source for source, asset in sample}
-        lines = {asset.key: asset.line for _, asset in sample}
-        for key, fields in (await merger.compare_assets([asset for _, asset in sample], sources)).items():
-            progress.tell("error", "sample_differs", key=key, fields=fields, line=lines[key])
-            differing += 1
+        assets = [asset for _, asset in sample]
+        found = await reader.compare(assets, asset_values(sources))
+        for asset, fields in zip(assets, found, strict=True):
+            if fields:
+                progress.tell("error", "sample_differs", key=asset.key, fields=fields, line=asset.line)
+                differing += 1
     return _equal("sample_equal", len(loaded.sample), len(loaded.sample) - differing)
 
 
@@ -94,7 +97,7 @@ async def _present(
 
 
 async def _orphans(connection: asyncpg.Connection[Any], tables: Tables) -> Check:
-    """With a validated foreign key the database has answered already; counting 10^8 rows would tell nothing new."""
+    """Count assets without a source; a validated foreign key makes that needless, and it reads all rows."""
     if tables.tied:
         return Check("assets_without_source", passed=True, expected=0, actual=0)
     query = statement("verify/count_orphans").format(

@@ -8,7 +8,6 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from seed_registry.index.reader import IndexReader
-from seed_registry.index.unread_arrays import log_unread
 from seed_registry.key_hashes import KeySample, hash_key, hash_keys
 from seed_registry.records import Asset, Record, Reject, Source, SourceRow
 from seed_registry.registry.batch import Blame
@@ -18,7 +17,6 @@ from seed_registry.registry.tables import Tables
 from seed_registry.report import Progress, Tally
 from seed_registry.settings import Settings
 from seed_registry.spill import FirstOwners, ParkedAssets
-from seed_registry.verify.audit_report import Difference
 from seed_registry.verify.snapshot import Probed, RegistrySnapshot
 from seed_registry.verify.sources import AuditSources
 
@@ -91,7 +89,6 @@ class Comparer:
         await self._stage()
         await self._expect(part)
         self.declared.extend(reader.declared())
-        log_unread(reader.name, reader.unread(), self._progress)
 
     async def _take(self, part: _Part, records: Sequence[Record]) -> None:
         tally, sources = self._tally, []
@@ -205,12 +202,7 @@ class Comparer:
         differing = await _differing(list(range(len(stored))), compare)
         fields = {source.key: differing.get(position) for position, source in enumerate(stored)}
         for key, source in last.items():
-            differs = fields.get(key, [])
-            difference = None
-            if differs is not None:
-                name = part.reader.name
-                difference = Difference("sources", key, key, not differs, differs, name, source.line, source.offset)
-            known.found[known.number(key)].difference = difference
+            known.set_difference(source, fields.get(key, []), part.reader.name)
 
     async def _stage(self) -> None:
         rows, self._rows = self._rows, []

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from seed_registry.errors import IndexNotUnderstood
-from seed_registry.records import SourceRow
+from seed_registry.records import Source, SourceRow
 from seed_registry.registry.tables import Tables
 from seed_registry.verify.audit_report import Difference
 from seed_registry.verify.snapshot import RegistrySnapshot
@@ -73,6 +73,14 @@ class AuditSources:
                 self.found.append(
                     AuditSource(row.provider or provider, key, self._scope(row.provider or provider), row.id)
                 )
+
+    def set_difference(self, source: Source, fields: list[str] | None, index: str) -> None:
+        """Store how the row of a source differs: in these fields, None in none of them, empty if it is missing."""
+        difference = None
+        if fields is not None:
+            place = (index, source.line, source.offset)
+            difference = Difference("sources", source.key, source.key, not fields, fields, *place)
+        self.found[self.number(source.key)].difference = difference
 
     def number(self, key: str) -> int:
         """Return the number of a source that was added."""
