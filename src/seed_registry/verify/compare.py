@@ -10,7 +10,7 @@ from msgspec import Struct, field
 from seed_registry.index.reader import IndexReader
 from seed_registry.key_hashes import KeySample, hash_key, hash_keys
 from seed_registry.records import Asset, Record, Reject, Source, SourceRow
-from seed_registry.registry.batch import Blame
+from seed_registry.registry.batch import Batcher, Blame
 from seed_registry.registry.bisection import merge_bisecting
 from seed_registry.registry.key_owners import are_shared, has_own_keys, key_hasher, key_of_another_source
 from seed_registry.registry.tables import Tables
@@ -30,8 +30,7 @@ class _Part(Struct):
     number: int
     reader: IndexReader
     parked: ParkedAssets
-    assets: list[Asset] = field(default_factory=list)
-    bytes: int = 0
+    batcher: Batcher[Asset]
     listed: set[str] = field(default_factory=set)
     named: set[str] = field(default_factory=set)  # by assets
 
@@ -73,7 +72,8 @@ class Comparer:
         Raises:
             IndexBroken, IndexUnreadable, IndexNotUnderstood: it cannot be read to its end.
         """
-        tally, part = self._tally, _Part(number, reader, ParkedAssets())
+        tally, settings = self._tally, self._settings
+        part = _Part(number, reader, ParkedAssets(), Batcher(settings.batch_size, settings.batch_bytes, "raw"))
         bytes_before = tally.bytes_read
         try:
             async for records in reader.records():
@@ -85,18 +85,18 @@ class Comparer:
                 await self._take_again(part, reader.decode(raw))
         finally:
             part.parked.close()
-        await self._flush(part)
+        await self._compare_batch(part, part.batcher.take())
         await self._stage()
         await self._expect(part)
         self.declared.extend(reader.declared())
 
     async def _take(self, part: _Part, records: Sequence[Record]) -> None:
-        tally, sources = self._tally, []
+        tally, assets, sources = self._tally, list[Asset](), []
         for record in records:
             if type(record) is Asset:
                 tally.assets.read += 1
                 if record.source_key:
-                    await self._add(part, record)
+                    assets.append(record)
                 else:
                     part.parked.park(record, hash_key(record.key))  # a header at the end names its source
             elif type(record) is Source:
@@ -106,12 +106,15 @@ class Comparer:
                 counts = tally.sources if record.kind == "source" else tally.assets
                 counts.read += 1
                 self._reject(record)
+        for batch in part.batcher.split(assets):
+            await self._compare_batch(part, batch)
         if sources:
             await self._compare_sources(part, sources)
 
     async def _take_again(self, part: _Part, record: Record | None) -> None:
         if type(record) is Asset:
-            await self._add(part, record)
+            for batch in part.batcher.split([record]):
+                await self._compare_batch(part, batch)
         elif type(record) is Reject:
             self._reject(record)
 
@@ -120,14 +123,7 @@ class Comparer:
         counts.rejected += 1
         self._tally.rejects[reject.reason] += 1
 
-    async def _add(self, part: _Part, asset: Asset) -> None:
-        part.assets.append(asset)
-        part.bytes += len(asset.raw)
-        if len(part.assets) >= self._settings.batch_size or part.bytes >= self._settings.batch_bytes:
-            await self._flush(part)
-
-    async def _flush(self, part: _Part) -> None:
-        assets, part.assets, part.bytes = part.assets, [], 0
+    async def _compare_batch(self, part: _Part, assets: list[Asset]) -> None:
         if assets:
             await self._compare_assets(part, assets)
             self._progress.tell("debug", "batch_compared", index=part.reader.name, records=len(assets))
