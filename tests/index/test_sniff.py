@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from seed_registry.errors import IndexNotUnderstood
 from seed_registry.index import sniff as sniffer
 from seed_registry.index.byte_stream import HEAD_BYTES
-from seed_registry.index.sniff import MAX_BYTES, MAX_LEVELS, MAX_NUMBER_BYTES, Shape, sniff
+from seed_registry.index.shape import Shape
+from seed_registry.index.sniff import MAX_BYTES, MAX_LEVELS, MAX_NUMBER_BYTES, sniff
 
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine fails no test
 RECORD = {"type": "asset", "id": "k", "resource": {"id": "k"}, "n": 1.5, "list": [1]}

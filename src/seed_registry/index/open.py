@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from seed_registry.index.byte_stream import open_index
 from seed_registry.index.decoder import Decoder
-from seed_registry.index.dialects import choose, layout_of, looks_like_record, require_domain
+from seed_registry.index.dialects import ARRAYS, choose, layout_of, looks_like_record, require_domain
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.json_document import DocumentFramer
 from seed_registry.index.ndjson import LineFramer
@@ -47,7 +47,7 @@ async def read_index(
             language=settings.language,
             is_lines=shape.lines,
         )
-        pieces = PieceDecoder(decoder, is_document=not shape.lines)
+        pieces = PieceDecoder(decoder, looks_like_record, ARRAYS, is_document=not shape.lines)
         limit, offset = settings.max_record_bytes, opened.head_offset
         framer: LineFramer | DocumentFramer = LineFramer(max_record_bytes=limit, offset=offset)
         if not shape.lines:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -10,10 +10,9 @@ import msgspec
 from msgspec import Struct
 
 from seed_registry.index.decoder import Decoder
-from seed_registry.index.dialects import ARRAYS, looks_like_record
 from seed_registry.index.json_document import DocumentFramer
-from seed_registry.index.json_envelope import Layout
-from seed_registry.index.unread_arrays import UnreadArrays
+from seed_registry.index.json_envelope import Layout, Path
+from seed_registry.index.unread_arrays import IsRecord, UnreadArrays
 from seed_registry.records import Piece, RawBlock, RawRecord, Record, Reject, raw_records
 
 # Reasons for rejecting what may be an envelope of records.
@@ -48,11 +47,21 @@ class PieceDecoder:
         unread: counts what looks like records in records that were rejected.
     """
 
-    def __init__(self, decoder: Decoder, *, is_document: bool = False) -> None:
-        """In a document, decoding ends at the first record that is not JSON, for the document is not JSON either."""
+    def __init__(
+        self, decoder: Decoder, is_record: IsRecord, arrays: Collection[Path], *, is_document: bool = False
+    ) -> None:
+        """In a document, decoding ends at the first record that is not JSON, for the document is not JSON either.
+
+        Args:
+            decoder: of one dialect.
+            is_record: whether an object with these keys looks like a record of any dialect.
+            arrays: where documents of any dialect have records.
+            is_document: whether the pieces are of a document.
+        """
         self.checks = Checks()
         self.decoder = decoder
-        self.unread = UnreadArrays(looks_like_record)
+        self.unread = UnreadArrays(is_record)
+        self._arrays = arrays
         self._is_document = is_document
         self._inner = decoder.dialect.inner
 
@@ -102,7 +111,7 @@ class PieceDecoder:
                 return False
             if record.reason in _NO_RECORD:
                 with suppress(ValueError, RecursionError):
-                    self.unread.look_for(ARRAYS, msgspec.json.decode(raw.data))
+                    self.unread.look_for(self._arrays, msgspec.json.decode(raw.data))
         if self._inner is not None and self._inner[0] in raw.data and not raw.excess:
             records += self._inner_records(raw, self._inner[1])
         return True

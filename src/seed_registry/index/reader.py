@@ -17,7 +17,7 @@ from seed_registry.index.json_document import DocumentFramer
 from seed_registry.index.json_envelope import Problem, error_position, error_text
 from seed_registry.index.ndjson import LineFramer
 from seed_registry.index.piece_decoder import PieceDecoder
-from seed_registry.index.sniff import Shape
+from seed_registry.index.shape import Shape
 from seed_registry.records import Asset, Piece, RawRecord, Record, Reject
 from seed_registry.report import Stages
 from seed_registry.shortfall import Total

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import ijson
 import msgspec
-from msgspec import Struct, field
 from msgspec.structs import replace
 
 from seed_registry.errors import IndexNotUnderstood
 from seed_registry.escape import printable
 from seed_registry.index import json_checks
-from seed_registry.index.json_envelope import MAX_DEPTH, Path
+from seed_registry.index.json_envelope import MAX_DEPTH
 from seed_registry.index.server_errors import page_for_people, portal_error_text
+from seed_registry.index.shape import Shape
 
 # Limits of what ijson gets, each far below what it can bear. Bytes behind the first excess are not examined.
 MAX_BYTES: Final = 1 << 20  # a chunk of the index; the record of a rejects file may be longer
@@ -30,38 +30,7 @@ _TOKEN = re.compile(
 # How many lines at the beginning may be broken before it is no NDJSON index.
 _MAX_BROKEN_LINES = 100
 
-Form = Literal["", "one record", "an array of documents", "documents, one a line"]
 _SCALARS = ("string", "number", "boolean", "null")
-
-
-class Shape(Struct, frozen=True):
-    """The structure of the beginning of an index.
-
-    Attributes:
-        lines: NDJSON if true, one document otherwise.
-        keys: of the document or first record, each with its value; "array" or "object" stand for these.
-        single: one object on one line: a document, or the only record of an NDJSON index.
-        arrays: for each array of the document, by path, the keys of its first element; empty where it has none.
-        objects: the same of each object below the document's top that is in no array.
-        scalars: the paths of the arrays that begin with no object or array, but with "string", "number" or the like.
-        page: the shape of the first line, or of the first element of a document that is an array, as a document.
-        words: the message of the portal's server, if the document is an error.
-        form: how it is read, if neither as lines of records nor as one document with records.
-    """
-
-    lines: bool
-    single: bool = False
-    keys: dict[str, Any] = field(default_factory=dict)
-    arrays: dict[Path, set[str]] = field(default_factory=dict)
-    objects: dict[Path, set[str]] = field(default_factory=dict)
-    scalars: dict[Path, str] = field(default_factory=dict)
-    page: Shape | None = None
-    words: str | None = None
-    form: Form = ""
-
-    def is_empty(self, *path: str) -> bool:
-        """Whether there is an array at the path, without an element in the bytes examined."""
-        return self.arrays.get(path) == set() and path not in self.scalars
 
 
 def sniff(head: bytes, name: str) -> Shape:

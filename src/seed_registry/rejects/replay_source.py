@@ -9,11 +9,11 @@ from msgspec.structs import replace
 
 from seed_registry.index.byte_stream import open_index
 from seed_registry.index.decoder import Decoder
-from seed_registry.index.dialects.base import Dialect
+from seed_registry.index.dialects import ARRAYS, Dialect, looks_like_record
 from seed_registry.index.ndjson import EXCERPT_BYTES, LineFramer
 from seed_registry.index.piece_decoder import PieceDecoder
 from seed_registry.index.reader import IndexReader
-from seed_registry.index.sniff import Shape
+from seed_registry.index.shape import Shape
 from seed_registry.records import RawRecord, Record, Reject
 from seed_registry.rejects.reader import RejectsIndex, dialect_of, longest_line, parse
 from seed_registry.rejects.writer import RejectsFile
@@ -74,7 +74,7 @@ async def read_rejects(
     async with open_index(origins.index) as opened:
         # The sources of these assets are in the registry or in an index, but rarely in this file.
         dialect = replace(dialect_of(origins, settings), lists_sources=False)
-        pieces = PieceDecoder(_LineDecoder(dialect, settings, salt))
+        pieces = PieceDecoder(_LineDecoder(dialect, settings, salt), looks_like_record, ARRAYS)
         longest = longest_line(settings.max_record_bytes)
         framer = LineFramer(max_record_bytes=longest, offset=opened.head_offset)
         yield IndexReader(opened, Shape(lines=True), pieces, framer, stages or Stages())

@@ -16,7 +16,7 @@ from seed_registry.escape import printable
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.open import read_index
 from seed_registry.index.reader import IndexReader
-from seed_registry.index.sniff import Shape
+from seed_registry.index.shape import Shape
 from seed_registry.records import Asset, Record, Reject, Source
 from seed_registry.registry.fields import OPTIONAL_FIELDS, SOURCE_FIELDS
 from seed_registry.settings import Settings

@@ -22,8 +22,10 @@ from seed_registry.index.dialects.discovery import DISCOVERY
 from seed_registry.index.dialects.seed import SEED
 from seed_registry.index.dialects.views import VIEWS
 from seed_registry.index.json_envelope import Layout, Path
-from seed_registry.index.sniff import Shape
+from seed_registry.index.shape import Shape
 from seed_registry.settings import Settings
+
+__all__ = ["ARRAYS", "DIALECTS", "Dialect", "choose", "layout_of", "looks_like_record", "require_domain"]
 
 # Tried in this order, the most distinctive first. Some portals' packages have an `identifier`, too.
 DIALECTS: Final = {dialect.name: dialect for dialect in (SEED, DISCOVERY, DIRECTORY, VIEWS, CKAN, DATA_JSON)}

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from seed_registry.index.dialects.global_keys import is_global
 from seed_registry.index.json_envelope import Layout, Path
-from seed_registry.index.sniff import Shape
+from seed_registry.index.shape import Shape
 
 # Socrata's ids: eight characters of an alphabet without the look-alikes 0, 1, l and o (all of 13,383 real ones).
 _ID: Final = "[2-9a-km-np-z]{4}-[2-9a-km-np-z]{4}"

@@ -26,7 +26,7 @@ from seed_registry.index.dialects.base import (
     page,
 )
 from seed_registry.index.json_envelope import Path
-from seed_registry.index.sniff import Shape
+from seed_registry.index.shape import Shape
 
 
 class Package(Struct, gc=False):

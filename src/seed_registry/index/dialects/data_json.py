@@ -32,7 +32,7 @@ from seed_registry.index.dialects.base import (
     socrata_id,
 )
 from seed_registry.index.json_envelope import Layout, Path
-from seed_registry.index.sniff import Shape
+from seed_registry.index.shape import Shape
 from seed_registry.index.text_fields import has_text, url_of
 
 

@@ -25,7 +25,7 @@ from seed_registry.index.dialects.base import (
     keys_at,
     page,
 )
-from seed_registry.index.sniff import Shape
+from seed_registry.index.shape import Shape
 
 
 class DirectoryRecord(Struct, gc=False):

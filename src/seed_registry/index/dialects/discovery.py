@@ -21,7 +21,7 @@ from seed_registry.index.dialects.base import (
     first,
     keys_at,
 )
-from seed_registry.index.sniff import Shape
+from seed_registry.index.shape import Shape
 
 
 class Resource(Struct, gc=False):

@@ -23,7 +23,7 @@ from seed_registry.index.dialects.base import (
     moment,
     page,
 )
-from seed_registry.index.sniff import Shape
+from seed_registry.index.shape import Shape
 
 
 class View(Struct, gc=False):
