@@ -2,7 +2,7 @@
 
 A bad *record* is data: it becomes a `Reject` and the load goes on. A failure of the environment (files, database,
 settings) is one of these exceptions. Each message is one or two lines that name the thing and the fix; none holds a
-password or unescaped input. A `report` is a `report.Report`: this module imports nothing of ours.
+password or unescaped input.
 
     SeedRegistryError                exit 1
     ├── SettingsInvalid              exit 2   a setting or argument out of range, or one that contradicts another
@@ -29,7 +29,10 @@ password or unescaped input. A `report` is a `report.Report`: this module import
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from seed_registry.report import Report
 
 
 class SeedRegistryError(Exception):
@@ -74,7 +77,7 @@ class IndexBroken(SeedRegistryError):
 class IndexesFailed(SeedRegistryError):
     """Some of several indexes could not be loaded; `report` names them, and has the counts of the others."""
 
-    def __init__(self, message: str, report: Any) -> None:
+    def __init__(self, message: str, report: Report) -> None:
         super().__init__(message)
         self.report = report
 
@@ -137,7 +140,7 @@ class TooManyRejects(SeedRegistryError):
     """
 
     exit_code = 3
-    report: Any | None = None
+    report: Report | None = None
     is_whole = False
 
 
@@ -149,7 +152,7 @@ class VerificationFailed(SeedRegistryError):
 
     exit_code = 4
 
-    def __init__(self, message: str, report: Any) -> None:
+    def __init__(self, message: str, report: Report) -> None:
         super().__init__(message)
         self.report = report
 

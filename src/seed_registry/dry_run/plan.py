@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from seed_registry.dry_run.collector import PlanCollector
 from seed_registry.dry_run.estimate import estimate, unguessed, wal_bytes
 from seed_registry.dry_run.recorder import DryRunRecorder
-from seed_registry.dry_run.registry import Found
 from seed_registry.dry_run.upstream import missing_upstream
-from seed_registry.load.context import RunContext
+from seed_registry.load.context import FoundRegistry, RunContext
 from seed_registry.load.retry import RetryingSession
 from seed_registry.load.target import Conclusion
 from seed_registry.records import SourceRow
@@ -25,7 +24,7 @@ class DryRunConclusion(Conclusion):
         run: RunContext,
         recorder: DryRunRecorder,
         collector: PlanCollector,
-        found: Found,
+        found: FoundRegistry,
         main: RetryingSession | None,
     ) -> None:
         """`main` is a session to the registry that was `found`, if there is one."""

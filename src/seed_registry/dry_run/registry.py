@@ -4,28 +4,15 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
-from msgspec import Struct
-
 from seed_registry.embedded import server
 from seed_registry.embedded.database import database
 from seed_registry.errors import SchemaMissing
-from seed_registry.load.context import RegistryState, RunContext
+from seed_registry.load.context import FoundRegistry, RunContext
 from seed_registry.load.inspection import Inspection
 from seed_registry.postgres.database_url import choose_url
-from seed_registry.report import Database
-from seed_registry.settings import DatabaseUrl
 
 
-class Found(Struct, frozen=True):
-    """A registry, or the reason why the indexes are compared with an empty one."""
-
-    url: DatabaseUrl | None = None
-    database: Database | None = None
-    state: RegistryState | None = None
-    empty_because: str | None = None
-
-
-async def find_registry(run: RunContext, stack: AsyncExitStack) -> Found:
+async def find_registry(run: RunContext, stack: AsyncExitStack) -> FoundRegistry:
     """Find the registry; an embedded server is stopped with `stack`, if it has to be started.
 
     Raises:
@@ -34,15 +21,15 @@ async def find_registry(run: RunContext, stack: AsyncExitStack) -> Found:
     """
     run.log_unverified()
     if choose_url(run.settings.database_url) is None and not server.exists():
-        found = Found(empty_because="there is no embedded database yet")
+        found = FoundRegistry(empty_because="there is no embedded database yet")
     else:
         url = await stack.enter_async_context(database(run.settings))
         inspection = Inspection(run, url, is_reading=True)
         try:
-            return Found(url, state=await inspection.inspect(), database=inspection.database)
+            return FoundRegistry(url, state=await inspection.inspect(), database=inspection.database)
         except SchemaMissing:
             reason = "the database has no registry tables yet, see `seed-registry schema apply`"
-            found = Found(url, inspection.database, empty_because=reason)
+            found = FoundRegistry(url, inspection.database, empty_because=reason)
     note = "compared with an empty registry"
     run.progress.tell("info", "no_database", reason=found.empty_because, note=note)
     return found

@@ -11,7 +11,7 @@ from seed_registry.ledger.checkpoints import NullLedger
 from seed_registry.load.context import RegistryState, RunContext
 from seed_registry.load.outcomes import OutcomeRecorder
 from seed_registry.load.pool import WriterPool
-from seed_registry.load.retry import Connection, RetryingSession, RetryPolicy
+from seed_registry.load.retry import Connection, RetryingSession
 from seed_registry.load.retrying_writer import RetryingWriter
 from seed_registry.postgres.connection import session
 from seed_registry.registry.batch import Writer
@@ -33,7 +33,7 @@ class DryRunSessions:
         stack: AsyncExitStack,
     ) -> None:
         """Sessions are closed with `stack`."""
-        self._policy = RetryPolicy.of(run.settings, state.url, run.tally, run.progress, state.pooler)
+        self._policy = run.retry_policy(state.url, state.pooler)
         self.pool = WriterPool(self._policy, stack, self._open_session, self.new_writer, has_pooler=state.has_pooler)
         self._run = run
         self._state = state

@@ -13,7 +13,6 @@ from seed_registry.load.inspection import Inspection
 from seed_registry.load.main_session import main_session
 from seed_registry.load.outcomes import OutcomeRecorder
 from seed_registry.load.resume import make_rejects_file, open_ledger
-from seed_registry.load.retry import RetryPolicy
 from seed_registry.load.sessions import LoadSessions
 from seed_registry.load.source_cache import SourceCache
 from seed_registry.load.target import Target
@@ -42,13 +41,12 @@ async def _open(run: RunContext) -> AsyncIterator[Target]:
     async with database(settings) as url, AsyncExitStack() as stack:
         inspection = Inspection(run, url)
         state = await inspection.inspect()
-        policy = RetryPolicy.of(settings, url, tally, progress, state.pooler)
-        main = await stack.enter_async_context(main_session(run, state, policy))
+        main = await stack.enter_async_context(main_session(run, state))
         ledger = await open_ledger(main, run, state.tables, rejects)
         recorder = OutcomeRecorder(
             settings, tally, progress, run.rejects, keys_per_source="source_id" in state.tables.assets.key
         )
-        sessions = LoadSessions(run, state, policy, ledger, recorder, stack)
+        sessions = LoadSessions(run, state, ledger, recorder, stack)
         yield Target(
             database=inspection.database,
             tables=state.tables,

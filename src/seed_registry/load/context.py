@@ -11,12 +11,13 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from seed_registry.index.inputs import IndexRef
+from seed_registry.load.retry_policy import RetryPolicy
 from seed_registry.postgres.database_url import choose_url, unverified_host_note
 from seed_registry.postgres.session_settings import READ_ONLY
 from seed_registry.registry.batch import Writer
 from seed_registry.registry.tables import Tables
 from seed_registry.rejects.writer import RejectsFile
-from seed_registry.report import Progress, Tally
+from seed_registry.report import Database, Progress, Tally
 from seed_registry.settings import EMBEDDED, DatabaseUrl, PoolerName, Settings
 
 # Longer than the longest batch of another program, and well below the limit of an answer.
@@ -60,6 +61,13 @@ class RunContext(Struct):
         own = {"lock_timeout": f"{round(seconds * 1000)}ms"}
         return own | (READ_ONLY if is_reading else {}) | ({"synchronous_commit": "on"} if is_durable else {})
 
+    def retry_policy(self, url: DatabaseUrl, pooler: PoolerName) -> RetryPolicy:
+        """How long to retry what fails in sessions to this database."""
+        settings = self.settings
+        return RetryPolicy(
+            url, settings.retry_for_seconds, settings.io_timeout_seconds, self.tally, self.progress, pooler
+        )
+
     @property
     def reads_stdin(self) -> bool:
         """Whether one of the indexes is standard input, which cannot be read twice."""
@@ -101,3 +109,12 @@ class RegistryState(Struct, frozen=True):
         In another encoding it refuses more, and other types take more.
         """
         return self.tables.assets.type("raw") == "jsonb" and self.encoding == "UTF8"
+
+
+class FoundRegistry(Struct, frozen=True):
+    """A registry, or the reason why the indexes are compared with an empty one."""
+
+    url: DatabaseUrl | None = None
+    database: Database | None = None
+    state: RegistryState | None = None
+    empty_because: str | None = None

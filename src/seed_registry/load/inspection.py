@@ -6,7 +6,6 @@ import asyncpg
 import msgspec
 
 from seed_registry.load.context import RegistryState, RunContext
-from seed_registry.load.retry import RetryPolicy
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.identity import identify
 from seed_registry.postgres.locks import blockers, lock_timeout_error
@@ -41,7 +40,7 @@ class Inspection:
             SchemaMismatch: the tables are missing or cannot take the records.
         """
         run = self._run
-        policy = RetryPolicy.of(run.settings, self._url, run.tally, run.progress, run.settings.pooler)
+        policy = run.retry_policy(self._url, run.settings.pooler)
         async for attempt in policy.connect_attempts():
             with attempt:
                 return await self._inspect()

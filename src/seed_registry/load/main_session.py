@@ -8,19 +8,20 @@ from contextlib import asynccontextmanager
 from seed_registry.errors import DatabaseUnavailable, IndexTaken
 from seed_registry.ledger.locks import announce_run, lock_indexes
 from seed_registry.load.context import RegistryState, RunContext
-from seed_registry.load.retry import Connection, RetryingSession, RetryPolicy
+from seed_registry.load.retry import Connection, RetryingSession
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.locks import end_session
 from seed_registry.postgres.timeouts import io_timeout
 
 
-def main_session(run: RunContext, state: RegistryState, policy: RetryPolicy) -> RetryingSession:
+def main_session(run: RunContext, state: RegistryState) -> RetryingSession:
     """The session, to be entered.
 
     Raises, when entered:
         DatabaseUnavailable: there is no connection.
         DatabaseRefused: another load has one of the indexes.
     """
+    policy = run.retry_policy(state.url, state.pooler)
     return RetryingSession(_Opener(run, state).open, policy, waits_for_disk=True)
 
 

@@ -7,7 +7,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Final
 
 from seed_registry.errors import PoolerExhausted
-from seed_registry.load.retry import Connection, RetryingSession, RetryPolicy
+from seed_registry.load.retry import Connection, RetryingSession
+from seed_registry.load.retry_policy import RetryPolicy
 from seed_registry.registry.batch import Writer
 
 # A pooler with room lends a server in milliseconds; before the first batch no session of ours keeps one for longer.

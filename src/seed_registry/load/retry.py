@@ -11,9 +11,9 @@ from typing import Any, Final, Self, TypeAlias, TypeVar
 import anyio
 import asyncpg
 import stamina
-from msgspec import Struct
 
 from seed_registry.errors import SeedRegistryError
+from seed_registry.load.retry_policy import RetryPolicy
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.errors import to_our_error
 from seed_registry.postgres.failures import (
@@ -24,17 +24,12 @@ from seed_registry.postgres.failures import (
     has_no_room,
     is_disk_full,
     is_lock_timeout,
-    is_starting_or_full,
 )
 from seed_registry.postgres.locks import AWAITED_STANDBY, blockers, lock_timeout_error
 from seed_registry.postgres.session_settings import READ_ONLY
 from seed_registry.postgres.standby import missing_standby_error, waits_for_standby
 from seed_registry.postgres.timeouts import io_timeout
-from seed_registry.report import Progress, Tally
-from seed_registry.settings import DatabaseUrl, PoolerName, Settings
 
-_FIRST_WAIT_SECONDS: Final = 0.1
-LONGEST_WAIT_SECONDS: Final = 10.0
 # After these seconds a COMMIT may be waiting for a standby, which it does without a word.
 _SUSPICIOUS_SECONDS: Final = 5.0
 _LONGEST_SUSPICION_SECONDS: Final = 60.0
@@ -42,55 +37,6 @@ _LONGEST_SUSPICION_SECONDS: Final = 60.0
 Result = TypeVar("Result")
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 OpenSession = Callable[[], AbstractAsyncContextManager[Connection]]
-
-
-class RetryPolicy(Struct, frozen=True):
-    """How long to retry, and what counts and logs it.
-
-    Attributes:
-        url: of the database, for messages.
-        seconds: after these the last failure is final; 0 tries once.
-        io_seconds: the longest that the database may take to answer.
-    """
-
-    url: DatabaseUrl
-    seconds: float
-    io_seconds: float
-    tally: Tally
-    progress: Progress
-    pooler: PoolerName = "auto"
-
-    @classmethod
-    def of(cls, settings: Settings, url: DatabaseUrl, tally: Tally, progress: Progress, pooler: PoolerName) -> Self:
-        """The policy that the settings ask for."""
-        return cls(url, settings.retry_for_seconds, settings.io_timeout_seconds, tally, progress, pooler)
-
-    def attempts(self, is_passing: Callable[[Exception], bool]) -> AsyncIterator[stamina.Attempt]:
-        """Attempts, each with its wait before it, until one succeeds or fails for no passing reason."""
-        return stamina.retry_context(
-            on=is_passing,
-            attempts=None if self.seconds else 1,
-            timeout=self.seconds or None,
-            wait_initial=_FIRST_WAIT_SECONDS,
-            wait_max=LONGEST_WAIT_SECONDS,
-        ).__aiter__()
-
-    def connect_attempts(self) -> AsyncIterator[stamina.Attempt]:
-        """Attempts of the first connection; a server that is starting or full may pass, one that is not there not."""
-
-        def may_pass(exc: Exception) -> bool:
-            if not (is_starting_or_full(exc) or is_lock_timeout(exc)):
-                return False
-            self.log_retry(exc)
-            return True
-
-        return self.attempts(may_pass)
-
-    def log_retry(self, exc: Exception, **fields: Any) -> None:
-        """Count and log that what failed is tried again."""
-        self.tally.retries += 1
-        reason = exc.args[0] if exc.args else type(exc).__name__
-        self.progress.tell("warning", "retrying", reason=str(reason).splitlines()[0], **fields)
 
 
 class RetryingSession:

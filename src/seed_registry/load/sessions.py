@@ -10,7 +10,7 @@ from seed_registry.ledger.checkpoints import Ledger
 from seed_registry.load.context import RegistryState, RunContext
 from seed_registry.load.outcomes import OutcomeRecorder
 from seed_registry.load.pool import WriterPool
-from seed_registry.load.retry import Connection, RetryingSession, RetryPolicy
+from seed_registry.load.retry import Connection, RetryingSession
 from seed_registry.load.retrying_writer import RetryingWriter
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.timeouts import io_timeout
@@ -30,7 +30,6 @@ class LoadSessions:
         self,
         run: RunContext,
         state: RegistryState,
-        policy: RetryPolicy,
         ledger: Ledger,
         recorder: OutcomeRecorder,
         stack: AsyncExitStack,
@@ -39,7 +38,7 @@ class LoadSessions:
         # Without a ledger nothing else would show what a crash of the server cost.
         self._own = run.session_settings(is_durable=not ledger.is_kept)
         self.pool = WriterPool(
-            policy,
+            run.retry_policy(state.url, state.pooler),
             stack,
             self._open_session,
             self.new_writer,

@@ -11,11 +11,11 @@ import msgspec
 import typer
 
 from seed_registry.cli.config.command import file_of, unknown_variables
-from seed_registry.cli.config.file import NAME, TOML_TABLE, ConfigurationFile
+from seed_registry.cli.config.file import NAME, TOML_TABLE, CommandPath, ConfigurationFile
 from seed_registry.cli.config.file_values import settings_of
 from seed_registry.cli.config.headers import TABLE as HEADERS
 from seed_registry.cli.config.headers import covered, of_file
-from seed_registry.cli.config.options import TABLE, CommandPath, Output, commands_of, listed, options_of, variable
+from seed_registry.cli.config.options import TABLE, Output, commands_of, listed, options_of, variable
 from seed_registry.cli.render.console import print_rows
 from seed_registry.cli.render.output import print_output
 from seed_registry.errors import SettingsInvalid

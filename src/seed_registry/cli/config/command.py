@@ -16,11 +16,10 @@ from typing import Any
 from typer.core import TyperCommand
 
 from seed_registry.cli.config.conversion import convert_plainly
-from seed_registry.cli.config.file import ConfigurationFile, find, one_line
+from seed_registry.cli.config.file import CommandPath, ConfigurationFile, find, one_line
 from seed_registry.cli.config.file_values import Setting, check_file, settings_of
 from seed_registry.cli.config.headers import by_line, of_file
 from seed_registry.cli.config.options import (
-    CommandPath,
     commands_of,
     key_of,
     listed,

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from seed_registry.cli.config.options import CommandPath
 from seed_registry.errors import SettingsInvalid
 from seed_registry.escape import printable
 
@@ -17,6 +16,8 @@ NAME = "seed-registry.toml"
 TOML_TABLE = "tool.seed-registry"
 # No file of settings is that long: it is another one, named by mistake.
 _LONGEST_FILE = 1 << 20
+
+CommandPath = tuple[str, ...]  # of a command, like ("schema", "check")
 
 
 class ConfigurationFile(NamedTuple):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple, NoReturn
 
-from seed_registry.cli.config.file import ConfigurationFile
+from seed_registry.cli.config.file import CommandPath, ConfigurationFile
 from seed_registry.cli.config.headers import TABLE as HEADERS
 from seed_registry.cli.config.headers import of_file, secrets_of
-from seed_registry.cli.config.options import CommandPath, Options, commands_of, is_shared, key_of, options_of, type_of
+from seed_registry.cli.config.options import Options, commands_of, is_shared, key_of, options_of, type_of
 from seed_registry.errors import SettingsInvalid
 from seed_registry.escape import printable
 from seed_registry.settings import DatabaseUrl

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from seed_registry.cli.config.file import CommandPath
 from seed_registry.settings import INPUT, OUTPUT
 
 # What commands take besides the flags of `Settings`.
@@ -61,7 +62,6 @@ DEFAULT_INDEX = "./data/registry/socrata/sf.index.json"
 
 # Any option, by its name in the environment and the file of settings
 
-CommandPath = tuple[str, ...]  # of a command, like ("schema", "check")
 Options = dict[str, Any]  # by key; click's, or in newer versions Typer's own
 # Options that are questions or consent for once.
 _NEVER_SET = {"help", "version", "config", "install-completion", "show-completion", "yes", "compare"}
