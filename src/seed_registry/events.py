@@ -22,7 +22,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "row_security": "table note",
     "triggers": "table note",
     "values_required": "table note",
-    "source_cache_read": "path cached still_stored",
+    "source_cache_read": "path cached trusted",
     "index_opened": "index dialect bytes",
     "index_resumed": "index committed",
     "index_changed": "index note",

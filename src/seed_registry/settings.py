@@ -256,9 +256,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     rejects: Annotated[
         str | None, Flag("The file for rejected records [default: one a run, see the report]", LIMITS, "FILE")
     ] = None
-    complete: Annotated[
-        bool, Flag("Exit with 4 if a portal declares more records than were read.", SAFETY, is_rare=True)
-    ] = False
+    complete: Annotated[bool, Flag("Exit with 4 if an index is known to be incomplete.", SAFETY, is_rare=True)] = False
     max_rejects: Annotated[MaxRejects, Flag("Exit with 3 above this.", LIMITS, "N|P%", parse=MaxRejects.parse)] = (
         MaxRejects()
     )

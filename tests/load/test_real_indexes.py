@@ -169,7 +169,9 @@ async def test_all_real_indexes_are_loaded_at_once_and_their_counts_add_up(
 async def test_views_without_a_domain_are_an_error_and_nothing_is_written(
     database_url: DatabaseUrl, shared_data: Path, name: str
 ) -> None:
-    with pytest.raises(IndexNotUnderstood, match=f"{name}: records of the dialect views do not tell.*\n.*--domain"):
+    with pytest.raises(
+        IndexNotUnderstood, match=f"{name}: records of the dialect views do not name their portal\n.*--domain"
+    ):
         await load(database_url, shared_data / name)
     assert await ask(database_url, COUNTS) == [(0, 0)]
 

@@ -43,8 +43,14 @@ class IndexRef(Struct, frozen=True):
 
     @classmethod
     def of(cls, name: Name) -> IndexRef:
-        """The index that a path, a URL or `-` means; patterns and directories are for `resolve`."""
+        """The index that a path, a URL or `-` means; patterns and directories are for `resolve`.
+
+        Raises:
+            IndexUnreadable: no index can have this name.
+        """
         path = os.fspath(name)
+        if "\0" in path:
+            raise IndexUnreadable(f"{printable(path)}: no file or URL has a NUL in its name")
         if path == "-":
             return cls("stdin", path, "stdin", path, path)
         if _is_url(path):

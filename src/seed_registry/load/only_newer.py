@@ -49,15 +49,16 @@ class OnlyNewerWriter:
         taken = {id(asset) for asset in newer}
         taken |= {id(asset) for asset in candidates if sources[asset.source_key].id is None}  # in a dry run
         held = [asset for asset in candidates if id(asset) not in taken]
+        kept = [asset for asset in candidates if id(asset) in taken]
+        resumed = sum(asset.was_committed for asset in held)
+        counts = await self._writer.write(replace(batch, assets=kept))
+        # Only now: a batch that is refused is written again in parts, each of which skips its own.
         key_hash = key_hasher(tables)
         self._recorder.skip_older(
             [asset for asset in assets if id(asset) not in taken],
             held,
             lambda asset: key_hash(sources[asset.source_key].provider, asset.source_key, asset.key),
         )
-        kept = [asset for asset in candidates if id(asset) in taken]
-        resumed = sum(asset.was_committed for asset in held)
-        counts = await self._writer.write(replace(batch, assets=kept))
         return replace(
             counts,
             unchanged=counts.unchanged + len(held) - resumed,

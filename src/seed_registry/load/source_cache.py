@@ -51,7 +51,7 @@ class SourceCache:
         if not cached:
             return {}
         rows = await still_stored(writer, cached)
-        progress.tell("info", "source_cache_read", path=self._path, cached=len(cached), still_stored=len(rows))
+        progress.tell("info", "source_cache_read", path=self._path, cached=len(cached), trusted=len(rows))
         return rows
 
     def save(self, rows: Mapping[str, SourceRow]) -> None:

@@ -100,7 +100,7 @@ class Staging:
             return None
         return SchemaMismatch(
             f"the columns of {display_name(self._table.name)} were changed during the load; "
-            "load again: it continues from the last checkpoint"
+            "load again: rows that exist are skipped"
         )
 
     async def take_out(self, asset_keys: Sequence[str]) -> None:
