@@ -211,6 +211,25 @@ async def test_of_records_of_a_key_the_newest_wins_whatever_the_batches(
     assert report.verification.passed
 
 
+async def test_a_batch_that_is_bisected_leaves_each_older_record_out_of_the_verification_once(
+    database_url: DatabaseUrl, rejects: Write
+) -> None:
+    older = [asset("a", "kept", LATER), *(asset(key, at=EARLIER) for key in "bcd")]
+    path = rejects(*(line(record, number) for number, record in enumerate(older)), name="first")
+    assert (await replayed(path, database_url)).assets.inserted == 4
+    await execute(database_url, "alter table registry.assets add constraint good check (name <> 'refused')")
+    path = rejects(
+        line(asset("a", "older", EARLIER)),
+        *(line(asset(key, at=LATER), number) for number, key in enumerate("bcd", 8)),
+        line(asset("e", "refused", LATER), 11),
+    )
+    report = await replayed(path, database_url, concurrency=1)
+    assert (report.assets.updated, report.assets.unchanged, report.assets.rejected) == (3, 1, 1)
+    assert report.verification is not None
+    (present,) = (check for check in report.verification.checks if check.name == "assets_present")
+    assert present.expected == 3  # of five records, one is older and one was refused
+
+
 async def test_a_replay_twice_changes_nothing(database_url: DatabaseUrl, rejects: Write) -> None:
     path = rejects(*(line(asset(f"k{number}", at=EARLIER), number) for number in range(50)))
     assert (await replayed(path, database_url)).assets == AssetCounts(read=50, inserted=50)
