@@ -22,6 +22,7 @@ import asyncpg
 import msgspec
 import pytest
 import xxhash
+from hypothesis import settings as hypothesis_settings
 
 from seed_registry.embedded.server import running
 from seed_registry.postgres.connection import session
@@ -36,9 +37,16 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 _SLICE = 50
 
+# The same examples every time where a change is to land; others, at random, wherever else the tests run.
+hypothesis_settings.register_profile("ci", derandomize=True)
+if os.environ.get("HYPOTHESIS_PROFILE"):
+    hypothesis_settings.load_profile(os.environ["HYPOTHESIS_PROFILE"])
+
 # The tests use a server of their own whatever the environment says.
 for _name in [*VARIABLES, "DATABASE_URL", *(name for name in os.environ if name.startswith("SEED_REGISTRY_"))]:
     os.environ.pop(_name, None)
+
+_administrators: dict[str, tuple[asyncio.AbstractEventLoop, asyncpg.Connection[Any]]] = {}
 
 Cli = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -103,12 +111,13 @@ def server(request: pytest.FixtureRequest, place: Path) -> Iterator[str]:
     """The URL of a superuser on the Postgres that the tests run on."""
     chosen: str = request.config.getoption("--server")
     if chosen.startswith("postgres"):
-        yield chosen
+        with _administrators_dismissed():
+            yield chosen
     elif chosen == "debian":
-        with _debian(place / "debian") as url:
+        with _debian(place / "debian") as url, _administrators_dismissed():
             yield url
     else:
-        with running(place / "home", int(chosen), durable=False) as url:
+        with running(place / "home", int(chosen), durable=False) as url, _administrators_dismissed():
             yield url
 
 
@@ -118,7 +127,7 @@ def server_with_lz4(server: str, place: Path) -> Iterator[str]:
     if _has_lz4(server):
         yield server
     else:
-        with _debian(place / "lz4") as url:
+        with _debian(place / "lz4") as url, _administrators_dismissed():
             yield url
 
 
@@ -128,7 +137,7 @@ def server_without_lz4(server: str, place: Path) -> Iterator[str]:
     if not _has_lz4(server):
         yield server
     else:
-        with running(place / "pglz", durable=False) as url:
+        with running(place / "pglz", durable=False) as url, _administrators_dismissed():
             yield url
 
 
@@ -319,13 +328,28 @@ def _login(server: str, user: str, password: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{user}:{password}@{parts.netloc.rpartition('@')[2]}"))
 
 
-def _execute(server: str, statement: str) -> None:
-    async def run() -> None:
-        connection = await asyncpg.connect(server)
-        await connection.execute(statement)
-        await connection.close()
+def _administrator(server: str) -> tuple[asyncio.AbstractEventLoop, asyncpg.Connection[Any]]:
+    """A session, with a loop of its own, for all tests: opening one for each database would take longer."""
+    if server not in _administrators:
+        loop = asyncio.new_event_loop()
+        _administrators[server] = loop, loop.run_until_complete(asyncpg.connect(server))
+    return _administrators[server]
 
-    asyncio.run(run())
+
+@contextmanager
+def _administrators_dismissed() -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for loop, connection in _administrators.values():
+            loop.run_until_complete(connection.close())
+            loop.close()
+        _administrators.clear()
+
+
+def _execute(server: str, statement: str) -> None:
+    loop, connection = _administrator(server)
+    loop.run_until_complete(connection.execute(statement))
 
 
 def _has_lz4(server: str) -> bool:

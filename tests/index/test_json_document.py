@@ -293,6 +293,7 @@ class BlocksTaken:
         monkeypatch.setattr(json_document, "_decode_block", counting)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_the_block_and_the_token_agree_on_big_documents(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     data = big_document(seed)
@@ -581,6 +582,7 @@ def test_an_envelope_nests_as_deep_as_the_limit_and_no_deeper() -> None:
         assert bool(framer.problem) == problem
 
 
+@pytest.mark.slow
 def test_a_million_keys_and_a_huge_key_are_read() -> None:
     many = b"{" + b",".join(b'"%d":1' % number for number in range(1_000_000)) + b"}"
     huge = b'{"' + b"k" * 10_000_000 + b'":1}'
@@ -589,6 +591,7 @@ def test_a_million_keys_and_a_huge_key_are_read() -> None:
     assert [one.data for one in records] == [many, huge]
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_keys_around_the_records_are_read() -> None:
     keys = b",".join(b'"%s%d":1' % (string.ascii_letters.encode(), number) for number in range(100_000))
     records, framer = framed(in_pieces(b"{" + keys + b',"assets":[7]}', 256 << 10))

@@ -109,6 +109,7 @@ async def test_a_server_that_refuses_every_record_stops_the_load_and_rejects_non
     assert (await load(database_url, index)).assets.rejected == 0
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_server_that_falls_sick_during_the_load_stops_it_and_the_same_call_finishes(
     plain_connection: asyncpg.Connection[Any], database_url: DatabaseUrl, index: str
@@ -162,6 +163,7 @@ async def test_a_server_with_too_few_connections_gets_as_many_workers_as_it_has_
     assert report.assets.inserted == RECORDS
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_server_that_is_full_at_the_beginning_is_waited_for(
     plain_connection: asyncpg.Connection[Any], limited: tuple[DatabaseUrl, str], index: str
@@ -215,6 +217,7 @@ async def test_a_loss_that_no_worker_met_is_noticed_before_the_index_is_said_to_
     assert report.assets.read == RECORDS == await plain_connection.fetchval("select count(*) from registry.assets")
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_who_holds_a_lock_for_too_long_is_named(
     plain_connection: asyncpg.Connection[Any], database_url: DatabaseUrl, index: str

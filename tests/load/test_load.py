@@ -243,6 +243,7 @@ def date(text: str | None) -> datetime | None:
     return moment and (moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
+@pytest.mark.slow
 @hypothesis_settings(
     max_examples=15,
     deadline=None,
@@ -291,6 +292,7 @@ def test_any_order_of_records_and_any_cut_into_chunks_and_batches_gives_the_tabl
     assert counts.updated + counts.unchanged + counts.duplicate == counts.read - len(assets) - missing
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_batches_and_workers_do_not_change_the_table_of_an_index_with_many_repeats(
     database_url: DatabaseUrl, index: Index
@@ -1375,6 +1377,7 @@ async def test_a_table_dropped_in_the_middle_ends_the_load_with_the_mend(
     await nothing_left(database_url)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_load_that_ends_while_its_workers_connect_leaves_no_session(
     database_url: DatabaseUrl, index: Index

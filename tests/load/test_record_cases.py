@@ -225,6 +225,7 @@ async def test_records_that_name_their_portal_keep_it_and_that_is_told(
     assert await column(database_url, "source_key") == ["d0.org", "d1.org"]
 
 
+@pytest.mark.slow
 async def test_texts_that_are_none_are_counted_by_field_and_told(
     database_url: DatabaseUrl, tmp_path: Path, cli: Cli
 ) -> None:

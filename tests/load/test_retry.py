@@ -188,6 +188,7 @@ def test_nothing_of_a_lane_without_a_mark_counts_as_committed() -> None:
 # Lost connections and answers
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_terminated_sessions_are_replaced_and_nothing_is_counted_twice(
     database_url: DatabaseUrl, tmp_path: Path

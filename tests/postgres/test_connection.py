@@ -498,6 +498,7 @@ async def test_the_next_host_is_tried_when_one_is_not_there(tcp_url: str) -> Non
             assert await connection.fetchval("select 1") == 1
 
 
+@pytest.mark.slow
 async def test_each_host_has_the_whole_connect_timeout(tcp_url: str) -> None:
     async with listener(None) as port:
         url = tcp_url.replace("@", f"@127.0.0.1:{port},") + "?connect_timeout=2&sslmode=disable"
@@ -505,6 +506,7 @@ async def test_each_host_has_the_whole_connect_timeout(tcp_url: str) -> None:
             assert await connection.fetchval("select 1") == 1
 
 
+@pytest.mark.slow
 async def test_a_host_that_does_not_answer_is_given_up_as_the_url_says() -> None:
     async with listener(None) as port:
         url = f"postgresql://u:{CANARY}@127.0.0.1:{port}/d?connect_timeout=2&sslmode=disable"

@@ -295,6 +295,7 @@ async def test_stored_plain_rows_stay_whole_however_they_were_written(pglz_url: 
             assert tuple(row) == (None, None, 0), "compressed, or out of line"
 
 
+@pytest.mark.slow
 async def test_rows_and_digest_are_the_same_however_raw_is_compressed(lz4_url: DatabaseUrl, index: str) -> None:
     every: tuple[Method, ...] = ("default", "lz4", "pglz", "none")
     digests = []

@@ -149,6 +149,7 @@ def tables_url(workshop_url: DatabaseUrl) -> DatabaseUrl:
     return workshop_url
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(rows=ROWS, source=st.tuples(TEXTS, TEXTS, MAYBE, MAYBE, DOCUMENTS))
 def test_a_digest_is_what_its_definition_says(
@@ -325,6 +326,7 @@ async def test_whatever_the_way_of_loading_the_digest_is_one(
     assert await asked(bare_database_url) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     ["encoding 'UTF8' locale 'C'", "encoding 'SQL_ASCII' locale 'C'", "encoding 'LATIN1' locale 'C'"],

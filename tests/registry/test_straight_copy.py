@@ -238,6 +238,7 @@ async def test_into_an_empty_table_assets_go_straight_and_nothing_is_staged(
     assert len(ways.straight) == report.batches > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [7, 500])
 @pytest.mark.parametrize("concurrency", [1, 4, 8])
 async def test_straight_and_staged_loads_leave_the_same_rows_reports_and_rejects(

@@ -117,6 +117,7 @@ def test_the_rejects_of_the_run_before_are_kept_beside_the_new_ones(tmp_path: Pa
     assert [line["index"] for line in written(tmp_path / "rejects.old")] == ["b"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [100, 3_000, 6_000_000])
 def test_a_resumed_run_writes_no_reject_twice_and_drops_a_torn_line(tmp_path: Path, size: int) -> None:
     path, count = tmp_path / "rejects", 18_000_000 // size

@@ -388,6 +388,7 @@ async def test_a_row_edited_by_hand_is_found_where_fields_are_compared(
         assert report.assets.by_value == 5
 
 
+@pytest.mark.slow
 async def test_rows_that_are_not_what_their_content_hash_says_are_called_edited(
     database_url: DatabaseUrl, connection: Connection, index: Index, cli: Cli
 ) -> None:
