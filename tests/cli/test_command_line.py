@@ -892,7 +892,14 @@ def test_help_and_version_are_on_stdout(command: Command) -> None:
 
 @pytest.mark.parametrize(
     ("dialect", "form"),
-    [("seed", "json"), ("seed", "ndjson"), ("directory", "json"), ("discovery", "json"), ("discovery", "ndjson")],
+    [
+        ("seed", "json"),
+        ("discovery", "ndjson"),
+        *(
+            pytest.param(*form, marks=pytest.mark.slow)
+            for form in (("seed", "ndjson"), ("directory", "json"), ("discovery", "json"))
+        ),
+    ],
 )
 def test_a_sample_piped_into_load_becomes_exactly_what_it_says(
     database_url: DatabaseUrl, home: Path, dialect: Any, form: Any

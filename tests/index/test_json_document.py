@@ -379,7 +379,7 @@ def small_document() -> bytes:
     return json.dumps(thing, indent=1, ensure_ascii=False).encode()
 
 
-@pytest.mark.parametrize("size", [1 << 20, 13])
+@pytest.mark.parametrize("size", [1 << 20, pytest.param(13, marks=pytest.mark.slow)])
 def test_a_document_cut_off_anywhere_is_never_taken_for_whole(size: int) -> None:
     data = small_document()
     assert 1500 < len(data) < 4000
@@ -399,7 +399,7 @@ def test_a_number_that_may_go_on_is_returned_before_the_problem() -> None:
     assert framer.problem is not None
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 def test_a_corrupted_byte_never_crashes_and_what_is_accepted_is_json(seed: int) -> None:
     data = small_document()
     rng = random.Random(seed)

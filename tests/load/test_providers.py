@@ -89,6 +89,7 @@ async def load(url: DatabaseUrl, *indexes: str, **options: Any) -> Report:
     return report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tables", TABLES)
 @pytest.mark.parametrize("order", list(permutations(INDEXES)), ids=", ".join)
 async def test_the_first_index_of_a_portal_decides_its_provider_and_all_its_assets_have_it(

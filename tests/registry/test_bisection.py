@@ -122,7 +122,11 @@ FAULTS: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("position", [1, 0, 11], ids=["second", "first", "last"])
+@pytest.mark.parametrize(
+    "position",
+    [1, pytest.param(0, marks=pytest.mark.slow), pytest.param(11, marks=pytest.mark.slow)],
+    ids=["second", "first", "last"],
+)
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_record_that_a_table_refuses_for_its_own_sake_is_rejected_and_the_others_are_loaded(
     fault: str, position: int, database_url: DatabaseUrl, tmp_path: Path
@@ -178,7 +182,7 @@ SICKNESSES = {
 }
 
 
-@pytest.mark.parametrize("has_rows", [False, True], ids=["empty", "with rows"])
+@pytest.mark.parametrize("has_rows", [pytest.param(False, marks=pytest.mark.slow), True], ids=["empty", "with rows"])
 @pytest.mark.parametrize("sickness", SICKNESSES)
 async def test_a_table_that_refuses_every_record_stops_the_load_and_rejects_none(
     sickness: str, has_rows: bool, database_url: DatabaseUrl, tmp_path: Path
