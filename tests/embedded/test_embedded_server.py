@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 USER = """
 import sys
 from pathlib import Path
-from seed_registry.registry import embedded
+from seed_registry.embedded import server
 with server.running(Path(sys.argv[1]), durable=False) as url:
     print(url, flush=True)
     sys.stdin.readline()
@@ -426,7 +426,7 @@ def test_a_failed_initialisation_is_reported_and_leaves_nothing_in_the_way(
         account.OsAccount, "run", lambda *_, **__: subprocess.CompletedProcess([], 1, "", "error: no\x1b")
     )
     monkeypatch.setattr(account.OsAccount, "can", lambda *_: True)
-    assert "no database could be made in" in failure(new_home)
+    assert "no database could be created in" in failure(new_home)
     assert not list((new_home / "postgres-18").glob("data*"))
     monkeypatch.undo()
     with server.running(new_home, durable=False) as url:
