@@ -153,6 +153,13 @@ def test_a_name_with_a_nul_is_no_index(place: Path, name: str) -> None:
         resolve([name])
 
 
+def test_the_password_of_a_url_with_a_nul_is_in_no_error() -> None:
+    with pytest.raises(IndexUnreadable) as caught:
+        IndexRef.of("https://u:canary@h.example/a\0b?token=canary")
+    assert str(caught.value).startswith("https://h.example/a\\x00b: ")
+    assert "canary" not in str(caught.value)
+
+
 def test_only_the_ledger_name_of_a_url_depends_on_its_query_and_none_on_its_password() -> None:
     index = IndexRef.of("https://u:canary@h.example/a?page=1#x")
     assert index.display_name == index.report_name == "https://h.example/a"

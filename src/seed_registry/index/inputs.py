@@ -49,14 +49,15 @@ class IndexRef(Struct, frozen=True):
             IndexUnreadable: no index can have this name.
         """
         path = os.fspath(name)
+        is_url = _is_url(path)
+        display_name = redact_url(path) if is_url else printable(path, len(path))
         if "\0" in path:
-            raise IndexUnreadable(f"{printable(path)}: no file or URL has a NUL in its name")
+            raise IndexUnreadable(f"{display_name}: no file or URL has a NUL in its name")
         if path == "-":
             return cls("stdin", path, "stdin", path, path)
-        if _is_url(path):
-            shown = redact_url(path)
-            return cls("url", path, shown, shown, _url_in_ledger(path, shown))
-        return cls("file", path, printable(path, len(path)), encodable(path), encodable(_absolute(path)))
+        if is_url:
+            return cls("url", path, display_name, display_name, _url_in_ledger(path, display_name))
+        return cls("file", path, display_name, encodable(path), encodable(_absolute(path)))
 
 
 def resolve(names: Name | Sequence[Name]) -> list[IndexRef]:
