@@ -121,13 +121,3 @@ def ingest_sync(
         RuntimeError: this thread has a running event loop; there `await ingest(…)`.
     """
     return anyio.run(ingest, indexes, settings, progress)
-
-
-def replay_sync(path: str, settings: Settings | None = None, progress: Progress | None = None) -> Report:
-    """`replay` for callers without an event loop.
-
-    Raises:
-        SeedRegistryError: as `replay` does.
-        RuntimeError: this thread has a running event loop.
-    """
-    return anyio.run(replay, path, settings, progress)

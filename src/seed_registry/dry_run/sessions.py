@@ -47,8 +47,7 @@ class DryRunSessions:
     def new_writer(self, session: RetryingSession) -> Writer:
         """A writer on a session."""
         writer = RetryingWriter(session, self._new_dry_run_writer, NullLedger(self._run.run_id))
-        wrap = self._run.wrap_writer
-        return wrap(writer, session, self._state.tables, self._recorder) if wrap else writer
+        return self._run.wrap_writer(writer, session, self._state.tables, self._recorder)
 
     @asynccontextmanager
     async def _open_session(self, answer_seconds: float | None = None) -> AsyncIterator[Connection]:

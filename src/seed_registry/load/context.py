@@ -25,6 +25,10 @@ _LOCK_TIMEOUT_SECONDS: Final = 60
 _LOCK_TIMEOUT_SHARE: Final = 0.8
 
 
+def _unwrapped(writer: Writer, *_: Any) -> Writer:
+    return writer
+
+
 class RunContext(Struct):
     """One run.
 
@@ -43,7 +47,7 @@ class RunContext(Struct):
     tally: Tally = field(default_factory=Tally)
     run_id: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}")
     new_rejects_file: Callable[..., RejectsFile] = RejectsFile
-    wrap_writer: Callable[..., Writer] | None = None
+    wrap_writer: Callable[..., Writer] = _unwrapped
     is_replay: bool = False
     rejects: RejectsFile | None = None
 

@@ -54,8 +54,7 @@ class LoadSessions:
     def new_writer(self, session: RetryingSession) -> Writer:
         """A writer on a session."""
         writer = RetryingWriter(session, self._new_merger, self._ledger)
-        wrap = self._run.wrap_writer
-        return wrap(writer, session, self._state.tables, self._recorder) if wrap else writer
+        return self._run.wrap_writer(writer, session, self._state.tables, self._recorder)
 
     async def check_commits(self, connection: Connection) -> None:
         """Check that the database has all batches that it confirmed.
