@@ -266,6 +266,12 @@ def home(place: Path) -> Path:
 
 
 @pytest.fixture
+def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rejects files and the embedded server of a load in this process go where nothing else is."""
+    monkeypatch.setenv("SEED_REGISTRY_HOME", str(home))
+
+
+@pytest.fixture
 def cli(home: Path, tmp_path: Path) -> Cli:
     """Run the command in an empty directory with an empty environment."""
 

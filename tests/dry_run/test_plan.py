@@ -28,7 +28,7 @@ from seed_registry.synthetic.index import Workload, generate
 Json = dict[str, Any]
 Index = Callable[..., str]
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("at_home")]
 
 A, B, C = "data.a.example", "data.b.example", "data.c.example"
 KEYS = {
@@ -36,11 +36,6 @@ KEYS = {
     "provider, asset_key": "alter table registry.assets add provider text not null",
     "source_id, asset_key": "select",
 }
-
-
-@pytest.fixture(autouse=True)
-def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEED_REGISTRY_HOME", str(home))
 
 
 @pytest.fixture

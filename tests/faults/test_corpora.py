@@ -29,7 +29,7 @@ from probes import (
 from seed_registry import DatabaseUrl
 from seed_registry.errors import IndexBroken, IndexNotUnderstood
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("at_home")]
 
 PARSING = {"y": 95, "n": 188, "i": 35}
 # The suite lets a decoder choose; ours takes what Postgres can hold.
@@ -41,12 +41,6 @@ TAKEN_OF_I = {
 OURS_ALONE = {"an array too many", "an object too many", "1,000 arrays", "1,001 bytes of key"}
 RESERVED = "already-there"
 Count = Callable[[str, int], None]
-
-
-@pytest.fixture(autouse=True)
-def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rejects files go where nothing else is."""
-    monkeypatch.setenv("SEED_REGISTRY_HOME", str(home))
 
 
 @pytest.fixture(params=["straight", "staged"])

@@ -23,17 +23,11 @@ from seed_registry.index.json_envelope import Layout
 from seed_registry.index.ndjson import LineFramer
 from seed_registry.records import Asset, RawRecord, raw_records
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("at_home")]
 
 Count = Callable[[str, int], None]
 LENGTH = 2_048
 TEXTS = ["plain", "é and 😀", 'a \\ and a "', "\u2028\x7f", "{[,]}", "\\u0000", "tab\tnewline\n", "Ω" * 9]
-
-
-@pytest.fixture(autouse=True)
-def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rejects files go where nothing else is."""
-    monkeypatch.setenv("SEED_REGISTRY_HOME", str(home))
 
 
 def records(count: int = 10) -> list[bytes]:

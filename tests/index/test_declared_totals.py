@@ -18,17 +18,12 @@ from seed_registry.index.reader import PIECE_BYTES
 from seed_registry.report import Incomplete, Tally, UnreadRecords
 from seed_registry.shortfall import Total, incomplete
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("at_home")]
 
 Json = dict[str, Any]
 Write = Callable[..., str]
 HELP = "https://ckan.example.org/api/3/action/help_show?name=package_search"
 DCAT3 = {"@type": "Catalog", "@id": "https://open.example.gov/data.json", "conformsTo": {"title": "DCAT-US 3.0"}}
-
-
-@pytest.fixture(autouse=True)
-def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEED_REGISTRY_HOME", str(home))
 
 
 @pytest.fixture

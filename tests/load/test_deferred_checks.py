@@ -37,7 +37,7 @@ from seed_registry.registry.digest import digest
 from seed_registry.registry.introspection import introspect
 from seed_registry.report import AssetCounts
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("at_home")]
 SCALE = int(os.environ.get("EXAMPLES_SCALE", "1"))
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -209,11 +209,6 @@ def test_every_dialect_has_ordinary_records(name: str) -> None:
 def urls(server: str, template: str) -> Iterator[tuple[DatabaseUrl, DatabaseUrl]]:
     with _clone(server, template) as one, _clone(server, template) as other:
         yield one, other
-
-
-@pytest.fixture(autouse=True)
-def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEED_REGISTRY_HOME", str(home))
 
 
 class Outcome(msgspec.Struct):

@@ -48,6 +48,8 @@ from seed_registry.index import byte_stream
 from seed_registry.report import AssetCounts, SourceCounts, Tally
 from seed_registry.synthetic.index import Workload, expected, generate
 
+pytestmark = pytest.mark.usefixtures("at_home")
+
 Json = dict[str, Any]
 Index = Callable[..., str]
 
@@ -69,12 +71,6 @@ VERSIONS = """
 
 
 # What the tests say
-
-
-@pytest.fixture(autouse=True)
-def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rejects files and the embedded server of an in-process load go where nothing else is."""
-    monkeypatch.setenv("SEED_REGISTRY_HOME", str(home))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from seed_registry.errors import SettingsInvalid
 from seed_registry.report import AssetCounts, SourceCounts
 from seed_registry.verify.audit import audit
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("at_home")]
 
 PORTAL = "data.a.example"
 # The same portal in three dialects, each evidence of another software or of none.
@@ -51,11 +51,6 @@ UNTOLD: Final = (
         "  add column provider text not null, add unique (provider, asset_key)"
     ),
 )
-
-
-@pytest.fixture(autouse=True)
-def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEED_REGISTRY_HOME", str(home))
 
 
 @pytest.fixture

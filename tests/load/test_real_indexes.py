@@ -18,6 +18,8 @@ from seed_registry import DatabaseUrl, Report, Settings, ingest
 from seed_registry.errors import IndexNotUnderstood, TooManyRejects
 from seed_registry.report import AssetCounts, SourceCounts
 
+pytestmark = pytest.mark.usefixtures("at_home")
+
 VERSIONS = """
     select source_key, xmin::text, ctid::text from registry.sources
     union all select asset_key, xmin::text, ctid::text from registry.assets
@@ -31,11 +33,6 @@ DIGEST = """
     from registry.assets as asset join registry.sources as source on source.id = asset.source_id
 """
 COUNTS = "select (select count(*) from registry.sources), (select count(*) from registry.assets)"
-
-
-@pytest.fixture(autouse=True)
-def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEED_REGISTRY_HOME", str(home))
 
 
 async def load(url: DatabaseUrl, path: Path, **settings: Any) -> Report:

@@ -15,7 +15,7 @@ from seed_registry import DatabaseUrl, Report, Settings, ingest
 from seed_registry.errors import SettingsInvalid
 from seed_registry.report import MissingPlan
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("at_home")]
 CATALOG = {"conformsTo": "https://project-open-data.cio.gov/v1.1/schema", "@id": "https://open.example.org/data.json"}
 HUB = "https://data-city.opendata.example.com/datasets/"
 ASSETS = """
@@ -23,11 +23,6 @@ ASSETS = """
       to_char(asset.updated_at at time zone 'UTC', 'YYYY-MM-DD') as day
     from registry.assets as asset join registry.sources as source on source.id = asset.source_id order by 1
 """
-
-
-@pytest.fixture(autouse=True)
-def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEED_REGISTRY_HOME", str(home))
 
 
 async def load(url: DatabaseUrl, path: Path, content: Any = None, **settings: Any) -> Report:

@@ -38,18 +38,13 @@ from seed_registry.rejects.reader import RejectsIndex, parse, read_lines
 from seed_registry.report import AssetCounts, Report, Silent, SourceCounts
 from seed_registry.settings import MaxRejects
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("at_home")]
 
 Json: TypeAlias = dict[str, Any]
 Write = Callable[..., str]
 
 SITE = "data.example.org"
 EARLIER, LATER, LATEST = "2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z", "2024-03-01T00:00:00Z"
-
-
-@pytest.fixture(autouse=True)
-def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEED_REGISTRY_HOME", str(home))
 
 
 @pytest.fixture

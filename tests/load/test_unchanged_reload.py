@@ -37,7 +37,7 @@ from seed_registry.records import Asset
 from seed_registry.report import AssetCounts, Tally
 from seed_registry.settings import PoolerName
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("at_home")]
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 
@@ -48,12 +48,6 @@ VERSIONS = """
 WRITTEN = "select sum(n_tup_ins + n_tup_upd + n_tup_del) from pg_stat_user_tables where schemaname = 'registry'"
 INSERTED = "select pg_current_wal_insert_lsn() - '0/0'::pg_lsn"
 FLUSHED = "select pg_current_wal_flush_lsn() - '0/0'::pg_lsn"
-
-
-@pytest.fixture(autouse=True)
-def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rejects files go where nothing else is."""
-    monkeypatch.setenv("SEED_REGISTRY_HOME", str(home))
 
 
 @pytest.fixture

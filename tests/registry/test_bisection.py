@@ -21,15 +21,9 @@ from seed_registry.registry.bisection import Bisection, merge_bisecting
 from seed_registry.registry.probe import ended, lengthened, replaced
 from seed_registry.settings import MaxRejects
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("at_home")]
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
-
-
-@pytest.fixture(autouse=True)
-def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rejects files go where nothing else is."""
-    monkeypatch.setenv("SEED_REGISTRY_HOME", str(home))
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from seed_registry.report import AssetCounts, MergeCounts, Tally
 from seed_registry.spill import FirstOwners
 from seed_registry.verify.audit import audit
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("at_home")]
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 
@@ -52,11 +52,6 @@ PER_PROVIDER: Final = (
     "alter table registry.assets drop constraint assets_asset_key_key, add column provider text not null,"
     "  add unique (provider, asset_key)"
 )
-
-
-@pytest.fixture(autouse=True)
-def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEED_REGISTRY_HOME", str(home))
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from seed_registry.registry.merge import Merger
 from seed_registry.registry.staging import Staging
 from seed_registry.report import AssetCounts, MergeCounts, Tally
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("at_home")]
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 Json: TypeAlias = dict[str, Any]
@@ -46,12 +46,6 @@ SOURCES = """
 """
 VERSIONS = 'select asset_key, xmin::text, ctid::text from registry.assets order by asset_key collate "C"'
 REFUSED = b'{"type":"asset","asset_key":"refused-%d","source_key":"a.org","x":1e131072}'
-
-
-@pytest.fixture(autouse=True)
-def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rejects files go where nothing else is."""
-    monkeypatch.setenv("SEED_REGISTRY_HOME", str(home))
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ from seed_registry.verify.audit import audit
 from seed_registry.verify.audit_report import AuditReport
 from seed_registry.verify.snapshot import RegistrySnapshot
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("at_home")]
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 Json: TypeAlias = dict[str, Any]
@@ -54,11 +54,6 @@ EVERYTHING = """
     union all select 'asset', asset_key, xmin::text, ctid::text from registry.assets
     order by 1, 2
 """
-
-
-@pytest.fixture(autouse=True)
-def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEED_REGISTRY_HOME", str(home))
 
 
 @pytest.fixture
