@@ -16,7 +16,6 @@ import pytest
 
 from conftest import Cli
 from seed_registry import DatabaseUrl
-from seed_registry.cli.main import main
 from seed_registry.synthetic.index import Workload, expected
 
 A, B = "data.a.example", "data.b.example"
@@ -44,28 +43,16 @@ Command = Callable[..., Done]
 
 
 @pytest.fixture
-def command(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
-) -> Command:
-    """Run the command in this process, which is faster than a new one, with an environment of its own."""
+def command(home: Path, tmp_path: Path, call_main: Callable[..., tuple[int, str, str]]) -> Command:
+    """Run the command in this process."""
 
     def run(*arguments: object, url: DatabaseUrl | None = None, env: Mapping[str, str] | None = None) -> Done:
         environment = {"SEED_REGISTRY_HOME": str(home), "LANG": "C.UTF-8", "PATH": os.environ["PATH"]}
         if url is not None:
             environment["DATABASE_URL"] = url.reveal
-        with monkeypatch.context() as patch:
-            patch.chdir(tmp_path)
-            for name in set(os.environ) - {"PYTEST_CURRENT_TEST"}:
-                patch.delenv(name)
-            for name, value in (environment | dict(env or {})).items():
-                patch.setenv(name, value)
-            patch.setattr(sys, "argv", ["seed-registry", *map(str, arguments)])
-            capfdbinary.readouterr()
-            with pytest.raises(SystemExit) as ended:
-                main()
-        out, err = capfdbinary.readouterr()
-        assert b"Traceback" not in err or "--verbose" in arguments
-        return Done(int(ended.value.code or 0), out.decode(), err.decode())
+        done = Done(*call_main(arguments, environment | dict(env or {}), tmp_path))
+        assert "Traceback" not in done.err or "--verbose" in arguments
+        return done
 
     return run
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ import typer.main
 from seed_registry import DatabaseUrl
 from seed_registry.cli.commands import load as loading
 from seed_registry.cli.config.options import commands_of, options_of, variable
-from seed_registry.cli.main import app, main
+from seed_registry.cli.main import app
 from seed_registry.settings import FLAGS, Settings
 
 CANARY = "c4n4ry"
@@ -51,26 +50,14 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def command(
-    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
-) -> Command:
-    """Run the command in this process, in the directory, with an environment of its own."""
+def command(directory: Path, tmp_path: Path, call_main: Callable[..., tuple[int, str, str]]) -> Command:
+    """Run the command in this process, in the directory."""
 
     def run(*arguments: object, env: Mapping[str, str] | None = None, cwd: Path = directory) -> Done:
         known = {"SEED_REGISTRY_HOME": str(tmp_path / "home"), "LANG": "C.UTF-8", "COLUMNS": "200"}
-        with monkeypatch.context() as patch:
-            patch.chdir(cwd)
-            for name in set(os.environ) - {"PYTEST_CURRENT_TEST"}:
-                patch.delenv(name)
-            for name, value in (known | dict(env or {})).items():
-                patch.setenv(name, value)
-            patch.setattr(sys, "argv", ["seed-registry", *map(str, arguments)])
-            capfdbinary.readouterr()
-            with pytest.raises(SystemExit) as ended:
-                main()
-        out, err = capfdbinary.readouterr()
-        assert b"Traceback" not in err
-        return Done(int(ended.value.code or 0), out.decode(), err.decode())
+        done = Done(*call_main(arguments, known | dict(env or {}), cwd))
+        assert "Traceback" not in done.err
+        return done
 
     return run
 
