@@ -26,7 +26,7 @@ from seed_registry.errors import (
 )
 from seed_registry.index.reader import IndexReader
 from seed_registry.load.outcomes import OutcomeRecorder
-from seed_registry.load.producer import Lane, Producer
+from seed_registry.load.producer import Lane, Producer, RepeatedAssets
 from seed_registry.load.sources import SourceResolver
 from seed_registry.postgres.failures import has_no_room
 from seed_registry.records import Asset, NotOrdinary, Reject, SourceRow
@@ -51,6 +51,7 @@ async def run(
     open_writer: OpenWriter,
     resume_point: ResumePoint | None = None,
     shared: Writer | None = None,
+    repeated: RepeatedAssets | None = None,
 ) -> None:
     """Load one index.
 
@@ -62,13 +63,14 @@ async def run(
         open_writer: opens one session for each worker.
         shared: writes where the server has no room for any of these; it may be the one that writes the sources.
         resume_point: how far the run that is resumed came with this index.
+        repeated: keeps the assets that are not to be written yet.
 
     Raises:
         SeedRegistryError: the first failure. What came before the break of a bad index is committed; after any other
             failure the batches in hand are rolled back.
     """
     try:
-        broken = await _run(reader, settings, recorder, sources, open_writer, resume_point, shared)
+        broken = await _run(reader, settings, recorder, sources, open_writer, resume_point, shared, repeated)
     except BaseExceptionGroup as group:
         raise _first_cause(group) from group
     if broken is not None:
@@ -83,6 +85,7 @@ async def _run(
     open_writer: OpenWriter,
     resume_point: ResumePoint | None,
     shared: Writer | None,
+    repeated: RepeatedAssets | None,
 ) -> SeedRegistryError | None:
     broken: SeedRegistryError | None = None
     workers: list[_Worker] = []
@@ -98,7 +101,7 @@ async def _run(
                     lanes.append(Lane(settings, send))
                     workers.append(_Worker(writer, recorder, reader, checks, len(lanes)))
                     tasks.start_soon(workers[-1].work, receive)
-                await Producer(reader, settings, recorder, sources, lanes, resume_point).produce()
+                await Producer(reader, settings, recorder, sources, lanes, resume_point, repeated).produce()
             except (IndexBroken, IndexNotUnderstood, IndexUnreadable) as exc:
                 broken = exc  # the workers finish what was sent
             finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Sequence
 from operator import attrgetter, itemgetter
 from time import monotonic
+from typing import Protocol
 
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
@@ -23,6 +24,23 @@ from seed_registry.settings import Settings
 from seed_registry.spill import ParkedAssets
 
 _source_key = attrgetter("source_key")
+
+
+class RepeatedAssets(Protocol):
+    """Keeps assets whose key may occur more than once, to be written later, all of a key together.
+
+    They are neither counted as sent nor among those that a checkpoint of their lane covers.
+    """
+
+    def holds(self, key_hash: int) -> bool:
+        """Whether assets with this hash of their key are kept; the same answer for all assets of a key."""
+
+    def keep(self, asset: Asset, key_hash: int) -> None:
+        """Keep an asset; those of a key come in file order.
+
+        Raises:
+            StorageFailed: the disk is full.
+        """
 
 
 class Lane(Batcher[Asset]):
@@ -48,7 +66,9 @@ class Producer:
         sources: SourceResolver,
         lanes: list[Lane],
         resume_point: ResumePoint | None = None,
+        repeated: RepeatedAssets | None = None,
     ) -> None:
+        """`repeated` gets the assets that it `holds`, and the lanes all others."""
         self._reader = reader
         self._index = reader.name
         self._settings = settings
@@ -62,6 +82,7 @@ class Producer:
         # Listed, not merged yet.
         self._pending = Batcher[Source](settings.batch_size, settings.batch_bytes, "raw")
         self._resume_point = resume_point
+        self._repeated = repeated
         self._place = (1, -1)  # line and offset of the last asset that was read
         self._assets = 0  # how many there were before this chunk
         self._rejected = 0  # how many were rejected
@@ -238,6 +259,8 @@ class Producer:
                 replace(asset, was_committed=True) if resume_point.has(asset.offset, key_hash) else asset
                 for asset, key_hash in zip(assets, key_hashes, strict=True)
             ]
+        if self._repeated is not None:
+            assets, key_hashes = _kept_back(assets, key_hashes, self._repeated)
         self._recorder.count_sent(assets, key_hashes, self._sources.rows)
         count = len(self._lanes)
         parts: list[list[Asset]] = [[] for _ in self._lanes]
@@ -278,3 +301,14 @@ class Producer:
         for lane in self._lanes:
             if assets := lane.take():
                 await self._flush(lane, assets, self._checkpoint(lane))
+
+
+def _kept_back(assets: list[Asset], key_hashes: list[int], repeated: RepeatedAssets) -> tuple[list[Asset], list[int]]:
+    """Return the assets that may be written at once, with their hashes; `repeated` keeps the others."""
+    going: list[tuple[Asset, int]] = []
+    for asset, key_hash in zip(assets, key_hashes, strict=True):
+        if repeated.holds(key_hash):
+            repeated.keep(asset, key_hash)
+        else:
+            going.append((asset, key_hash))
+    return [asset for asset, _ in going], [key_hash for _, key_hash in going]
