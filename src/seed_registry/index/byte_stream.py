@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import io
 import shlex
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Protocol
 
 import aiofiles.threadpool
-import xxhash
 
 from seed_registry.checkpoint import FileState
 from seed_registry.errors import IndexNotUnderstood, IndexUnreadable
@@ -27,12 +26,12 @@ from seed_registry.index.compression import (
     unpacker,
     unpacking,
 )
+from seed_registry.index.counted_file import CountedFile, RawFile
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.local_file import open_local
 
 if TYPE_CHECKING:
     from aiofiles.threadpool.binary import AsyncBufferedReader
-    from typing_extensions import Buffer
 
 # Each is a trip to a thread and back.
 CHUNK_BYTES = 1 << 20
@@ -54,6 +53,177 @@ _KNOWN_FORMATS = {
 }
 
 
+class UnpackedStream:
+    """The unpacked bytes of a file from some place on, read once.
+
+    Attributes:
+        name: of the index, in messages.
+        outer: the command that unpacks its compression, empty if there is none.
+    """
+
+    def __init__(
+        self,
+        index: IndexRef,
+        packed: CountedFile,
+        max_unpacked_bytes: int | None = None,
+        *,
+        first: int = 0,
+        offset: int = 0,
+    ) -> None:
+        """Prepare for reading.
+
+        Args:
+            index: where it is read from.
+            packed: the file, at the place where reading begins.
+            max_unpacked_bytes: limit for a compressed file, from its beginning.
+            first: that place.
+            offset: of the first unpacked byte there.
+        """
+        self.name = index.display_name
+        self.outer = ""
+        self._index = index
+        self._packed = packed
+        self._first = first
+        self._unpacked: AsyncBufferedReader
+        self._unpacked_bytes = offset
+        self._max_unpacked_bytes = max_unpacked_bytes
+
+    @property
+    def position(self) -> int:
+        """The byte of the file that is read next."""
+        return self._first + self._packed.consumed
+
+    async def detect(self) -> None:
+        """Begin with reading; the first bytes decide the compression.
+
+        Raises:
+            IndexUnreadable: reading fails.
+        """
+        buffered = io.BufferedReader(self._packed, CHUNK_BYTES)
+        magic = await aiofiles.threadpool.wrap(buffered).peek(MAGIC_BYTES)
+        unpacked = unpacking(buffered, magic, CHUNK_BYTES)
+        self.outer = unpacker(magic) if unpacked is not buffered else ""
+        self._unpacked = aiofiles.threadpool.wrap(unpacked)
+
+    def begin(self, unpacked: Callable[[io.BufferedReader[Any]], io.BufferedReader[Any]] | None = None) -> None:
+        """Begin with reading what `unpacked` makes of the file; the file itself without it."""
+        buffered = io.BufferedReader(self._packed, CHUNK_BYTES)
+        self.outer = "unpack" if unpacked else ""
+        self._unpacked = aiofiles.threadpool.wrap(unpacked(buffered) if unpacked else buffered)
+
+    def remedy(self, exc: NotUnpacked, outer: str = "") -> str:
+        """What the file is, and a command that loads it."""
+        if exc.command is None:
+            return exc.kind
+        file = shlex.quote(self.name) if self._index.kind == "file" else "FILE"
+        unpack = f"{exc.command} {file}"
+        if outer and exc.is_stream:
+            unpack = f"{outer} {file} | {exc.command}"
+        is_url = self._index.kind == "url"
+        fetch = f"fetch it with curl -fsSLo FILE {shlex.quote(self.name)}, then" if is_url else "unpack it:"
+        return f"{exc.kind}\n{fetch} {unpack} | seed-registry load -"
+
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        """The unpacked bytes from here on.
+
+        Raises:
+            IndexUnreadable: reading fails, the compressed data is damaged or cut off, the file changed meanwhile.
+        """
+        ahead = self._read_ahead()
+        try:
+            while chunk := await ahead:
+                ahead = self._read_ahead()
+                yield chunk
+        finally:
+            ahead.cancel()
+        self.require_unchanged()
+
+    def require_unchanged(self) -> None:
+        """Check that the file was not changed since it was opened.
+
+        Raises:
+            IndexUnreadable: it was.
+        """
+        if self._packed.has_changed():
+            raise IndexUnreadable(f"{self.name} was changed while it was read; load it again when it is finished")
+
+    def _read_ahead(self) -> asyncio.Task[bytes]:
+        """Read and unpack the next chunk in a thread, while the one before is decoded."""
+        task = asyncio.ensure_future(self.read())
+        task.add_done_callback(
+            lambda done: done.cancelled() or done.exception()
+        )  # or asyncio logs a failure that is not awaited
+        return task
+
+    async def read(self) -> bytes:
+        """The next unpacked bytes, empty at the end.
+
+        Raises:
+            IndexUnreadable: as `chunks` does.
+        """
+        try:
+            chunk: bytes = await self._unpacked.read1(CHUNK_BYTES)
+        except NotUnpacked as exc:
+            raise IndexUnreadable(f"{self.name} {'is' if exc.command else 'ends in'} {self.remedy(exc)}") from exc
+        except DAMAGE as exc:
+            raise IndexUnreadable(
+                f"{self.name}: the compressed data is damaged or cut off near byte {self.position} of the file; "
+                "fetch the file again"
+            ) from exc
+        except OSError as exc:
+            raise IndexUnreadable(
+                f"{self.name}: reading failed near byte {self.position}: {exc.strerror or exc}"
+            ) from exc
+        self._unpacked_bytes += len(chunk)
+        if self._unpacked_bytes > self._limit():
+            raise IndexUnreadable(
+                f"{self.name} unpacks to more than {self._limit():,} bytes from {self.position:,}; "
+                "if it is no decompression bomb, load it with a larger --max-unpacked-bytes"
+            )
+        return chunk
+
+    def _limit(self) -> int:
+        """How many bytes may have been unpacked by now."""
+        if not self.outer:
+            return self._unpacked_bytes
+        if self._max_unpacked_bytes is not None:
+            return self._max_unpacked_bytes
+        return _UNSUSPECTED_BYTES + _UNSUSPECTED_RATIO * self.position
+
+
+class IndexBytes(Protocol):
+    """The bytes of an index, or of a part of one, that can be read once; see `OpenIndex`."""
+
+    @property
+    def index(self) -> IndexRef:
+        """Where it is read from, and its names."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """In messages."""
+        ...
+
+    @property
+    def size(self) -> int | None:
+        """Bytes on disk; None where that is not known."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """Bytes read of them."""
+        ...
+
+    @property
+    def file_state(self) -> FileState | None:
+        """The file as far as it was read; None if it could not be recognised later."""
+        ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The unpacked bytes."""
+        ...
+
+
 class OpenIndex:
     """An index that can be read once, from its beginning.
 
@@ -64,17 +234,13 @@ class OpenIndex:
         head_offset: where the head begins: behind a byte order mark, if there is one.
     """
 
-    def __init__(self, index: IndexRef, packed: _CountedFile, max_unpacked_bytes: int | None = None) -> None:
+    def __init__(self, index: IndexRef, packed: CountedFile, max_unpacked_bytes: int | None = None) -> None:
         self.index = index
         self.name = index.display_name
         self.head = b""
         self.head_offset = 0
         self._packed = packed
-        self._unpacked: AsyncBufferedReader
-        self._unpacked_bytes = 0
-        self._is_packed = False
-        self._outer = ""  # the command that unpacks its compression
-        self._max_unpacked_bytes = max_unpacked_bytes
+        self._stream = UnpackedStream(index, packed, max_unpacked_bytes)
 
     @property
     def size(self) -> int | None:
@@ -98,14 +264,9 @@ class OpenIndex:
             IndexUnreadable: the bytes are not compressed as they claim.
             IndexNotUnderstood: it is empty, or of a format that no index has.
         """
-        buffered = io.BufferedReader(self._packed, CHUNK_BYTES)
-        magic = await aiofiles.threadpool.wrap(buffered).peek(MAGIC_BYTES)
-        unpacked = unpacking(buffered, magic, CHUNK_BYTES)
-        self._is_packed = unpacked is not buffered
-        self._outer = unpacker(magic) if self._is_packed else ""
-        self._unpacked = aiofiles.threadpool.wrap(unpacked)
+        await self._stream.detect()
         head = bytearray()
-        while len(head) < HEAD_BYTES and (chunk := await self._read()):
+        while len(head) < HEAD_BYTES and (chunk := await self._stream.read()):
             head += chunk
         self._check_format(bytes(head))
         self.head = bytes(head).removeprefix(_BOM)
@@ -120,19 +281,9 @@ class OpenIndex:
         try:
             require_unpacked(head, self.index.ledger_name)
         except NotUnpacked as exc:
-            raise IndexNotUnderstood(f"{self.name} is not an index but {self._remedy(exc, self._outer)}") from exc
-
-    def _remedy(self, exc: NotUnpacked, outer: str = "") -> str:
-        """What the file is, and a command that loads it."""
-        if exc.command is None:
-            return exc.kind
-        file = shlex.quote(self.name) if self.index.kind == "file" else "FILE"
-        unpack = f"{exc.command} {file}"
-        if outer and exc.is_stream:
-            unpack = f"{outer} {file} | {exc.command}"
-        is_url = self.index.kind == "url"
-        fetch = f"fetch it with curl -fsSLo FILE {shlex.quote(self.name)}, then" if is_url else "unpack it:"
-        return f"{exc.kind}\n{fetch} {unpack} | seed-registry load -"
+            raise IndexNotUnderstood(
+                f"{self.name} is not an index but {self._stream.remedy(exc, self._stream.outer)}"
+            ) from exc
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The unpacked bytes from `head_offset` on, the head included.
@@ -141,53 +292,9 @@ class OpenIndex:
             IndexUnreadable: reading fails, the compressed data is damaged or cut off, the file changed meanwhile.
         """
         yield self.head
-        ahead = self._read_ahead()
-        try:
-            while chunk := await ahead:
-                ahead = self._read_ahead()
+        async with aclosing(self._stream.chunks()) as chunks:
+            async for chunk in chunks:
                 yield chunk
-        finally:
-            ahead.cancel()
-        if self._packed.has_changed():
-            raise IndexUnreadable(f"{self.name} was changed while it was read; load it again when it is finished")
-
-    def _read_ahead(self) -> asyncio.Task[bytes]:
-        """Read and unpack the next chunk in a thread, while the one before is decoded."""
-        task = asyncio.ensure_future(self._read())
-        task.add_done_callback(
-            lambda done: done.cancelled() or done.exception()
-        )  # or asyncio logs a failure that is not awaited
-        return task
-
-    async def _read(self) -> bytes:
-        try:
-            chunk: bytes = await self._unpacked.read1(CHUNK_BYTES)
-        except NotUnpacked as exc:
-            raise IndexUnreadable(f"{self.name} {'is' if exc.command else 'ends in'} {self._remedy(exc)}") from exc
-        except DAMAGE as exc:
-            raise IndexUnreadable(
-                f"{self.name}: the compressed data is damaged or cut off near byte {self.position} of the file; "
-                "fetch the file again"
-            ) from exc
-        except OSError as exc:
-            raise IndexUnreadable(
-                f"{self.name}: reading failed near byte {self.position}: {exc.strerror or exc}"
-            ) from exc
-        self._unpacked_bytes += len(chunk)
-        if self._unpacked_bytes > self._limit():
-            raise IndexUnreadable(
-                f"{self.name} unpacks to more than {self._limit():,} bytes from {self.position:,}; "
-                "if it is no decompression bomb, load it with a larger --max-unpacked-bytes"
-            )
-        return chunk
-
-    def _limit(self) -> int:
-        """How many bytes may have been unpacked by now."""
-        if not self._is_packed:
-            return self._unpacked_bytes
-        if self._max_unpacked_bytes is not None:
-            return self._max_unpacked_bytes
-        return _UNSUSPECTED_BYTES + _UNSUSPECTED_RATIO * self.position
 
 
 @asynccontextmanager
@@ -206,7 +313,7 @@ async def open_index(
             bytes than the limit.
         IndexNotUnderstood: it is empty, or of a format that no index has.
     """
-    packed = _CountedFile(_open_file(index, headers))
+    packed = CountedFile(_open_file(index, headers))
     try:
         opened = OpenIndex(index, packed, max_unpacked_bytes)
         await opened.read_head()
@@ -215,57 +322,9 @@ async def open_index(
         packed.close()
 
 
-class _RawFile(Protocol):
-    """A local or remote file; closing it, in any thread, ends a read that waits."""
-
-    closed: bool
-    size: int | None
-    modified: int | None
-
-    def has_changed(self) -> bool: ...
-
-    def readinto(self, buffer: memoryview, /) -> int: ...
-
-    def close(self) -> None: ...
-
-
-def _open_file(index: IndexRef, headers: Sequence[Header]) -> _RawFile:
+def _open_file(index: IndexRef, headers: Sequence[Header]) -> RawFile:
     if index.kind == "url":
         from seed_registry.index.remote_file import RemoteFile  # noqa: PLC0415  # httpx takes a fifth of the start of a load
 
         return RemoteFile(index, headers)
     return open_local(index)
-
-
-class _CountedFile(io.RawIOBase):
-    """The file, with the bytes read of it counted and hashed."""
-
-    def __init__(self, file: _RawFile) -> None:
-        self.consumed = 0
-        self.state: FileState | None = None
-        self.has_changed = file.has_changed
-        self._file = file
-        self._digest = xxhash.xxh3_128()
-
-    @property
-    def size(self) -> int | None:
-        return self._file.size
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Buffer, /) -> int:
-        out = memoryview(buffer).cast("B")
-        count = self._file.readinto(out)
-        self.consumed += count
-        if self._file.modified is not None and self._file.size is not None:
-            self._digest.update(out[:count])
-            self.state = FileState(self._file.size, self._file.modified, self.consumed, self._digest.digest())
-        if 0 < self.consumed < MAGIC_BYTES and (rest := out[count:]) and count:
-            count += self.readinto(rest)  # a pipe may return fewer bytes than the magic has
-        return count
-
-    def close(self) -> None:
-        if not self.closed:
-            super().close()
-            self._file.close()

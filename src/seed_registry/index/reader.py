@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from seed_registry.checkpoint import FileState
 from seed_registry.errors import IndexBroken, IndexNotUnderstood, SeedRegistryError
-from seed_registry.index.byte_stream import OpenIndex
+from seed_registry.index.byte_stream import IndexBytes
 from seed_registry.index.declared_totals import Pages
 from seed_registry.index.json_document import DocumentFramer
 from seed_registry.index.json_envelope import Problem, error_position, error_text
@@ -41,7 +41,7 @@ class IndexReader:
 
     def __init__(
         self,
-        opened: OpenIndex,
+        opened: IndexBytes,
         shape: Shape,
         pieces: PieceDecoder,
         framer: LineFramer | DocumentFramer,
