@@ -216,7 +216,7 @@ def test_a_nested_catalog_may_be_far_larger_than_a_record_and_none_of_it_is_kept
     for part in in_pieces(data, 4_000):
         count += len(raw_records(framer.feed(part)))
         assert len(framer._buffer) < 4_000 + 2_000
-        assert sum(len(level.envelope._skeleton) for level in framer._levels) < 2_000
+        assert sum(len(level.envelope.skeleton) for level in framer._levels) < 2_000
     count += len(raw_records(framer.finish()))
     assert (framer.problem, count) == (None, 500 + 900 + 1)
 

@@ -248,6 +248,16 @@ class OpenIndex:
         return self._packed.size
 
     @property
+    def is_packed(self) -> bool:
+        """Whether it is compressed."""
+        return bool(self._stream.outer)
+
+    @property
+    def modified(self) -> int | None:
+        """Nanoseconds since 1970; None where a change of the file could not be noticed."""
+        return self._packed.modified
+
+    @property
     def position(self) -> int:
         """Bytes of the file read so far."""
         return self._packed.consumed
@@ -256,6 +266,14 @@ class OpenIndex:
     def file_state(self) -> FileState | None:
         """The file as far as it was read; None for a pipe or URL, which could not be recognised later."""
         return self._packed.state
+
+    def require_unchanged(self) -> None:
+        """Check that the file was not changed since it was opened.
+
+        Raises:
+            IndexUnreadable: it was.
+        """
+        self._stream.require_unchanged()
 
     async def read_head(self) -> None:
         """Fill `head`.
@@ -285,7 +303,7 @@ class OpenIndex:
                 f"{self.name} is not an index but {self._stream.remedy(exc, self._stream.outer)}"
             ) from exc
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes]:
         """The unpacked bytes from `head_offset` on, the head included.
 
         Raises:

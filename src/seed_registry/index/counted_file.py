@@ -56,6 +56,11 @@ class CountedFile(io.RawIOBase):
         """In bytes; None where that is not known."""
         return self._file.size
 
+    @property
+    def modified(self) -> int | None:
+        """Nanoseconds since 1970; None where a change could not be noticed."""
+        return self._file.modified
+
     def readable(self) -> bool:
         """It always is."""
         return True

@@ -109,6 +109,12 @@ class Decoder:
         salt += f" {self._language}" if self._language else ""
         self._seed = xxhash.xxh3_64_intdigest(f"{dialect.name} {dialect.version} {salt}".encode())
 
+    def take_header(self, portal: str, *, complete: bool) -> None:
+        """Take the portal of the document's header, which may be `complete`."""
+        if portal != self.portal.header:
+            self.portal = replace(self.portal, header=portal)
+        self.header_complete = complete
+
     def decode(self, record: RawRecord) -> Record | None:
         """Decode a record, whatever its bytes; None if it only looks like a record."""
         data = record.data

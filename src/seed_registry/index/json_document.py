@@ -104,6 +104,25 @@ class DocumentFramer:
         return self._counts | {array.path: self._counts.get(array.path, 0) + array.count}
 
     @property
+    def position(self) -> int:
+        """The offset up to which it is read."""
+        return self._base + self._start
+
+    @property
+    def seam(self) -> tuple[bytes, Path, bytes] | None:
+        """Where the document can be cut: the envelope up to the array of assets that is read, its path, and the seam.
+
+        None in any other place, and in a document that has more than one envelope.
+        """
+        if len(self._levels) != 1 or self.pages != 1:
+            return None
+        level = self._levels[0]
+        array = level.array
+        if array is None or array.seam is None or array.kind != "asset" or array.is_walked or array.is_single:
+            return None
+        return bytes(level.envelope.skeleton), array.path, array.seam
+
+    @property
     def page_counts(self) -> dict[Path, int]:
         """The same of this page."""
         return {path: count - self._counts_before.get(path, 0) for path, count in self.counts.items()}

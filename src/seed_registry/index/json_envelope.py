@@ -60,6 +60,7 @@ class Envelope:
         closed: whether the outermost object, or the only value, has ended.
         root: the path in the layout that the envelope as a whole is read as.
         place: its path in the document, for messages: `catalog[]`.
+        skeleton: its bytes so far.
         met: the paths of its arrays and objects with records so far.
     """
 
@@ -72,7 +73,7 @@ class Envelope:
         self._max = max_bytes
         # The bytes of the envelopes around this one count as well.
         self._held, self._depth = outside.extent if outside else (0, 0)
-        self._skeleton = bytearray()
+        self.skeleton = bytearray()
         self._splices: list[tuple[int, int]] = []  # (length of the skeleton, offset in the index) where they run on
         self._last_string = b""
 
@@ -84,7 +85,7 @@ class Envelope:
     @property
     def extent(self) -> tuple[int, int]:
         """The numbers of bytes held and of open objects, the envelopes around this one included."""
-        return self._held + len(self._skeleton), self._depth + len(self.path)
+        return self._held + len(self.skeleton), self._depth + len(self.path)
 
     def named(self, *, in_array: bool = False) -> str:
         """The path in the document of the next value, for messages, cut to the length of a line."""
@@ -115,7 +116,7 @@ class Envelope:
     def pass_over(self, text: bytes, offset: int) -> None:
         """Keep a token, but do not follow it: the framer reads the array or object that it opens, up to `resume`."""
         self._extend(text, offset)
-        if self._held + len(self._skeleton) > self._max:
+        if self._held + len(self.skeleton) > self._max:
             raise Broken(f"more than {self._max:,} bytes outside the records", offset)
 
     def skip(self, space: bytes, offset: int) -> None:
@@ -124,24 +125,24 @@ class Envelope:
 
     def resume(self, bracket: str, offset: int) -> None:
         """Go on at `offset`, after an array or object that the framer read."""
-        self._skeleton += bracket.encode()
-        self._splices.append((len(self._skeleton), offset))
+        self.skeleton += bracket.encode()
+        self._splices.append((len(self.skeleton), offset))
         self.closed = not self.path
 
     def decode(self) -> dict[str, Any]:
         """Decode the header of a complete envelope."""
-        return self._decode(bytes(self._skeleton))
+        return self._decode(bytes(self.skeleton))
 
     def decode_open(self) -> dict[str, Any]:
         """Decode the header so far, as if the document ended in the array or object that begins here."""
-        closing = b"}" if self._skeleton.endswith(b"{") else b"]"
-        return self._decode(bytes(self._skeleton) + closing + b"}" * len(self.path))
+        closing = b"}" if self.skeleton.endswith(b"{") else b"]"
+        return self._decode(bytes(self.skeleton) + closing + b"}" * len(self.path))
 
     def _extend(self, text: bytes, offset: int) -> None:
         length, begun = self._splices[-1] if self._splices else (0, -1)
-        if offset != begun + len(self._skeleton) - length:
-            self._splices.append((len(self._skeleton), offset))
-        self._skeleton += text
+        if offset != begun + len(self.skeleton) - length:
+            self._splices.append((len(self.skeleton), offset))
+        self.skeleton += text
 
     def _decode(self, skeleton: bytes) -> dict[str, Any]:
         try:

@@ -8,6 +8,7 @@ import os
 import select
 import stat
 import sys
+import threading
 from pathlib import Path
 
 import aiofiles
@@ -34,6 +35,7 @@ class LocalFile:
         self.size: int | None = None
         self.modified: int | None = None
         self._file = file
+        self._reading = threading.Lock()
         self._index = index
         if index is not None:
             self._stat = os.fstat(file.fileno())
@@ -50,13 +52,30 @@ class LocalFile:
             return True
         return any(_identity(stat_) != _identity(self._stat) for stat_ in now)
 
+    def seek(self, position: int) -> None:
+        """Go to a byte of a regular file."""
+        self._file.seek(position)
+
+    def read_at(self, position: int, count: int) -> bytes:
+        """Some bytes of a regular file from a position on, at most `count`, none behind the end."""
+        return os.pread(self._file.fileno(), count, position)
+
     def readinto(self, buffer: memoryview, /) -> int:
         """Read what fits into the buffer, and return how many bytes; 0 at the end, or once it is closed."""
+        try:
+            with self._reading:
+                return self._read_into(buffer)
+        finally:
+            if self.closed:
+                self._close_unless_reading()
+
+    def _read_into(self, buffer: memoryview) -> int:
         if self.size is None:
             # A thread asleep in read(2) cannot be cancelled; one that polls ends when the file is closed.
-            while not select.select([self._file], [], [], _PIPE_POLL_SECONDS)[0]:
-                if self.closed:
-                    return 0
+            while not self.closed and not select.select([self._file], [], [], _PIPE_POLL_SECONDS)[0]:
+                pass
+            if self.closed:
+                return 0
         elif self.closed:
             raise OSError(errno.EBADF, "closed")
         return self._file.readinto(buffer) or 0
@@ -64,7 +83,15 @@ class LocalFile:
     def close(self) -> None:
         """Close the file; a read in another thread ends soon."""
         self.closed = True
-        self._file.close()
+        self._close_unless_reading()
+
+    def _close_unless_reading(self) -> None:
+        """Close the descriptor, but not under a read: its number may be another file's a moment later."""
+        if self._reading.acquire(blocking=False):
+            try:
+                self._file.close()
+            finally:
+                self._reading.release()
 
 
 def open_local(index: IndexRef) -> LocalFile:

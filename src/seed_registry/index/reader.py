@@ -177,11 +177,9 @@ class IndexReader:
         return records, None
 
     def _take_header(self, framer: DocumentFramer) -> None:
-        portal = self.dialect.portal(framer.header)
-        if portal != self._decoder.portal.header:
-            self._decoder.portal = replace(self._decoder.portal, header=portal)
         # a document that is an array has no header
-        self._decoder.header_complete = framer.closed or () in framer.counts
+        complete = framer.closed or () in framer.counts
+        self._decoder.take_header(self.dialect.portal(framer.header), complete=complete)
 
     def _broken(self, problem: Problem) -> IndexBroken:
         return IndexBroken(

@@ -1,0 +1,72 @@
+"""How the records of an index are framed and decoded, as its first bytes and the settings say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from seed_registry.index.byte_stream import OpenIndex
+from seed_registry.index.decoder import Decoder
+from seed_registry.index.dialects import ARRAYS, choose, layout_of, looks_like_record, require_domain
+from seed_registry.index.json_document import DocumentFramer
+from seed_registry.index.json_envelope import Layout
+from seed_registry.index.json_piece import PieceFramer
+from seed_registry.index.ndjson import LineFramer
+from seed_registry.index.piece_decoder import PieceDecoder
+from seed_registry.index.shards import decode_dress
+from seed_registry.index.sniff import sniff
+from seed_registry.settings import Settings
+
+
+class RecordFormat:
+    """The format of one index.
+
+    Attributes:
+        shape: of its beginning.
+        pieces: the decoder of its records.
+        layout: of a document; it has no arrays where the records are lines.
+    """
+
+    def __init__(self, opened: OpenIndex, settings: Settings, salt: str = "") -> None:
+        """Find out the format.
+
+        Raises:
+            IndexNotUnderstood: no dialect fits the index.
+            SettingsInvalid: `--domain` cannot be used with it.
+        """
+        dialect, shape = choose(sniff(opened.head, opened.name), settings, opened.name)
+        require_domain(dialect, settings, opened.name)
+        decoder = Decoder(
+            dialect,
+            domain=settings.domain or "",
+            provider=settings.provider,
+            header_complete=shape.lines,
+            salt=salt,
+            language=settings.language,
+            is_lines=shape.lines,
+        )
+        self.shape = shape
+        self.pieces = PieceDecoder(decoder, looks_like_record, ARRAYS, is_document=not shape.lines)
+        self.layout = Layout({}) if shape.lines else layout_of(dialect, shape, settings)
+        self._max_record_bytes = settings.max_record_bytes
+
+    def framer(self, offset: int, line: int = 1) -> LineFramer | DocumentFramer:
+        """A framer that begins at this place, with a line or a document."""
+        options = self._options(offset, line)
+        if self.shape.lines:
+            return LineFramer(**options)
+        return DocumentFramer(self.layout, is_record=looks_like_record, decode=self.pieces.decode_elements, **options)
+
+    def piece_framer(self, dress: bytes, offset: int, line: int, *, is_first: bool, is_last: bool) -> PieceFramer:
+        """A framer of a piece of a document."""
+        return PieceFramer(
+            self.layout,
+            decode_dress(dress),
+            is_first=is_first,
+            is_last=is_last,
+            is_record=looks_like_record,
+            decode=self.pieces.decode_elements,
+            **self._options(offset, line),
+        )
+
+    def _options(self, offset: int, line: int) -> dict[str, Any]:
+        return {"max_record_bytes": self._max_record_bytes, "offset": offset, "line": line}

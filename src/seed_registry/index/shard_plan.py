@@ -1,0 +1,87 @@
+"""Cut an index into shards, with few of its bytes read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Final
+
+from seed_registry.index.byte_stream import OpenIndex, open_index
+from seed_registry.index.document_cuts import DocumentCuts, find_seam
+from seed_registry.index.inputs import IndexRef
+from seed_registry.index.json_document import DocumentFramer
+from seed_registry.index.random_access import RandomAccess, open_for_cuts
+from seed_registry.index.record_format import RecordFormat
+from seed_registry.index.shards import UNKNOWN, Cut, Shard
+from seed_registry.settings import Settings
+
+# Of a search for the end of a line; most are shorter than the first.
+_SEARCHED_BYTES: Final = (16 << 10, 1 << 20)
+
+
+async def cut(index: IndexRef, settings: Settings, shard_bytes: int) -> Cut:
+    """Cut an index into shards.
+
+    Args:
+        index: where it is read from.
+        settings: of the load; they decide how the index is read.
+        shard_bytes: about the size of a shard, of the file on disk.
+
+    Raises:
+        IndexUnreadable: its bytes cannot be read.
+        IndexNotUnderstood: no dialect fits it.
+        SettingsInvalid: `--domain` cannot be used with it.
+    """
+    if index.kind == "stdin":
+        return _whole("standard input cannot be read at several places", fix="load it from a file")
+    async with open_index(index, max_unpacked_bytes=settings.max_unpacked_bytes, headers=settings.headers) as opened:
+        found = RecordFormat(opened, settings)
+        if opened.size is None:
+            return _whole("a pipe cannot be read at several places", fix="load it from a file")
+        if opened.size <= shard_bytes:
+            return _whole("it is no larger than one shard", opened)
+        if opened.is_packed:
+            return _whole("it is packed", opened)
+        if found.shape.lines:
+            async with open_for_cuts(index) as file:
+                return _of(opened, [start async for start in _line_starts(file, shard_bytes)])
+        framer = DocumentFramer(found.layout, max_record_bytes=settings.max_record_bytes, offset=opened.head_offset)
+        async with aclosing(opened.chunks()) as chunks:
+            seam = await find_seam(framer, chunks, shard_bytes)
+        if seam is None:
+            return _whole("its records are not in one array that begins near its beginning", opened)
+        async with open_for_cuts(index) as file:
+            cuts = DocumentCuts(file, framer.layout, seam, shard_bytes, settings.max_record_bytes)
+            return _of(opened, [start async for start in cuts.starts()], seam.dress.encode())
+
+
+def _whole(reason: str, opened: OpenIndex | None = None, fix: str = "") -> Cut:
+    cut_ = _of(opened, [])
+    return Cut(cut_.shards, reason, fix, cut_.size, cut_.modified)
+
+
+def _of(opened: OpenIndex | None, starts: Sequence[int], dress: bytes = b"") -> Cut:
+    """The shards of a plain file that begin at its beginning, and at these bytes."""
+    size = modified = UNKNOWN
+    if opened is not None and opened.size is not None:
+        size, modified = opened.size, UNKNOWN if opened.modified is None else opened.modified
+    ends = [*starts, UNKNOWN]
+    shards = [
+        Shard(number, start, 0, start, end, size if end == UNKNOWN else end, size, modified, dress=dress)
+        for number, (start, end) in enumerate(zip([0, *starts], ends, strict=True))
+    ]
+    return Cut(shards, "" if starts else "it has no place to be cut at", "", size, modified)
+
+
+async def _line_starts(file: RandomAccess, shard_bytes: int) -> AsyncIterator[int]:
+    """Where the lines begin that are the first of a shard each, but for the first shard."""
+    target = shard_bytes
+    while target < file.size:
+        # The line that begins there, or the next one.
+        position, step = target - 1, _SEARCHED_BYTES[0]
+        while (piece := await file.read(position, step)) and (found := piece.find(b"\n")) < 0:
+            position, step = position + len(piece), _SEARCHED_BYTES[1]
+        if not piece or (start := position + found + 1) >= file.size:
+            return
+        yield start
+        target = max(target + shard_bytes, start + 1)
