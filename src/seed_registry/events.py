@@ -42,6 +42,8 @@ EVENTS: Final[Mapping[str, str]] = {
     "fewer_workers": "workers wanted reason",
     "progress": "index position bytes read inserted updated unchanged rejected records_per_second",
     "loading_parked": "index assets",
+    "keys_scanned": "records seconds",
+    "writing_held": "assets",
     "incomplete": "index declared read note",
     "unread_records": "index path count note",
     "planning": "",
@@ -59,7 +61,7 @@ EVENTS_OF_RESULT: Final = {"run_finished", "verify_finished", "sources_loaded", 
 # The live display or the result has them.
 EVENTS_OF_DISPLAY: Final = {
     "run_started", "run_finished", "sources_loaded", "assets_loaded", "index_opened", "index_finished", "verifying",
-    "loading_parked",
+    "loading_parked", "writing_held",
 }  # fmt: skip
 # Rare, and of interest long after the load: they become events of the trace.
 EVENTS_OF_TRACE: Final = {

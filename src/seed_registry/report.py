@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
 from typing import Any, ClassVar, Final, Protocol
@@ -11,7 +12,7 @@ from typing import Any, ClassVar, Final, Protocol
 from msgspec import Struct, field
 from msgspec.structs import astuple
 
-from seed_registry.records import Reject
+from seed_registry.records import Asset, Reject
 
 
 class Counts(Struct):
@@ -47,6 +48,10 @@ class Counts(Struct):
         """Return what was counted after `before` was copied."""
         return Counts(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
 
+    def plus(self, other: Counts) -> Counts:
+        """Return the sum of both."""
+        return Counts(*map(operator.add, astuple(self), astuple(other)))
+
     def add(self, other: MergeCounts) -> None:
         """Add the counts of a batch, without its rejects: those are recorded one by one."""
         self.inserted += other.inserted
@@ -55,9 +60,9 @@ class Counts(Struct):
         self.duplicate += other.duplicate
         self.resumed += other.resumed
 
-    def stop(self) -> None:
-        """Count the records that were read and have no outcome as not written."""
-        self.not_written += self.read - self.outcomes
+    def stop(self, pending: int = 0) -> None:
+        """Count the records that were read and have no outcome as not written, but for those that are `pending`."""
+        self.not_written += self.read - self.outcomes - pending
 
 
 # The numbers of a `MergeCounts`, as they stand in a checkpoint.
@@ -70,6 +75,8 @@ class MergeCounts(Struct, frozen=True):
     Attributes:
         resumed: those that an earlier attempt of the run had committed.
         rejects: those whose key is another source's.
+        new: of a batch that `holds_changed`, those that were written, for the table did not have their keys.
+        held: of such a batch, those that were not written, for their key has a row that differs; not counted.
     """
 
     inserted: int = 0
@@ -78,6 +85,8 @@ class MergeCounts(Struct, frozen=True):
     duplicate: int = 0
     resumed: int = 0
     rejects: tuple[Reject, ...] = ()
+    new: Sequence[Asset] = ()
+    held: Sequence[Asset] = ()
 
     @property
     def numbers(self) -> tuple[int, ...]:

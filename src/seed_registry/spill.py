@@ -8,6 +8,8 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from operator import add
 from typing import IO, Final
 
 import msgspec
@@ -19,7 +21,7 @@ from seed_registry.records import Asset, RawRecord
 _FILTER_BITS: Final = 1 << 26
 _SPOOL_MEMORY_BYTES: Final = 8 << 20
 # Hashes are counted by part: at 10^8 keys a part is 400,000 numbers, about 30 MB as a set.
-_PARTS: Final = 256
+PARTS: Final = 256
 _BLOCK_HASHES: Final = 1 << 17
 # Bits kept of a marked hash, which fits 8 bytes with its marks. That two of 10^8 keys collide has a chance of one in
 # fourteen.
@@ -89,6 +91,9 @@ class DistinctHashes:
         self._new = array("Q")
         self._file: IO[bytes] | None = None
         self._blocks: list[list[int]] = []  # the lengths of the parts in each block of the file
+        self._lengths = [0] * PARTS  # of the parts, without the hashes from `_counted` on
+        self._counted = 0  # how many of the new hashes are in `_lengths`
+        self._sections: list[array[int]] = []  # the lengths of the parts at the end of each
 
     def add(self, value: int) -> None:
         """Count a hash, unless it was counted before.
@@ -124,13 +129,31 @@ class DistinctHashes:
                 start += sum(lengths)
             yield hashes + new
 
+    def end_section(self) -> None:
+        """End a section of the hashes, see `sections`: 2 KB of memory for each."""
+        self._count_new()
+        self._sections.append(array("Q", self._lengths))
+
+    def sections(self) -> Iterator[list[array[int]]]:
+        """All hashes as in `parts`, divided by section; the last section is what was added after the others."""
+        for number, part in enumerate(self.parts()):
+            ends = [0, *(lengths[number] for lengths in self._sections), len(part)]
+            yield [part[start:end] for start, end in pairwise(ends)]
+
     def close(self) -> None:
         """Free the disk space."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
+    def _count_new(self) -> None:
+        for value in self._new[self._counted :]:
+            self._lengths[value & (PARTS - 1)] += 1
+        self._counted = len(self._new)
+
     def _spill(self) -> None:
+        if self._sections:
+            self._count_new()
         if self._file is None:
             self._file = _temporary_file()
         self._file.seek(0, 2)
@@ -138,13 +161,15 @@ class DistinctHashes:
         for part in parts:
             _append(self._file, part.tobytes())
         self._blocks.append([len(part) for part in parts])
-        self._new = array("Q")
+        if not self._sections:
+            self._lengths = list(map(add, self._lengths, self._blocks[-1]))
+        self._new, self._counted = array("Q"), 0
 
 
 def _by_part(hashes: array[int]) -> list[array[int]]:
-    parts = [array("Q") for _ in range(_PARTS)]
+    parts = [array("Q") for _ in range(PARTS)]
     for value in hashes:
-        parts[value & (_PARTS - 1)].append(value)
+        parts[value & (PARTS - 1)].append(value)
     return parts
 
 
@@ -168,12 +193,29 @@ class MarkedHashes:
         """
         self._added.add(value & _MARKED_HASH | marks << _MARKED_BITS)
 
+    def extend(self, values: Iterable[int]) -> None:
+        """Add hashes without marks.
+
+        Raises:
+            StorageFailed: the disk is full.
+        """
+        self._added.extend(value & _MARKED_HASH for value in values)
+
     def count(self) -> Counter[int]:
         """Return the number of distinct hashes by their marks."""
         counts: Counter[int] = Counter()
         for part in self._marked():
             counts.update(part.values())
         return counts
+
+    def end_section(self) -> None:
+        """End a section, see `DistinctHashes.sections`."""
+        self._added.end_section()
+
+    def sections(self) -> Iterator[list[Iterator[tuple[int, int]]]]:
+        """All additions, each a hash and its marks; in the order of `DistinctHashes.sections`."""
+        for part in self._added.sections():
+            yield [((value & _MARKED_HASH, value >> _MARKED_BITS) for value in values) for values in part]
 
     def settle(self) -> None:
         """Sort the hashes, for `holds`.
@@ -265,7 +307,7 @@ class FirstOwners:
 
 def _turned(value: int) -> int:
     """A marked hash with its last 8 bits in front."""
-    return (value & (_PARTS - 1)) << (_MARKED_BITS - 8) | value >> 8
+    return (value & (PARTS - 1)) << (_MARKED_BITS - 8) | value >> 8
 
 
 def _temporary_file() -> IO[bytes]:

@@ -210,7 +210,7 @@ async def test_what_several_batches_or_indexes_repeat_is_counted_once(database_u
     assert report.assets == AssetCounts(read=6, inserted=1, updated=1, unchanged=1, duplicate=3)
     assert report.sources == SourceCounts(read=2, updated=1, duplicate=1)
     assert plan.assets.fields == {"name": 1, "raw": 1}
-    assert [part.assets.duplicate for part in report.per_index] == [0, 3]
+    assert [part.assets.duplicate for part in report.per_index] == [3, 0]
     assert plan.missing_upstream is not None
     assert plan.missing_upstream.examples == ["gone"]
 

@@ -313,17 +313,17 @@ async def test_after_three_refused_batches_an_index_is_checked_before_it_is_sent
 
 async def _refused_statements(url: DatabaseUrl, path: Path, **options: Any) -> int:
     """How many batches the server refused."""
-    from seed_registry.load.pipeline import _Checks  # noqa: PLC0415  # it is spied on
+    from seed_registry.load.worker import DeferredChecks  # noqa: PLC0415  # it is spied on
 
     refused = 0
-    of_refused = _Checks.of_refused
+    of_refused = DeferredChecks.of_refused
 
-    def counted(checks: _Checks, assets: list[Asset], reason: Exception) -> list[Asset]:
+    def counted(checks: DeferredChecks, assets: list[Asset], reason: Exception) -> list[Asset]:
         nonlocal refused
         refused += 1
         return of_refused(checks, assets, reason)
 
-    with patch.object(_Checks, "of_refused", counted):
+    with patch.object(DeferredChecks, "of_refused", counted):
         outcome = await loaded(url, path, path.with_suffix(".rejects"), concurrency=1, **options)
     assert (outcome.report.assets.inserted, outcome.report.assets.rejected) == (55, 5)
     return refused

@@ -348,7 +348,7 @@ async def test_several_indexes_load_one_after_the_other_and_the_last_wins(
     report = await load(database_url, first, second, third)
     assert (report.indexes, report.dialect) == ([first, second, third], "seed, discovery")
     assert report.bytes_read == sum(Path(path).stat().st_size for path in (first, second, third))
-    assert (report.assets.inserted, report.assets.updated) == (3, 1)
+    assert (report.assets.inserted, report.assets.duplicate) == (3, 1)
     assert [row[:3] for row in await ask(database_url, TABLE)] == [
         ("aaaa-0001", A, "new"),
         ("aaaa-0002", A, "Asset aaaa-0002"),

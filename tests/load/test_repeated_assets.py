@@ -73,7 +73,7 @@ async def test_assets_that_may_be_repeated_are_kept_in_file_order_and_all_others
         "".join(json.dumps(one) + "\n" for one in ([*assets, source] if has_late_source else [source, *assets]))
     )
     settings, tally, registry, kept = Settings(concurrency=2, batch_size=2), Tally(), _Registry(), _Kept("twice")
-    recorder = OutcomeRecorder(settings, tally, Silent(), None, keys_per_source=False)
+    recorder = OutcomeRecorder(settings, tally, Silent(), None)
     async with read_index(resolve([str(path)])[0], settings) as reader:
         sources = SourceResolver(registry, tally, reader.provider, index=reader.name, max_sources=10)
         recorder.start_index(reader.name, reader.former_key)

@@ -243,7 +243,7 @@ async def test_straight_and_staged_loads_leave_the_same_rows_reports_and_rejects
     assert ways.straight
     assert left["report"]["verification"]["passed"]
     counts = left["report"]["assets"]
-    assert min(counts[name] for name in ("inserted", "updated", "unchanged", "duplicate", "missing_source")) > 0
+    assert min(counts[name] for name in ("inserted", "duplicate", "missing_source")) > 0
     assert counts["rejected"] == 3 * 6
     assert counts["inserted"] == len(left["assets"])
     reasons = [json.loads(line)["reason"] for line in left["rejects"]]
@@ -297,7 +297,7 @@ async def test_after_a_conflict_that_worker_stages_and_does_not_write_what_is_un
     assert ways.order == ["straight", "straight", "staged", "staged", "staged"]
     assert (ways.straight, ways.failed, ways.staged) == ([10], [10], [1, 10, 1])
     counts = report.assets
-    assert (counts.inserted, counts.updated, counts.unchanged) == (20, 2, 13)
+    assert (counts.inserted, counts.duplicate, counts.read) == (20, 15, 35)
 
 
 async def test_a_conflict_of_one_worker_is_no_matter_of_the_others(

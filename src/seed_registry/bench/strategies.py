@@ -51,7 +51,7 @@ async def load_by_rival(strategy: str, index: str, settings: Settings, progress:
         ):
             # As little is checked for them as for this program.
             reader.checks.is_strict = connection.get_settings().server_encoding != "UTF8"
-            recorder = OutcomeRecorder(settings, tally, progress, rejects, keys_per_source=False)
+            recorder = OutcomeRecorder(settings, tally, progress, rejects)
             recorder.start_index(reader.name, reader.former_key)
             resolver = SourceResolver(
                 writer, tally, reader.provider, index=reader.name, max_sources=settings.max_sources

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from heapq import nsmallest
 from typing import Any, Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from seed_registry.key_hashes import hash_key
 from seed_registry.records import Asset, Source
@@ -17,19 +18,26 @@ from seed_registry.spill import DistinctHashes, FirstOwners, MarkedHashes
 # As many as fit a line of a terminal.
 EXAMPLES: Final = 5
 # Each is a mark of a `MarkedHashes`. No other field of an asset can change: its key is what it is found by.
-_FIELDS: Final = tuple(field for field in ASSET_FIELDS if field not in ("asset_key", "content_hash"))
+_FIELDS: Final = tuple(name for name in ASSET_FIELDS if name not in ("asset_key", "content_hash"))
 _UNCHANGED: Final = 1 << len(_FIELDS)
+_UPDATED_AT: Final = 1 << _FIELDS.index("updated_at")
 # Keys that are remembered to give examples of duplicates in different batches: some 8 MB.
 _REMEMBERED_KEYS: Final = 100_000
 
 
-class AssetChanges(Struct, frozen=True):
+class AssetChanges(Struct):
     """How many assets would be inserted, updated and left, and in how many each field would change."""
 
-    new: int
-    changed: int
-    unchanged: int
-    fields: dict[str, int]
+    new: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    fields: Counter[str] = field(default_factory=Counter)
+
+    def note(self, marks: int) -> None:
+        """Note an asset that the registry has, by the marks of its key."""
+        self.unchanged += marks == _UNCHANGED
+        self.changed += marks != _UNCHANGED
+        self.fields.update(name for number, name in enumerate(_FIELDS) if marks & 1 << number)
 
 
 class PlanCollector:
@@ -51,6 +59,7 @@ class PlanCollector:
         self.new = DistinctHashes()
         self.assets_to_write = 0
         self.bytes_to_write = 0
+        self._indexes = 1
         self._known = MarkedHashes()
         self._skipped = MarkedHashes()
         self._former = MarkedHashes()
@@ -58,21 +67,31 @@ class PlanCollector:
         self._owners = FirstOwners()
         self._source_numbers: dict[str, int] = {}  # of those that have keys of their own, in the order of the numbers
 
-    def assets(self) -> AssetChanges:
-        """The changes found so far.
+    def start_index(self) -> None:
+        """Begin another index than the first."""
+        self._indexes += 1
+        self.new.end_section()
+        self._known.end_section()
 
-        A key that was once as the registry has it, and once not, counts as changed and as unchanged, as in a load.
-        """
-        changed = unchanged = 0
-        fields = dict.fromkeys(_FIELDS, 0)
-        for marks, count in self._known.count().items():
-            unchanged += count if marks & _UNCHANGED else 0
-            changed += count if marks & ~_UNCHANGED else 0
-            for number, name in enumerate(_FIELDS):
-                fields[name] += count if marks & 1 << number else 0
-        return AssetChanges(
-            self.new.count(), changed, unchanged, {name: count for name, count in fields.items() if count}
-        )
+    def by_index(self) -> list[AssetChanges]:
+        """The changes of the keys whose last record is in each index: that record decides, as in a load."""
+        found = [AssetChanges() for _ in range(self._indexes)]
+        for new, known in zip(self.new.sections(), self._known.sections(), strict=True):
+            last = {value: index for index, values in enumerate(new) for value in values}
+            for index in last.values():
+                found[index].new += 1
+            marks_of: dict[int, tuple[int, int]] = {}
+            for index, additions in enumerate(known):
+                for value, marks in additions:
+                    before = marks_of.get(value, (0, _UNCHANGED))[1]
+                    marks_of[value] = index, _last_marks(before, marks)
+            for index, marks in marks_of.values():
+                found[index].note(marks)
+        return found
+
+    def fields(self) -> dict[str, int]:
+        """In how many assets each field would change."""
+        return dict(sum((of.fields for of in self.by_index()), Counter[str]()))
 
     def note_sources(self, diff: BatchDiff[Source], records: Sequence[Source]) -> None:
         """Note a batch of sources."""
@@ -90,6 +109,12 @@ class PlanCollector:
         self.assets_to_write += len(written)
         self.bytes_to_write += sum(len(asset.raw) for asset in written)
         self._note("assets", diff, [(asset.key, key_hash(asset)) for asset in records])
+
+    def note_older(self, assets: Sequence[Asset], key_hash: Callable[[Asset], int]) -> None:
+        """Note assets that a load would not write, for the registry has newer ones."""
+        for asset in assets:
+            self._known.add(key_hash(asset))
+        self.offer("assets", "unchanged", (asset.key for asset in assets))
 
     def note_skipped(self, key: str) -> None:
         """Note an asset that the index has and a load would not take."""
@@ -155,3 +180,14 @@ class PlanCollector:
         if len(self._remembered) < _REMEMBERED_KEYS:
             self._remembered |= here
         return repeated
+
+
+def _last_marks(before: int, marks: int) -> int:
+    """The marks of a key after another record of it; without marks it changes nothing.
+
+    The moment of a row is the greatest of all its records.
+    """
+    if not marks:
+        return before
+    moment = (before | marks) & _UPDATED_AT
+    return marks & ~_UNCHANGED | moment or _UNCHANGED

@@ -12,6 +12,7 @@ from seed_registry.dry_run.registry import find_registry
 from seed_registry.dry_run.sessions import DryRunSessions
 from seed_registry.dry_run.writer import DryRunWriter
 from seed_registry.load.context import RunContext
+from seed_registry.load.held_assets import HeldAssets
 from seed_registry.load.source_cache import SourceCache
 from seed_registry.load.target import IndexSteps, Target
 from seed_registry.registry.batch import Writer
@@ -36,7 +37,7 @@ async def open_dry_run(run: RunContext) -> AsyncIterator[Target]:
             run.tally,
             run.progress,
             collector,
-            keys_per_source=tables is not None and "source_id" in tables.assets.key,
+            tables,
         )
         main = None
         open_writer: Callable[[], AbstractAsyncContextManager[Writer]]
@@ -53,6 +54,7 @@ async def open_dry_run(run: RunContext) -> AsyncIterator[Target]:
             recorder=recorder,
             writer=writer,
             open_writer=open_writer,
+            held=HeldAssets(),
             source_cache=SourceCache(settings.source_cache, found.url, settings.provider, is_saved=False),
             indexes=IndexSteps(),
             conclusion=DryRunConclusion(run, recorder, collector, found, main),

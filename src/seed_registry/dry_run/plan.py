@@ -58,7 +58,7 @@ class DryRunConclusion(Conclusion):
             database=str(found.url) if found.url is not None else None,
             empty_because=found.empty_because,
             sources=_table("sources", tally.sources, dict(of_sources.most_common()), collector),
-            assets=_table("assets", tally.assets, collector.assets().fields, collector),
+            assets=_table("assets", tally.assets, collector.fields(), collector),
             rejects=[RejectPlan(reason, count, examples[reason]) for reason, count in tally.rejects.most_common()],
             missing_upstream=missing[0],
             rekeyed=missing[1],

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from seed_registry.dry_run.collector import EXAMPLES, PlanCollector
 from seed_registry.errors import SeedRegistryError, TooManyRejects
+from seed_registry.load.key_counts import IndexKeys, correct
 from seed_registry.load.outcomes import OutcomeRecorder
 from seed_registry.records import Asset, Reject, SourceRow
-from seed_registry.registry.table_reader import BatchDiff
+from seed_registry.registry.tables import Tables
 from seed_registry.report import Counts, Progress, RejectExample, Report, Tally
 from seed_registry.settings import Settings
 
@@ -21,28 +22,47 @@ class DryRunRecorder(OutcomeRecorder):
     """
 
     def __init__(
-        self, settings: Settings, tally: Tally, progress: Progress, collector: PlanCollector, *, keys_per_source: bool
+        self,
+        settings: Settings,
+        tally: Tally,
+        progress: Progress,
+        collector: PlanCollector,
+        tables: Tables | None = None,
     ) -> None:
-        super().__init__(settings, tally, progress, None, keys_per_source=keys_per_source)
+        super().__init__(settings, tally, progress, None, tables)
         self.examples: dict[str, list[RejectExample]] = {}
         self._stopped: TooManyRejects | None = None  # what would have stopped a load
         self._collector = collector
         self._former_key: Callable[[Asset], str | None] = lambda _: None
 
+    def next_index(self, name: str) -> None:
+        """Begin the next index of the run."""
+        super().next_index(name)
+        if self.index_number:
+            self._collector.start_index()
+
     def start_index(self, name: str, former_key: Callable[[Asset], str | None]) -> None:
-        """Begin an index."""
+        """Begin to read an index."""
         super().start_index(name, former_key)
         self._former_key = former_key
 
     def leave_index(self) -> None:
-        """Correct the counts: what repeats a key of another batch or index is a duplicate.
+        """Correct the counts of sources: what repeats a key of another batch or index is a duplicate.
 
         A writer cannot know, for it writes nothing that the next one would find.
         """
-        found, written = self._collector.assets(), self._collector.sources
-        _correct(self.tally.assets, found.new, found.changed, found.unchanged)
+        counts, written = self.tally.sources, self._collector.sources
         new = sum(fields is None for fields in written.values())
-        _correct(self.tally.sources, new, len(written) - new, self.tally.sources.unchanged)
+        changed = len(written) - new
+        counts.duplicate += counts.inserted + counts.updated - len(written)
+        counts.inserted, counts.updated = new, changed
+
+    def count_keys(self, parts: Sequence[Counts]) -> None:
+        """Count each key of the run once."""
+        found = self._collector.by_index()
+        for part, of in zip(parts, found, strict=True):
+            part.inserted, part.updated, part.resumed = of.new, of.changed, 0
+        correct(self.tally.assets, parts, [IndexKeys(of.new + of.changed + of.unchanged, of.new) for of in found])
 
     def count_sent(self, assets: Sequence[Asset], key_hashes: Sequence[int], sources: Mapping[str, SourceRow]) -> None:
         """Count assets, and collect the keys that an earlier version gave them."""
@@ -60,7 +80,7 @@ class DryRunRecorder(OutcomeRecorder):
     def skip_older(self, assets: Sequence[Asset], held: Sequence[Asset], key_hash: Callable[[Asset], int]) -> None:
         """Collect the assets whose rows a load would not replace, for they are not older."""
         super().skip_older(assets, held, key_hash)
-        self._collector.note_assets(BatchDiff[Asset]([], [], list(held)), held, key_hash)
+        self._collector.note_older(held, key_hash)
 
     def reject(self, reject: Reject) -> None:
         """Count and log a reject, and collect its key."""
@@ -80,8 +100,3 @@ class DryRunRecorder(OutcomeRecorder):
         if self._stopped is not None:
             self._stopped.report = report
         return super().verdict(report) or self._stopped
-
-
-def _correct(counts: Counts, new: int, changed: int, unchanged: int) -> None:
-    counts.duplicate += counts.inserted + counts.updated + counts.unchanged - new - changed - unchanged
-    counts.inserted, counts.updated, counts.unchanged = new, changed, unchanged

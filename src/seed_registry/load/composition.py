@@ -12,6 +12,7 @@ from seed_registry.load.index_steps import LoadIndexSteps
 from seed_registry.load.inspection import Inspection
 from seed_registry.load.main_session import main_session
 from seed_registry.load.outcomes import OutcomeRecorder
+from seed_registry.load.repeated_keys import new_held_assets
 from seed_registry.load.resume import make_rejects_file, open_ledger
 from seed_registry.load.sessions import LoadSessions
 from seed_registry.load.source_cache import SourceCache
@@ -43,9 +44,9 @@ async def _open(run: RunContext) -> AsyncIterator[Target]:
         state = await inspection.inspect()
         main = await stack.enter_async_context(main_session(run, state))
         ledger = await open_ledger(main, run, state.tables, rejects)
-        recorder = OutcomeRecorder(
-            settings, tally, progress, run.rejects, keys_per_source="source_id" in state.tables.assets.key
-        )
+        recorder = OutcomeRecorder(settings, tally, progress, run.rejects, state.tables, is_empty=state.is_empty)
+        held = new_held_assets(run, state)
+        stack.callback(held.close)
         sessions = LoadSessions(run, state, ledger, recorder, stack)
         yield Target(
             database=inspection.database,
@@ -53,6 +54,7 @@ async def _open(run: RunContext) -> AsyncIterator[Target]:
             recorder=recorder,
             writer=sessions.new_writer(main),
             open_writer=sessions.pool.open_writer,
+            held=held,
             source_cache=SourceCache(settings.source_cache, url, settings.provider),
             indexes=LoadIndexSteps(run, state, main, ledger, sessions.check_commits),
             conclusion=LoadConclusion(run, state, main, ledger, recorder),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from seed_registry.checkpoint import INDEX_COMPLETE, Checkpoint, ResumePoint
+from seed_registry.checkpoint import INDEX_COMPLETE, Checkpoint, FileState, ResumePoint
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.local_file import is_unchanged
 from seed_registry.index.reader import IndexReader
@@ -62,7 +62,7 @@ class LoadIndexSteps(IndexSteps):
         reader.checks.defers_texts = state.checks_records and has_hashes
         reader.checks.most_are_stored = not state.is_empty
 
-    async def finish(self, reader: IndexReader, assets: int) -> None:
+    async def finish(self, index: IndexRef, assets: int, file: FileState | None) -> None:
         """Bring the index to disk, and note in the ledger that all of it is loaded.
 
         Raises:
@@ -70,6 +70,6 @@ class LoadIndexSteps(IndexSteps):
         """
         await self._main.do(flush)
         await self._main.do(self._check_commits)
-        if (file := reader.file_state) is not None:
-            checkpoint = Checkpoint(reader.index.ledger_name, INDEX_COMPLETE, 1, 1, _END, assets, file)
+        if file is not None:
+            checkpoint = Checkpoint(index.ledger_name, INDEX_COMPLETE, 1, 1, _END, assets, file)
             await self._main.do(lambda connection: self._ledger.finish_index(connection, checkpoint))

@@ -12,12 +12,14 @@ from msgspec.structs import replace
 from seed_registry.errors import SeedRegistryError, TooManyRejects, VerificationFailed
 from seed_registry.index.unread_arrays import log_unread
 from seed_registry.key_hashes import KeySample, hash_key, hash_keys
+from seed_registry.load.key_counts import IndexKeys, KeyCounts, correct
 from seed_registry.records import Asset, Reject, Source, SourceRow, checked
+from seed_registry.registry.key_owners import key_hasher
+from seed_registry.registry.tables import Tables
 from seed_registry.rejects.writer import RejectsFile
-from seed_registry.report import Incomplete, Progress, Report, Tally
+from seed_registry.report import Counts, Incomplete, Progress, Report, Tally
 from seed_registry.settings import Settings
 from seed_registry.shortfall import Expectation, Total, empty_handed, fix_of, incomplete, mostly_missing, shortfall
-from seed_registry.spill import DistinctHashes
 
 # Warnings beyond these of a reason are only counted.
 _WARNINGS_PER_REASON: Final = 20
@@ -30,6 +32,9 @@ class OutcomeRecorder:
 
     Attributes:
         expectation: what the verification compares the database with; complete after `close`.
+        keys: the keys of the assets that were sent.
+        names: of the indexes so far.
+        settled: the outcomes of held assets, which belong to any index of the run; also in the tally.
         rejects: the rejects file.
     """
 
@@ -39,22 +44,40 @@ class OutcomeRecorder:
         tally: Tally,
         progress: Progress,
         rejects: RejectsFile | None,
+        tables: Tables | None = None,
         *,
-        keys_per_source: bool,
+        is_empty: bool = False,
     ) -> None:
+        """`tables` say what is unique of an asset; with `is_empty` no asset had a row before this run."""
         self.expectation = Expectation()
         self._index = ""  # that is being read
         self.tally = tally
         self.progress = progress
         self._max_rejects = settings.max_rejects
         self.rejects = rejects
-        self._keys_per_source = keys_per_source
-        self._distinct = DistinctHashes()
+        self.keys = KeyCounts(is_empty=is_empty)
+        self.names: list[str] = []
+        self.settled = Counts()
+        self._settled_in: dict[int, Counts] = {}  # by the number of the index
+        self._by_index: list[IndexKeys] = []
+        self._key = tables.assets.key if tables else ("asset_key",)
+        self._key_hash = key_hasher(tables)
         self._sample = KeySample[tuple[SourceRow, Asset]](settings.verify_sample)
         self._warned: dict[str, int] = {}
 
+    @property
+    def index_number(self) -> int:
+        """The number of the index that is being read, from 0."""
+        return max(len(self.names) - 1, 0)
+
+    def next_index(self, name: str) -> None:
+        """Begin the next index of the run, whether it can be read or not."""
+        self.names.append(name)
+        if self.index_number:
+            self.keys.start_index()
+
     def start_index(self, name: str, former_key: Callable[[Asset], str | None]) -> None:
-        """Begin an index; `former_key` is the key that an earlier version gave to the record of an asset."""
+        """Begin to read an index; `former_key` is the key that an earlier version gave to the record of an asset."""
         del former_key  # for dry runs
         self._index = name
 
@@ -68,14 +91,25 @@ class OutcomeRecorder:
         expectation.unread.extend(log_unread(self._index, unread, self.progress))
 
     def leave_index(self) -> None:
-        """End an index, whether it was read to its end or not; all of its batches are written."""
+        """End an index, whether it was read to its end or not."""
+
+    def count_keys(self, parts: Sequence[Counts]) -> None:
+        """Count each key of the run once, in the counts of the run and in those of its indexes; all is written."""
+        keys = self._by_index = self.keys.by_index()
+        for number, (part, of) in enumerate(zip(parts, keys, strict=True)):
+            settled = self._settled_in.get(number, Counts())
+            part.rejected += settled.rejected
+            part.updated += settled.updated
+            part.resumed += settled.resumed
+            of.inserted += settled.inserted
+        correct(self.tally.assets, parts, keys)
 
     def count_sent(self, assets: Sequence[Asset], key_hashes: Sequence[int], sources: Mapping[str, SourceRow]) -> None:
         """Count assets that go to the database; their sources are among `sources`."""
         if not assets:
             return
         self.tally.assets_by_source.update(map(attrgetter("source_key"), assets))
-        self._distinct.extend(self._identities(assets, key_hashes))
+        self.keys.send(self._identities(assets, key_hashes, sources))
         sample = self._sample
         if min(key_hashes) < sample.limit or not sample.items.keys().isdisjoint([asset.key for asset in assets]):
             for asset, key_hash in zip(assets, key_hashes, strict=True):
@@ -90,16 +124,23 @@ class OutcomeRecorder:
                 if asset.unchecked is None:
                     self.count_checked(asset)
 
-    def _identities(self, assets: Sequence[Asset], key_hashes: Sequence[int]) -> Sequence[int]:
+    def row_hashes(self, assets: Sequence[Asset], sources: Mapping[str, SourceRow]) -> list[int]:
+        """The hash of each asset's unique key in the table."""
+        if len(self._key) == 1:
+            return hash_keys([asset.key for asset in assets])
+        return [self._key_hash(sources[one.source_key].provider, one.source_key, one.key) for one in assets]
+
+    def _identities(
+        self, assets: Sequence[Asset], key_hashes: Sequence[int], sources: Mapping[str, SourceRow]
+    ) -> Sequence[int]:
         """A hash of what distinguishes each asset from all others."""
-        if self._keys_per_source:
-            return hash_keys(f"{asset.source_key}\0{asset.key}" for asset in assets)
-        if not any(map(attrgetter("own_key"), assets)):
-            return key_hashes
-        own = [at for at, asset in enumerate(assets) if asset.own_key]
-        identities = list(key_hashes)
-        for at in own:
-            identities[at] = hash_key(f"{assets[at].source_key}\0{assets[at].key}")
+        identities = key_hashes if len(self._key) == 1 else self.row_hashes(assets, sources)
+        if "source_id" in self._key or not any(map(attrgetter("own_key"), assets)):
+            return identities
+        identities = list(identities)
+        for at, asset in enumerate(assets):
+            if asset.own_key:
+                identities[at] = hash_key(f"{asset.source_key}\0{asset.key}")
         return identities
 
     def count_checked(self, asset: Asset) -> None:
@@ -135,24 +176,40 @@ class OutcomeRecorder:
         for asset in assets:
             self._sample.forget(asset.key)
 
-    def reject_refused(self, asset: Asset, detail: str) -> None:
-        """Reject an asset that the database refused.
+    def reject_refused(
+        self, asset: Asset, detail: str, sources: Mapping[str, SourceRow], index: tuple[int, str] | None = None
+    ) -> None:
+        """Reject an asset that the database refused; see `reject_sent`.
 
         Raises:
             TooManyRejects: that was one too many.
         """
         place = (asset.raw, asset.line, asset.offset)
-        self.reject_sent(Reject("database_refused", detail, *place, "asset", asset.key))
+        self.reject_sent(Reject("database_refused", detail, *place, "asset", asset.key), asset, sources, index)
 
-    def reject_sent(self, reject: Reject) -> None:
-        """Reject an asset that was counted as sent.
+    def reject_sent(
+        self, reject: Reject, asset: Asset, sources: Mapping[str, SourceRow], index: tuple[int, str] | None = None
+    ) -> None:
+        """Reject an asset that was sent; `index` is the number and the name of its index, if it is not the current one.
 
         Raises:
             TooManyRejects: that was one too many.
         """
-        self.expectation.refused_assets += 1
+        number, name = index or (None, self._index)
+        self.keys.refuse(self._identities([asset], hash_keys([asset.key]), sources)[0], number)
+        if number is not None:
+            self.count_settled(Counts(rejected=1), number)
         self._sample.forget(reject.key)
-        self.reject(reject)
+        current, self._index = self._index, name
+        try:
+            self.reject(reject)
+        finally:
+            self._index = current
+
+    def count_settled(self, counts: Counts, index: int) -> None:
+        """Count outcomes of held assets of an index, which the tally has as well."""
+        self.settled = self.settled.plus(counts)
+        self._settled_in[index] = self._settled_in.get(index, Counts()).plus(counts)
 
     def reject(self, reject: Reject) -> None:
         """Count, log and keep a reject.
@@ -177,7 +234,7 @@ class OutcomeRecorder:
     def incomplete(self) -> list[Incomplete]:
         """The indexes whose portals have more records than were read; after `close`."""
         sent = sum(self.tally.assets_by_source.values())
-        return incomplete(self.expectation.totals, sent - self.expectation.distinct_assets)
+        return incomplete(self.expectation.totals, sent - self.keys.distinct_sent)
 
     def verdict(self, report: Report) -> SeedRegistryError | None:
         """The error of a run that was read to its end, by its counts; None if they are good."""
@@ -199,9 +256,10 @@ class OutcomeRecorder:
 
     def close(self) -> None:
         """Complete the expectation, close the rejects file and delete temporary files."""
-        self.expectation.distinct_assets = self._distinct.count()
+        keys = self._by_index or self.keys.by_index()
+        self.expectation.distinct_assets = sum(of.distinct for of in keys)
         self.expectation.sample = self._sample.items
-        self._distinct.close()
+        self.keys.close()
         if self.rejects is not None:
             self.rejects.close()
 

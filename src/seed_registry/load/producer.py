@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Sequence
 from operator import attrgetter, itemgetter
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
@@ -46,9 +46,16 @@ class RepeatedAssets(Protocol):
 class Lane(Batcher[Asset]):
     """The assets of one worker: the batch being filled, and its queue."""
 
-    def __init__(self, settings: Settings, send: MemoryObjectSendStream[Batch]) -> None:
+    def __init__(self, settings: Settings, send: MemoryObjectSendStream[Any]) -> None:
         super().__init__(settings.batch_size, settings.batch_bytes, "raw")
         self.send = send
+
+    async def give(self, batch: Any) -> None:
+        """Send a batch to the worker; waits while it has enough to do."""
+        try:
+            await self.send.send(batch)
+        except anyio.BrokenResourceError:
+            await anyio.sleep_forever()  # the worker failed, and its failure cancels this
 
 
 class Producer:
@@ -272,11 +279,8 @@ class Producer:
 
     async def _flush(self, lane: Lane, assets: list[Asset], checkpoint: Checkpoint) -> None:
         """Send a batch; waits while the worker has enough to do."""
-        try:
-            with self._tally.stages.timed("sending"):
-                await lane.send.send(Batch(assets, self._sources.rows, checkpoint, self._index))
-        except anyio.BrokenResourceError:
-            await anyio.sleep_forever()  # the worker failed, and its failure cancels this
+        with self._tally.stages.timed("sending"):
+            await lane.give(Batch(assets, self._sources.rows, checkpoint, self._index))
 
     def _checkpoint(self, lane: Lane, last: Asset | None = None) -> Checkpoint:
         """How far the lane is with its `last` asset, or with all that were read but the parked ones.

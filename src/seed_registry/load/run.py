@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from seed_registry.checkpoint import ResumePoint
+from seed_registry.checkpoint import FileState, ResumePoint
 from seed_registry.errors import (
     DatabaseRefused,
     IndexBroken,
@@ -29,7 +29,17 @@ from seed_registry.load.result import count_fields, outcome_of, raise_on_failure
 from seed_registry.load.sources import SourceResolver
 from seed_registry.load.target import Target
 from seed_registry.records import SourceRow
-from seed_registry.report import AssetCounts, Digest, Incomplete, IndexReport, Plan, Report, SourceCounts, Verification
+from seed_registry.report import (
+    AssetCounts,
+    Counts,
+    Digest,
+    Incomplete,
+    IndexReport,
+    Plan,
+    Report,
+    SourceCounts,
+    Verification,
+)
 
 _INCOMPLETE: Final = "the portal has more records than were read: load all pages of its answer together"
 
@@ -53,6 +63,8 @@ class LoadRun:
         self._sources: dict[str, SourceRow] = {}  # of the indexes so far, by key
         self._known: dict[str, SourceRow] = {}  # with those of the cache
         self._incomplete: list[Incomplete] = []
+        self._asset_counts: list[Counts] = []  # of the indexes, by batches until all are loaded
+        self._unfinished: list[tuple[IndexRef, int, FileState | None]] = []  # indexes with held assets
         context.progress.began(context.tally)
         context.progress.tell(
             "info",
@@ -84,8 +96,7 @@ class LoadRun:
         if target.tables is not None:
             self._known |= await target.source_cache.read(target.writer, progress)
         try:
-            for index in context.indexes:
-                await self._load_index(index, target)
+            await self._load_indexes(target)
         finally:
             target.recorder.close()
         verification = await target.conclusion.verify(self._sources)
@@ -110,10 +121,31 @@ class LoadRun:
             for caution in table.cautions:
                 tell("warning", caution.event, table=table.name, note=f"{caution.finding}; {caution.fix}")
 
-    async def _load_index(self, index: IndexRef, target: Target) -> None:
+    async def _load_indexes(self, target: Target) -> None:
+        """Load the indexes, and write the assets that are held until their end, also where one of them is broken."""
+        try:
+            for number, index in enumerate(self.context.indexes, 1):
+                await self._load_index(index, target, is_last=number == len(self.context.indexes))
+        except (IndexBroken, IndexNotUnderstood, IndexUnreadable):
+            await self._settle(target)
+            self._count_as_not_written()
+            target.recorder.count_keys(self._asset_counts)
+            raise
+
+    async def _settle(self, target: Target) -> None:
+        """Write the held assets; then their indexes are loaded."""
+        context, held = self.context, target.held
+        if held.count:
+            context.progress.tell("info", "writing_held", assets=held.count)
+            await pipeline.settle(held, context.settings, target.recorder, target.open_writer, target.writer)
+        await self._finish_indexes(target)
+
+    async def _load_index(self, index: IndexRef, target: Target, *, is_last: bool) -> None:
         """Load one index; with `keep_going` its failure is kept for the report."""
         context, tally = self.context, self.context.tally
+        target.recorder.next_index(index.display_name)
         before = replace(tally, sources=replace(tally.sources), assets=replace(tally.assets))
+        settled = target.recorder.settled
         dialect, provider, error = "", "", None
         try:
             resume_point = await target.indexes.find_resume_point(index)
@@ -124,23 +156,33 @@ class LoadRun:
                 await self._load_records(reader, target, resume_point)
         except (IndexBroken, IndexNotUnderstood, IndexUnreadable) as exc:
             if not context.settings.keep_going or len(context.indexes) == 1:
+                self._count_assets(target, before.assets, settled)
                 raise
             error = str(exc)
-            self._count_as_not_written()
+            self._count_as_not_written(target.held.count)
             context.progress.tell("error", "index_failed", index=index.report_name, reason=error)
         target.recorder.leave_index()
+        self._count_assets(target, before.assets, settled)
+        if is_last:
+            await self._settle(target)
+            target.recorder.count_keys(self._asset_counts)
         part = IndexReport(
             index=index.report_name,
             dialect=dialect,
             provider=provider,
             bytes_read=tally.bytes_read - before.bytes_read,
             sources=msgspec.convert(tally.sources.since(before.sources), SourceCounts, from_attributes=True),
-            assets=msgspec.convert(tally.assets.since(before.assets), AssetCounts, from_attributes=True),
+            assets=msgspec.convert(self._asset_counts[-1], AssetCounts, from_attributes=True),
             error=error,
         )
         self._parts.append(part)
         counts = {"sources": msgspec.to_builtins(part.sources), "assets": msgspec.to_builtins(part.assets)}
         context.progress.tell("info", "index_finished", index=index.report_name, **counts)
+        if is_last:
+            self._parts = [
+                replace(part, assets=msgspec.convert(counts, AssetCounts, from_attributes=True))
+                for part, counts in zip(self._parts, self._asset_counts, strict=True)
+            ]
 
     async def _load_records(self, reader: IndexReader, target: Target, resume_point: ResumePoint | None) -> None:
         context, tally, dialect = self.context, self.context.tally, reader.dialect
@@ -162,15 +204,35 @@ class LoadRun:
         )
         try:
             await pipeline.run(
-                reader, context.settings, target.recorder, sources, target.open_writer, resume_point, target.writer
+                reader,
+                context.settings,
+                target.recorder,
+                sources,
+                target.open_writer,
+                resume_point,
+                target.writer,
+                held=target.held,
             )
         finally:
             self._sources |= {key: self._known[key] for key in sources.rows}
-        await target.indexes.finish(reader, tally.assets.read - assets_before)
+        self._unfinished.append((reader.index, tally.assets.read - assets_before, reader.file_state))
+        if not target.held.count:
+            await self._finish_indexes(target)
 
-    def _count_as_not_written(self) -> None:
+    def _count_assets(self, target: Target, before: Counts, settled: Counts) -> None:
+        """Keep the counts of an index; those of held assets, which may be of others, are added at the end."""
+        of_held = target.recorder.settled.since(settled)
+        self._asset_counts.append(self.context.tally.assets.since(before).since(of_held))
+
+    async def _finish_indexes(self, target: Target) -> None:
+        """Note that the indexes so far are loaded."""
+        for index, assets, file in self._unfinished:
+            await target.indexes.finish(index, assets, file)
+        self._unfinished.clear()
+
+    def _count_as_not_written(self, held: int = 0) -> None:
         self.context.tally.sources.stop()
-        self.context.tally.assets.stop()
+        self.context.tally.assets.stop(held)
 
     async def _end_badly(self, target: Target, exc: BaseException) -> None:
         held = exc.report if isinstance(exc, (VerificationFailed, IndexesFailed, TooManyRejects)) else None

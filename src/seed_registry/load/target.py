@@ -7,9 +7,10 @@ from contextlib import AbstractAsyncContextManager
 
 from msgspec import Struct
 
-from seed_registry.checkpoint import ResumePoint
+from seed_registry.checkpoint import FileState, ResumePoint
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.reader import IndexReader
+from seed_registry.load.held_assets import HeldAssets
 from seed_registry.load.outcomes import OutcomeRecorder
 from seed_registry.load.source_cache import SourceCache
 from seed_registry.records import SourceRow
@@ -27,8 +28,8 @@ class IndexSteps:
     def prepare(self, reader: IndexReader) -> None:
         """Choose which checks are left to the database."""
 
-    async def finish(self, reader: IndexReader, assets: int) -> None:
-        """Note that an index is loaded; `assets` counts those that were read."""
+    async def finish(self, index: IndexRef, assets: int, file: FileState | None) -> None:
+        """Note that an index is loaded; `assets` counts those that were read, and `file` is what was read."""
 
 
 class Conclusion:
@@ -57,6 +58,7 @@ class Target(Struct, frozen=True):
         tables: None in a dry run without them.
         writer: for the sources; a worker without a session shares it.
         open_writer: opens the writer of a worker.
+        held: the assets that are written at the end of the run.
     """
 
     database: Database | None
@@ -64,6 +66,7 @@ class Target(Struct, frozen=True):
     recorder: OutcomeRecorder
     writer: Writer
     open_writer: Callable[[], AbstractAsyncContextManager[Writer]]
+    held: HeldAssets
     source_cache: SourceCache
     indexes: IndexSteps
     conclusion: Conclusion

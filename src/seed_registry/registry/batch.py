@@ -25,12 +25,14 @@ class Batch(Struct, frozen=True):
         sources: the row of each asset's source, by source key; a row tells the provider of its assets.
         checkpoint: saved in the same transaction.
         index: the name of the index that they come from.
+        holds_changed: whether only those are written whose keys have no rows; see `MergeCounts.held`.
     """
 
     assets: list[Asset]
     sources: Mapping[str, SourceRow]
     checkpoint: Checkpoint | None = None
     index: str = ""
+    holds_changed: bool = False
 
 
 class SourceBatch(Struct, frozen=True):

@@ -83,7 +83,7 @@ def samples(table: Table, *, by_key: bool = False) -> str:
 
 
 def filter_by_hash(table: Table) -> str:
-    """Select the positions of records that the table does not hold.
+    """Select the positions of records that the table does not hold, and whether it has no row of their keys.
 
     The parameters are the joined content hashes, the length of one, a separator, and for each of `identity_fields` its
     values joined by the separator: asyncpg encodes arrays element by element, which takes longer than all of that.
@@ -96,7 +96,13 @@ def filter_by_hash(table: Table) -> str:
         table=table.name,
         arrays=", ".join(arrays),
         names=", ".join(fields),
-        same_row=" and ".join(f"existing.{table.column(field)} = batch.{field}" for field in fields),
+        same_key=table.same_key(),
+        key_column=table.column(table.key[-1]),
+        is_other="".join(
+            f"or existing.{table.column(field)} is distinct from batch.{field}"
+            for field in fields
+            if field not in table.key
+        ),
         hash_column=table.column("content_hash"),
     )
 

@@ -27,7 +27,7 @@ from seed_registry.records import Asset, Reject, Source
 from seed_registry.registry.key_owners import KeyOwners, has_own_keys
 from seed_registry.registry.queries import kept_out, renew_hashes, upsert
 from seed_registry.registry.staging import Staging
-from seed_registry.registry.table_reader import TableReader
+from seed_registry.registry.table_reader import ChangedRow, TableReader
 from seed_registry.registry.tables import Table
 from seed_registry.registry.values import Record, Values
 from seed_registry.report import MergeCounts, Stages
@@ -84,8 +84,15 @@ class TableMerger(TableReader):
         """Copy batches straight into a table that `is_empty`, until one fails."""
         self._straight = is_empty and await self.staging.can_go_straight()
 
-    async def merge(self, records: Sequence[Record], values: Values[Record], save: Save | None = None) -> MergeCounts:
-        """Write a batch in one transaction, with its checkpoint.
+    async def merge(
+        self,
+        records: Sequence[Record],
+        values: Values[Record],
+        save: Save | None = None,
+        *,
+        holds_changed: bool = False,
+    ) -> MergeCounts:
+        """Write a batch in one transaction, with its checkpoint; with `holds_changed` only records of new keys.
 
         Raises:
             CommitUnknown: the connection was lost before the answer to the COMMIT came.
@@ -95,13 +102,22 @@ class TableMerger(TableReader):
             return counts
         taken, rejects = await self._parted(records, values, owners)
         unique = self._unique(taken, values)
-        rows = with_texts(await self._not_held(unique, values) if self._by_hash else unique)
-        # A record without a hash may be held all the same, and an upsert would lock the row only to find that out.
-        if rows and (not self._by_hash or None in values("content_hash", rows)):
-            rows = [rows[difference.position] for difference in await self._differing(rows, values)]
-        resumed = _committed(unique) - _committed(rows)
+        rows, is_new = await self._to_write(unique, values)
+        resumed, stored = _committed(unique) - _committed(rows), len(unique) - len(rows)
+        new: Sequence[Any] = ()
+        held: Sequence[Any] = ()
+        if holds_changed:
+            changed = [row for row, flag in zip(rows, is_new, strict=True) if not flag]
+            rows = [row for row, flag in zip(rows, is_new, strict=True) if flag]
+            held = self._with_same_keys(changed, taken, values) if changed else ()
+            new = rows
         counts = MergeCounts(
-            unchanged=len(unique) - resumed, duplicate=len(taken) - len(unique), resumed=resumed, rejects=rejects
+            unchanged=stored + len(rows) - resumed,
+            duplicate=len(taken) - len(held) - stored - len(rows),
+            resumed=resumed,
+            rejects=rejects,
+            new=new,
+            held=held,
         )
         if rows:
             return await self._write(rows, values, counts, owners, save)
@@ -109,6 +125,24 @@ class TableMerger(TableReader):
             async with io_timeout(self._connection, self._seconds):
                 await save.lazily(counts)
         return counts
+
+    async def _to_write(self, unique: list[Record], values: Values[Record]) -> tuple[list[Record], list[bool | None]]:
+        """Return the records that the table does not hold, and for each whether it has no row of that key."""
+        differing = [ChangedRow(at, None) for at in range(len(unique))]
+        if self._by_hash:
+            differing = await self._not_held(unique, values)
+        rows = with_texts([unique[row.position] for row in differing])
+        # A record without a hash may be held all the same, and an upsert would lock the row only to find that out.
+        if rows and (not self._by_hash or None in values("content_hash", rows)):
+            differing = await self._differing(rows, values)
+            rows = [rows[row.position] for row in differing]
+        return rows, [row.is_new for row in differing]
+
+    def _with_same_keys(self, rows: list[Any], records: Sequence[Any], values: Values[Any]) -> list[Any]:
+        """Return those of the records that have the key of one of these rows."""
+        wanted = set(zip(*(values(field, rows) for field in self._table.key), strict=True))
+        keys = zip(*(values(field, records) for field in self._table.key), strict=True)
+        return [record for record, key in zip(records, keys, strict=True) if key in wanted]
 
     async def _parted(
         self, records: Sequence[Record], values: Values[Record], owners: KeyOwners | None, *, is_empty: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from operator import attrgetter
 from typing import Any, Generic
 
 import asyncpg
@@ -19,10 +20,13 @@ from seed_registry.report import MergeCounts, Stages
 
 
 class ChangedRow(Struct, frozen=True):
-    """The position of a record that the table holds with other values, or, if `is_new`, not at all."""
+    """The position of a record that the table holds with other values, or, if `is_new`, not at all.
+
+    Where its content hash does not tell, `is_new` is None.
+    """
 
     position: int
-    is_new: bool
+    is_new: bool | None
 
 
 class BatchDiff(Struct, Generic[Record]):
@@ -65,7 +69,7 @@ class TableReader:
     async def plan(self, records: Sequence[Record], values: Values[Record]) -> BatchDiff[Record]:
         """Return what merging this batch would do."""
         unique = self._unique(records, values)
-        rows = await self._not_held(unique, values) if self._by_hash else unique
+        rows = [unique[row.position] for row in await self._not_held(unique, values)] if self._by_hash else unique
         diff = BatchDiff[Record]([], [], [])
         differing: set[int] = set()
         if rows:
@@ -112,8 +116,9 @@ class TableReader:
                 # The merged row equals no input record, so it must not keep a content hash.
                 last[key] = replace(winner, updated_at=moment, content_hash=None)
 
-    async def _not_held(self, records: list[Record], values: Values[Record]) -> list[Record]:
+    async def _not_held(self, records: list[Record], values: Values[Record]) -> list[ChangedRow]:
         """Return the records that the table does not hold with their content hash."""
+        all_rows = [ChangedRow(at, None) for at in range(len(records))]
         hashes = values("content_hash", records)
         columns = [values(field, records) for field in self._identity]
         known: Sequence[int] = range(len(records))
@@ -123,18 +128,20 @@ class TableReader:
             columns = [[column[at] for at in known] for column in columns]
         lengths = set(map(len, hashes))
         if len(lengths) != 1:
-            return records  # there are none, or a caller of the library has hashes of several kinds
+            return all_rows  # there are none, or a caller of the library has hashes of several kinds
         texts = [list(map(str, column)) for column in columns]
         if not all(map(any, texts)):
-            return records  # string_to_array of an empty text has no elements
+            return all_rows  # string_to_array of an empty text has no elements
         separator = _separator(texts)
         async with self._step("filtering"):
             joined = map(separator.join, texts)
             found = await self._connection.fetch(
                 self._filter_by_hash, b"".join(hashes), lengths.pop(), separator, *joined
             )
-        positions = {known[record[0] - 1] for record in found}.union(set(range(len(records))).difference(known))
-        return [records[at] for at in sorted(positions)]
+        rows = [ChangedRow(known[position - 1], is_new) for position, is_new in found]
+        if len(known) < len(records):
+            rows += [all_rows[at] for at in set(range(len(records))).difference(known)]
+        return sorted(rows, key=attrgetter("position"))
 
     async def _differing(self, records: list[Record], values: Values[Record]) -> list[ChangedRow]:
         """Return the records that the table does not hold with these values, the content hash aside."""

@@ -88,6 +88,8 @@ class LiveProgress:
             self._name, self._doing = printable(str(fields["index"]).rpartition("/")[2], _NAME_WIDTH), ""
         elif event == "loading_parked":
             self._doing = f"loading {fields['assets']:,} assets that waited for their sources"
+        elif event == "writing_held":
+            self._doing = f"writing {fields['assets']:,} assets that were held for their last records"
         elif event == "verifying":
             self._doing = "verifying"
         if (level == "debug" or event in EVENTS_OF_DISPLAY) and not self._verbose:

@@ -1,0 +1,284 @@
+"""Holds the assets that would change rows until the end of the run: only then it is known which of a key is the last.
+
+An asset of a new key is written at once, and so is everything while the table was empty at first. Of any other key the
+first asset that differs from its row, and all that come after it, are held, and written together: so a run writes each
+row that it finds at most once, and not at all where the last asset of its key is the row.
+
+Beyond a number of bytes, files are read once more for the keys that occur only once: their assets need not be held.
+From an index that cannot be read twice all assets that change rows are held, in a temporary file.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import compress, groupby
+from operator import itemgetter, not_
+from typing import Any, Final
+
+import anyio
+import msgspec
+from msgspec import Struct
+from msgspec.structs import astuple, replace
+
+from seed_registry.errors import StorageFailed
+from seed_registry.key_hashes import hash_key, hash_keys
+from seed_registry.records import Asset, SourceRow
+
+# One bit for each of 2^26 hashes: a key that shares the bit of a held one is held as well, which costs time only.
+_FILTER_BITS: Final = 1 << 26
+# So much may be held before the indexes are read once more: the memory and the disk of a few batches.
+MOST_HELD_BYTES: Final = 16 << 20
+# Of one key no more than these are kept: the last of them, the others are tried only where the database refuses it.
+_KEY_BYTES: Final = 8 << 20
+
+FindRepeated = Callable[[], Awaitable[Container[int] | None]]
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[Any]).decode
+_TEXTS_IGNORED: Final = Asset.__struct_fields__.index("texts_ignored")
+
+
+class HeldBatch(Struct, frozen=True):
+    """Held assets that are written together, all of each key.
+
+    Attributes:
+        assets: in file order.
+        indexes: the number of the index of each.
+        sources: the row of each asset's source, by its key.
+        index: of the last asset of every key.
+        was_inserted: whether this run inserted their rows.
+        dropped: the numbers of the indexes of further assets of these keys, of which there were too many.
+    """
+
+    assets: list[Asset]
+    indexes: list[int]
+    sources: Mapping[str, SourceRow]
+    index: int
+    was_inserted: bool
+    dropped: list[int]
+
+
+class HeldAssets:
+    """The held assets of a run, in a temporary file.
+
+    Attributes:
+        count: how many there are.
+        is_on: whether assets are held in this run.
+    """
+
+    def __init__(self, find_repeated: FindRepeated | None = None, *, is_on: bool = False) -> None:
+        """Assets are held if this `is_on`; `find_repeated` finds the keys of the run that may occur more than once."""
+        self.count = 0
+        self.is_on = is_on
+        self._bytes = 0
+        self._find_repeated = find_repeated
+        self._repeated: Container[int] | None = None
+        self._turn = anyio.Lock()
+        self._filter = bytearray()
+        self._database: sqlite3.Connection | None = None
+        self._sources: dict[int, Mapping[str, SourceRow]] = {}  # by the numbers of indexes
+
+    @property
+    def holds_changed(self) -> bool:
+        """Whether to hold all assets that differ from their rows; otherwise those that `divide` says are enough."""
+        return self.is_on and self._repeated is None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether so much is held that `release` may be worth while."""
+        return self._bytes > MOST_HELD_BYTES and self._find_repeated is not None
+
+    def divide(self, assets: list[Asset]) -> tuple[list[Asset], list[Asset]]:
+        """Return the assets that may be written, and those that are to be held, whether they differ or not."""
+        if not self.count and self._repeated is None:
+            return assets, []
+        key_hashes = hash_keys([asset.key for asset in assets])
+        if self._repeated is None:
+            held = [bool(self._filter[(h % _FILTER_BITS) >> 3] & (1 << (h & 7))) for h in key_hashes]
+        else:
+            held = [key_hash in self._repeated for key_hash in key_hashes]
+        if True not in held:
+            return assets, []
+        return list(compress(assets, map(not_, held))), list(compress(assets, held))
+
+    async def release(self, rows: int, max_bytes: int) -> list[HeldBatch]:
+        """Find the keys that may occur more than once, and return the held assets whose key does not, in batches.
+
+        Nothing where that was tried before: then `divide` and `holds_changed` have changed.
+
+        Raises:
+            StorageFailed: the disk is full.
+        """
+        async with self._turn:
+            if (find := self._find_repeated) is None:
+                return []
+            self._repeated = await find()
+            self._find_repeated = None
+            return [] if self._repeated is None else list(self._take_unrepeated(rows, max_bytes))
+
+    def hold(
+        self, assets: Sequence[Asset], row_hashes: Sequence[int], index: int, rows: Mapping[str, SourceRow]
+    ) -> None:
+        """Hold assets that are checked and whole.
+
+        Args:
+            assets: in file order.
+            row_hashes: of the unique key of each.
+            index: the number of their index in the run.
+            rows: of their sources, by source key.
+
+        Raises:
+            StorageFailed: the disk is full.
+        """
+        if not assets:
+            return
+        self._sources[index] = rows
+        key_hashes = hash_keys([asset.key for asset in assets])
+        data = [_encode(astuple(replace(asset, unchecked=None))) for asset in assets]
+        signed = [row_hash - (1 << 63) for row_hash in row_hashes]
+        with _storage():
+            self._opened().executemany(
+                "insert into held (row_hash, number, data) values (?, ?, ?)",
+                zip(signed, [index] * len(assets), data, strict=True),
+            )
+        for key_hash in key_hashes:
+            bit = key_hash % _FILTER_BITS
+            self._filter[bit >> 3] |= 1 << (bit & 7)
+        self.count += len(assets)
+        self._bytes += sum(map(len, data))
+
+    def take(self, rows: int, max_bytes: int, was_inserted: Callable[[int], bool]) -> Iterator[HeldBatch]:
+        """Return all held assets in batches of about this size, and forget them.
+
+        Raises:
+            StorageFailed: the disk is full.
+        """
+        self.count = self._bytes = 0
+        if self._database is None:
+            return
+        batches: dict[tuple[bool, int], _Batcher] = {}
+        with _storage():
+            found = self._database.execute("select row_hash, number, data from held order by row_hash, ordinal")
+            for signed, records in groupby(found, key=itemgetter(0)):
+                group = _Group(records)
+                key = (was_inserted(signed + (1 << 63)), group.indexes[-1])
+                batch = batches.setdefault(key, _Batcher(self._sources, group.indexes[-1], was_inserted=key[0]))
+                batch.add(group)
+                if batch.is_full(rows, max_bytes):
+                    yield batches.pop(key).batch()
+                elif sum(open_.bytes for open_ in batches.values()) > max_bytes:  # of several indexes
+                    yield from (open_.batch() for open_ in batches.values())
+                    batches.clear()
+        yield from (batch.batch() for batch in batches.values())
+        self.close()
+
+    def _take_unrepeated(self, rows: int, max_bytes: int) -> Iterator[HeldBatch]:
+        assert self._database is not None
+        assert self._repeated is not None
+        batches: dict[int, _Batcher] = {}
+        taken: list[tuple[int]] = []
+        with _storage():
+            found = self._database.execute(
+                "select ordinal, row_hash, number, data from held order by ordinal"
+            ).fetchall()
+            for ordinal, *record in found:
+                group = _Group(iter([record]))
+                if hash_key(group.assets[0].key) in self._repeated:
+                    continue
+                taken.append((ordinal,))
+                batch = batches.setdefault(group.indexes[0], _Batcher(self._sources, group.indexes[0]))
+                batch.add(group)
+                self._bytes -= group.bytes
+                if batch.is_full(rows, max_bytes):
+                    yield batches.pop(group.indexes[0]).batch()
+            self._database.executemany("delete from held where ordinal = ?", taken)
+        self.count -= len(taken)
+        yield from (batch.batch() for batch in batches.values())
+
+    def close(self) -> None:
+        """Free the disk space."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+        self._filter, self._sources = bytearray(), {}
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._database is None:
+            self._filter = bytearray(_FILTER_BITS >> 3)
+            self._database = sqlite3.connect("", isolation_level=None)
+            self._database.execute("pragma journal_mode = off")
+            self._database.execute(
+                "create table held (ordinal integer primary key, row_hash integer not null, number integer not null, "
+                "data blob not null)"
+            )
+        return self._database
+
+
+class _Group:
+    """The assets of one key, in file order."""
+
+    def __init__(self, records: Iterator[Sequence[Any]]) -> None:
+        """`records` are the rows of the temporary file: hash, number of the index, data."""
+        self.assets: list[Asset] = []
+        self.indexes: list[int] = []
+        self.dropped: list[int] = []
+        self.bytes = 0
+        for _, index, data in records:
+            self.assets.append(_asset(data))
+            self.indexes.append(index)
+            self.bytes += len(data)
+            while self.bytes > _KEY_BYTES and len(self.assets) > 1:
+                self._drop_first()
+
+    def _drop_first(self) -> None:
+        first, second = self.assets[:2]
+        self.bytes -= len(first.raw)
+        self.dropped.append(self.indexes.pop(0))
+        if first.updated_at is not None and (second.updated_at is None or second.updated_at < first.updated_at):
+            second = replace(second, updated_at=first.updated_at, content_hash=None)
+        self.assets[:2] = [second]
+
+
+class _Batcher:
+    """Gathers groups of assets."""
+
+    def __init__(
+        self, sources: Mapping[int, Mapping[str, SourceRow]], index: int, *, was_inserted: bool = False
+    ) -> None:
+        self.bytes = 0
+        self._rows = sources
+        self._was_inserted = was_inserted
+        self._index = index
+        self._assets: list[Asset] = []
+        self._indexes: list[int] = []
+        self._dropped: list[int] = []
+
+    def add(self, group: _Group) -> None:
+        self._assets += group.assets
+        self._indexes += group.indexes
+        self._dropped += group.dropped
+        self.bytes += group.bytes
+
+    def is_full(self, rows: int, max_bytes: int) -> bool:
+        return len(self._assets) >= rows or self.bytes >= max_bytes
+
+    def batch(self) -> HeldBatch:
+        of = sorted(zip(self._indexes, self._assets, strict=True), key=itemgetter(0))
+        sources = {asset.source_key: self._rows[index][asset.source_key] for index, asset in of}
+        return HeldBatch(self._assets, self._indexes, sources, self._index, self._was_inserted, self._dropped)
+
+
+def _asset(data: bytes) -> Asset:
+    values = _decode(data)
+    values[_TEXTS_IGNORED] = tuple(values[_TEXTS_IGNORED])
+    return Asset(*values)
+
+
+@contextmanager
+def _storage() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as exc:
+        raise StorageFailed(f"a temporary file cannot be written: {exc}; set TMPDIR to another") from exc

@@ -1,0 +1,98 @@
+"""Writes the assets that were held until the end of a run, all of a key in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from anyio.streams.memory import MemoryObjectReceiveStream
+from msgspec.structs import replace
+
+from seed_registry.checkpoint import PARTIAL_BATCH, without_position
+from seed_registry.load.held_assets import HeldBatch
+from seed_registry.load.outcomes import OutcomeRecorder
+from seed_registry.records import Asset, Reject, SourceRow
+from seed_registry.registry.batch import Batch, Blame, Writer
+from seed_registry.registry.bisection import Bisection
+from seed_registry.report import Counts, MergeCounts
+
+
+class Settler:
+    """Writes held batches through one writer."""
+
+    def __init__(self, writer: Writer, recorder: OutcomeRecorder, number: int) -> None:
+        """`number` is that of the lane."""
+        self._bisection = Bisection(self._probe, self._reject)
+        self._writer = writer
+        self._recorder = recorder
+        self._names = recorder.names
+        self._number = number
+        self._sources: Mapping[str, SourceRow] = {}
+        self._index_of: dict[int, int] = {}  # of each asset of the batch, by its identity
+
+    async def work(self, receive: MemoryObjectReceiveStream[HeldBatch]) -> None:
+        """Write batches until the queue is closed."""
+        async with receive:
+            async for batch in receive:
+                await self.settle(batch)
+
+    async def settle(self, batch: HeldBatch) -> None:
+        """Write a batch; what the database refuses is rejected, each asset in its own index."""
+        self._sources = batch.sources
+        self._index_of = {id(asset): number for asset, number in zip(batch.assets, batch.indexes, strict=True)}
+        parts = [batch.assets]
+        while parts:
+            assets = parts.pop(0)
+            index = max(self._index_of[id(asset)] for asset in assets)
+            # Only to look it up: the places of these assets are behind the checkpoints of their lanes.
+            checkpoint = without_position(self._names[index], self._number, PARTIAL_BATCH)
+            try:
+                counts = await self._writer.write(Batch(assets, batch.sources, checkpoint, self._names[index]))
+            except Exception as exc:  # noqa: BLE001  # `split` raises it again if no record is to blame
+                parts[:0] = await self._bisection.split(assets, exc)
+            else:
+                self._count(counts, assets, index, was_inserted=batch.was_inserted)
+        await self._bisection.settle()
+        self._recorder.tally.assets.duplicate += len(batch.dropped)
+        self._recorder.tally.batches += 1
+
+    async def finish(self) -> None:
+        """Do nothing: every batch is finished by itself."""
+
+    def _count(self, counts: MergeCounts, assets: Sequence[Asset], index: int, *, was_inserted: bool) -> None:
+        recorder = self._recorder
+        if counts.inserted + counts.updated:
+            self._bisection.acquit_database()
+        for reject, asset in with_assets(counts.rejects, assets):
+            recorder.reject_sent(reject, asset, self._sources, self._index(asset))
+        if was_inserted:  # their keys are counted as that already
+            again = counts.updated + counts.unchanged + counts.resumed
+            counts = replace(counts, updated=0, unchanged=0, resumed=0, duplicate=counts.duplicate + again)
+        recorder.tally.assets.add(counts)
+        settled = Counts()
+        settled.add(counts)
+        recorder.count_settled(settled, index)
+
+    def _index(self, asset: Asset) -> tuple[int, str]:
+        number = self._index_of[id(asset)]
+        return number, self._names[number]
+
+    def _reject(self, asset: Asset, detail: str) -> None:
+        self._recorder.reject_refused(asset, detail, self._sources, self._index(asset))
+
+    async def _probe(self, asset: Asset, reason: Exception) -> Blame:
+        return await self._writer.probe(asset, reason, self._sources)
+
+
+def with_assets(rejects: Sequence[Reject], assets: Sequence[Asset]) -> list[tuple[Reject, Asset]]:
+    """Return the rejects of a batch, each with its asset."""
+    if not rejects:
+        return []
+    by_offset: dict[int, list[Asset]] = {}
+    for asset in assets:
+        by_offset.setdefault(asset.offset, []).append(asset)
+    return [(reject, _same(reject, by_offset[reject.offset])) for reject in rejects]
+
+
+def _same(reject: Reject, assets: Sequence[Asset]) -> Asset:
+    """The asset with a reject's bytes, for several indexes may have one at the same offset."""
+    return next((asset for asset in assets if asset.raw == reject.data), assets[0])
