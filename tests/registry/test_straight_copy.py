@@ -305,7 +305,7 @@ async def test_a_conflict_of_one_worker_is_no_matter_of_the_others(
 ) -> None:
     records = assets(200)
     report = await loaded(database_url, index(tmp_path, source(), *records, records[0]), batch_size=10, concurrency=4)
-    assert report.assets == AssetCounts(read=201, inserted=200, unchanged=1)
+    assert report.assets == AssetCounts(read=201, inserted=200, duplicate=1)
     assert len(ways.failed) == 1
     assert len(ways.straight) > len(ways.staged)
 
