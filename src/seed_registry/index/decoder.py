@@ -59,6 +59,8 @@ REASONS: Final = {
 _NONE: Final[tuple[str, ...]] = ()
 # The fields of an asset before and behind its texts and its date, in their order.
 _BESIDES_TEXTS: Final = ("key", "source_key", "raw", "content_hash", "line", "offset", "own_key", "was_committed")
+# A header that is the host of no record.
+_NO_HOST: Final = "-"
 _hash = xxhash.xxh3_128_digest
 
 
@@ -162,19 +164,13 @@ class Decoder:
         ordinary = self._ordinary
         if ordinary is None or block.kind == "source":
             return [], list(range(len(block.data)))
-        if block.decoded is None:
-            wires, others = ordinary.decode(block.data, keys_only=keys_only)
-        else:
-            wires, others = block.decoded, [at for at, wire in enumerate(block.decoded) if wire is None]
-        data, lines, offsets = block.data, block.lines, block.offsets
-        places: Sequence[int] = range(len(data))
-        if others:
-            places = sorted(set(places).difference(others))
-            wires = [wires[at] for at in places]
-            data = [data[at] for at in places]
-            lines, offsets = [lines[at] for at in places], [offsets[at] for at in places]
+        places, wires, others = self._ordinary_of(block, ordinary, keys_only=keys_only)
         if not wires:
             return [], others
+        data, lines, offsets = block.data, block.lines, block.offsets
+        if others:
+            data = [data[at] for at in places]
+            lines, offsets = [lines[at] for at in places], [offsets[at] for at in places]
         columns = (ordinary.key_columns if keys_only else ordinary.columns)(wires, self.portal)
         keys, (sources, seeds) = _stripped(columns[0]), self._sources_and_seeds(columns[1])
         odd = _odd_keys(keys, sources)
@@ -193,6 +189,46 @@ class Decoder:
             others = sorted([*others, *(places[at] for at in odd)])
             assets = [asset for at, asset in enumerate(assets) if at not in odd]
         return assets, others
+
+    def decode_keys(self, block: RawBlock) -> tuple[list[str], list[int]]:
+        """Return the keys that the ordinary assets of a block may have, and the positions of all others.
+
+        Of an asset whose key depends on a header that is not read yet these are all that it may get.
+        """
+        ordinary = self._ordinary
+        if ordinary is None or block.kind == "source":
+            return [], list(range(len(block.data)))
+        places, wires, others = self._ordinary_of(block, ordinary, keys_only=True)
+        keys: list[str] = []
+        missing: set[int] = set()
+        for portal in self.possible_portals() if wires else ():
+            columns = ordinary.key_columns(wires, portal)
+            found = _stripped(columns[0])
+            if not (all(found) and all(columns[1])):
+                missing.update(at for at, key in enumerate(found) if not (key and columns[1][at]))
+            if found != keys[: len(found)]:  # those with the first portal: few dialects have keys that depend on it
+                keys += found
+        return [key for key in keys if key] if missing else keys, sorted([*others, *(places[at] for at in missing)])
+
+    def possible_portals(self) -> list[Portal]:
+        """The portals that keys may depend on: one, or where the header is unread, one for each kind of answer."""
+        if self.header_complete or self.portal.header or not self.dialect.has_portal:
+            return [self.portal]
+        return [replace(self.portal, header=header) for header in ("", UNREAD_HEADER, _NO_HOST)]
+
+    def _ordinary_of(
+        self, block: RawBlock, ordinary: _Ordinary, *, keys_only: bool
+    ) -> tuple[Sequence[int], list[Any], list[int]]:
+        """Return positions and wire Structs of the ordinary assets of a block, and the positions of all others."""
+        if block.decoded is None:
+            wires, others = ordinary.decode(block.data, keys_only=keys_only)
+        else:
+            wires, others = block.decoded, [at for at, wire in enumerate(block.decoded) if wire is None]
+        places: Sequence[int] = range(len(block.data))
+        if others:
+            places = sorted(set(places).difference(others))
+            wires = [wires[at] for at in places]
+        return places, wires, others
 
     def with_texts(self, assets: Sequence[Asset], unchecked: _Unchecked) -> list[Asset]:
         """Complete assets of which only the keys were decoded, with texts and dates.

@@ -28,29 +28,26 @@ _SEARCHED_BYTES: Final = 32 << 20
 _TRIALS: Final = 1_000
 
 
-class Seam(Struct, frozen=True):
+class Beginning(Struct, frozen=True):
     """What is known about a document once some of its assets were read.
 
     Attributes:
         dress: of its pieces.
-        between: the bytes from the end of an element to the first key of the next one.
         offset: up to which it was read.
     """
 
     dress: Dress
-    between: bytes
     offset: int
 
 
-async def find_seam(framer: DocumentFramer, chunks: AsyncIterable[bytes], shard_bytes: int) -> Seam | None:
+async def find_array(framer: DocumentFramer, chunks: AsyncIterable[bytes], shard_bytes: int) -> Beginning | None:
     """Read a document up to its first assets; None if they do not stand in one array, or begin too late."""
     read, step = 0, min(_STEP_BYTES, shard_bytes // 4 + 1)
     async for chunk in chunks:
         for start in range(0, len(chunk), step):
             framer.feed(chunk[start : start + step])
             if (seam := framer.seam) is not None:
-                skeleton, path, between = seam
-                return Seam(Dress(skeleton, path), between, framer.position)
+                return Beginning(Dress(*seam), framer.position)
             if framer.problem is not None or framer.closed:
                 return None
         read += len(chunk)
@@ -62,10 +59,12 @@ async def find_seam(framer: DocumentFramer, chunks: AsyncIterable[bytes], shard_
 class DocumentCuts:
     """The places where a document is cut."""
 
-    def __init__(self, file: RandomAccess, layout: Layout, seam: Seam, shard_bytes: int, max_record_bytes: int) -> None:
+    def __init__(
+        self, file: RandomAccess, layout: Layout, begun: Beginning, shard_bytes: int, max_record_bytes: int
+    ) -> None:
         self._file = file
         self._layout = layout
-        self._seam = seam
+        self._begun = begun
         self._shard_bytes = shard_bytes
         self._trial_bytes = min(_TRIAL_BYTES, shard_bytes)
         self._max_record_bytes = max_record_bytes
@@ -74,14 +73,14 @@ class DocumentCuts:
         """Where pieces begin, each behind the brace that ends an element, but for the first piece."""
         target = self._shard_bytes
         while target < self._file.size:
-            start = await self._start_from(max(target, self._seam.offset))
+            start = await self._start_from(max(target, self._begun.offset))
             if start is not None:
                 yield start
             target = max(target + self._shard_bytes, start or 0)
 
     async def _start_from(self, target: int) -> int | None:
         """The first good place from a byte on; None if there is none near it."""
-        between = self._seam.between
+        between = self._begun.dress.seam
         position, trials = target, 0
         end = min(target + min(_SEARCHED_BYTES, self._shard_bytes), self._file.size)
         while position < end and trials < _TRIALS:
@@ -100,7 +99,7 @@ class DocumentCuts:
 
     async def _window(self, position: int) -> bytes:
         """The bytes from a position on: those searched, and those behind them to try a place there."""
-        window, count = b"", 2 * self._trial_bytes + len(self._seam.between)
+        window, count = b"", 2 * self._trial_bytes + len(self._begun.dress.seam)
         while len(window) < count and (piece := await self._file.read(position + len(window), count - len(window))):
             window += piece
         return window
@@ -109,7 +108,7 @@ class DocumentCuts:
         """None if this looks like the beginning of a piece, else where it ceases to look so."""
         framer = PieceFramer(
             self._layout,
-            self._seam.dress,
+            self._begun.dress,
             offset=start,
             line=1,
             is_first=False,

@@ -51,7 +51,7 @@ class PieceFramer(DocumentFramer):
             self.feed(skeleton)
             array = self._levels[-1].array
             assert array is not None, "a dress ends with the bracket of its array"
-            array.after_element = True
+            array.after_element, array.seam = True, dress.seam
 
     def finish(self) -> list[Piece]:
         """Return the last records; if nothing is pending then, `soundness` or `problem` is final."""

@@ -13,7 +13,7 @@ from seed_registry.index.decoder import Decoder
 from seed_registry.index.json_document import DocumentFramer
 from seed_registry.index.json_envelope import Layout, Path
 from seed_registry.index.unread_arrays import IsRecord, UnreadArrays
-from seed_registry.records import Piece, RawBlock, RawRecord, Record, Reject, raw_records
+from seed_registry.records import Asset, Piece, RawBlock, RawRecord, Record, Reject, raw_records
 
 # Reasons for rejecting what may be an envelope of records.
 _NO_RECORD = ("no_key", "no_type")
@@ -45,6 +45,7 @@ class PieceDecoder:
         checks: may be changed between pieces.
         decoder: of single records and of columns.
         unread: counts what looks like records in records that were rejected.
+        keys: None, or a list: then ordinary assets are not decoded, their keys are added here.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class PieceDecoder:
         self.checks = Checks()
         self.decoder = decoder
         self.unread = UnreadArrays(is_record)
+        self.keys: list[str] | None = None
         self._arrays = arrays
         self._is_document = is_document
         self._inner = decoder.dialect.inner
@@ -75,7 +77,9 @@ class PieceDecoder:
         """Decode the records; of a document up to the first that is not JSON, which is the last returned."""
         records: list[Record] = []
         for piece in pieces:
-            if self.checks.is_strict or type(piece) is RawRecord:
+            if self.keys is not None:
+                goes_on = self._scan(piece, self.keys, records)
+            elif self.checks.is_strict or type(piece) is RawRecord:
                 goes_on = all(self._decode_one(raw, records) for raw in piece)
             else:
                 assert type(piece) is RawBlock
@@ -99,6 +103,26 @@ class PieceDecoder:
                 return False
         records += assets[start:]
         return True
+
+    def _scan(self, piece: Piece, keys: list[str], records: list[Record]) -> bool:
+        """Add the keys of the ordinary assets of a piece, and all other records; returns whether to go on after it."""
+        if type(piece) is RawRecord:
+            return self._scan_one(piece, keys, records)
+        assert type(piece) is RawBlock
+        found, others = self.decoder.decode_keys(piece)
+        keys += found
+        return all(self._scan_one(piece.at(position), keys, records) for position in others)
+
+    def _scan_one(self, raw: RawRecord, keys: list[str], records: list[Record]) -> bool:
+        """Add a record, and the keys that it may get from another header; returns whether to go on after it."""
+        decoder, now = self.decoder, self.decoder.portal
+        for portal in decoder.possible_portals()[1:]:
+            found: list[Record] = []
+            decoder.portal = portal
+            self._decode_one(raw, found)
+            keys += [record.key for record in found if type(record) is Asset]
+        decoder.portal = now
+        return self._decode_one(raw, records)
 
     def _decode_one(self, raw: RawRecord, records: list[Record]) -> bool:
         """Add a record, and those inside it; returns whether to go on after it."""

@@ -112,6 +112,12 @@ class IndexReader:
         for records in self._framed(self._framer.finish, at_end=True):
             yield records
 
+    def scan(self) -> list[str]:
+        """Read on with the keys of ordinary assets only, which are added to the list returned; others are records."""
+        self.checks.is_strict, self.checks.defers_texts, self.checks.most_are_stored = False, True, True
+        keys = self._pieces.keys = []
+        return keys
+
     def declared(self) -> Iterable[tuple[str, int, int]]:
         """Header fields that declare a number of records: name, declared, read."""
         return self._pages.declared()

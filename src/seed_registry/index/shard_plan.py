@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Final
 
 from seed_registry.index.byte_stream import OpenIndex, open_index
-from seed_registry.index.document_cuts import DocumentCuts, find_seam
+from seed_registry.index.document_cuts import DocumentCuts, find_array
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.json_document import DocumentFramer
 from seed_registry.index.random_access import RandomAccess, open_for_cuts
@@ -47,12 +47,12 @@ async def cut(index: IndexRef, settings: Settings, shard_bytes: int) -> Cut:
                 return _of(opened, [start async for start in _line_starts(file, shard_bytes)])
         framer = DocumentFramer(found.layout, max_record_bytes=settings.max_record_bytes, offset=opened.head_offset)
         async with aclosing(opened.chunks()) as chunks:
-            seam = await find_seam(framer, chunks, shard_bytes)
-        if seam is None:
+            begun = await find_array(framer, chunks, shard_bytes)
+        if begun is None:
             return _whole("its records are not in one array that begins near its beginning", opened)
         async with open_for_cuts(index) as file:
-            cuts = DocumentCuts(file, framer.layout, seam, shard_bytes, settings.max_record_bytes)
-            return _of(opened, [start async for start in cuts.starts()], seam.dress.encode())
+            cuts = DocumentCuts(file, framer.layout, begun, shard_bytes, settings.max_record_bytes)
+            return _of(opened, [start async for start in cuts.starts()], begun.dress.encode())
 
 
 def _whole(reason: str, opened: OpenIndex | None = None, fix: str = "") -> Cut:

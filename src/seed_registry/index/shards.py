@@ -24,11 +24,13 @@ class Dress(Struct, frozen=True, array_like=True):
     Attributes:
         skeleton: the envelope up to the array that is cut, with earlier arrays emptied.
         path: of the array.
+        seam: the bytes from the end of an element to the first key of the next one.
         portal: from the header as it is at the end of the document; None if that is not known yet.
     """
 
     skeleton: bytes
     path: tuple[str, ...]
+    seam: bytes
     portal: str | None = None
 
     def encode(self) -> bytes:

@@ -109,6 +109,10 @@ def by_record(asset: Callable[[Any, Portal], Fields | None]) -> Callable[[list[A
     return columns
 
 
+def _no_portal(_: Mapping[str, Any]) -> str:
+    return ""
+
+
 class Dialect(Struct, frozen=True):
     """One format of index files.
 
@@ -149,7 +153,7 @@ class Dialect(Struct, frozen=True):
     source: Callable[[Any], Fields] | None = None
     lists_sources: bool = False
     kind_of: Callable[[Any], str | None] = lambda _: "asset"
-    portal: Callable[[Mapping[str, Any]], str] = lambda _: ""
+    portal: Callable[[Mapping[str, Any]], str] = _no_portal
     declared: Mapping[Path, str] = {}
     needs_domain: bool = False
     refuses_domain: str = ""
@@ -163,6 +167,11 @@ class Dialect(Struct, frozen=True):
     keys: frozenset[str] = frozenset({"id"})
     totals: tuple[Path, ...] = TOTALS
     ordinary: Ordinary | None = None
+
+    @property
+    def has_portal(self) -> bool:
+        """Whether a header may name the portal."""
+        return self.portal is not _no_portal
 
 
 def first(*values: Any) -> Any:
