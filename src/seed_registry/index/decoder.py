@@ -199,16 +199,22 @@ class Decoder:
         if ordinary is None or block.kind == "source":
             return [], list(range(len(block.data)))
         places, wires, others = self._ordinary_of(block, ordinary, keys_only=True)
-        keys: list[str] = []
+        first: list[str] = []
+        others_of: dict[int, set[str]] = {}  # the keys that another portal gives
         missing: set[int] = set()
         for portal in self.possible_portals() if wires else ():
             columns = ordinary.key_columns(wires, portal)
-            found = _stripped(columns[0])
-            if not (all(found) and all(columns[1])):
-                missing.update(at for at, key in enumerate(found) if not (key and columns[1][at]))
-            if found != keys[: len(found)]:  # those with the first portal: few dialects have keys that depend on it
-                keys += found
-        return [key for key in keys if key] if missing else keys, sorted([*others, *(places[at] for at in missing)])
+            keys = _stripped(columns[0])
+            if not (all(keys) and all(columns[1])):
+                missing.update(at for at, key in enumerate(keys) if not (key and columns[1][at]))
+            first = first or keys
+            if keys != first:  # few dialects have such keys
+                for at in _differing(keys, first):
+                    others_of.setdefault(at, set()).add(keys[at])
+        if missing:
+            others = sorted([*others, *(places[at] for at in missing)])
+            first = [key for at, key in enumerate(first) if at not in missing]
+        return first + [key for at, found in others_of.items() if at not in missing for key in found], others
 
     def possible_portals(self) -> list[Portal]:
         """The portals that keys may depend on: one, or where the header is unread, one for each kind of answer."""

@@ -59,6 +59,7 @@ class DocumentFramer:
         pages: how many pages have begun.
         page_offset: where this one begins.
         has_found: whether this page has an array at a path of the layout, even an empty one.
+        line: that of the last byte that was read.
         unread: counts elements elsewhere that look like records.
     """
 
@@ -88,7 +89,7 @@ class DocumentFramer:
         self._buffer = b""
         self._start = 0  # of the unread rest
         self._base = offset  # of the buffer's first byte
-        self._line = line  # of the byte `_counted`
+        self.line = line  # of the byte `_counted`
         self._counted = 0
         self._levels: list[_Level] = []  # from the document to the object that is being read
         self._page: _Level | None = None
@@ -460,9 +461,9 @@ class DocumentFramer:
         return len(self._buffer) - scan.unread
 
     def _line_at(self, position: int) -> int:
-        self._line += self._buffer.count(b"\n", self._counted, position)
+        self.line += self._buffer.count(b"\n", self._counted, position)
         self._counted = position
-        return self._line
+        return self.line
 
 
 class _Level:

@@ -15,13 +15,16 @@ class LineFramer:
     """Cuts lines wherever the chunks are cut. Blank lines are no records; CRLF and a missing last newline are fine.
 
     Holds at most `max_record_bytes` and one chunk; of a longer line only an excerpt is kept.
+
+    Attributes:
+        line: the number of the line that is not finished.
     """
 
     def __init__(self, *, max_record_bytes: int, offset: int = 0, line: int = 1) -> None:
         self._max = max_record_bytes
         self._pending: list[bytes] = []  # the pieces of the line that is not finished
         self._pending_bytes = 0  # its length, dropped bytes included
-        self._line = line
+        self.line = line
         self._offset = offset
 
     def feed(self, chunk: bytes) -> list[Piece]:
@@ -58,10 +61,10 @@ class LineFramer:
         """Take whole lines, the first at `_line` and `_offset`."""
         if not lines:
             return
-        line, count = self._line, len(lines)
+        line, count = self.line, len(lines)
         lengths = list(map(len, lines))
         *offsets, end = accumulate((length + 1 for length in lengths), initial=self._offset)
-        self._line, self._offset = line + count, end
+        self.line, self._offset = line + count, end
         data = [text.strip(_JSON_WHITESPACE) for text in lines]
         if max(lengths) <= self._max and all(data):
             pieces.append(RawBlock(data, range(line, line + count), offsets))
@@ -89,7 +92,7 @@ class LineFramer:
 
     def _end_long_line(self, pieces: list[Piece]) -> None:
         excerpt = b"".join(self._pending)
-        pieces.append(RawRecord(excerpt, self._line, self._offset, "", self._pending_bytes))
-        self._line += 1
+        pieces.append(RawRecord(excerpt, self.line, self._offset, "", self._pending_bytes))
+        self.line += 1
         self._offset += self._pending_bytes + 1
         self._pending, self._pending_bytes = [], 0

@@ -56,5 +56,12 @@ async def read_shard(
         if shard.dress:
             framer = found.piece_framer(shard.dress, data.offset, line, is_first=shard.is_first, is_last=shard.is_last)
         yield ShardReader(
-            shard, data, found.shape, found.pieces, framer, stages or Stages(), committed=committed_before(settings)
+            shard,
+            data,
+            found.shape,
+            found.pieces,
+            framer,
+            stages or Stages(),
+            line,
+            committed=committed_before(settings),
         )

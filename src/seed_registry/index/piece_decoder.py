@@ -116,13 +116,17 @@ class PieceDecoder:
     def _scan_one(self, raw: RawRecord, keys: list[str], records: list[Record]) -> bool:
         """Add a record, and the keys that it may get from another header; returns whether to go on after it."""
         decoder, now = self.decoder, self.decoder.portal
+        found: list[Record] = []
+        goes_on = self._decode_one(raw, found)
+        records += found
+        others: list[Record] = []
         for portal in decoder.possible_portals()[1:]:
-            found: list[Record] = []
             decoder.portal = portal
-            self._decode_one(raw, found)
-            keys += [record.key for record in found if type(record) is Asset]
+            self._decode_one(raw, others)
         decoder.portal = now
-        return self._decode_one(raw, records)
+        if others:
+            keys += {one.key for one in others if type(one) is Asset} - {one.key for one in found if type(one) is Asset}
+        return goes_on
 
     def _decode_one(self, raw: RawRecord, records: list[Record]) -> bool:
         """Add a record, and those inside it; returns whether to go on after it."""

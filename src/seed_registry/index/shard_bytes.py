@@ -24,7 +24,7 @@ class ShardBytes:
         index: that it is a part of.
         name: of the index, in messages.
         size: bytes of the file that it takes; None where that is not known.
-        lines: newlines so far.
+        offset: of the next unpacked byte.
     """
 
     def __init__(self, shard: Shard, index: IndexRef, source: OpenIndex | UnpackedStream) -> None:
@@ -32,8 +32,7 @@ class ShardBytes:
         self.index = index
         self.name = index.display_name
         self.size = shard.last - shard.first if shard.last != UNKNOWN else None
-        self.lines = 0
-        self.offset = shard.start  # of the next byte
+        self.offset = shard.start
         self._shard = shard
         self._source = source
         self._digest = xxhash.xxh3_128()
@@ -89,7 +88,6 @@ class ShardBytes:
         if self._shard.end != UNKNOWN:
             chunk = chunk[: self._shard.end - self.offset]
         self.offset += len(chunk)
-        self.lines += chunk.count(b"\n")
         self._last_byte = chunk[-1:] or self._last_byte
         self._digest.update(chunk)
         return chunk

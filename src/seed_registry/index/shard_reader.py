@@ -71,19 +71,21 @@ class ShardReader(IndexReader):
         pieces: PieceDecoder,
         framer: LineFramer | DocumentFramer,
         stages: Stages,
+        line: int,
         **options: Any,
     ) -> None:
-        """As an `IndexReader`, of a shard."""
+        """As an `IndexReader`, of a shard whose first line has this number."""
         super().__init__(data, shape, pieces, framer, stages, **options)
         self.shard = shard
         self._data = data
+        self._line = line
         self._piece = framer if isinstance(framer, PieceFramer) else None
         self._told = decode_dress(shard.dress).portal if shard.dress else None
 
     @property
     def lines(self) -> int:
-        """The number of newlines read."""
-        return self._data.lines
+        """The number of lines that were read: as many behind its own first line the next shard's first one is."""
+        return self._framer.line - self._line
 
     @property
     def digest(self) -> bytes:
