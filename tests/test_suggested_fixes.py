@@ -598,6 +598,10 @@ ELSEWHERE = {
     ],
     "doctor/test_doctor.py::test_few_sessions_left_are_warned_of": ["load with --concurrency {}"],
     "doctor/test_doctor.py::test_what_slows_or_endangers_a_table_is_warned_of": ["create index on {} ({});"],
+    "shards/test_capacity.py::test_a_server_without_room_is_loaded_with_less": ["with fewer --processes or a smaller"],
+    "shards/test_capacity.py::test_a_role_without_the_tables_of_shards_is_granted_them": [
+        "a load by several processes needs the ledger"
+    ],
     "doctor/test_doctor.py::test_schemas_of_benchmarks_are_leftovers": ["drop schema {} cascade;"],
     "registry/test_compression.py::test_schema_apply_names_what_a_server_without_lz4_can_do_instead": [
         "take --compression none (more disk, less CPU) or --compression pglz",
@@ -633,7 +637,7 @@ NO_FIX = {
     "it takes a machine of another kind": [
         "which the embedded server runs as", "holds a line break or NUL", r"allow more open files \(ulimit -n\)",
         "to be rid of it: drop schema", "could not be dropped in time", "bench works in a schema of its own",
-        "name the server itself", "load its index with a larger --max-record-bytes",
+        "name the server itself", "out-of-memory killer", "load its index with a larger --max-record-bytes",
     ],
 }  # fmt: skip
 SUGGESTS = re.compile(

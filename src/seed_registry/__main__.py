@@ -2,4 +2,5 @@
 
 from seed_registry.cli.main import main
 
-main()
+if __name__ == "__main__":  # worker processes import it
+    main()

@@ -108,6 +108,10 @@ async def _run_passes(new_run: Callable[[], LoadRun], *, can_repeat: bool = True
 
 def _new_run(context: RunContext) -> LoadRun:
     """A dry run is a load with another target: other writers, another recorder, nothing to verify."""
+    if context.settings.processes != 1 and not context.settings.dry_run and not context.is_replay:
+        from seed_registry.shards.run import ShardedRun  # noqa: PLC0415  # one process needs none of it
+
+        return ShardedRun(context, open_load)
     return LoadRun(context, open_dry_run if context.settings.dry_run else open_load)
 
 

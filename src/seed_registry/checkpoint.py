@@ -12,6 +12,7 @@ from itertools import count
 from typing import Final
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 # The lane of the checkpoint of a completely loaded index.
 INDEX_COMPLETE: Final = -1
@@ -45,6 +46,7 @@ class Checkpoint(Struct, frozen=True):
         assets: number of assets of the whole index up to that location.
         file: the file, as far as it was read by then.
         batch: unique in this process, ascending.
+        is_part: whether it is of a part of a batch, up to the last asset of that part.
     """
 
     index: str
@@ -55,6 +57,13 @@ class Checkpoint(Struct, frozen=True):
     assets: int
     file: FileState
     batch: int = field(default_factory=_next_batch)
+    is_part: bool = False
+
+    def of_part(self, line: int, offset: int) -> Checkpoint:
+        """The checkpoint of a part of the batch whose last asset is at this place."""
+        if self.offset < 0:
+            line, offset = self.line, self.offset
+        return replace(self, line=line, offset=offset, batch=_next_batch(), is_part=True)
 
 
 def without_position(index: str, lane: int, lanes: int) -> Checkpoint:

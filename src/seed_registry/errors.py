@@ -11,6 +11,7 @@ password or unescaped input.
     ├── IndexNotUnderstood                    empty, not JSON, or of a shape no dialect knows
     ├── IndexesFailed                         some of many indexes, the others are loaded
     ├── IndexBroken                           cut off or malformed in the middle, with the byte offset
+    ├── WorkersLost                           worker processes that ended again and again
     ├── StorageFailed                         a file of ours (rejects, source cache, temporary) cannot be written
     ├── DatabaseUnavailable                   cannot connect, login refused, connection lost
     │   └── PoolerExhausted                   a pooler has no server connection left
@@ -28,7 +29,7 @@ password or unescaped input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -121,6 +122,10 @@ class CommitsLost(DatabaseRefused):
     """The database lost commits that it had acknowledged; the same call continues from those it still has."""
 
 
+class WorkersLost(SeedRegistryError):
+    """Worker processes ended again and again while they were at the same step."""
+
+
 class SchemaMismatch(SeedRegistryError):
     """The registry tables cannot take the records."""
 
@@ -167,3 +172,17 @@ class Interrupted(SeedRegistryError):
     def __init__(self, signal_number: int, name: str, left: str | None = None) -> None:
         super().__init__(f"stopped by {name}; {left or 'what was committed stays, the same command finishes the job'}")
         self.exit_code = 128 + signal_number  # type: ignore[misc]  # an instance's own code shadows the class's
+
+
+def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first of our own errors, or else the first failure."""
+    causes = list(_leaves(group))
+    return next((exc for exc in causes if isinstance(exc, SeedRegistryError)), causes[0])
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterable[BaseException]:
+    for exc in group.exceptions:
+        if isinstance(exc, BaseExceptionGroup):
+            yield from _leaves(exc)
+        else:
+            yield exc

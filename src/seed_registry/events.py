@@ -44,6 +44,14 @@ EVENTS: Final[Mapping[str, str]] = {
     "loading_parked": "index assets",
     "keys_scanned": "records seconds",
     "writing_held": "assets",
+    "shards_planned": "index shards bytes",
+    "not_splittable": "index reason note",
+    "one_shard": "note",
+    "shard_scanned": "index shard seconds",
+    "shard_loaded": "index shard seconds",
+    "shard_retried": "index shard step reason",
+    "keys_sieved": "keys repeated",
+    "settling": "records",
     "incomplete": "index declared read note",
     "unread_records": "index path count note",
     "planning": "",
@@ -61,12 +69,12 @@ EVENTS_OF_RESULT: Final = {"run_finished", "verify_finished", "sources_loaded", 
 # The live display or the result has them.
 EVENTS_OF_DISPLAY: Final = {
     "run_started", "run_finished", "sources_loaded", "assets_loaded", "index_opened", "index_finished", "verifying",
-    "loading_parked", "writing_held",
+    "loading_parked", "writing_held", "shard_loaded", "shards_planned", "keys_sieved", "settling",
 }  # fmt: skip
 # Rare, and of interest long after the load: they become events of the trace.
 EVENTS_OF_TRACE: Final = {
     "retrying", "run_resumed", "run_restarted", "index_resumed", "index_changed", "fewer_workers", "no_ledger",
-    "warnings_end", "sample_differs", "index_failed",
+    "warnings_end", "sample_differs", "index_failed", "shard_retried",
 }  # fmt: skip
 # A record that was rejected or changed.
 EVENTS_OF_RECORDS: Final = {"record_rejected", "source_missing", "date_ignored", "text_ignored"}

@@ -408,8 +408,31 @@ class IndexReport(Struct, frozen=True):
     error: str | None = None
 
 
+class ShardReport(Struct, frozen=True):
+    """What one of several processes loaded: a part of an index.
+
+    Attributes:
+        number: of the shard in its index.
+        first, last: bytes of the file.
+        attempts: how often it was begun.
+        worker: the host and the process that finished it.
+        assets: its counts; those whose keys occur more than once in the run are counted in the report only.
+    """
+
+    index: str
+    number: int
+    first: int
+    last: int
+    attempts: int
+    worker: str
+    seconds: float
+    assets: AssetCounts
+
+
 class Report(Struct, frozen=True, omit_defaults=True):
     """What a load did, the same for people and for `--json`; `per_index` only of several, `plan` of a dry run.
+
+    `shards` are those of a load by several processes.
 
     `ignored_fields` divides `dates_ignored` and `texts_ignored` by field.
     """
@@ -438,6 +461,7 @@ class Report(Struct, frozen=True, omit_defaults=True):
     unread_records: list[UnreadRecords] = []
     digest: Digest | None = None
     ignored_fields: dict[str, int] = {}
+    shards: list[ShardReport] = []
 
 
 class Progress(Protocol):

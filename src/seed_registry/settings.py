@@ -16,10 +16,15 @@ BATCH_SIZE = 500
 BATCH_BYTES = 4 << 20
 # Above this a "record" is an attack or a mistake: the longest real one measures 195 KB.
 MAX_RECORD_BYTES = 16 << 20
+# Sessions of a load by one process, and in each of several.
+_WORKERS, _WORKERS_OF_A_PROCESS = 4, 2
 # The map source_key -> id lives in memory; all the world's portals are some thousands.
 MAX_SOURCES = 200_000
 # A percentage of rejects does not stop a run before this many records were read; at its end any number counts.
 PERCENTAGE_AFTER_RECORDS = 1_000
+
+# As many processes as there are cores.
+AUTO = 0
 
 PoolerName = Literal["auto", "none", "transaction"]
 DialectName = Literal["seed", "directory", "discovery", "views", "data-json", "ckan"]
@@ -99,6 +104,19 @@ def parse_bytes(text: str) -> int:
 def format_bytes(size: int) -> str:
     """Write a size as `parse_bytes` reads it: in MiB where that is exact."""
     return f"{size >> 20}MiB" if size % (1 << 20) == 0 else str(size)
+
+
+def parse_processes(text: str) -> int:
+    """Read a number of processes; `auto` is 0, which stands for all cores.
+
+    Raises:
+        SettingsInvalid: it is neither.
+    """
+    if text.strip().lower() == "auto":
+        return AUTO
+    if not re.fullmatch(r"\s*\d{1,6}\s*", text):
+        raise SettingsInvalid(f"--processes takes a number like 8, or auto, got {text!r}")
+    return int(text)
 
 
 class MaxRejects(Struct, frozen=True):
@@ -207,7 +225,33 @@ class Settings(Struct, frozen=True, kw_only=True):
     batch_bytes: Annotated[
         int, Flag("Bytes per batch.", THROUGHPUT, "SIZE", range=(1 << 10, 256 << 20), parse=parse_bytes, is_rare=True)
     ] = BATCH_BYTES
-    concurrency: Annotated[int, Flag("Workers, one connection each.", THROUGHPUT, range=(1, 256))] = 4
+    # None: `workers`
+    concurrency: Annotated[
+        int | None,
+        Flag("Sessions that write [default: 4, or 2 a process]", THROUGHPUT, range=(1, 256)),
+    ] = None
+    # 0: as many as there are cores, or half of them where the server is on this machine
+    processes: Annotated[
+        int,
+        Flag(
+            "Processes that load; auto: one for each core.",
+            THROUGHPUT,
+            "N|auto",
+            range=(0, 1_024),
+            parse=parse_processes,
+        ),
+    ] = 1
+    shard_bytes: Annotated[
+        int,
+        Flag(
+            "Of an index that several processes load, what one takes at a time.",
+            THROUGHPUT,
+            "SIZE",
+            range=(64 << 10, 1 << 40),
+            parse=parse_bytes,
+            is_rare=True,
+        ),
+    ] = 256 << 20
     dry_run: Annotated[bool, Flag("Write nothing; print what a load would do.", SAFETY)] = False
     # None: detected
     dialect: Annotated[DialectName | None, Flag("The shape of the index, if detection fails.", INPUT, "NAME")] = None
@@ -253,9 +297,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = field(default_factory=dict)
     full: Annotated[bool, Flag("Compare values, not content hashes.", INPUT, is_rare=True)] = False
     # None: a file of this run's in the home directory
-    rejects: Annotated[
-        str | None, Flag("The file for rejected records [default: one a run, see the report]", LIMITS, "FILE")
-    ] = None
+    rejects: Annotated[str | None, Flag("The file for rejected records [default: a new one]", LIMITS, "FILE")] = None
     complete: Annotated[bool, Flag("Exit with 4 if an index is known to be incomplete.", SAFETY, is_rare=True)] = False
     max_rejects: Annotated[MaxRejects, Flag("Exit with 3 above this.", LIMITS, "N|P%", parse=MaxRejects.parse)] = (
         MaxRejects()
@@ -311,6 +353,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = None
     keep_going: Annotated[bool, Flag("Load the others when an index is bad.", INPUT)] = False
     digest: Annotated[bool, Flag("Print the digest of the registry afterwards.", OUTPUT, is_rare=True)] = False
+
+    @property
+    def workers(self) -> int:
+        """How many sessions write at the same time, in one process."""
+        return self.concurrency or (_WORKERS if self.processes == 1 else _WORKERS_OF_A_PROCESS)
 
     def __post_init__(self) -> None:
         _check_ranges(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import tempfile
 from array import array
@@ -10,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from operator import add
-from typing import IO, Final
+from struct import Struct
+from typing import IO, Any, Final
 
 import msgspec
 
@@ -76,6 +78,43 @@ class ParkedAssets:
         while size := self._file.read(4):
             yield _decode(self._file.read(int.from_bytes(size, "little")))
         self.close()
+
+    def close(self) -> None:
+        """Free the disk space."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class Spool:
+    """Pieces of bytes, each with a few numbers of 64 bits, in a temporary file; they can be read more than once."""
+
+    def __init__(self, numbers: int) -> None:
+        """`numbers` is how many each piece has."""
+        self.count = 0
+        self._head = Struct(f"<{numbers}qQ")
+        self._file: IO[bytes] | None = None
+
+    def append(self, data: bytes, *numbers: int) -> None:
+        """Add a piece.
+
+        Raises:
+            StorageFailed: the disk is full.
+        """
+        if self._file is None:
+            self._file = _temporary_file()
+        _append(self._file, self._head.pack(*numbers, len(data)) + data)
+        self.count += 1
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        """Yield the numbers and the bytes of each piece, in the order in which they were added."""
+        if self._file is None:
+            return
+        self._file.seek(0)
+        while head := self._file.read(self._head.size):
+            *numbers, size = self._head.unpack(head)
+            yield *numbers, self._file.read(size)
+        self._file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
         """Free the disk space."""

@@ -57,8 +57,11 @@ create table if not exists seed_registry.runs (
   outcome     text not null default 'running',
   error       text,
   rejects     text,
-  report      jsonb
+  report      jsonb,
+  -- of a run by shards: when its coordinator was last at work; its workers end some time later
+  seen_at     timestamptz
 );
+alter table seed_registry.runs add column if not exists seen_at timestamptz;
 do $$ begin
   if pg_catalog.to_regclass('seed_registry.runs_key_idx') is null then
     create index runs_key_idx on seed_registry.runs (key, started_at);
@@ -68,6 +71,10 @@ end $$;
 create table if not exists seed_registry.checkpoints (
   run_id   text not null references seed_registry.runs on delete cascade,
   index    text not null,
+  -- the part of the index that a worker process loads; -1: of a run of one process, -2: repeated keys, by part
+  shard    int not null default -1,
+  -- which attempt to load the shard may write
+  attempt  int not null default 0,
   -- assets travel in as many lanes as there are workers, by the hash of their key; with other workers what earlier ones
   -- said stays true; -1: the whole index is loaded. Of 0 lanes: batches of sources, of -1: parts of batches
   lane     int not null,
@@ -91,7 +98,7 @@ create table if not exists seed_registry.checkpoints (
   unchanged bigint not null default 0,
   duplicate bigint not null default 0,
   resumed   bigint not null default 0,
-  primary key (run_id, index, lanes, lane)
+  primary key (run_id, index, shard, lanes, lane)
 );
 -- Checkpoints of an earlier version: no run of this one would go on from them.
 do $$ begin
@@ -110,5 +117,83 @@ do $$ begin
       add column resumed bigint not null default 0,
       drop constraint checkpoints_pkey,
       add primary key (run_id, index, lanes, lane);
+  end if;
+  if not exists (
+    select from pg_catalog.pg_attribute
+    where attrelid = 'seed_registry.checkpoints'::pg_catalog.regclass and attname = 'shard' and not attisdropped
+  ) then
+    alter table seed_registry.checkpoints
+      add column shard int not null default -1,
+      add column attempt int not null default 0,
+      drop constraint checkpoints_pkey,
+      add primary key (run_id, index, shard, lanes, lane);
+  end if;
+end $$;
+
+-- A run by shards (docs/architecture.md): what its processes share. All of it is deleted with the end of the run.
+
+create table if not exists seed_registry.shards (
+  run_id   text not null references seed_registry.runs on delete cascade,
+  -- the index by its position in the run, and the shard by its position in the index
+  index    int not null,
+  number   int not null,
+  name     text not null,
+  -- bytes of the file on disk
+  first    bigint not null,
+  last     bigint not null,
+  -- what reads it, in this program's own encoding
+  shard    bytea not null,
+  -- its first one, and of the first shard what is known of the whole index, once all of it is scanned
+  line     bigint,
+  facts    bytea,
+  -- planned, scanned, loaded
+  state    text not null default 'planned',
+  attempt  int not null default 0,
+  worker   text,
+  seen_at  timestamptz,
+  -- what the scan and the load found, in this program's own encoding, and their counts for people
+  scanned  bytea,
+  loaded   bytea,
+  counts   jsonb,
+  primary key (run_id, index, number)
+);
+create table if not exists seed_registry.shard_rejects (
+  run_id   text not null references seed_registry.runs on delete cascade,
+  index    int not null,
+  shard    int not null,
+  number   int not null,
+  "offset" bigint not null,
+  -- of the rejects file; bytea, for text cannot hold a key with U+0000
+  line     bytea not null,
+  primary key (run_id, index, shard, number)
+);
+-- What a crash of the server empties is computed again.
+create unlogged table if not exists seed_registry.shard_keys (
+  run_id text not null, index int not null, shard int not null, part int not null,
+  -- 8 bytes each, of all keys of the shard
+  hashes bytea not null,
+  primary key (run_id, part, index, shard)
+);
+create unlogged table if not exists seed_registry.shard_repeats (
+  run_id text not null, index int not null, shard int not null, part int not null,
+  -- those of them that occur more than once in the run
+  hashes bytea not null,
+  primary key (run_id, index, shard, part)
+);
+create unlogged table if not exists seed_registry.parked (
+  run_id text not null, part int not null, key_hash bigint not null, key text collate "C" not null,
+  index int not null, "offset" bigint not null, shard int not null,
+  asset bytea not null,
+  primary key (run_id, part, key_hash, key, index, "offset", shard)
+);
+do $$ begin
+  if exists (
+    select from pg_catalog.pg_attribute
+    where attrelid = 'seed_registry.shard_keys'::pg_catalog.regclass and attname = 'hashes' and attstorage <> 'e'
+  ) then
+    -- hashes do not compress, and records are read once, a moment later
+    alter table seed_registry.shard_keys alter column hashes set storage external;
+    alter table seed_registry.shard_repeats alter column hashes set storage external;
+    alter table seed_registry.parked alter column asset set storage external;
   end if;
 end $$;

@@ -10,7 +10,14 @@ import asyncpg
 import msgspec
 from msgspec.structs import astuple
 
-from seed_registry.checkpoint import INDEX_COMPLETE, SOURCE_BATCH, Checkpoint, FileState
+from seed_registry.checkpoint import (
+    INDEX_COMPLETE,
+    PARTIAL_BATCH,
+    SOURCE_BATCH,
+    Checkpoint,
+    FileState,
+    without_position,
+)
 from seed_registry.ledger.history import RunRecord
 from seed_registry.ledger.locks import announce_run, lock_number
 from seed_registry.postgres.identifiers import literal
@@ -21,9 +28,11 @@ from seed_registry.report import MergeCounts, Report
 _SECONDS_BETWEEN_LAZY_CHECKPOINTS: Final = 1.0
 # The batches of a process have numbers below this one; those of each attempt of a run are greater than all before.
 _BATCHES_OF_AN_ATTEMPT: Final = 1 << 40
+# What the processes of a run share; it ends with the run.
+SHARD_TABLES: Final = ("shards", "shard_rejects", "shard_keys", "shard_repeats", "parked")
 _PLACEHOLDER: Final = re.compile(r"\$([0-9]+)")
 
-_Lane = tuple[str, int, int]
+Lane = tuple[str, int, int]  # index, lanes, lane
 
 
 class Ledger:
@@ -33,26 +42,31 @@ class Ledger:
         run_id: of the run, an earlier one if that is resumed.
         unfinished: that earlier run.
         is_kept: whether there is one, see `NullLedger`.
+        shard: which part of an index its checkpoints are of, in the table; see `ShardLedger`.
+        has_shards: whether the run is one by several processes.
     """
 
     is_kept = True
+    shard = -1
 
     def __init__(self, run_id: str, unfinished: RunRecord | None = None) -> None:
         self.run_id = run_id
         self.unfinished = unfinished
+        self.has_shards = False
         self._first_batch = _BATCHES_OF_AN_ATTEMPT * (unfinished.resumed + 1 if unfinished else 0)
         self._save = statement("ledger/save_checkpoint")
-        self._saved: dict[_Lane, float] = {}
-        self._unsaved: dict[_Lane, MergeCounts] = {}  # of batches whose checkpoints were left out
-        self._confirmed: dict[_Lane, int] = {}  # the last batch of each lane that was committed
+        self._saved: dict[Lane, float] = {}
+        self._unsaved: dict[Lane, MergeCounts] = {}  # of batches whose checkpoints were left out
+        self._confirmed: dict[Lane, int] = {}  # the last batch of each lane that was committed
 
     async def checkpoints(self, connection: asyncpg.Connection[Any], index: str) -> list[Checkpoint]:
         """The checkpoints of an index."""
         rows = await connection.fetch(
             'select lane, lanes, line, "offset", assets, batch, size, modified, consumed, digest '
-            "from seed_registry.checkpoints where run_id = $1 and index = $2",
+            "from seed_registry.checkpoints where run_id = $1 and index = $2 and shard = $3",
             self.run_id,
             index,
+            self.shard,
         )
         return [
             Checkpoint(index, lane, lanes, line, offset, assets, FileState(*file), batch)
@@ -92,16 +106,16 @@ class Ledger:
         await connection.execute(self._save, *self._row(checkpoint, counts))
         return True
 
-    def _noted(self, checkpoint: Checkpoint, counts: MergeCounts) -> tuple[_Lane, MergeCounts]:
+    def _noted(self, checkpoint: Checkpoint, counts: MergeCounts) -> tuple[Lane, MergeCounts]:
         """The lane of a checkpoint, and the counts of its batch with those that were left out before."""
-        lane = _lane(checkpoint)
+        lane = self._lane(checkpoint)
         if checkpoint.lanes == SOURCE_BATCH:
             counts = MergeCounts()  # the ledger's are of assets
         return lane, self._unsaved.get(lane, MergeCounts()) + counts
 
     def confirm(self, checkpoint: Checkpoint) -> None:
         """Note that the server confirmed the commit of this checkpoint."""
-        lane = _lane(checkpoint)
+        lane = self._lane(checkpoint)
         self._confirmed[lane] = self._number(checkpoint)
         self._unsaved.pop(lane, None)
 
@@ -113,7 +127,9 @@ class Ledger:
         if not (confirmed := dict(self._confirmed)):
             return False
         rows = await connection.fetch(
-            "select index, lanes, lane, batch from seed_registry.checkpoints where run_id = $1", self.run_id
+            "select index, lanes, lane, batch from seed_registry.checkpoints where run_id = $1 and shard = $2",
+            self.run_id,
+            self.shard,
         )
         found = {(index, lanes, lane): batch for index, lanes, lane, batch in rows}
         return any(found.get(lane, -1) < batch for lane, batch in confirmed.items())
@@ -134,9 +150,7 @@ class Ledger:
         await transaction.start()
         try:  # the lost session may be about to commit
             await connection.execute(self.lock(checkpoint))
-            batch = await connection.fetchval(
-                statement("ledger/find_checkpoint"), self.run_id, checkpoint.index, checkpoint.lanes, checkpoint.lane
-            )
+            batch = await connection.fetchval(statement("ledger/find_checkpoint"), self.run_id, *self._lane(checkpoint))
         finally:
             await transaction.rollback()
         if batch is None or batch < self._number(checkpoint):
@@ -146,15 +160,19 @@ class Ledger:
 
     def lock(self, checkpoint: Checkpoint) -> str:
         """The statement that locks the lane of a checkpoint until the transaction ends."""
-        number = lock_number(f"lane {self.run_id} {checkpoint.lanes} {checkpoint.lane} {checkpoint.index}")
+        index, lanes, lane = self._lane(checkpoint)
+        number = lock_number(f"lane {self.run_id} {self.shard} {lanes} {lane} {index}")
         return f"select pg_catalog.pg_advisory_xact_lock({number})"
+
+    def _lane(self, checkpoint: Checkpoint) -> Lane:
+        return checkpoint.index, PARTIAL_BATCH if checkpoint.is_part else checkpoint.lanes, checkpoint.lane
 
     def _number(self, checkpoint: Checkpoint) -> int:
         return self._first_batch + checkpoint.batch
 
     def _row(self, checkpoint: Checkpoint, counts: MergeCounts) -> tuple[Any, ...]:
         """The arguments of the statements that save a checkpoint."""
-        *place, file, _ = astuple(checkpoint)
+        *place, file, _, _ = astuple(checkpoint if not checkpoint.is_part else _of_part(checkpoint))
         return self.run_id, *place, *astuple(file), self._number(checkpoint), *counts.numbers
 
     async def end(
@@ -172,7 +190,8 @@ class Ledger:
                 error,
             )
             if outcome == "done":
-                await connection.execute("delete from seed_registry.checkpoints where run_id = $1", self.run_id)
+                for table in ("checkpoints", *(SHARD_TABLES if self.has_shards else ())):
+                    await connection.execute(f"delete from seed_registry.{table} where run_id = $1", self.run_id)
 
 
 class PendingCheckpoint:
@@ -228,5 +247,6 @@ class NullLedger(Ledger):
         """Note nothing."""
 
 
-def _lane(checkpoint: Checkpoint) -> _Lane:
-    return checkpoint.index, checkpoint.lanes, checkpoint.lane
+def _of_part(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint of a part of a batch, as it is saved: without a position, which the next batch will have."""
+    return without_position(checkpoint.index, checkpoint.lane, PARTIAL_BATCH)

@@ -58,4 +58,7 @@ async def _open(run: RunContext) -> AsyncIterator[Target]:
             source_cache=SourceCache(settings.source_cache, url, settings.provider),
             indexes=LoadIndexSteps(run, state, main, ledger, sessions.check_commits),
             conclusion=LoadConclusion(run, state, main, ledger, recorder),
+            state=state,
+            main=main,
+            ledger=ledger,
         )

@@ -224,8 +224,29 @@ class OutcomeRecorder:
         if self.rejects is not None:
             self.rejects.write(self._index, reject)
         self._warn("record_rejected", reject.reason, reject, detail=reject.detail)
-        if self._max_rejects.exceeded(self._rejected, tally.read):
+        self.require_few_rejects()
+
+    def require_few_rejects(self) -> None:
+        """Check that not too many records were rejected so far.
+
+        Raises:
+            TooManyRejects: they are too many.
+        """
+        if self._max_rejects.exceeded(self._rejected, self.tally.read):
             self.stop(self._too_many())
+
+    def keep_reject(self, index: str, reject: Reject, line: bytes) -> None:
+        """Keep and log a reject that another process counted, by its line of the rejects file."""
+        self._index = index
+        if self.rejects is not None:
+            self.rejects.write_line(line)
+        self._warn("record_rejected", reject.reason, reject, detail=reject.detail)
+
+    def take_expectation(self, distinct_assets: int, sample: Mapping[str, tuple[SourceRow, Asset]]) -> None:
+        """Expect what other processes have sent."""
+        self._by_index = [IndexKeys(distinct=distinct_assets)]
+        self.keys.distinct_sent = distinct_assets
+        self._sample.items = dict(sample)
 
     def stop(self, too_many: TooManyRejects) -> None:
         """End the load."""

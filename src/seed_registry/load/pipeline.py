@@ -5,7 +5,7 @@ This is the only module with a task group. The caller gets the first failure, as
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from itertools import cycle
 from typing import Any, Final
@@ -19,6 +19,7 @@ from seed_registry.errors import (
     IndexNotUnderstood,
     IndexUnreadable,
     SeedRegistryError,
+    first_cause,
 )
 from seed_registry.index.reader import IndexReader
 from seed_registry.load.held_assets import HeldAssets
@@ -47,6 +48,7 @@ async def run(
     shared: Writer | None = None,
     repeated: RepeatedAssets | None = None,
     held: HeldAssets | None = None,
+    listed: Collection[str] | None = None,
 ) -> None:
     """Load one index.
 
@@ -60,6 +62,7 @@ async def run(
         resume_point: how far the run that is resumed came with this index.
         repeated: keeps the assets that are not to be written yet.
         held: holds those that are found to change rows, until `settle`.
+        listed: the keys of the sources that the index lists, if they are merged already, see `Producer`.
 
     Raises:
         SeedRegistryError: the first failure. What came before the break of a bad index is committed; after any other
@@ -71,7 +74,7 @@ async def run(
         return Worker(writer, settings, recorder, reader, checks, held, number)
 
     async def produce(lanes: list[Lane]) -> None:
-        await Producer(reader, settings, recorder, sources, lanes, resume_point, repeated).produce()
+        await Producer(reader, settings, recorder, sources, lanes, resume_point, repeated, listed).produce()
 
     await _work(produce, new_worker, settings, recorder, open_writer, shared)
 
@@ -113,7 +116,7 @@ async def _work(
     try:
         broken = await _in_tasks(produce, new_worker, settings, recorder, open_writer, shared)
     except BaseExceptionGroup as group:
-        raise _first_cause(group) from group
+        raise first_cause(group) from group
     if broken is not None:
         raise broken
 
@@ -171,7 +174,7 @@ async def _open_writers(
             full.append(exc)
 
     async with anyio.create_task_group() as tasks:
-        for _ in range(settings.concurrency):
+        for _ in range(settings.workers):
             tasks.start_soon(open_one)
     if not writers and shared is None:
         raise full[0]
@@ -179,20 +182,6 @@ async def _open_writers(
         writers.append(shared)
     if full:
         recorder.progress.tell(
-            "warning", "fewer_workers", workers=len(writers), wanted=settings.concurrency, reason=str(full[0])
+            "warning", "fewer_workers", workers=len(writers), wanted=settings.workers, reason=str(full[0])
         )
     return writers
-
-
-def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first of our own errors, or else the first failure."""
-    causes = list(_leaves(group))
-    return next((exc for exc in causes if isinstance(exc, SeedRegistryError)), causes[0])
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterable[BaseException]:
-    for exc in group.exceptions:
-        if isinstance(exc, BaseExceptionGroup):
-            yield from _leaves(exc)
-        else:
-            yield exc

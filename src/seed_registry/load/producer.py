@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from operator import attrgetter, itemgetter
 from time import monotonic
 from typing import Any, Protocol
@@ -74,8 +74,13 @@ class Producer:
         lanes: list[Lane],
         resume_point: ResumePoint | None = None,
         repeated: RepeatedAssets | None = None,
+        listed: Collection[str] | None = None,
     ) -> None:
-        """`repeated` gets the assets that it `holds`, and the lanes all others."""
+        """`repeated` gets the assets that it `holds`, and the lanes all others.
+
+        `listed` are the keys of all sources that the index lists, where they are known and merged before: empty if it
+        lists none, or if those that it does not list are to be derived.
+        """
         self._reader = reader
         self._index = reader.name
         self._settings = settings
@@ -84,8 +89,10 @@ class Producer:
         self._sources = sources
         self._lanes = lanes
         self._parked = ParkedAssets()
-        self._listed: set[str] = set()  # the keys of the sources that this index listed
-        self._known: Container[str] = self._listed if reader.dialect.lists_sources else sources.rows
+        self._listed = set(listed or ())  # the keys of the sources that this index listed
+        self._are_listed = listed is not None
+        self._lists_sources = reader.dialect.lists_sources if listed is None else bool(listed)
+        self._known: Container[str] = self._listed if self._lists_sources else sources.rows
         # Listed, not merged yet.
         self._pending = Batcher[Source](settings.batch_size, settings.batch_bytes, "raw")
         self._resume_point = resume_point
@@ -126,11 +133,11 @@ class Producer:
 
     async def _take(self, records: Sequence[Record]) -> None:
         """Take the records of a chunk: first the sources, then the rejects, then the assets."""
-        if not self._reader.dialect.lists_sources:
+        if not self._lists_sources:
             records = self._first_of_sources_checked(records)
         assets = [record for record in records if type(record) is Asset]
         if len(assets) < len(records):
-            sources = [record for record in records if type(record) is Source]
+            sources = [record for record in records if type(record) is Source and not self._are_listed]
             self._tally.sources.read += len(sources)
             for source in sources:
                 if source.texts_ignored:
@@ -138,7 +145,7 @@ class Producer:
             self._pending.append(sources)
         if assets or self._pending.is_full:
             await self._merge_pending()
-        if not self._reader.dialect.lists_sources:
+        if not self._lists_sources:
             await self._sources.derive(asset for asset in assets if asset.source_key)
         self._count(records, assets)
         if assets:
@@ -227,12 +234,13 @@ class Producer:
 
     def _may_come(self, asset: Asset) -> bool:
         return (
-            not (asset.source_key and self._reader.sources_complete and self._listed) or self._settings.derive_sources
+            not (asset.source_key and self._listed and (self._are_listed or self._reader.sources_complete))
+            or self._settings.derive_sources
         )
 
     async def _settle_parked(self) -> None:
         """Send the parked assets, at the end, when no more sources can come."""
-        derive = self._settings.derive_sources or not self._reader.dialect.lists_sources or not self._listed
+        derive = self._settings.derive_sources or not self._lists_sources or not self._listed
         if self._parked.count:
             self._recorder.progress.tell("info", "loading_parked", index=self._index, assets=self._parked.count)
         self._chunk = ()

@@ -37,6 +37,7 @@ from seed_registry.report import (
     IndexReport,
     Plan,
     Report,
+    ShardReport,
     SourceCounts,
     Verification,
 )
@@ -65,6 +66,7 @@ class LoadRun:
         self._incomplete: list[Incomplete] = []
         self._asset_counts: list[Counts] = []  # of the indexes, by batches until all are loaded
         self._unfinished: list[tuple[IndexRef, int, FileState | None]] = []  # indexes with held assets
+        self._shards: list[ShardReport] = []
         context.progress.began(context.tally)
         context.progress.tell(
             "info",
@@ -282,4 +284,5 @@ class LoadRun:
             database=target.database,
             incomplete=self._incomplete,
             unread_records=target.recorder.expectation.unread,
+            shards=self._shards,
         )

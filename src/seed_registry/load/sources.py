@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -13,6 +14,8 @@ from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry.batch import Blame, SourceBatch, Writer
 from seed_registry.registry.bisection import merge_bisecting
 from seed_registry.report import Tally
+
+_FOUND_AT_ONCE: Final = 10_000
 
 
 class SourceResolver:
@@ -58,6 +61,13 @@ class SourceResolver:
     async def probe(self, refused: Source, reason: Exception) -> Blame:
         """Find out why the database refused this source."""
         return await self._writer.probe(refused, reason, self.rows)
+
+    async def find(self, keys: Sequence[str]) -> None:
+        """Find the rows of sources that another process has written; one that is not found stays unknown."""
+        asked = [key for key in keys if key not in self._known]
+        for start in range(0, len(asked), _FOUND_AT_ONCE):
+            self._known |= await self._writer.find_sources(asked[start : start + _FOUND_AT_ONCE])
+        self._note({key: self._known[key] for key in keys if key in self._known})
 
     async def derive(self, assets: Iterable[Asset]) -> None:
         """Create the sources of these assets that do not exist; those that do are not changed.

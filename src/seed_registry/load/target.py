@@ -10,8 +10,11 @@ from msgspec import Struct
 from seed_registry.checkpoint import FileState, ResumePoint
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.reader import IndexReader
+from seed_registry.ledger.checkpoints import Ledger
+from seed_registry.load.context import RegistryState
 from seed_registry.load.held_assets import HeldAssets
 from seed_registry.load.outcomes import OutcomeRecorder
+from seed_registry.load.retry import RetryingSession
 from seed_registry.load.source_cache import SourceCache
 from seed_registry.records import SourceRow
 from seed_registry.registry.batch import Writer
@@ -59,6 +62,7 @@ class Target(Struct, frozen=True):
         writer: for the sources; a worker without a session shares it.
         open_writer: opens the writer of a worker.
         held: the assets that are written at the end of the run.
+        state, main, ledger: of a load: the registry at its begin, the run's own session, and its ledger.
     """
 
     database: Database | None
@@ -70,3 +74,6 @@ class Target(Struct, frozen=True):
     source_cache: SourceCache
     indexes: IndexSteps
     conclusion: Conclusion
+    state: RegistryState | None = None
+    main: RetryingSession | None = None
+    ledger: Ledger | None = None

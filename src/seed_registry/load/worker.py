@@ -12,7 +12,6 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 from msgspec.structs import replace
 
-from seed_registry.checkpoint import PARTIAL_BATCH, without_position
 from seed_registry.index.reader import IndexReader
 from seed_registry.load.held_assets import HeldAssets
 from seed_registry.load.outcomes import OutcomeRecorder
@@ -133,13 +132,14 @@ class Worker:
         return batch
 
     def _part(self, batch: Batch, assets: list[Asset], *, is_whole: bool) -> Batch:
-        """The batch with these assets; the checkpoint of a half tells nothing of the lane, the next batch's will."""
+        """The batch with these assets, and with a checkpoint of their own if they are a part."""
         holds = self._held.holds_changed
         if is_whole:
             if assets is batch.assets and not holds:
                 return batch
             return replace(batch, assets=assets, holds_changed=holds)
-        checkpoint = without_position(batch.index, self._number, PARTIAL_BATCH)
+        line, offset = (assets[-1].line, assets[-1].offset) if assets else (0, -1)
+        checkpoint = batch.checkpoint and batch.checkpoint.of_part(line, offset)
         return replace(batch, assets=assets, checkpoint=checkpoint, holds_changed=holds)
 
     def _count(self, counts: MergeCounts, written: Sequence[Asset]) -> None:

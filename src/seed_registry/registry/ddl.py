@@ -65,7 +65,7 @@ def grants(role: str) -> str:
         f"grant select, insert, update on {SCHEMA}.sources, {SCHEMA}.assets to {name};\n"
         # checkpoints and history: without them loads work, but do not resume
         f"grant usage on schema seed_registry to {name};\n"
-        f"grant select, insert, update, delete on seed_registry.runs, seed_registry.checkpoints to {name};\n"
+        f"grant select, insert, update, delete on all tables in schema seed_registry to {name};\n"
         # for ids of type serial; identity columns, as ours are, need no grant
         f"grant usage on all sequences in schema {SCHEMA} to {name};\n"
     )

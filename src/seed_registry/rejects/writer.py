@@ -83,6 +83,24 @@ def _parsed(line: bytes) -> _Identity | None:
     return None
 
 
+def reject_line(index: str, reject: Reject) -> bytes:
+    """Return the line of a reject: `{index, line, offset, key?, kind?, reason, detail, record}`.
+
+    A record that is not UTF-8 is base64. Sources have a kind: in a document only their path gives it.
+    """
+    line: dict[str, object] = {"index": printable(index, len(index)), "line": reject.line, "offset": reject.offset}
+    if reject.key is not None:
+        line["key"] = reject.key
+    if reject.kind == "source":
+        line["kind"] = "source"
+    line |= {"reason": reject.reason, "detail": reject.detail}
+    try:
+        line["record"] = reject.data.decode()
+    except UnicodeDecodeError:
+        line |= {"record": base64.b64encode(reject.data).decode(), "encoding": "base64"}
+    return msgspec.json.encode(line) + b"\n"
+
+
 class RejectsFile:
     """Appends rejects to a new file, readable by its owner only, or to that of the run that is resumed.
 
@@ -172,29 +190,25 @@ class RejectsFile:
         os.lseek(self._descriptor, end, os.SEEK_SET)
 
     def write(self, index: str, reject: Reject) -> None:
-        """Append one line `{index, line, offset, key?, kind?, reason, detail, record}`.
-
-        A record that is not UTF-8 is base64. Sources have a kind: in a document only their path gives it.
+        """Append a reject of an index.
 
         Raises:
             StorageFailed: the file cannot be created or written.
         """
-        line: dict[str, object] = {"index": printable(index, len(index)), "line": reject.line, "offset": reject.offset}
-        if reject.key is not None:
-            line["key"] = reject.key
-        if reject.kind == "source":
-            line["kind"] = "source"
-        line |= {"reason": reject.reason, "detail": reject.detail}
-        try:
-            line["record"] = reject.data.decode()
-        except UnicodeDecodeError:
-            line |= {"record": base64.b64encode(reject.data).decode(), "encoding": "base64"}
-        if self._earlier and self._earlier.has(_hash(str(line["index"]), reject.offset, str(line["record"]))):
+        self.write_line(reject_line(index, reject))
+
+    def write_line(self, line: bytes) -> None:
+        """Append a line of `reject_line`, unless it is in the file of the run that is resumed.
+
+        Raises:
+            StorageFailed: the file cannot be created or written.
+        """
+        if self._earlier and (found := _parsed(line)) and self._earlier.has(found.hash):
             return
         try:
             if not self.created:
                 self._create()
-            data = memoryview(msgspec.json.encode(line) + b"\n")
+            data = memoryview(line)
             while data:
                 data = data[os.write(self._descriptor, data) :]
         except OSError as exc:

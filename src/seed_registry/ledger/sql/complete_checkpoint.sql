@@ -2,7 +2,7 @@
 -- The checkpoints of an index that is loaded become one, of lane -1; what follows the place are counts not saved yet.
 with lanes as (
   -- the answer to an earlier try may have been lost: then this is done
-  delete from seed_registry.checkpoints where run_id = $1 and index = $2 and batch <> $12
+  delete from seed_registry.checkpoints where run_id = $1 and index = $2 and shard = -1 and batch <> $12
   returning inserted, updated, unchanged, duplicate, resumed
 )
 insert into seed_registry.checkpoints
@@ -15,4 +15,4 @@ select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
   (coalesce(pg_catalog.sum(duplicate), 0) + $16::pg_catalog.int8)::pg_catalog.int8,
   (coalesce(pg_catalog.sum(resumed), 0) + $17::pg_catalog.int8)::pg_catalog.int8
 from lanes
-on conflict (run_id, index, lanes, lane) do nothing;
+on conflict (run_id, index, shard, lanes, lane) do nothing;

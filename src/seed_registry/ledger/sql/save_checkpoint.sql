@@ -4,7 +4,7 @@ insert into seed_registry.checkpoints as existing
   (run_id, index, lane, lanes, line, "offset", assets, size, modified, consumed, digest, batch,
    inserted, updated, unchanged, duplicate, resumed)
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
-on conflict (run_id, index, lanes, lane) do update set
+on conflict (run_id, index, shard, lanes, lane) do update set
   line = excluded.line, "offset" = excluded."offset", assets = excluded.assets,
   size = excluded.size, modified = excluded.modified, consumed = excluded.consumed, digest = excluded.digest,
   batch = excluded.batch,

@@ -1,0 +1,1 @@
+"""One run by many processes: its indexes are cut into shards, which workers scan and load."""

@@ -1,0 +1,288 @@
+"""Leads a run by shards: plan, scan, sieve, load, settle.
+
+What is done is in the ledger: any step may be repeated, and a resumed run goes on from there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final
+
+import anyio
+import msgspec
+
+from seed_registry.errors import IndexNotUnderstood, IndexUnreadable, first_cause
+from seed_registry.index.shard_plan import cut
+from seed_registry.index.shards import UNKNOWN, Cut, Shard, rejoined, with_portal
+from seed_registry.ledger.shards import PARTS, ShardProgress, ShardRow, ShardStore
+from seed_registry.load.context import RegistryState, RunContext
+from seed_registry.load.outcomes import OutcomeRecorder
+from seed_registry.load.retry import RetryingSession
+from seed_registry.report import Counts
+from seed_registry.shards.facts import IndexFacts, ShardLoaded, ShardScanned, decoded, encoded
+from seed_registry.shards.tasks import Engine, Failure, Job, Result, Task
+
+_SECONDS_BETWEEN_LOOKS: Final = 1.0
+_LOOKS_BETWEEN_SIGNS: Final = 5
+_SECONDS_OF_FAREWELL: Final = 5.0
+# An index that is too small for this many shards of the wished size a worker is cut into smaller ones, not below that.
+_SHARDS_A_WORKER: Final = 4
+_LEAST_SHARD_BYTES: Final = 16 << 20
+# A step for parts of the keys is worth its round trips from so many on, and holds 8 bytes of memory for each key.
+_LEAST_OF_A_STEP: Final = 10_000
+_SIEVED_KEYS: Final = 1_000_000
+_SETTLED_ASSETS: Final = 100_000
+
+
+class Coordinator:
+    """Leads one run.
+
+    Attributes:
+        problems: why an index could not be read on, by its position, and in which shard.
+    """
+
+    def __init__(
+        self,
+        run: RunContext,
+        state: RegistryState,
+        main: RetryingSession,
+        recorder: OutcomeRecorder,
+        engine: Engine,
+        processes: int,
+    ) -> None:
+        self.store = ShardStore(run.run_id)
+        self.problems: dict[int, tuple[int, Failure]] = {}
+        self._run = run
+        self._main = main
+        self._recorder = recorder
+        self._engine = engine
+        self._processes = processes
+        # Workers do not retry a whole run, nor print: what they share with this process is in the ledger.
+        self._job = Job(
+            run.run_id, run.settings, list(run.indexes), state.url, state.is_empty, state.tables.salt, os.getpid()
+        )
+
+    async def plan(self) -> list[ShardRow]:
+        """The shards of the run: those that it was begun with, or new ones, in the ledger if there are several.
+
+        Raises:
+            SeedRegistryError: an index cannot be read.
+        """
+        cuts = [await self._cut(number) for number in range(len(self._run.indexes))]
+        rows = await self.rows()
+        if rows and _files(decoded(row.shard, Shard) for row in rows) == _files(
+            one for it in cuts for one in it.shards
+        ):
+            return rows
+        new = [
+            ShardRow(number, shard.number, index.report_name, shard.first, shard.last, encoded(shard))
+            for number, (index, one) in enumerate(zip(self._run.indexes, cuts, strict=True))
+            for shard in one.shards
+        ]
+        if rows:
+            self._run.progress.tell("warning", "index_changed", index=rows[0].name, note="the run begins anew")
+        await self._main.do(lambda connection: self.store.plan(connection, new if len(new) > 1 else []))
+        return new
+
+    async def rows(self) -> list[ShardRow]:
+        """The shards of the run, as the ledger has them."""
+        return await self._main.do(self.store.shards)
+
+    async def _cut(self, number: int) -> Cut:
+        index, settings, tell = self._run.indexes[number], self._run.settings, self._run.progress.tell
+        wished = settings.shard_bytes
+        if index.kind == "file":
+            size = (await anyio.Path(index.path).stat()).st_size
+            least = min(_LEAST_SHARD_BYTES, wished)
+            wished = max(min(wished, size // (_SHARDS_A_WORKER * self._processes)), least)
+        try:
+            one = await cut(index, settings, wished)
+        except (IndexNotUnderstood, IndexUnreadable) as exc:
+            if not settings.keep_going or len(self._run.indexes) == 1:
+                raise
+            self.problems[number] = (-1, Failure.of(exc))
+            return Cut([])
+        if len(one.shards) > 1:
+            tell("info", "shards_planned", index=index.report_name, shards=len(one.shards), bytes=one.size)
+        elif one.size > wished or one.size == UNKNOWN:
+            tell("warning", "not_splittable", index=index.report_name, reason=one.reason, note=one.fix or "")
+        return one
+
+    @asynccontextmanager
+    async def leading(self) -> AsyncIterator[None]:
+        """Show the workers that this process is at work; if it ends early, no attempt of theirs commits any more."""
+        await self._main.do(self.store.announce)
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._watch)
+                yield
+                tasks.cancel_scope.cancel()
+        except BaseException as exc:
+            with anyio.move_on_after(_SECONDS_OF_FAREWELL, shield=True):
+                await self._main.do(self.store.fence)
+            if isinstance(exc, BaseExceptionGroup):
+                raise first_cause(exc) from exc
+            raise
+
+    async def scan(self) -> None:
+        """Scan all shards that are not scanned yet; join those that do not end where records end."""
+        await self._recover_keys()
+        while planned := [row for row in await self.rows() if row.state == "planned"]:
+            await self._perform([Task("scan", row.index, row.number) for row in planned])
+            for number in range(len(self._run.indexes)):
+                await self._join(number)
+        rows = await self.rows()
+        for number in range(len(self._run.indexes)):
+            await self._note_problem(number, [row for row in rows if row.index == number])
+
+    async def _recover_keys(self) -> None:
+        """Scan again where a crash of the server has emptied the table of the keys."""
+        found = await self._main.do(self.store.count_keys)
+        lost = [
+            (row.index, row.number)
+            for row in await self.rows()
+            if row.state == "scanned" and row.scanned
+            and decoded(row.scanned, ShardScanned).keys != found.get((row.index, row.number), 0)
+        ]  # fmt: skip
+        await self._main.do(lambda connection: self.store.set_state(connection, lost, "planned"))
+
+    async def _join(self, number: int) -> None:
+        """Join shards of an index that do not end where records end with those behind them."""
+        rows = [row for row in await self.rows() if row.index == number]
+        shards = [decoded(row.shard, Shard) for row in rows]
+        states = {row.number: row for row in rows}
+        for position, row in enumerate(rows[:-1]):
+            assert row.scanned is not None
+            scanned = decoded(row.scanned, ShardScanned)
+            if scanned.soundness == "sound":
+                continue
+            new = [
+                states[shard.number]
+                if shard.number != row.number
+                else ShardRow(number, shard.number, row.name, shard.first, shard.last, encoded(shard))
+                for shard in rejoined(shards, position, scanned.soundness)
+            ]
+            await self._main.do(partial(self.store.replace, index=number, rows=new))
+            return
+
+    async def _note_problem(self, number: int, rows: Sequence[ShardRow]) -> None:
+        """Note where an index cannot be read on: what comes before is loaded."""
+        for row in rows:
+            assert row.scanned is not None
+            if problem := decoded(row.scanned, ShardScanned).problem:
+                self.problems[number] = (row.number, problem)
+                return
+
+    async def save_facts(self, number: int, rows: Sequence[ShardRow], listed: Sequence[str]) -> None:
+        """Save what the loads of an index need to know of all its shards, and the sources that it lists."""
+        scans = [decoded(row.scanned or b"", ShardScanned) for row in rows]
+        shards = [decoded(row.shard, Shard) for row in rows]
+        portal = next((scan.portal for scan in scans if scan.portal is not None), None)
+        if portal is not None:
+            shards = with_portal(shards, portal)
+        saved, line = dict[int, tuple[int, bytes]](), 1
+        for row, shard, scan in zip(rows, shards, scans, strict=True):
+            saved[row.number] = (line, encoded(shard))
+            line += scan.lines
+        facts = encoded(IndexFacts(scans[0].provider, list(listed)))
+        await self._main.do(lambda connection: self.store.save_facts(connection, number, saved, facts))
+
+    async def sieve(self) -> None:
+        """Find the keys that occur more than once."""
+        if all(row.state == "loaded" for row in await self.rows()):
+            return
+        keys = sum((await self._main.do(self.store.count_keys)).values())
+        groups = self._groups(dict.fromkeys(range(PARTS), max(keys // PARTS, 1)), _SIEVED_KEYS)
+        await self._perform([Task("sieve", parts=parts) for parts in groups])
+        keys, repeated = await self._main.do(self.store.count_repeats)
+        self._run.progress.tell("info", "keys_sieved", keys=keys, repeated=repeated)
+
+    async def load(self) -> None:
+        """Load all shards that are not loaded, but for those behind a break of their index."""
+        await self._main.do(self._recover_parked)
+        rows = [
+            row
+            for row in await self.rows()
+            if row.state != "loaded" and row.number <= self.problems.get(row.index, (row.number, None))[0]
+        ]
+        await self._perform([Task("load", row.index, row.number) for row in rows])
+
+    async def _recover_parked(self, connection: Any) -> None:
+        """Load again where a crash of the server has emptied the table of the repeated keys."""
+        found = await self.store.count_parked(connection)
+        lost = [
+            (row.index, row.number)
+            for row in await self.store.shards(connection)
+            if row.state == "loaded" and row.loaded
+            and decoded(row.loaded, ShardLoaded).parked != found.get((row.index, row.number), 0)
+        ]  # fmt: skip
+        await self.store.set_state(connection, lost, "scanned")
+
+    async def settle(self) -> None:
+        """Write the repeated keys."""
+        parked = await self._main.do(self.store.count_parked)
+        if not parked:
+            return
+        self._run.progress.tell("info", "settling", records=sum(parked.values()))
+        counts = await self._main.do(self.store.count_parts)
+        for part in await self._main.do(self.store.settled_parts):
+            counts.pop(part, None)
+        await self._perform([Task("settle", parts=parts) for parts in self._groups(counts, _SETTLED_ASSETS)])
+
+    def _groups(self, counts: Mapping[int, int], most: int) -> list[tuple[int, ...]]:
+        """The parts in groups for the workers, each of about as many as there are in all for some of each worker."""
+        wished = min(max(sum(counts.values()) // (_SHARDS_A_WORKER * self._processes), _LEAST_OF_A_STEP), most)
+        groups: list[tuple[int, ...]] = []
+        group: list[int] = []
+        for part in counts:
+            group.append(part)
+            if sum(counts[one] for one in group) >= wished:
+                groups.append(tuple(group))
+                group = []
+        return [*groups, tuple(group)] if group else groups
+
+    async def _perform(self, tasks: Sequence[Task]) -> None:
+        run = self._run
+
+        def done(task: Task, result: Result) -> None:
+            run.tally.retries += result.retries
+            name, seconds = run.indexes[task.index].report_name, round(result.seconds, 3)
+            if task.step == "scan":
+                run.progress.tell("debug", "shard_scanned", index=name, shard=task.number, seconds=seconds)
+            elif task.step == "load":
+                run.progress.tell("info", "shard_loaded", index=name, shard=task.number, seconds=seconds)
+
+        def lost(task: Task, reason: str) -> None:
+            name = run.indexes[task.index].report_name if task.step in ("scan", "load") else ""
+            run.progress.tell("warning", "shard_retried", index=name, shard=task.number, step=task.step, reason=reason)
+
+        await self._engine.perform(self._job, tasks, done, lost)
+
+    async def _watch(self) -> None:
+        """Show the workers that this process is at work, and count what they show."""
+        looks = 0
+        while True:
+            await anyio.sleep(_SECONDS_BETWEEN_LOOKS)
+            if looks % _LOOKS_BETWEEN_SIGNS == 0:
+                await self._main.do(self.store.announce)
+            looks += 1
+            self._count(await self._main.do(self.store.progress))
+
+    def _count(self, rows: Sequence[ShardProgress]) -> None:
+        counts = Counts()
+        for row in rows:
+            if row.counts:
+                found = msgspec.json.decode(row.counts, type=Counts)
+                for name in Counts.__struct_fields__:
+                    setattr(counts, name, getattr(counts, name) + getattr(found, name))
+        assets = self._run.tally.assets
+        for name in Counts.__struct_fields__:
+            setattr(assets, name, getattr(counts, name))
+        self._recorder.require_few_rejects()
+
+
+def _files(shards: Iterable[Shard]) -> set[tuple[int, int, str]]:
+    return {(shard.size, shard.modified, shard.etag) for shard in shards}

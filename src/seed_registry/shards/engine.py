@@ -1,0 +1,56 @@
+"""Runs the steps of a run in processes of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import anyio
+import anyio.to_process
+from anyio import BrokenWorkerProcess, CapacityLimiter
+
+from seed_registry.errors import WorkersLost, first_cause
+from seed_registry.shards.tasks import Job, Result, Task
+from seed_registry.shards.worker import perform
+
+# How often a step is given to another worker after its worker was lost.
+MOST_LOSSES: Final = 3
+
+
+class Processes:
+    """The `Engine` of one machine. A worker process is kept for the whole run, with its sessions."""
+
+    def __init__(self, processes: int) -> None:
+        self._limiter = CapacityLimiter(processes)
+
+    async def perform(
+        self, job: Job, tasks: Sequence[Task], done: Callable[[Task, Result], None], lost: Callable[[Task, str], None]
+    ) -> None:
+        """Perform tasks, see `Engine`; those that are cancelled end with their processes."""
+
+        async def one(task: Task) -> None:
+            for losses in range(1, MOST_LOSSES + 1):
+                try:
+                    result = await anyio.to_process.run_sync(
+                        perform, job, task, cancellable=True, limiter=self._limiter
+                    )
+                except BrokenWorkerProcess as exc:
+                    reason = "its process ended: was it killed, or out of memory?"
+                    if losses == MOST_LOSSES:
+                        raise WorkersLost(
+                            f"a worker process ended {losses} times at the same step ({task.step})\n"
+                            "look for the system's out-of-memory killer; load again, with fewer --processes"
+                        ) from exc
+                    lost(task, reason)
+                else:
+                    if result.failure is not None:
+                        raise result.failure.error()
+                    done(task, result)
+                    return
+
+        try:
+            async with anyio.create_task_group() as group:
+                for task in tasks:
+                    group.start_soon(one, task)
+        except BaseExceptionGroup as failures:
+            raise first_cause(failures) from failures

@@ -1,0 +1,97 @@
+"""One run by many processes: a `LoadRun` whose indexes are loaded by shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from seed_registry.errors import DatabaseRefused, SeedRegistryError
+from seed_registry.ledger.shards import ShardStore
+from seed_registry.load.context import RunContext
+from seed_registry.load.run import LoadRun, OpenTarget
+from seed_registry.load.target import Target
+from seed_registry.shards.capacity import count_processes
+from seed_registry.shards.collection import Collection
+from seed_registry.shards.coordinator import Coordinator
+from seed_registry.shards.engine import Processes
+from seed_registry.shards.facts import ShardScanned, decoded
+from seed_registry.shards.listed_sources import ListedSources, merge_listed
+from seed_registry.shards.tasks import Engine
+
+if TYPE_CHECKING:
+    from seed_registry.ledger.shards import ShardRow
+
+_NO_LEDGER: Final = (
+    "a load by several processes needs the ledger, which this role may not use\n"
+    "have its owner run `seed-registry schema apply` and `seed-registry schema grants ROLE`"
+)
+
+
+class ShardedRun(LoadRun):
+    """One load by many processes."""
+
+    def __init__(
+        self, context: RunContext, open_target: OpenTarget, new_engine: Callable[[int], Engine] = Processes
+    ) -> None:
+        """Begin the run; `new_engine` gets the number of workers.
+
+        Raises:
+            SeedRegistryError: the target cannot be opened.
+        """
+        super().__init__(context, open_target)
+        self._new_engine = new_engine
+
+    async def _load_indexes(self, target: Target) -> None:
+        """Load the indexes by shards; where there is only one shard, in this process."""
+        context, state, main = self.context, target.state, target.main
+        assert state is not None
+        assert main is not None
+        assert target.ledger is not None
+        if not (target.ledger.is_kept and await main.do(ShardStore(context.run_id).is_usable)):
+            raise DatabaseRefused(_NO_LEDGER)
+        target.ledger.has_shards = True
+        processes = await main.do(partial(count_processes, context=context, database=target.database))
+        engine = self._new_engine(processes)
+        coordinator = Coordinator(context, state, main, target.recorder, engine, processes)
+        if len(await coordinator.plan()) < 2:  # noqa: PLR2004  # one shard is the whole index
+            context.progress.tell("info", "one_shard", note="too small to be divided: loaded by one process")
+            await super()._load_indexes(target)
+            return
+        collection = Collection(context, target, coordinator, self._known)
+        try:
+            listed = await self._load_shards(coordinator, target)
+        except SeedRegistryError:
+            with suppress(SeedRegistryError):
+                await collection.collect_rejects()
+            raise
+        await collection.collect(listed)
+        self._parts, self._shards = collection.parts, collection.shards
+        self._sources |= collection.sources
+        if coordinator.problems and not (context.settings.keep_going and len(context.indexes) > 1):
+            raise min(coordinator.problems.items())[1][1].error()
+
+    async def _load_shards(self, coordinator: Coordinator, target: Target) -> dict[int, ListedSources]:
+        """Load all; return the sources that the indexes list, by their positions."""
+        async with coordinator.leading():
+            await coordinator.scan()
+            rows = await coordinator.rows()
+            by_index: dict[int, list[ShardRow]] = {}
+            for row in rows:
+                by_index.setdefault(row.index, []).append(row)
+            listed = {number: await self._merge(number, of, coordinator, target) for number, of in by_index.items()}
+            await coordinator.sieve()
+            await coordinator.load()
+            await coordinator.settle()
+        return listed
+
+    async def _merge(
+        self, number: int, rows: list[ShardRow], coordinator: Coordinator, target: Target
+    ) -> ListedSources:
+        """Merge the sources that an index lists, and save what the loads of its shards need to know."""
+        scans = [decoded(row.scanned, ShardScanned) for row in rows if row.scanned]
+        listed = await merge_listed(scans, number, self.context, target, self._known)
+        self._dialects[listed.dialect] = listed.provider
+        await coordinator.save_facts(number, rows, listed.keys)
+        return listed

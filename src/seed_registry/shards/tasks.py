@@ -1,0 +1,100 @@
+"""The steps of a run by shards, as its coordinator gives them to an engine, and their results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from seed_registry import errors
+from seed_registry.errors import DatabaseRefused, IndexBroken, SeedRegistryError
+from seed_registry.index.inputs import IndexRef
+from seed_registry.settings import DatabaseUrl, Settings
+
+Step = Literal["scan", "sieve", "load", "settle"]
+Place = tuple[int, int]  # the position of an index in the run, and the number of a shard in it
+
+
+class Job(Struct, frozen=True):
+    """A run, as a worker needs to know it; it travels through a pipe, for it holds the URL with its password.
+
+    Attributes:
+        settings: of the run.
+        url: of the database.
+        is_empty: whether the table of assets was, when the run began.
+        salt: of the content hashes; workers with another would write other rows.
+        parent: the process that ends its workers by ending.
+    """
+
+    run_id: str
+    settings: Settings
+    indexes: list[IndexRef]
+    url: DatabaseUrl
+    is_empty: bool
+    salt: str
+    parent: int
+
+
+class Task(Struct, frozen=True):
+    """One step of a run for one worker: for a shard, or for parts of the keys."""
+
+    step: Step
+    index: int = 0
+    number: int = 0
+    parts: tuple[int, ...] = ()
+
+    @property
+    def place(self) -> Place:
+        """Of the shard."""
+        return self.index, self.number
+
+
+class Failure(Struct, frozen=True):
+    """An error of ours that happened in a worker; exceptions with arguments of their own cannot travel."""
+
+    kind: str
+    message: str
+    offset: int = -1
+    sqlstate: str | None = None
+
+    @classmethod
+    def of(cls, exc: SeedRegistryError) -> Failure:
+        """From an error."""
+        offset = exc.offset if isinstance(exc, IndexBroken) else -1
+        return cls(type(exc).__name__, str(exc), offset, getattr(exc, "sqlstate", None))
+
+    def error(self) -> SeedRegistryError:
+        """The error, to be raised."""
+        kind: type[SeedRegistryError] = getattr(errors, self.kind, SeedRegistryError)
+        if self.kind == IndexBroken.__name__:
+            return IndexBroken(self.message, offset=self.offset)
+        if issubclass(kind, (errors.DatabaseUnavailable, DatabaseRefused)):
+            error: SeedRegistryError = kind(self.message)
+            error.sqlstate = self.sqlstate  # type: ignore[attr-defined]  # both have it
+            return error
+        try:
+            return kind(self.message)
+        except TypeError:
+            return SeedRegistryError(self.message)
+
+
+class Result(Struct, frozen=True):
+    """How a task ended; what it found is in the ledger."""
+
+    seconds: float
+    retries: int = 0
+    failure: Failure | None = None
+
+
+class Engine(Protocol):
+    """Performs steps, many at a time, in any order."""
+
+    async def perform(
+        self, job: Job, tasks: Sequence[Task], done: Callable[[Task, Result], None], lost: Callable[[Task, str], None]
+    ) -> None:
+        """Perform tasks; `done` is called with each, `lost` when the worker of one was lost and it is tried again.
+
+        Raises:
+            SeedRegistryError: the first failure; the other tasks are cancelled.
+        """

@@ -1,0 +1,168 @@
+"""One worker process: performs the steps of a run that its coordinator asks for, one at a time.
+
+Each step may be repeated, by any process: what was done is in the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from array import array
+from collections import Counter
+from collections.abc import Callable
+from itertools import groupby
+from operator import itemgetter
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Final
+
+from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadable, SeedRegistryError
+from seed_registry.index.key_scan import scan_keys
+from seed_registry.index.open_shard import read_shard
+from seed_registry.index.shards import Shard
+from seed_registry.ledger.shards import PARTS
+from seed_registry.shards.context import WorkerContext
+from seed_registry.shards.facts import ShardScanned, decoded, encoded
+from seed_registry.shards.repeats import parted
+from seed_registry.shards.settlement import Settlement
+from seed_registry.shards.shard_load import ShardLoad
+from seed_registry.shards.tasks import Failure, Job, Place, Result, Task
+
+if TYPE_CHECKING:
+    from seed_registry.load.retry import Connection
+    from seed_registry.records import Source
+
+_SECONDS_BETWEEN_LOOKS: Final = 1.0
+
+
+class Worker:
+    """Performs steps, and keeps the sessions of a run from one to the next."""
+
+    def __init__(self) -> None:
+        self._context: WorkerContext | None = None
+
+    async def perform(self, job: Job, task: Task) -> Result:
+        """Perform a step; a failure that is one of ours is a result."""
+        started = monotonic()
+        try:
+            context = await self._open(job)
+            before = context.run.tally.retries
+            await _STEPS[task.step](context, task)
+        except SeedRegistryError as exc:
+            await self.close()
+            return Result(monotonic() - started, failure=Failure.of(exc))
+        return Result(monotonic() - started, context.run.tally.retries - before)
+
+    async def close(self) -> None:
+        """Close the sessions."""
+        context, self._context = self._context, None
+        if context is not None:
+            await context.close()
+
+    async def _open(self, job: Job) -> WorkerContext:
+        if self._context is None or self._context.job != job:
+            await self.close()
+            context = WorkerContext(job)
+            await context.open()
+            self._context = context
+        return self._context
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415  # not made for every platform
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+_worker: Worker | None = None
+_runner: asyncio.Runner | None = None
+
+
+def perform(job: Job, task: Task) -> Result:
+    """Perform a step, in a worker process.
+
+    It has an event loop of its own, and ends, in whatever step, when its parent has ended.
+    """
+    global _worker, _runner  # the process is the worker
+    if _worker is None or _runner is None:
+        threading.Thread(target=_end_with, args=(job.parent,), daemon=True).start()
+        _worker, _runner = Worker(), asyncio.Runner(loop_factory=_loop_factory())
+    return _runner.run(_worker.perform(job, task))
+
+
+def _end_with(parent: int) -> None:
+    """End this process at once when its parent has ended: the server rolls back what it had not committed."""
+    while os.getppid() == parent:
+        sleep(_SECONDS_BETWEEN_LOOKS)
+    os._exit(1)
+
+
+async def scan(worker: WorkerContext, task: Task) -> None:
+    """Find the keys of a shard, and the sources that it lists."""
+    row, _ = await worker.find(task.place)
+    hashes = array("Q")
+    listed: list[Source] = []
+    problem: Failure | None = None
+    index, shard = worker.job.indexes[task.index], decoded(row.shard, Shard)
+    async with read_shard(index, shard, worker.job.settings, salt=worker.job.salt) as reader:
+        try:
+            async for chunk in scan_keys(reader):
+                hashes.extend(chunk.hashes)
+                listed.extend(chunk.sources)
+        except (IndexBroken, IndexUnreadable, IndexNotUnderstood) as exc:
+            problem = Failure.of(exc)
+    scanned = ShardScanned(
+        dialect=reader.dialect.name,
+        provider=reader.provider,
+        lines=reader.lines,
+        keys=len(hashes),
+        digest=reader.digest,
+        soundness=reader.soundness,
+        portal=reader.portal,
+        problem=problem,
+        listed=listed,
+    )
+    parts = [part.tobytes() for part in parted(hashes, PARTS)]
+    await worker.main.do(lambda connection: worker.store.save_scan(connection, task.place, encoded(scanned), parts))
+
+
+async def sieve(worker: WorkerContext, task: Task) -> None:
+    """Find the keys of some parts that occur more than once in the run."""
+
+    async def sieve_parts(connection: Connection) -> None:
+        found = await worker.store.keys(connection, task.parts)
+        repeats = []
+        for part, rows in groupby(found, itemgetter(0)):
+            by_shard = [((index, shard), array("Q", hashes)) for _, index, shard, hashes in rows]
+            repeats += [(*place, part, hashes.tobytes()) for place, hashes in repeated(by_shard) if hashes]
+        await worker.store.save_repeats(connection, repeats)
+
+    await worker.main.do(sieve_parts)
+
+
+def repeated(by_shard: list[tuple[Place, array[int]]]) -> list[tuple[Place, array[int]]]:
+    """The hashes of each shard that occur more than once in all of them together."""
+    seen: set[int] = set()
+    again: set[int] = set()
+    for _, hashes in by_shard:
+        distinct = set(hashes)
+        again |= seen & distinct
+        if len(distinct) < len(hashes):
+            again |= {value for value, count in Counter(hashes).items() if count > 1}
+        seen |= distinct
+    return [(place, array("Q", again.intersection(hashes))) for place, hashes in by_shard]
+
+
+async def load(worker: WorkerContext, task: Task) -> None:
+    """Load a shard."""
+    await ShardLoad(worker, task.place).run()
+
+
+async def settle(worker: WorkerContext, task: Task) -> None:
+    """Settle the repeated keys of some parts."""
+    await Settlement(worker, task.parts).run()
+
+
+_STEPS: Final = {"scan": scan, "sieve": sieve, "load": load, "settle": settle}

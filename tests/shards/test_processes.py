@@ -1,0 +1,149 @@
+"""Loads by worker processes: the result of one process, whatever happens to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio
+import asyncpg
+import pytest
+
+from seed_registry.settings import DatabaseUrl
+
+# Slow enough to be killed in the middle, at every step.
+_RECORDS = 3_000
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index with repeated keys, some of them far apart, and rejects."""
+    path = tmp_path_factory.mktemp("index") / "index.ndjson"
+    arguments = ["--records", str(_RECORDS), "--duplicates", "5", "--invalid", "1", "--size", "700"]
+    command = [sys.executable, "-m", "seed_registry", "sample", "--format", "ndjson", *arguments, "--out", str(path)]
+    subprocess.run(command, check=True)
+    return path
+
+
+@pytest.fixture
+def start(home: Path, tmp_path: Path, database_url: DatabaseUrl) -> Start:
+    """Start a load in a process group of its own."""
+
+    def start(index: Path, *arguments: object, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        environment = {"PATH": os.environ["PATH"], "SEED_REGISTRY_HOME": str(home), "LANG": "C.UTF-8"}
+        environment["DATABASE_URL"] = database_url.reveal
+        return subprocess.Popen(
+            [sys.executable, "-m", "seed_registry", "load", str(index), "--json", *map(str, arguments)],
+            env=environment | dict(env or {}),
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    return start
+
+
+def _finished(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err.decode()[-2_000:]
+    report: dict[str, Any] = json.loads(out)
+    return report
+
+
+def _state(url: DatabaseUrl, query: str) -> list[tuple[Any, ...]]:
+    async def fetch() -> list[tuple[Any, ...]]:
+        connection = await asyncpg.connect(url.reveal)
+        try:
+            return [tuple(row) for row in await connection.fetch(query)]
+        finally:
+            await connection.close()
+
+    return anyio.run(fetch)
+
+
+def _rows(url: DatabaseUrl) -> list[tuple[Any, ...]]:
+    return _state(url, "select asset_key, name, updated_at, raw::text from registry.assets order by asset_key")
+
+
+def _children(process: subprocess.Popen[bytes]) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, check=False).stdout
+    return [int(pid) for pid in found.split()]
+
+
+_TWO = ("--processes", 2, "--shard-bytes", "256KiB", "--max-rejects", "10%")
+
+
+def test_two_processes_load_what_one_process_loads(start: Start, index: Path, database_url: DatabaseUrl) -> None:
+    first = _finished(start(index, *_TWO))
+    again = _finished(start(index, "--max-rejects", "10%"))
+    assert first["assets"]["inserted"] == len(_rows(database_url))
+    assert again["assets"]["inserted"] == 0
+    assert {shard["number"] for shard in first["shards"]} == set(range(len(first["shards"])))
+    assert len({shard["worker"] for shard in first["shards"]}) == 2  # both had work
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.9, 1.3, 1.7, 2.1, 2.5])
+def test_a_killed_worker_costs_nothing(start: Start, index: Path, database_url: DatabaseUrl, delay: float) -> None:
+    undisturbed = _finished(start(index, *_TWO))
+    rows = _rows(database_url)
+    _state(database_url, "truncate registry.sources, registry.assets cascade")
+    process = start(index, *_TWO)
+    time.sleep(delay)
+    for pid in _children(process)[:1]:
+        os.kill(pid, signal.SIGKILL)
+    disturbed = _finished(process)
+    assert disturbed["assets"] == undisturbed["assets"]
+    assert _rows(database_url) == rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.9, 1.3, 1.7, 2.1, 2.5])
+def test_the_same_command_finishes_what_a_killed_one_began(
+    start: Start, index: Path, database_url: DatabaseUrl, delay: float
+) -> None:
+    undisturbed = _finished(start(index, *_TWO))
+    rows = _rows(database_url)
+    _state(database_url, "truncate registry.sources, registry.assets cascade")
+    process = start(index, *_TWO)
+    time.sleep(delay)
+    children = _children(process)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in children):
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+    finished = _finished(start(index, "--processes", 3, "--shard-bytes", "64KiB", "--max-rejects", "10%"))
+    assert finished["assets"] == undisturbed["assets"]
+    assert _rows(database_url) == rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all_processes_within_seconds(
+    start: Start, index: Path, database_url: DatabaseUrl, number: signal.Signals
+) -> None:
+    process = start(index, *_TWO)
+    time.sleep(1.8)
+    children = _children(process)
+    assert children
+    process.send_signal(number)
+    process.communicate(timeout=10)
+    assert process.returncode == 128 + number
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+    sessions = _state(
+        database_url, "select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+    )
+    assert not sessions
+    report = _finished(start(index, *_TWO))
+    assert report["assets"]["inserted"] + report["assets"]["unchanged"] == len(_rows(database_url))
