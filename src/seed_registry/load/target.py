@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from seed_registry.checkpoint import FileState, ResumePoint
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.reader import IndexReader
-from seed_registry.ledger.checkpoints import Ledger
-from seed_registry.load.context import RegistryState
 from seed_registry.load.held_assets import HeldAssets
 from seed_registry.load.outcomes import OutcomeRecorder
-from seed_registry.load.retry import RetryingSession
 from seed_registry.load.source_cache import SourceCache
 from seed_registry.records import SourceRow
 from seed_registry.registry.batch import Writer
 from seed_registry.registry.tables import Tables
 from seed_registry.report import Database, Digest, Plan, Report, Verification
+
+if TYPE_CHECKING:
+    from seed_registry.ledger.checkpoints import Ledger
+    from seed_registry.load.context import RegistryState
+    from seed_registry.load.retry import RetryingSession
 
 
 class IndexSteps:
