@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import io
 import shlex
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import aiofiles.threadpool
 
@@ -105,11 +105,9 @@ class UnpackedStream:
         self.outer = unpacker(magic) if unpacked is not buffered else ""
         self._unpacked = aiofiles.threadpool.wrap(unpacked)
 
-    def begin(self, unpacked: Callable[[io.BufferedReader[Any]], io.BufferedReader[Any]] | None = None) -> None:
-        """Begin with reading what `unpacked` makes of the file; the file itself without it."""
-        buffered = io.BufferedReader(self._packed, CHUNK_BYTES)
-        self.outer = "unpack" if unpacked else ""
-        self._unpacked = aiofiles.threadpool.wrap(unpacked(buffered) if unpacked else buffered)
+    def begin(self) -> None:
+        """Begin with reading, without unpacking."""
+        self._unpacked = aiofiles.threadpool.wrap(io.BufferedReader(self._packed, CHUNK_BYTES))
 
     def remedy(self, exc: NotUnpacked, outer: str = "") -> str:
         """What the file is, and a command that loads it."""
@@ -246,6 +244,11 @@ class OpenIndex:
     def size(self) -> int | None:
         """Bytes of the file, packed as it is; None for a pipe, and for a URL until its server answers with a length."""
         return self._packed.size
+
+    @property
+    def unpacker(self) -> str:
+        """The command that unpacks it to stdout, empty if it is not compressed."""
+        return self._stream.outer
 
     @property
     def is_packed(self) -> bool:

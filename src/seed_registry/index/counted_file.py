@@ -43,8 +43,9 @@ class CountedFile(io.RawIOBase):
         has_changed: as the file's.
     """
 
-    def __init__(self, file: RawFile) -> None:
-        """Nothing of the file has been read yet."""
+    def __init__(self, file: RawFile, limit: int | None = None) -> None:
+        """Nothing of the file has been read yet; it seems to end after `limit` bytes."""
+        self._limit = limit
         self.consumed = 0
         self.state: FileState | None = None
         self.has_changed = file.has_changed
@@ -68,6 +69,8 @@ class CountedFile(io.RawIOBase):
     def readinto(self, buffer: Buffer, /) -> int:
         """Read as the file does."""
         out = memoryview(buffer).cast("B")
+        if self._limit is not None:
+            out = out[: self._limit - self.consumed]
         count = self._file.readinto(out)
         self.consumed += count
         if self._file.modified is not None and self._file.size is not None:

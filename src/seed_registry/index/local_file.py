@@ -58,6 +58,8 @@ class LocalFile:
 
     def read_at(self, position: int, count: int) -> bytes:
         """Some bytes of a regular file from a position on, at most `count`, none behind the end."""
+        if self.closed:
+            raise OSError(errno.EBADF, "closed")
         return os.pread(self._file.fileno(), count, position)
 
     def readinto(self, buffer: memoryview, /) -> int:

@@ -47,11 +47,14 @@ async def read_shard(
         )
         require_same(index, shard, opened.size, opened.modified)
         found = RecordFormat(opened, settings, salt)
-        if shard.is_first:
+        if shard.is_first and (shard.is_last or not opened.is_packed):
             data = ShardBytes(shard, index, opened)
         else:
             await stack.aclose()
-            data = await stack.enter_async_context(open_from(index, shard, settings))
+            is_packed, bom_bytes = opened.is_packed, opened.head_offset
+            data = await stack.enter_async_context(
+                open_from(index, shard, settings, is_packed=is_packed, bom_bytes=bom_bytes)
+            )
         framer = found.framer(data.offset, line)
         if shard.dress:
             framer = found.piece_framer(shard.dress, data.offset, line, is_first=shard.is_first, is_last=shard.is_last)

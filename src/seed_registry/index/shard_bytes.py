@@ -8,12 +8,12 @@ from contextlib import aclosing, asynccontextmanager
 import xxhash
 
 from seed_registry.checkpoint import FileState
-from seed_registry.errors import IndexUnreadable
 from seed_registry.index.byte_stream import OpenIndex, UnpackedStream
 from seed_registry.index.counted_file import CountedFile
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.local_file import open_local
-from seed_registry.index.shards import UNKNOWN, Shard
+from seed_registry.index.packed_lines import PackedRange, open_packed
+from seed_registry.index.shards import UNKNOWN, Shard, changed
 from seed_registry.settings import Settings
 
 
@@ -27,8 +27,17 @@ class ShardBytes:
         offset: of the next unpacked byte.
     """
 
-    def __init__(self, shard: Shard, index: IndexRef, source: OpenIndex | UnpackedStream) -> None:
-        """`source` is the whole index for its first shard, for others what is read from their `first` byte on."""
+    def __init__(
+        self, shard: Shard, index: IndexRef, source: OpenIndex | UnpackedStream | PackedRange, bom_bytes: int = 0
+    ) -> None:
+        """Prepare for reading.
+
+        Args:
+            shard: of the index.
+            index: where it is read from.
+            source: the whole index for its first shard, else, and if that is packed, what is read from `first` on.
+            bom_bytes: length of a byte order mark at the beginning of the shard.
+        """
         self.index = index
         self.name = index.display_name
         self.size = shard.last - shard.first if shard.last != UNKNOWN else None
@@ -37,6 +46,8 @@ class ShardBytes:
         self._source = source
         self._digest = xxhash.xxh3_128()
         self._skip = shard.skip
+        if bom_bytes:
+            self._skip = self.offset = bom_bytes
         self._last_byte = b""
         if isinstance(source, OpenIndex):
             self.offset = source.head_offset
@@ -94,12 +105,18 @@ class ShardBytes:
 
 
 @asynccontextmanager
-async def open_from(index: IndexRef, shard: Shard, settings: Settings) -> AsyncIterator[ShardBytes]:
-    """Open a shard that is not the first one of its index.
+async def open_from(
+    index: IndexRef, shard: Shard, settings: Settings, *, is_packed: bool, bom_bytes: int
+) -> AsyncIterator[ShardBytes]:
+    """Open a shard where it begins; `bom_bytes` is the length of the byte order mark of the index.
 
     Raises:
         IndexUnreadable: the file cannot be read, or is another one than that which was cut into shards.
     """
+    if is_packed:
+        async with open_packed(index, shard, settings) as packed_range:
+            yield ShardBytes(shard, index, packed_range, bom_bytes if shard.is_first else 0)
+        return
     file = open_local(index)
     packed = CountedFile(file)
     try:
@@ -122,8 +139,3 @@ def require_same(index: IndexRef, shard: Shard, size: int | None, modified: int 
     """
     if shard.modified != UNKNOWN and (size, modified) != (shard.size, shard.modified):
         raise changed(index.display_name, "it has another size or time")
-
-
-def changed(name: str, evidence: str) -> IndexUnreadable:
-    """The error about a file that is not what was cut into shards."""
-    return IndexUnreadable(f"{name} was changed while it was loaded: {evidence}; load it again when it is finished")

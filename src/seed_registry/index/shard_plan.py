@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Final
+
+from msgspec.structs import replace
 
 from seed_registry.index.byte_stream import OpenIndex, open_index
 from seed_registry.index.document_cuts import DocumentCuts, find_array
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.json_document import DocumentFramer
+from seed_registry.index.packed_cuts import NoMarks
+from seed_registry.index.packed_lines import packed_starts
 from seed_registry.index.random_access import RandomAccess, open_for_cuts
 from seed_registry.index.record_format import RecordFormat
 from seed_registry.index.shards import UNKNOWN, Cut, Shard
@@ -41,7 +46,7 @@ async def cut(index: IndexRef, settings: Settings, shard_bytes: int) -> Cut:
         if opened.size <= shard_bytes:
             return _whole("it is no larger than one shard", opened)
         if opened.is_packed:
-            return _whole("it is packed", opened)
+            return await _packed(opened, settings, shard_bytes, is_lines=found.shape.lines)
         if found.shape.lines:
             async with open_for_cuts(index) as file:
                 return _of(opened, [start async for start in _line_starts(file, shard_bytes)])
@@ -53,6 +58,29 @@ async def cut(index: IndexRef, settings: Settings, shard_bytes: int) -> Cut:
         async with open_for_cuts(index) as file:
             cuts = DocumentCuts(file, framer.layout, begun, shard_bytes, settings.max_record_bytes)
             return _of(opened, [start async for start in cuts.starts()], begun.dress.encode())
+
+
+async def _packed(opened: OpenIndex, settings: Settings, shard_bytes: int, *, is_lines: bool) -> Cut:
+    name = shlex.quote(opened.index.path)
+    fix = f"{opened.unpacker} {name} > UNPACKED && seed-registry load UNPACKED"
+    if opened.index.kind != "file":
+        return _whole("it is packed, and at a URL", opened)
+    if not is_lines:
+        return _whole("it is a document, and packed", opened, fix)
+    try:
+        starts = await packed_starts(opened.index, settings, shard_bytes)
+    except NoMarks as exc:
+        return _whole(str(exc), opened, fix)
+    if not starts:
+        return _whole("it is packed in one piece, or in a few", opened, fix)
+    whole = _of(opened, [])
+    last = whole.shards[0]
+    shards: list[Shard] = []
+    for start in starts:
+        begin = start.mark.offset + start.skip
+        shards.append(replace(last, end=begin, last=start.mark.place, last_offset=start.mark.offset))
+        last = replace(last, number=last.number + 1, first=start.mark.place, skip=start.skip, start=begin)
+    return Cut([*shards, last], size=whole.size, modified=whole.modified)
 
 
 def _whole(reason: str, opened: OpenIndex | None = None, fix: str = "") -> Cut:

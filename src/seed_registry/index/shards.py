@@ -9,6 +9,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from seed_registry.errors import IndexUnreadable
+
 # No position.
 UNKNOWN = -1
 
@@ -55,6 +57,7 @@ class Shard(Struct, frozen=True):
         size, modified: of the file, in bytes and nanoseconds since 1970; `UNKNOWN` where a change cannot be noticed.
         etag: strong, of a URL.
         dress: of a piece of a document: what its reader has to know of the document around it.
+        last_offset: of a packed file, the unpacked offset of its byte `last`; else, and of the last shard, `UNKNOWN`.
     """
 
     number: int
@@ -67,6 +70,7 @@ class Shard(Struct, frozen=True):
     modified: int = UNKNOWN
     etag: str = ""
     dress: bytes = b""
+    last_offset: int = UNKNOWN
 
     @property
     def is_first(self) -> bool:
@@ -100,7 +104,7 @@ def join(one: Shard, following: Shard) -> Shard:
     """The shard of the bytes of both, which must follow one another."""
     if one.end != following.start:
         raise ValueError(f"shard {following.number} does not follow shard {one.number}")
-    return replace(one, end=following.end, last=following.last)
+    return replace(one, end=following.end, last=following.last, last_offset=following.last_offset)
 
 
 def rejoined(shards: Sequence[Shard], position: int, soundness: Soundness) -> list[Shard]:
@@ -126,3 +130,8 @@ def with_portal(shards: Sequence[Shard], portal: str) -> list[Shard]:
         replace(shard, dress=replace(decode_dress(shard.dress), portal=portal).encode()) if shard.dress else shard
         for shard in shards
     ]
+
+
+def changed(name: str, evidence: str) -> IndexUnreadable:
+    """The error about a file that is not what was cut into shards."""
+    return IndexUnreadable(f"{name} was changed while it was loaded: {evidence}; load it again when it is finished")
