@@ -55,7 +55,7 @@ def directory(count: int = 200, **header: Any) -> dict[str, Any]:
     return {"datasets": [{"id": f"k{number}", "name": "n" * 50} for number in range(count)], **header}
 
 
-async def same(path: Path, shard_bytes: int, shards: list[Shard] | None = None, **options: Any) -> Reading:
+async def same(path: Path | str, shard_bytes: int, shards: list[Shard] | None = None, **options: Any) -> Reading:
     found = await sharded(path, shard_bytes, shards or (), **options)
     wanted = await whole(path, **options)
     assert found.seen == wanted.seen
@@ -273,7 +273,7 @@ def test_what_does_not_end_is_joined_with_half_as_much_again_each_time() -> None
 # files that are not what was cut
 
 
-async def read(path: Path, shard: Shard, while_read: Callable[[], object] = lambda: None) -> bytes:
+async def read(path: Path | str, shard: Shard, while_read: Callable[[], object] = lambda: None) -> bytes:
     """Read a shard, and return its digest."""
     async with read_shard(IndexRef.of(path), shard, Settings()) as reader:
         async for _ in reader.records():

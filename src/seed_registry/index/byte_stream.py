@@ -256,6 +256,11 @@ class OpenIndex:
         return bool(self._stream.outer)
 
     @property
+    def etag(self) -> str:
+        """Of a URL, if its server gives a strong one; else empty."""
+        return self._packed.etag
+
+    @property
     def modified(self) -> int | None:
         """Nanoseconds since 1970; None where a change of the file could not be noticed."""
         return self._packed.modified

@@ -20,6 +20,7 @@ class RawFile(Protocol):
     closed: bool
     size: int | None
     modified: int | None
+    etag: str
 
     def has_changed(self) -> bool:
         """Whether it was changed since it was opened."""
@@ -56,6 +57,11 @@ class CountedFile(io.RawIOBase):
     def size(self) -> int | None:
         """In bytes; None where that is not known."""
         return self._file.size
+
+    @property
+    def etag(self) -> str:
+        """Strong, of a URL; else empty."""
+        return self._file.etag
 
     @property
     def modified(self) -> int | None:

@@ -28,7 +28,10 @@ class LocalFile:
     Attributes:
         size: in bytes, None for a pipe.
         modified: nanoseconds since 1970, None where a change of the file could not be noticed.
+        etag: empty, only URLs have one.
     """
+
+    etag = ""
 
     def __init__(self, file: io.FileIO, index: IndexRef | None = None) -> None:
         self.closed = False

@@ -45,7 +45,7 @@ async def read_shard(
         opened = await stack.enter_async_context(
             open_index(index, max_unpacked_bytes=settings.max_unpacked_bytes, headers=settings.headers)
         )
-        require_same(index, shard, opened.size, opened.modified)
+        require_same(index, shard, opened)
         found = RecordFormat(opened, settings, salt)
         if shard.is_first and (shard.is_last or not opened.is_packed):
             data = ShardBytes(shard, index, opened)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Protocol
 
 from seed_registry.errors import IndexUnreadable
+from seed_registry.headers import Header
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.local_file import LocalFile, open_local
 
@@ -29,6 +31,16 @@ class RandomAccess(Protocol):
         ...
 
 
+class NoRanges(IndexUnreadable):  # before anything is read of it the index is read as one
+    """A server does not send parts of a file.
+
+    Attributes:
+        reason: in words.
+    """
+
+    reason = "its server does not send parts of a file"
+
+
 class _LocalAccess:
     def __init__(self, file: LocalFile, name: str) -> None:
         assert file.size is not None, "a pipe has no positions"
@@ -43,13 +55,36 @@ class _LocalAccess:
             raise IndexUnreadable(f"{self._name}: reading failed near byte {position}: {exc.strerror or exc}") from exc
 
 
+class _RemoteAccess:
+    def __init__(self, index: IndexRef, headers: Sequence[Header], etag: str, size: int) -> None:
+        from seed_registry.index.remote_file import Version, read_range  # noqa: PLC0415  # httpx is slow to import
+
+        self.size = size
+        self._name = index.display_name
+        self._read = partial(read_range, index, headers, Version(etag, size))
+
+    async def read(self, position: int, count: int) -> bytes:
+        found = await asyncio.to_thread(self._read, position, count)
+        if found is None:
+            raise NoRanges(f"{self._name}: {NoRanges.reason}, or it changed meanwhile")
+        return found
+
+
 @asynccontextmanager
-async def open_for_cuts(index: IndexRef) -> AsyncIterator[RandomAccess]:
-    """Open a regular file.
+async def open_for_cuts(
+    index: IndexRef, headers: Sequence[Header] = (), etag: str = "", size: int = 0
+) -> AsyncIterator[RandomAccess]:
+    """Open a regular file, or a URL whose server sent this ETag and size.
 
     Raises:
         IndexUnreadable: it cannot be opened.
+        NoRanges: the server does not send parts of a file.
     """
+    if index.kind == "url":
+        remote = _RemoteAccess(index, headers, etag, size)
+        await remote.read(size - 1, 1)
+        yield remote
+        return
     file = open_local(index)
     try:
         yield _LocalAccess(file, index.display_name)

@@ -10,9 +10,11 @@ from contextlib import closing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
+from threading import Event
 from time import monotonic
 
 import httpx
+from msgspec import Struct
 
 from seed_registry.errors import IndexUnreadable
 from seed_registry.escape import printable
@@ -39,9 +41,21 @@ _AGENT = f"seed-registry/{version('seed-registry')} (loads open-data portal inde
 class RemoteFile:
     """A raw file that a thread of its own fetches ahead: that thread may hang in the network, a reader never does."""
 
-    def __init__(self, index: IndexRef, headers: Sequence[Header] = ()) -> None:
-        """`headers` are sent to the origin of the URL only."""
-        self.size: int | None = None  # None until the server has sent it
+    def __init__(
+        self, index: IndexRef, headers: Sequence[Header] = (), *, first: int = 0, version: Version | None = None
+    ) -> None:
+        """Prepare for reading.
+
+        Args:
+            index: its URL.
+            headers: sent to the origin of the URL only.
+            first: the byte where reading begins; only with HTTP.
+            version: that has to be there; required where `first` is not 0.
+        """
+        self.size: int | None = version.size if version else None  # None until the server has sent it
+        self.etag = version.etag if version else ""  # empty until the server has sent it, and if it is weak
+        self._first = first
+        self._wanted = version
         self.modified: int | None = None
         self.closed = False
         self._index = index
@@ -92,12 +106,13 @@ class RemoteFile:
             self._changed.notify_all()
 
     def _fetch(self) -> None:
-        received = 0
+        received = self._first
         url = self._index.path
-        http = url.lower().startswith(("http://", "https://"))
-        pieces = _Download(url, self._headers, self._closing.wait).pieces() if http else _fsspec(url)
+        download = _Download(url, self._headers, self._closing.wait, first=self._first, version=self._wanted)
+        pieces = download.pieces() if is_http(self._index) else _fsspec(url)
         try:
             for self.size, piece in pieces:
+                self.etag = download.etag
                 received += len(piece)
                 if max(received, self.size or 0) > MAX_BYTES:
                     raise _Refused(f"it is larger than {MAX_BYTES >> 30:,} GiB: no index is")  # noqa: TRY301  # said as the rest
@@ -117,8 +132,54 @@ class RemoteFile:
             self._changed.notify_all()
 
 
+class Version(Struct, frozen=True):
+    """One version of a file on a server.
+
+    Attributes:
+        etag: strong.
+        size: in bytes.
+    """
+
+    etag: str
+    size: int
+
+
+def is_http(index: IndexRef) -> bool:
+    """Whether an index is read from an HTTP server."""
+    return index.kind == "url" and index.path.lower().startswith(("http://", "https://"))
+
+
+def read_range(index: IndexRef, headers: Sequence[Header], version: Version, position: int, count: int) -> bytes | None:
+    """Some bytes of a file on a server from a position on, at most `count`, none behind the end; this blocks.
+
+    None if the server does not answer with a part of this version.
+
+    Raises:
+        IndexUnreadable: it does not answer.
+    """
+    end = min(position + count, version.size)
+    if position >= end:
+        return b""
+    download = _Download(index.path, headers, Event().wait, first=position, version=version, end=end)
+    found = bytearray()
+    try:
+        for _, piece in download.pieces():
+            found += piece
+            if len(found) >= count:
+                break
+    except _NoRange:
+        return None
+    except Exception as exc:
+        raise IndexUnreadable(f"{index.display_name} cannot be read: {_reason(exc, index)}") from exc
+    return bytes(found[:count])
+
+
 class _Refused(Exception):
     """Said in our own words, which hold no secret."""
+
+
+class _NoRange(_Refused):
+    """The server does not answer with the part that was asked for."""
 
 
 class _Busy(httpx.TransportError):
@@ -131,14 +192,31 @@ _QUOTES_NO_URL = (_Refused, _Busy, httpx.NetworkError, httpx.TimeoutException, I
 class _Download:
     """One file over as many connections as it takes."""
 
-    def __init__(self, url: str, headers: Sequence[Header], wait_unless_closed: Callable[[float], bool]) -> None:
+    def __init__(
+        self,
+        url: str,
+        headers: Sequence[Header],
+        wait_unless_closed: Callable[[float], bool],
+        *,
+        first: int = 0,
+        version: Version | None = None,
+        end: int | None = None,
+    ) -> None:
         self._url, self._wait_unless_closed = url, wait_unless_closed
         self._headers = sent_to(url, headers)
         self._elsewhere: str | None = None  # the origin that it redirects to, where our headers are not sent
-        self._position = 0
-        self._size: int | None = None
+        self._position = first
+        self._end = end
+        self._size: int | None = version.size if version else None
         self._wait = 0.0  # seconds that the server asked for
-        self._version: tuple[str, str] | None = None  # ETag and Last-Modified; None: no answer yet
+        # ETag and Last-Modified; None: no answer yet
+        self._version: tuple[str, str] | None = (version.etag, "") if version else None
+
+    @property
+    def etag(self) -> str:
+        """Of the file, if it is strong: a weak one does not promise the same bytes."""
+        etag = self._version[0] if self._version else ""
+        return etag if etag.startswith('"') else ""
 
     def pieces(self) -> Iterator[tuple[int | None, bytes]]:
         failures = 0
@@ -151,7 +229,7 @@ class _Download:
                             self._position += len(piece)
                             failures = 0
                             yield self._size, piece
-                    if self._position >= (self._size or 0):
+                    if self._position >= (self._end or self._size or 0):
                         return
                     raise httpx.ReadError("the answer ended early")
                 except httpx.TransportError as exc:
@@ -189,11 +267,11 @@ class _Download:
     def _range(self) -> dict[str, str]:
         if not self._position:
             return {}
-        etag, modified = self._version or ("", "")
-        validator = etag if etag.startswith('"') else modified  # a weak one does not promise the same bytes
+        validator = self.etag or (self._version or ("", ""))[1]
         if not validator:
             raise _Refused(f"lost at byte {self._position}; the server gives no ETag or Last-Modified to resume by")
-        return {"Range": f"bytes={self._position}-", "If-Range": validator}
+        last = "" if self._end is None else self._end - 1
+        return {"Range": f"bytes={self._position}-{last}", "If-Range": validator}
 
     def _check(self, response: httpx.Response) -> None:
         status, headers = response.status_code, response.headers
@@ -211,10 +289,10 @@ class _Download:
             self._size = int("transfer-encoding" not in headers and headers.get("content-length", 0)) or None
             return
         if any(old and new and old != new for old, new in zip(self._version, found, strict=True)):
-            raise _Refused(f"lost at byte {self._position}; the file changed on the server meanwhile: load it anew")
+            raise _NoRange(f"lost at byte {self._position}; the file changed on the server meanwhile: load it anew")
         part = re.fullmatch(rf"bytes {self._position}-[0-9]+/([0-9]+|\*)", headers.get("content-range", ""))
         if status == 200 or not part or (self._size and part[1] not in {"*", str(self._size)}):  # noqa: PLR2004
-            raise _Refused(f"lost at byte {self._position}; the server cannot resume, or the file changed")
+            raise _NoRange(f"lost at byte {self._position}; the server cannot resume, or the file changed")
 
     def _hint(self) -> str:
         if self._elsewhere is not None and self._headers:

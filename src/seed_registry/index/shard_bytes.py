@@ -9,7 +9,7 @@ import xxhash
 
 from seed_registry.checkpoint import FileState
 from seed_registry.index.byte_stream import OpenIndex, UnpackedStream
-from seed_registry.index.counted_file import CountedFile
+from seed_registry.index.counted_file import CountedFile, RawFile
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.local_file import open_local
 from seed_registry.index.packed_lines import PackedRange, open_packed
@@ -117,11 +117,9 @@ async def open_from(
         async with open_packed(index, shard, settings) as packed_range:
             yield ShardBytes(shard, index, packed_range, bom_bytes if shard.is_first else 0)
         return
-    file = open_local(index)
-    packed = CountedFile(file)
+    packed = CountedFile(_open_at(index, shard, settings))
     try:
-        require_same(index, shard, file.size, file.modified)
-        file.seek(shard.first)
+        require_same(index, shard, packed)
         stream = UnpackedStream(
             index, packed, settings.max_unpacked_bytes, first=shard.first, offset=shard.start - shard.skip
         )
@@ -131,11 +129,24 @@ async def open_from(
         packed.close()
 
 
-def require_same(index: IndexRef, shard: Shard, size: int | None, modified: int | None) -> None:
-    """Check that a file has still the size and the time that it had when it was cut into shards.
+def require_same(index: IndexRef, shard: Shard, file: OpenIndex | CountedFile) -> None:
+    """Check that a file has still the size and the time, or the ETag, that it had when it was cut into shards.
 
     Raises:
         IndexUnreadable: it has not.
     """
-    if shard.modified != UNKNOWN and (size, modified) != (shard.size, shard.modified):
+    if shard.modified != UNKNOWN and (file.size, file.modified) != (shard.size, shard.modified):
         raise changed(index.display_name, "it has another size or time")
+    if shard.etag and file.etag != shard.etag:
+        raise changed(index.display_name, "its server has another version")
+
+
+def _open_at(index: IndexRef, shard: Shard, settings: Settings) -> RawFile:
+    """Open a plain file where a shard begins."""
+    if index.kind == "url":
+        from seed_registry.index.remote_file import RemoteFile, Version  # noqa: PLC0415  # httpx is slow to import
+
+        return RemoteFile(index, settings.headers, first=shard.first, version=Version(shard.etag, shard.size))
+    file = open_local(index)
+    file.seek(shard.first)
+    return file

@@ -13,9 +13,10 @@ from seed_registry.index.byte_stream import OpenIndex, open_index
 from seed_registry.index.document_cuts import DocumentCuts, find_array
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.json_document import DocumentFramer
+from seed_registry.index.json_envelope import Layout
 from seed_registry.index.packed_cuts import NoMarks
 from seed_registry.index.packed_lines import packed_starts
-from seed_registry.index.random_access import RandomAccess, open_for_cuts
+from seed_registry.index.random_access import NoRanges, RandomAccess, open_for_cuts
 from seed_registry.index.record_format import RecordFormat
 from seed_registry.index.shards import UNKNOWN, Cut, Shard
 from seed_registry.settings import Settings
@@ -38,26 +39,36 @@ async def cut(index: IndexRef, settings: Settings, shard_bytes: int) -> Cut:
         SettingsInvalid: `--domain` cannot be used with it.
     """
     if index.kind == "stdin":
-        return _whole("standard input cannot be read at several places", fix="load it from a file")
+        return _whole("standard input cannot be read at several places")
     async with open_index(index, max_unpacked_bytes=settings.max_unpacked_bytes, headers=settings.headers) as opened:
         found = RecordFormat(opened, settings)
         if opened.size is None:
-            return _whole("a pipe cannot be read at several places", fix="load it from a file")
+            return _whole("a pipe, or a URL of unknown size, cannot be read at several places")
         if opened.size <= shard_bytes:
             return _whole("it is no larger than one shard", opened)
+        if index.kind == "url" and not opened.etag:
+            return _whole("its server gives it no strong ETag, by which each shard would know it again", opened)
         if opened.is_packed:
             return await _packed(opened, settings, shard_bytes, is_lines=found.shape.lines)
-        if found.shape.lines:
-            async with open_for_cuts(index) as file:
-                return _of(opened, [start async for start in _line_starts(file, shard_bytes)])
-        framer = DocumentFramer(found.layout, max_record_bytes=settings.max_record_bytes, offset=opened.head_offset)
-        async with aclosing(opened.chunks()) as chunks:
-            begun = await find_array(framer, chunks, shard_bytes)
-        if begun is None:
-            return _whole("its records are not in one array that begins near its beginning", opened)
-        async with open_for_cuts(index) as file:
-            cuts = DocumentCuts(file, framer.layout, begun, shard_bytes, settings.max_record_bytes)
-            return _of(opened, [start async for start in cuts.starts()], begun.dress.encode())
+        try:
+            async with open_for_cuts(index, settings.headers, opened.etag, opened.size) as file:
+                if found.shape.lines:
+                    return _of(opened, [start async for start in _line_starts(file, shard_bytes)])
+                return await _document(opened, file, found.layout, shard_bytes, settings.max_record_bytes)
+        except NoRanges as exc:
+            return _whole(exc.reason, opened)
+
+
+async def _document(
+    opened: OpenIndex, file: RandomAccess, layout: Layout, shard_bytes: int, max_record_bytes: int
+) -> Cut:
+    framer = DocumentFramer(layout, max_record_bytes=max_record_bytes, offset=opened.head_offset)
+    async with aclosing(opened.chunks()) as chunks:
+        begun = await find_array(framer, chunks, shard_bytes)
+    if begun is None:
+        return _whole("its records are not in one array that begins near its beginning", opened)
+    cuts = DocumentCuts(file, layout, begun, shard_bytes, max_record_bytes)
+    return _of(opened, [start async for start in cuts.starts()], begun.dress.encode())
 
 
 async def _packed(opened: OpenIndex, settings: Settings, shard_bytes: int, *, is_lines: bool) -> Cut:
@@ -90,12 +101,12 @@ def _whole(reason: str, opened: OpenIndex | None = None, fix: str = "") -> Cut:
 
 def _of(opened: OpenIndex | None, starts: Sequence[int], dress: bytes = b"") -> Cut:
     """The shards of a plain file that begin at its beginning, and at these bytes."""
-    size = modified = UNKNOWN
+    size, modified, etag = UNKNOWN, UNKNOWN, opened.etag if opened else ""
     if opened is not None and opened.size is not None:
         size, modified = opened.size, UNKNOWN if opened.modified is None else opened.modified
     ends = [*starts, UNKNOWN]
     shards = [
-        Shard(number, start, 0, start, end, size if end == UNKNOWN else end, size, modified, dress=dress)
+        Shard(number, start, 0, start, end, size if end == UNKNOWN else end, size, modified, etag, dress)
         for number, (start, end) in enumerate(zip([0, *starts], ends, strict=True))
     ]
     return Cut(shards, "" if starts else "it has no place to be cut at", "", size, modified)
