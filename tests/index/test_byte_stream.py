@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from seed_registry.errors import IndexNotUnderstood, IndexUnreadable, SeedRegist
 from seed_registry.index import byte_stream
 from seed_registry.index.byte_stream import CHUNK_BYTES, HEAD_BYTES, open_index
 from seed_registry.index.inputs import IndexRef
+from seed_registry.index.local_file import LocalFile
 
 pytestmark = pytest.mark.anyio
 
@@ -527,3 +529,19 @@ async def test_an_index_is_closed_when_it_is_left(tmp_path: Path) -> None:
         packed = index._packed
     assert packed.closed
     assert packed._file.closed
+
+
+def test_a_file_is_not_closed_under_a_read_in_another_thread(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    raw = io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    writer = os.open(path, os.O_WRONLY)
+    file = LocalFile(raw)
+    reader = threading.Thread(target=file.readinto, args=(memoryview(bytearray(9)),))
+    reader.start()
+    time.sleep(0.05)
+    file.close()
+    assert not raw.closed, "the number of its descriptor could be another file's"
+    reader.join(10)
+    assert raw.closed
+    os.close(writer)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sharded import sharded, whole
-from test_shards import SCALE, SOURCE, hostile_document, line, pieces_of_lines, real_indexes, saved, untimed
+from test_shards import SCALE, SOURCE, eighth, hostile_document, line, pieces_of_lines, real_indexes, saved, untimed
 
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.key_scan import scan_keys
@@ -101,4 +101,4 @@ def test_no_key_of_a_hostile_document_is_missed(tmp_path: Path, rng: Any, shard_
 async def test_no_key_of_a_real_index_is_missed(shared_data: Path) -> None:
     for path in real_indexes(shared_data):
         needs_domain = path.name.startswith(("view", "pod10"))
-        await found_in(path, 64 << 10, domain="told.example.org" if needs_domain else None)
+        await found_in(path, eighth(path), domain="told.example.org" if needs_domain else None)

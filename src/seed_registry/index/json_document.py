@@ -31,7 +31,7 @@ from seed_registry.index.unread_arrays import IsRecord, UnreadArrays
 from seed_registry.records import Piece, RawBlock, RawRecord
 
 _TOKEN = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+")|([{}\[\],:])|([^ \t\r\n"{}\[\],:]++)', re.DOTALL)
-_COMMA, _CLOSE, _BRACE = b",]{"
+_COMMA, _CLOSE, BRACE = b",]{"
 # A record that is too long to keep is scanned to its end by token; with more open brackets it has none that is right.
 _MAX_OPEN_BRACKETS = 10_000
 
@@ -182,7 +182,7 @@ class DocumentFramer:
             return position, False
         if self.pages:
             is_alike = self._buffer[position] == self._first_byte
-            is_page = is_alike and (self._first_byte == _BRACE or any(self.page_counts.values()))  # not `[][]`
+            is_page = is_alike and (self._first_byte == BRACE or any(self.page_counts.values()))  # not `[][]`
             if not (self.layout.is_sequence and is_page):
                 raise Broken("the document has ended, but something follows", self._base + position)
             self._require_records()
@@ -310,7 +310,7 @@ class DocumentFramer:
                     if level.array is None:
                         return self._behind_array(level, position)
                     continue
-                if array.is_walked and buffer[position] == _BRACE:
+                if array.is_walked and buffer[position] == BRACE:
                     self._open_element(array, position)
                     return position, True
                 array.scan = ElementScan(self._base + position, self._line_at(position))

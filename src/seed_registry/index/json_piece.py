@@ -4,6 +4,8 @@ A piece ends between two elements of an array, where the next one begins. The do
 as its *dress*: the envelope up to the array, without the elements of earlier arrays. Fed that, a framer is in the state
 in which it would be after the bytes before the piece.
 
+Of pages, documents one a line, a piece begins and ends between two of them, and has no dress but an empty one.
+
 Where a piece may end is guessed. It is proven by the framer of the piece before: if that ends between two elements of
 the same array, with the same envelope, the guess was right, provided that its own beginning was. So if all pieces of a
 document but the last one are sound, they have the records of the whole document, by induction from the first piece.
@@ -13,8 +15,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from seed_registry.index.json_document import DocumentFramer
-from seed_registry.index.json_envelope import Layout
+from seed_registry.index.json_document import BRACE, DocumentFramer
+from seed_registry.index.json_envelope import Broken, Layout
 from seed_registry.index.shards import Dress, Soundness
 from seed_registry.records import Piece
 
@@ -47,7 +49,10 @@ class PieceFramer(DocumentFramer):
         self.soundness: Soundness | None = None
         self._dress = dress
         self._is_last = is_last
-        if not is_first:
+        if not is_first and not skeleton:
+            # as behind a page that had records
+            self.pages, self._first_byte, self.has_found = 1, BRACE, True
+        elif not is_first:
             self.feed(skeleton)
             array = self._levels[-1].array
             assert array is not None, "a dress ends with the bracket of its array"
@@ -61,7 +66,7 @@ class PieceFramer(DocumentFramer):
             return records
         records = self._advance(final=True)
         if not self.pending:
-            self.soundness = self._end()
+            self.soundness = self._between_pages() if not self._dress.skeleton else self._end()
             self.has_found = True  # a page that goes on behind the piece may have its records there
         return records
 
@@ -71,6 +76,16 @@ class PieceFramer(DocumentFramer):
         if self.problem is not None or self.pages > 1 or not self._levels:
             return True
         return len(_tokens(self._levels[0].envelope.skeleton)) > len(_tokens(self._dress.skeleton))
+
+    def _between_pages(self) -> Soundness:
+        """How a piece of pages ends: between two of them?"""
+        if self._levels or self._start < len(self._buffer):
+            return "open"
+        try:
+            self._require_records()  # of the first page of the index this is known only when another one follows
+        except Broken as broken:
+            self.problem = self.problem or broken.problem
+        return "sound"
 
     def _end(self) -> Soundness:
         """How the piece ends: in the state in which the next one begins?"""

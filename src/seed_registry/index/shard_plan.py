@@ -18,7 +18,7 @@ from seed_registry.index.packed_cuts import NoMarks
 from seed_registry.index.packed_lines import packed_starts
 from seed_registry.index.random_access import NoRanges, RandomAccess, open_for_cuts
 from seed_registry.index.record_format import RecordFormat
-from seed_registry.index.shards import UNKNOWN, Cut, Shard
+from seed_registry.index.shards import UNKNOWN, Cut, Dress, Shard
 from seed_registry.settings import Settings
 
 # Of a search for the end of a line; most are shorter than the first.
@@ -54,6 +54,9 @@ async def cut(index: IndexRef, settings: Settings, shard_bytes: int) -> Cut:
             async with open_for_cuts(index, settings.headers, opened.etag, opened.size) as file:
                 if found.shape.lines:
                     return _of(opened, [start async for start in _line_starts(file, shard_bytes)])
+                if found.shape.form == "documents, one a line":
+                    pages = Dress(b"", (), b"").encode()
+                    return _of(opened, [start async for start in _line_starts(file, shard_bytes)], pages)
                 return await _document(opened, file, found.layout, shard_bytes, settings.max_record_bytes)
         except NoRanges as exc:
             return _whole(exc.reason, opened)

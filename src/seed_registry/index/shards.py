@@ -24,7 +24,8 @@ class Dress(Struct, frozen=True, array_like=True):
     """What the pieces of a document have to know of it.
 
     Attributes:
-        skeleton: the envelope up to the array that is cut, with earlier arrays emptied.
+        skeleton: the envelope up to the array that is cut, with earlier arrays emptied; empty of pages, which are cut
+            between two of them.
         path: of the array.
         seam: the bytes from the end of an element to the first key of the next one.
         portal: from the header as it is at the end of the document; None if that is not known yet.
@@ -122,14 +123,16 @@ def rejoined(shards: Sequence[Shard], position: int, soundness: Soundness) -> li
 
 
 def with_portal(shards: Sequence[Shard], portal: str) -> list[Shard]:
-    """The shards, told the portal that the document's header names at its end; those of lines need none.
+    """The shards, told the portal that the document's header names at its end; those of lines and of pages need none.
 
     Without it an asset whose source depends on a header behind the records has no source in all shards but the last.
     """
-    return [
-        replace(shard, dress=replace(decode_dress(shard.dress), portal=portal).encode()) if shard.dress else shard
-        for shard in shards
-    ]
+    return [replace(shard, dress=_with_portal(shard.dress, portal)) if shard.dress else shard for shard in shards]
+
+
+def _with_portal(dress: bytes, portal: str) -> bytes:
+    decoded = decode_dress(dress)
+    return replace(decoded, portal=portal).encode() if decoded.skeleton else dress
 
 
 def changed(name: str, evidence: str) -> IndexUnreadable:
