@@ -47,7 +47,7 @@ class HeldBatch(Struct, frozen=True):
         assets: in file order.
         indexes: the number of the index of each.
         sources: the row of each asset's source, by its key.
-        index: of the last asset of every key.
+        index: that has the last asset of every key.
         was_inserted: whether this run inserted their rows.
         dropped: the numbers of the indexes of further assets of these keys, of which there were too many.
     """
@@ -164,6 +164,9 @@ class HeldAssets:
             for signed, records in groupby(found, key=itemgetter(0)):
                 group = _Group(records)
                 key = (was_inserted(signed + (1 << 63)), group.indexes[-1])
+                if group.is_contested:
+                    yield _Batcher(self._sources, group.indexes[-1], was_inserted=key[0]).add(group).batch()
+                    continue
                 batch = batches.setdefault(key, _Batcher(self._sources, group.indexes[-1], was_inserted=key[0]))
                 batch.add(group)
                 if batch.is_full(rows, max_bytes):
@@ -232,6 +235,11 @@ class _Group:
             while self.bytes > _KEY_BYTES and len(self.assets) > 1:
                 self._drop_first()
 
+    @property
+    def is_contested(self) -> bool:
+        """Whether some of them may be rejected, for another portal has this key."""
+        return any(asset.own_key for asset in self.assets) and len({asset.source_key for asset in self.assets}) > 1
+
     def _drop_first(self) -> None:
         first, second = self.assets[:2]
         self.bytes -= len(first.raw)
@@ -255,11 +263,12 @@ class _Batcher:
         self._indexes: list[int] = []
         self._dropped: list[int] = []
 
-    def add(self, group: _Group) -> None:
+    def add(self, group: _Group) -> _Batcher:
         self._assets += group.assets
         self._indexes += group.indexes
         self._dropped += group.dropped
         self.bytes += group.bytes
+        return self
 
     def is_full(self, rows: int, max_bytes: int) -> bool:
         return len(self._assets) >= rows or self.bytes >= max_bytes

@@ -42,15 +42,15 @@ class Settler:
         parts = [batch.assets]
         while parts:
             assets = parts.pop(0)
-            index = max(self._index_of[id(asset)] for asset in assets)
+            name = self._names[batch.index]
             # Only to look it up: the places of these assets are behind the checkpoints of their lanes.
-            checkpoint = without_position(self._names[index], self._number, PARTIAL_BATCH)
+            checkpoint = without_position(name, self._number, PARTIAL_BATCH)
             try:
-                counts = await self._writer.write(Batch(assets, batch.sources, checkpoint, self._names[index]))
+                counts = await self._writer.write(Batch(assets, batch.sources, checkpoint, name))
             except Exception as exc:  # noqa: BLE001  # `split` raises it again if no record is to blame
                 parts[:0] = await self._bisection.split(assets, exc)
             else:
-                self._count(counts, assets, index, was_inserted=batch.was_inserted)
+                self._count(counts, assets, was_inserted=batch.was_inserted)
         await self._bisection.settle()
         self._recorder.tally.assets.duplicate += len(batch.dropped)
         self._recorder.tally.batches += 1
@@ -58,19 +58,23 @@ class Settler:
     async def finish(self) -> None:
         """Do nothing: every batch is finished by itself."""
 
-    def _count(self, counts: MergeCounts, assets: Sequence[Asset], index: int, *, was_inserted: bool) -> None:
+    def _count(self, counts: MergeCounts, assets: Sequence[Asset], *, was_inserted: bool) -> None:
         recorder = self._recorder
         if counts.inserted + counts.updated:
             self._bisection.acquit_database()
+        refused = set[int]()
         for reject, asset in with_assets(counts.rejects, assets):
             recorder.reject_sent(reject, asset, self._sources, self._index(asset))
+            refused.add(id(asset))
+        taken = [self._index_of[id(asset)] for asset in assets if id(asset) not in refused]
         if was_inserted:  # their keys are counted as that already
             again = counts.updated + counts.unchanged + counts.resumed
             counts = replace(counts, updated=0, unchanged=0, resumed=0, duplicate=counts.duplicate + again)
         recorder.tally.assets.add(counts)
-        settled = Counts()
-        settled.add(counts)
-        recorder.count_settled(settled, index)
+        if taken:
+            settled = Counts()
+            settled.add(counts)
+            recorder.count_settled(settled, max(taken))
 
     def _index(self, asset: Asset) -> tuple[int, str]:
         number = self._index_of[id(asset)]
