@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, Protocol
 from msgspec import Struct, field
 from msgspec.structs import astuple
 
-from seed_registry.records import Asset, Reject
+from seed_registry.records import Reject
 
 
 class Counts(Struct):
@@ -76,7 +76,7 @@ class MergeCounts(Struct, frozen=True):
         resumed: those that an earlier attempt of the run had committed.
         rejects: those whose key is another source's.
         new: of a batch that `holds_changed`, those that were written, for the table did not have their keys.
-        held: of such a batch, those that were not written, for their key has a row that differs; not counted.
+        held: those of it that were not written, for their key has a row that differs; they are not counted.
     """
 
     inserted: int = 0
@@ -85,8 +85,8 @@ class MergeCounts(Struct, frozen=True):
     duplicate: int = 0
     resumed: int = 0
     rejects: tuple[Reject, ...] = ()
-    new: Sequence[Asset] = ()
-    held: Sequence[Asset] = ()
+    new: Sequence[Any] = ()
+    held: Sequence[Any] = ()
 
     @property
     def numbers(self) -> tuple[int, ...]:

@@ -61,12 +61,12 @@ class ParkedAssets:
             StorageFailed: the disk is full.
         """
         if self._file is None:
-            self._file = _temporary_file()
+            self._file = temporary_file()
             self._filter = bytearray(_FILTER_BITS >> 3)
         bit = key_hash % _FILTER_BITS
         self._filter[bit >> 3] |= 1 << (bit & 7)
         data = _encode(RawRecord(asset.repaired or asset.raw, asset.line, asset.offset, "asset"))
-        _append(self._file, len(data).to_bytes(4, "little") + data)
+        append(self._file, len(data).to_bytes(4, "little") + data)
         self.count += 1
 
     def take_all(self) -> Iterator[RawRecord]:
@@ -194,11 +194,11 @@ class DistinctHashes:
         if self._sections:
             self._count_new()
         if self._file is None:
-            self._file = _temporary_file()
+            self._file = temporary_file()
         self._file.seek(0, 2)
         parts = _by_part(self._new)
         for part in parts:
-            _append(self._file, part.tobytes())
+            append(self._file, part.tobytes())
         self._blocks.append([len(part) for part in parts])
         if not self._sections:
             self._lengths = list(map(add, self._lengths, self._blocks[-1]))
@@ -263,16 +263,16 @@ class MarkedHashes:
             StorageFailed: the disk is full.
         """
         self._close_sorted()
-        file, firsts, rest = _temporary_file(), array("Q"), array("Q")
+        file, firsts, rest = temporary_file(), array("Q"), array("Q")
         for part in self._marked():
             # The last 8 bits first: so the parts, one after the other, are in order.
             rest.extend(sorted(map(_turned, part)))
             whole = len(rest) - len(rest) % _PAGE_HASHES
             firsts.extend(rest[:whole:_PAGE_HASHES])
-            _append(file, rest[:whole].tobytes())
+            append(file, rest[:whole].tobytes())
             del rest[:whole]
         firsts.extend(rest[:1])
-        _append(file, rest.tobytes())
+        append(file, rest.tobytes())
         self._sorted, self._firsts = file, firsts
 
     def holds(self, value: int) -> bool:
@@ -349,15 +349,24 @@ def _turned(value: int) -> int:
     return (value & (PARTS - 1)) << (_MARKED_BITS - 8) | value >> 8
 
 
-def _temporary_file() -> IO[bytes]:
-    """A file without a name, which the system removes however the process ends."""
+def temporary_file() -> IO[bytes]:
+    """Open a file without a name, which the system removes however the process ends.
+
+    Raises:
+        StorageFailed: there is no place for it.
+    """
     try:
         return tempfile.SpooledTemporaryFile(_SPOOL_MEMORY_BYTES)
     except OSError as exc:
         raise _no_room(exc) from exc
 
 
-def _append(file: IO[bytes], data: bytes) -> None:
+def append(file: IO[bytes], data: bytes) -> None:
+    """Write at the end of a temporary file.
+
+    Raises:
+        StorageFailed: the disk is full.
+    """
     try:
         file.write(data)
     except OSError as exc:

@@ -23,7 +23,7 @@ from seed_registry.load import held_assets, pipeline
 from seed_registry.load.held_assets import HeldAssets
 from seed_registry.postgres.transactions import BatchTransaction
 from seed_registry.records import Asset, SourceRow
-from seed_registry.report import AssetCounts, Report
+from seed_registry.report import AssetCounts, Report, SourceCounts
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("batch_size", [1, 500])]
 
@@ -315,3 +315,38 @@ async def test_of_a_key_that_repeats_without_end_the_last_records_are_kept_and_t
     assert [asset.offset for asset in batch.assets] == [3, 4]
     assert (batch.assets[0].updated_at, len(batch.dropped)) == (moment, 3)
     assert held.count == 0
+
+
+async def test_sources_that_an_index_lists_twice_are_written_once_and_not_again(
+    database_url: DatabaseUrl, tmp_path: Path, batch_size: int
+) -> None:
+    def source(key: str, name: str) -> Json:
+        return {"type": "source", "source_key": key, "name": name}
+
+    async def loaded(*records: Json) -> tuple[SourceCounts, str]:
+        path = tmp_path / "sources.ndjson"
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        plan = await load(database_url, str(path), batch_size=batch_size, dry_run=True)
+        report = await load(database_url, str(path), batch_size=batch_size)
+        assert plan.sources == report.sources
+        (written,) = await ask(database_url, "select string_agg(xmin::text, ',' order by id) from registry.sources")
+        return report.sources, written
+
+    between = asset("k", "k", "a.org"), asset("l", "l", "b.org")
+    repeated = source("a.org", "1"), source("b.org", "b"), between[0], source("a.org", "2"), between[1]
+    counts, _ = await loaded(*repeated, source("b.org", "b"))
+    assert counts == SourceCounts(read=4, inserted=2, duplicate=2)
+    assert await ask(database_url, "select name from registry.sources order by source_key") == ["2", "b"]
+    counts, written = await loaded(*repeated, source("b.org", "b"))
+    assert counts == SourceCounts(read=4, unchanged=2, duplicate=2)
+    assert await loaded(*repeated, source("b.org", "b")) == (counts, written)
+    changed = (
+        source("a.org", "2"),
+        between[0],
+        source("a.org", "3"),
+        source("b.org", "c"),
+        between[1],
+        source("b.org", "b"),
+    )
+    counts, _ = await loaded(*changed)
+    assert counts == SourceCounts(read=4, updated=1, unchanged=1, duplicate=2)

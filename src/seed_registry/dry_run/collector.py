@@ -97,6 +97,8 @@ class PlanCollector:
         """Note a batch of sources."""
         self.sources |= {source.key: None for source in diff.new}
         self.sources |= {source.key: fields for source, fields in diff.changed}
+        for source in diff.unchanged:  # the last record decides
+            self.sources.pop(source.key, None)
         self._note("sources", diff, [(source.key, hash_key(source.key)) for source in records])
 
     def note_assets(self, diff: BatchDiff[Asset], records: Sequence[Asset], key_hash: Callable[[Asset], int]) -> None:

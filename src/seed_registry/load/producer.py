@@ -121,13 +121,16 @@ class Producer:
             tally.bytes_read = read_before + reader.position
             await self._merge_pending()
             await self._settle_parked()
+            await self._settle_sources()
         except (IndexBroken, IndexNotUnderstood, IndexUnreadable):
             # What is parked is not written: its sources may have been behind the break.
             await self._merge_pending()
+            await self._settle_sources()
             await self._flush_lanes()
             raise
         finally:
             self._parked.close()
+            self._sources.close()
         self._recorder.finish_index(reader.declared(), reader.totals(), reader.unread())
         await self._flush_lanes()
 
@@ -194,6 +197,10 @@ class Producer:
         self._recorder.progress.tell(
             "debug", "sources_merged", index=self._index, records=len(pending), seconds=seconds
         )
+
+    async def _settle_sources(self) -> None:
+        settings = self._settings
+        await self._sources.settle(self._reject_refused, settings.batch_size, settings.batch_bytes)
 
     async def _merge_sources(self, sources: list[Source]) -> bool:
         has_written = await self._sources.merge(sources)

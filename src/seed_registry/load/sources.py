@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from msgspec.structs import replace
@@ -10,10 +11,11 @@ from msgspec.structs import replace
 from seed_registry.checkpoint import SOURCE_BATCH, without_position
 from seed_registry.errors import DatabaseRefused, IndexNotUnderstood
 from seed_registry.escape import printable
+from seed_registry.load.held_sources import HeldSources
 from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry.batch import Blame, SourceBatch, Writer
-from seed_registry.registry.bisection import merge_bisecting
-from seed_registry.report import Tally
+from seed_registry.registry.bisection import OnReject, merge_bisecting
+from seed_registry.report import MergeCounts, Tally
 
 _FOUND_AT_ONCE: Final = 10_000
 
@@ -44,6 +46,8 @@ class SourceResolver:
         self._index = index
         self._tally = tally
         self._max = max_sources
+        self._held = HeldSources()
+        self._outcomes: dict[str, str] = {}  # of the sources that are counted, by key
 
     async def merge(self, sources: Sequence[Source]) -> bool:
         """Write listed sources and note their rows; return whether any was written.
@@ -52,11 +56,54 @@ class SourceResolver:
             IndexNotUnderstood: there are more than `max_sources`.
             SettingsInvalid: the registry has two sources of a key.
         """
+        going = [source for source in sources if source.key not in self._held]
+        self._held.hold([source for source in sources if source.key in self._held])
+        if not going:
+            return False
         checkpoint = without_position(self._index, 0, SOURCE_BATCH)
-        counts, rows = await self._writer.write_sources(SourceBatch(sources, checkpoint))
-        self._tally.sources.add(counts)
+        counts, rows = await self._writer.write_sources(SourceBatch(going, checkpoint, holds_changed=True))
+        self._held.hold(counts.held)
+        self._tally.sources.add(self._counted_once(counts, {source.key for source in going}))
         self._note(rows)
         return counts.inserted + counts.updated > 0
+
+    async def settle(self, on_reject: OnReject[Source], rows: int, max_bytes: int) -> None:
+        """Write what is held at the end of the index, in batches of about this size.
+
+        Raises:
+            DatabaseRefused: the database refuses every record.
+        """
+        for outcome in ("", "unchanged", "inserted"):
+            keys = {key for key in self._held.keys if self._outcomes.get(key, "") == outcome}
+            for batch in self._held.batches(keys, rows, max_bytes):
+                await merge_bisecting(batch, partial(self._write_held, outcome), on_reject, self.probe)
+        self._tally.sources.duplicate += self._held.dropped
+        self.close()
+
+    def close(self) -> None:
+        """Free the disk space."""
+        self._held.close()
+
+    async def _write_held(self, outcome: str, sources: list[Source]) -> bool:
+        """Write held sources whose keys have this outcome so far."""
+        checkpoint = without_position(self._index, 0, SOURCE_BATCH)
+        counts, _ = await self._writer.write_sources(SourceBatch(sources, checkpoint))
+        if outcome == "inserted":
+            self._tally.sources.duplicate += len(sources)
+        elif outcome == "unchanged":
+            changed = MergeCounts(updated=counts.updated, unchanged=-counts.updated, duplicate=len(sources))
+            self._tally.sources.add(changed)
+        else:
+            self._tally.sources.add(counts)
+        return counts.inserted + counts.updated > 0
+
+    def _counted_once(self, counts: MergeCounts, keys: set[str]) -> MergeCounts:
+        """The counts of a batch; what this index had before, and is unchanged, is a duplicate."""
+        keys -= {source.key for source in counts.held}
+        again = min(len(keys & self._outcomes.keys()), counts.unchanged)
+        new = {source.key for source in counts.new}
+        self._outcomes |= {key: "inserted" if key in new else "unchanged" for key in keys - self._outcomes.keys()}
+        return replace(counts, unchanged=counts.unchanged - again, duplicate=counts.duplicate + again)
 
     async def probe(self, refused: Source, reason: Exception) -> Blame:
         """Find out why the database refused this source."""

@@ -36,10 +36,14 @@ class Batch(Struct, frozen=True):
 
 
 class SourceBatch(Struct, frozen=True):
-    """Sources that are written, or fail, together; `checkpoint` is saved in the same transaction."""
+    """Sources that are written, or fail, together; `checkpoint` is saved in the same transaction.
+
+    With `holds_changed` only those are written whose keys have no rows; see `MergeCounts.held`.
+    """
 
     sources: Sequence[Source]
     checkpoint: Checkpoint | None = None
+    holds_changed: bool = False
 
 
 class Blame(Enum):

@@ -89,7 +89,9 @@ class Merger:
         sources = batch.sources
         rows = await self.find_sources(list(dict.fromkeys(source.key for source in sources)))
         pending = self._ledger.pending(self._connection, batch.checkpoint)
-        counts = await self._sources.merge(with_stored_providers(sources, rows), plain_values, pending)
+        counts = await self._sources.merge(
+            with_stored_providers(sources, rows), plain_values, pending, holds_changed=batch.holds_changed
+        )
         if pending:
             pending.confirm()
         new = list(dict.fromkeys(source.key for source in sources if source.key not in rows))
