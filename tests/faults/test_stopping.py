@@ -117,7 +117,9 @@ def check_stopped(scene: Scene) -> None:
     committed = scene.ask("select count(*) from registry.assets")
     assert 0 < committed < len(scene.model.rows)
     scene.open_gate()
-    assert scene.check_resumes().counts["resumed"] >= committed
+    counts = scene.check_resumes().counts
+    # The row of a key that comes twice may have been committed with its first record only.
+    assert counts["resumed"] + counts["updated"] >= committed
 
 
 def errors(stderr: str) -> list[str]:

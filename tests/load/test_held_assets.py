@@ -311,7 +311,7 @@ async def test_of_a_key_that_repeats_without_end_the_last_records_are_kept_and_t
     for number in range(1, 5):
         held.hold([replace(one, offset=number)], [7], 0, rows)
     assert held.count == 5
-    (batch,) = held.take(batch_size, 1 << 20, lambda _: False)
+    (batch,) = held.take(batch_size, 1 << 20, lambda _: "")
     assert [asset.offset for asset in batch.assets] == [3, 4]
     assert (batch.assets[0].updated_at, len(batch.dropped)) == (moment, 3)
     assert held.count == 0

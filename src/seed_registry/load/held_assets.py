@@ -48,7 +48,7 @@ class HeldBatch(Struct, frozen=True):
         indexes: the number of the index of each.
         sources: the row of each asset's source, by its key.
         index: that has the last asset of every key.
-        was_inserted: whether this run inserted their rows.
+        outcome: that their keys have so far: "inserted" or "resumed" by this run, or none.
         dropped: the numbers of the indexes of further assets of these keys, of which there were too many.
     """
 
@@ -56,7 +56,7 @@ class HeldBatch(Struct, frozen=True):
     indexes: list[int]
     sources: Mapping[str, SourceRow]
     index: int
-    was_inserted: bool
+    outcome: str
     dropped: list[int]
 
 
@@ -149,8 +149,10 @@ class HeldAssets:
         self.count += len(assets)
         self._bytes += sum(map(len, data))
 
-    def take(self, rows: int, max_bytes: int, was_inserted: Callable[[int], bool]) -> Iterator[HeldBatch]:
+    def take(self, rows: int, max_bytes: int, outcome_of: Callable[[int], str]) -> Iterator[HeldBatch]:
         """Return all held assets in batches of about this size, and forget them.
+
+        `outcome_of` tells the outcome that the hash of a key has so far.
 
         Raises:
             StorageFailed: the disk is full.
@@ -158,16 +160,16 @@ class HeldAssets:
         self.count = self._bytes = 0
         if self._database is None:
             return
-        batches: dict[tuple[bool, int], _Batcher] = {}
+        batches: dict[tuple[str, int], _Batcher] = {}
         with _storage():
             found = self._database.execute("select row_hash, number, data from held order by row_hash, ordinal")
             for signed, records in groupby(found, key=itemgetter(0)):
                 group = _Group(records)
-                key = (was_inserted(signed + (1 << 63)), group.indexes[-1])
+                key = (outcome_of(signed + (1 << 63)), group.indexes[-1])
                 if group.is_contested:
-                    yield _Batcher(self._sources, group.indexes[-1], was_inserted=key[0]).add(group).batch()
+                    yield _Batcher(self._sources, group.indexes[-1], outcome=key[0]).add(group).batch()
                     continue
-                batch = batches.setdefault(key, _Batcher(self._sources, group.indexes[-1], was_inserted=key[0]))
+                batch = batches.setdefault(key, _Batcher(self._sources, group.indexes[-1], outcome=key[0]))
                 batch.add(group)
                 if batch.is_full(rows, max_bytes):
                     yield batches.pop(key).batch()
@@ -252,12 +254,10 @@ class _Group:
 class _Batcher:
     """Gathers groups of assets."""
 
-    def __init__(
-        self, sources: Mapping[int, Mapping[str, SourceRow]], index: int, *, was_inserted: bool = False
-    ) -> None:
+    def __init__(self, sources: Mapping[int, Mapping[str, SourceRow]], index: int, *, outcome: str = "") -> None:
         self.bytes = 0
         self._rows = sources
-        self._was_inserted = was_inserted
+        self._outcome = outcome
         self._index = index
         self._assets: list[Asset] = []
         self._indexes: list[int] = []
@@ -276,7 +276,7 @@ class _Batcher:
     def batch(self) -> HeldBatch:
         of = sorted(zip(self._indexes, self._assets, strict=True), key=itemgetter(0))
         sources = {asset.source_key: self._rows[index][asset.source_key] for index, asset in of}
-        return HeldBatch(self._assets, self._indexes, sources, self._index, self._was_inserted, self._dropped)
+        return HeldBatch(self._assets, self._indexes, sources, self._index, self._outcome, self._dropped)
 
 
 def _asset(data: bytes) -> Asset:

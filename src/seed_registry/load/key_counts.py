@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -40,8 +40,8 @@ class KeyCounts:
         self._sent = DistinctHashes()
         self._refused = DistinctHashes()
         self._inserted = DistinctHashes()
-        self._found = MarkedHashes()  # those inserted, to be looked up
         self._resumed = DistinctHashes()
+        self._to_find = {"inserted": MarkedHashes(), "resumed": MarkedHashes()}
         self._indexes = 1
         self._inserted_once: Counter[int] = Counter()  # by index
         self._late: dict[int, list[tuple[int, int]]] = {}  # refused after the next index had begun
@@ -66,23 +66,25 @@ class KeyCounts:
     def insert(self, hashes: Sequence[int]) -> None:
         """Note the keys of rows that were inserted, where the table was not empty."""
         self._inserted.extend(hashes)
-        self._found.extend(hashes)
+        self._to_find["inserted"].extend(hashes)
 
     def insert_once(self, count: int) -> None:
         """Note that rows were inserted whose keys occur only once in the run."""
         self._inserted_once[self._indexes - 1] += count
 
-    def resume(self, hashes: Iterable[int]) -> None:
+    def resume(self, hashes: Sequence[int]) -> None:
         """Note the key of each record that is counted as resumed."""
         self._resumed.extend(hashes)
+        self._to_find["resumed"].extend(hashes)
 
     def settle(self) -> None:
-        """Make the inserted keys ready for `was_inserted`."""
-        self._found.settle()
+        """Make the keys ready for `outcome`."""
+        for hashes in self._to_find.values():
+            hashes.settle()
 
-    def was_inserted(self, key_hash: int) -> bool:
-        """Whether this run inserted the row of a key, before `settle`."""
-        return self._is_empty or self._found.holds(key_hash)
+    def outcome(self, key_hash: int) -> str:
+        """Whether a key was "inserted" or "resumed" before `settle`; empty if neither."""
+        return next((outcome for outcome, hashes in self._to_find.items() if hashes.holds(key_hash)), "")
 
     def by_index(self) -> list[IndexKeys]:
         """The keys of each index."""
@@ -112,7 +114,9 @@ class KeyCounts:
 
     def close(self) -> None:
         """Free the disk space."""
-        for hashes in (self._sent, self._refused, self._inserted, self._found, self._resumed):
+        for log in (self._sent, self._refused, self._inserted, self._resumed):
+            log.close()
+        for hashes in self._to_find.values():
             hashes.close()
 
 

@@ -97,7 +97,7 @@ async def settle(
         return Settler(writer, recorder, number)
 
     async def produce(lanes: list[Lane]) -> None:
-        batches = held.take(settings.batch_size, settings.batch_bytes, recorder.keys.was_inserted)
+        batches = held.take(settings.batch_size, settings.batch_bytes, recorder.keys.outcome)
         for batch, lane in zip(batches, cycle(lanes), strict=False):
             await lane.give(batch)
 

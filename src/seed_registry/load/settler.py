@@ -50,7 +50,7 @@ class Settler:
             except Exception as exc:  # noqa: BLE001  # `split` raises it again if no record is to blame
                 parts[:0] = await self._bisection.split(assets, exc)
             else:
-                self._count(counts, assets, was_inserted=batch.was_inserted)
+                self._count(counts, assets, outcome=batch.outcome)
         await self._bisection.settle()
         self._recorder.tally.assets.duplicate += len(batch.dropped)
         self._recorder.tally.batches += 1
@@ -58,7 +58,7 @@ class Settler:
     async def finish(self) -> None:
         """Do nothing: every batch is finished by itself."""
 
-    def _count(self, counts: MergeCounts, assets: Sequence[Asset], *, was_inserted: bool) -> None:
+    def _count(self, counts: MergeCounts, assets: Sequence[Asset], *, outcome: str) -> None:
         recorder = self._recorder
         if counts.inserted + counts.updated:
             self._bisection.acquit_database()
@@ -67,9 +67,10 @@ class Settler:
             recorder.reject_sent(reject, asset, self._sources, self._index(asset))
             refused.add(id(asset))
         taken = [self._index_of[id(asset)] for asset in assets if id(asset) not in refused]
-        if was_inserted:  # their keys are counted as that already
+        if outcome:  # their keys are counted as that already
             again = counts.updated + counts.unchanged + counts.resumed
-            counts = replace(counts, updated=0, unchanged=0, resumed=0, duplicate=counts.duplicate + again)
+            changed = counts.updated if outcome == "resumed" else 0
+            counts = replace(counts, updated=changed, unchanged=0, resumed=-changed, duplicate=counts.duplicate + again)
         recorder.tally.assets.add(counts)
         if taken:
             settled = Counts()
