@@ -102,8 +102,8 @@ class Spool:
             StorageFailed: the disk is full.
         """
         if self._file is None:
-            self._file = _temporary_file()
-        _append(self._file, self._head.pack(*numbers, len(data)) + data)
+            self._file = temporary_file()
+        append(self._file, self._head.pack(*numbers, len(data)) + data)
         self.count += 1
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:

@@ -69,4 +69,5 @@ async def merge_listed(
     for batch in [*batcher.split(sources), batcher.take()]:
         if batch:
             await merge_bisecting(batch, merge, reject, resolver.probe)
+    await resolver.settle(reject, settings.batch_size, settings.batch_bytes)
     return ListedSources(scans[0].dialect, scans[0].provider, tally.sources.since(before), list(keys))
