@@ -2,6 +2,7 @@
 
     python benchmarks/scaling.py [--records 200000,1000000,5000000,20000000] [--concurrency 4] [--size 700]
                                  [--batch-size 2000] [--workers 1,2,4,8,16] [--repeat 3] [--write-docs SECTION]
+    python benchmarks/scaling.py --processes 1,2,4 [--records 2000000] [--shard-bytes 64MiB] …
 
 The sizes first, then the curve over workers at the smallest of them. An index above a million records is loaded once,
 between two rounds of the smaller ones: the machine may be another one an hour later. How much disk it takes is said
@@ -20,6 +21,7 @@ from statistics import median
 
 from msgspec import Struct
 
+import processes
 import tables
 from ground import Ground, Measurement, fresh_ground
 from programs import CURRENT
@@ -173,6 +175,15 @@ async def run(options: argparse.Namespace) -> str:
     say_disk(max(options.records), options.size)
     async with fresh_ground() as ground:
         environment = await ground.collect_environment()
+        if options.processes:
+            records = min(options.records)
+            index = write_index(ground.directory, records, options.size)
+            results = await processes.curve(ground, index, records, options)
+            heading = (
+                f"{records:,} records in lines, median {options.size} bytes, batches of {options.batch_size:,}, shards "
+                f"of {options.shard_bytes}, medians of {options.repeat} rounds. {tables.machine(environment)}"
+            )
+            return f"{heading}\n\n{processes.described(results, records)}"
         by_size = await sizes(ground, options)
         by_workers = await curve(ground, options) if options.workers else {}
     heading = (
@@ -196,6 +207,8 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=2_000)
     parser.add_argument("--workers", type=_numbers, default=[1, 2, 4, 8, 16], help="of the curve; '' leaves it out")
+    parser.add_argument("--processes", type=_numbers, default=[], help="compare these, and nothing else")
+    parser.add_argument("--shard-bytes", default="64MiB")
     parser.add_argument("--repeat", type=int, default=3, help="rounds")
     parser.add_argument("--write-docs", choices=tables.sections(), help=f"the section of {tables.PAGE.name} to write")
     options = parser.parse_args()

@@ -73,6 +73,13 @@ def test_the_scaling_benchmark_measures_every_size_and_number_of_workers() -> No
     assert {"100", "300", "1", "2", "peak memory, MB", "time a record, 300 against 100"} <= set(table)
 
 
+@pytest.mark.slow
+def test_the_scaling_benchmark_compares_numbers_of_processes() -> None:
+    flags = ("--processes", "1,2", "--records", "400", "--repeat", "1", "--shard-bytes", "64KiB")
+    table = rows(printed("scaling.py", *flags))
+    assert {"1, first", "2, first", "1, again", "2, again", "64"} <= set(table)
+
+
 def took(seconds: float, server_cpu: float | None = 1.0) -> Measurement:
     return Measurement(seconds, seconds, 1.0, server_cpu, 0, 0, {})
 
