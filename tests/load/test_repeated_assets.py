@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -50,8 +50,8 @@ class _Kept:
         self.assets: list[tuple[str, str]] = []
         self._hashes = {hash_key(key) for key in keys}
 
-    def holds(self, key_hash: int) -> bool:
-        return key_hash in self._hashes
+    def held(self, key_hashes: Sequence[int]) -> Collection[int]:
+        return self._hashes.intersection(key_hashes)
 
     def keep(self, asset: Asset, key_hash: int) -> None:
         assert key_hash == hash_key(asset.key)

@@ -32,8 +32,8 @@ class RepeatedAssets(Protocol):
     They are neither counted as sent nor among those that a checkpoint of their lane covers.
     """
 
-    def holds(self, key_hash: int) -> bool:
-        """Whether assets with this hash of their key are kept; the same answer for all assets of a key."""
+    def held(self, key_hashes: Sequence[int]) -> Collection[int]:
+        """Those of the hashes of keys whose assets are kept; the same for all assets of a key."""
 
     def keep(self, asset: Asset, key_hash: int) -> None:
         """Keep an asset; those of a key come in file order.
@@ -324,9 +324,11 @@ class Producer:
 
 def _kept_back(assets: list[Asset], key_hashes: list[int], repeated: RepeatedAssets) -> tuple[list[Asset], list[int]]:
     """Return the assets that may be written at once, with their hashes; `repeated` keeps the others."""
+    if not (held := repeated.held(key_hashes)):
+        return assets, key_hashes
     going: list[tuple[Asset, int]] = []
     for asset, key_hash in zip(assets, key_hashes, strict=True):
-        if repeated.holds(key_hash):
+        if key_hash in held:
             repeated.keep(asset, key_hash)
         else:
             going.append((asset, key_hash))

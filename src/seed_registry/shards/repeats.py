@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -60,9 +60,9 @@ class ParkedRepeats:
         """How many assets are kept."""
         return self._assets.count
 
-    def holds(self, key_hash: int) -> bool:
-        """Whether assets with this hash of their key are kept."""
-        return key_hash in self._repeated
+    def held(self, key_hashes: Sequence[int]) -> Collection[int]:
+        """Those of the hashes of keys whose assets are kept."""
+        return self._repeated.intersection(key_hashes)
 
     def keep(self, asset: Asset, key_hash: int) -> None:
         """Keep an asset.
