@@ -41,6 +41,9 @@ class LocalEngine:
             self.performed.append(task)
             done(task, result)
 
+    def end_silent(self, workers: Sequence[str]) -> None:
+        """End nothing: they are in this process."""
+
     async def close(self) -> None:
         """Close the sessions of the workers."""
         for worker in self._workers:

@@ -147,3 +147,34 @@ def test_a_signal_ends_all_processes_within_seconds(
     assert not sessions
     report = _finished(start(index, *_TWO))
     assert report["assets"]["inserted"] + report["assets"]["unchanged"] == len(_rows(database_url))
+
+
+@pytest.mark.slow
+def test_a_worker_that_was_stopped_is_ended_and_its_shard_loaded_by_another(
+    start: Start, index: Path, database_url: DatabaseUrl
+) -> None:
+    """A minute without a sign of life is simulated: the ledger is told that the last one was long ago."""
+    process = start(index, *_TWO, "--concurrency", 1)
+    deadline = time.monotonic() + 30
+    worker = None
+    while worker is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+        found = _loading(database_url)
+        worker = found[0][0] if found else None
+    assert worker is not None
+    pid = int(worker.rpartition(":")[2])
+    os.kill(pid, signal.SIGSTOP)
+    _state(
+        database_url, f"update seed_registry.shards set seen_at = now() - interval '1 hour' where worker = '{worker}'"
+    )
+    report = _finished(process)
+    assert not Path(f"/proc/{pid}").exists()
+    assert report["assets"]["inserted"] == len(_rows(database_url))
+
+
+def _loading(url: DatabaseUrl) -> list[tuple[Any, ...]]:
+    """The workers that load a shard now."""
+    try:
+        return _state(url, "select worker from seed_registry.shards where state = 'scanned' and worker is not null")
+    except asyncpg.UndefinedTableError:
+        return []

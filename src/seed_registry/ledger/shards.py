@@ -50,7 +50,10 @@ class ShardRow(Struct, frozen=True):
 
 
 class ShardProgress(Struct, frozen=True):
-    """How far a shard is; `counts` are those of assets, as JSON."""
+    """How far a shard is; `counts` are those of assets, as JSON.
+
+    `is_silent`: its worker began to load it, and has not been seen for a minute.
+    """
 
     index: int
     number: int
@@ -61,6 +64,7 @@ class ShardProgress(Struct, frozen=True):
     attempt: int
     worker: str | None
     counts: str | None
+    is_silent: bool = False
 
 
 class ParkedAsset(Struct, frozen=True):
@@ -125,9 +129,11 @@ class ShardStore:
     async def progress(self, connection: Connection) -> list[ShardProgress]:
         """How far the shards are, for people."""
         rows = await connection.fetch(
-            "select index, number, name, first, last, state, attempt, worker, counts::pg_catalog.text as counts "
-            "from seed_registry.shards where run_id = $1 order by index, number",
+            "select index, number, name, first, last, state, attempt, worker, counts::pg_catalog.text as counts, "
+            "coalesce(state <> 'loaded' and pg_catalog.now() - seen_at > pg_catalog.make_interval(secs => $2), false) "
+            "as is_silent from seed_registry.shards where run_id = $1 order by index, number",
             self.run_id,
+            float(SECONDS_OF_ABSENCE),
         )
         return [ShardProgress(**row) for row in rows]
 

@@ -23,7 +23,7 @@ from seed_registry.load.outcomes import OutcomeRecorder
 from seed_registry.load.retry import RetryingSession
 from seed_registry.report import Counts
 from seed_registry.shards.facts import IndexFacts, ShardLoaded, ShardScanned, decoded, encoded
-from seed_registry.shards.tasks import Engine, Failure, Job, Result, Task
+from seed_registry.shards.tasks import Engine, Failure, Job, Place, Result, Task
 
 _SECONDS_BETWEEN_LOOKS: Final = 1.0
 _LOOKS_BETWEEN_SIGNS: Final = 5
@@ -60,6 +60,7 @@ class Coordinator:
         self._recorder = recorder
         self._engine = engine
         self._processes = processes
+        self._loading: set[Place] = set()  # given to workers, and not done yet
         # Workers do not retry a whole run, nor print: what they share with this process is in the ledger.
         self._job = Job(
             run.run_id, run.settings, list(run.indexes), state.url, state.is_empty, state.tables.salt, os.getpid()
@@ -248,6 +249,7 @@ class Coordinator:
         run = self._run
 
         def done(task: Task, result: Result) -> None:
+            self._loading.discard(task.place)
             run.tally.retries += result.retries
             name, seconds = run.indexes[task.index].report_name, round(result.seconds, 3)
             if task.step == "scan":
@@ -259,6 +261,7 @@ class Coordinator:
             name = run.indexes[task.index].report_name if task.step in ("scan", "load") else ""
             run.progress.tell("warning", "shard_retried", index=name, shard=task.number, step=task.step, reason=reason)
 
+        self._loading = {task.place for task in tasks if task.step == "load"}
         await self._engine.perform(self._job, tasks, done, lost)
 
     async def _watch(self) -> None:
@@ -269,7 +272,15 @@ class Coordinator:
             if looks % _LOOKS_BETWEEN_SIGNS == 0:
                 await self._main.do(self.store.announce)
             looks += 1
-            self._count(await self._main.do(self.store.progress))
+            rows = await self._main.do(self.store.progress)
+            self._count(rows)
+            self._engine.end_silent(
+                [
+                    row.worker
+                    for row in rows
+                    if row.is_silent and row.worker and (row.index, row.number) in self._loading
+                ]
+            )
 
     def _count(self, rows: Sequence[ShardProgress]) -> None:
         counts = Counts()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import anyio
@@ -54,3 +58,11 @@ class Processes:
                     group.start_soon(one, task)
         except BaseExceptionGroup as failures:
             raise first_cause(failures) from failures
+
+    def end_silent(self, workers: Sequence[str]) -> None:
+        """Kill processes of this one that were stopped, or hang."""
+        for worker in workers:
+            host, _, pid = worker.rpartition(":")
+            if host == socket.gethostname():
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)

@@ -98,3 +98,6 @@ class Engine(Protocol):
         Raises:
             SeedRegistryError: the first failure; the other tasks are cancelled.
         """
+
+    def end_silent(self, workers: Sequence[str]) -> None:
+        """End workers, by their names, that have not been seen for long; what they were at is tried again."""
