@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from seed_registry.index.byte_stream import OpenIndex
@@ -15,6 +16,9 @@ from seed_registry.index.piece_decoder import PieceDecoder
 from seed_registry.index.shards import decode_dress
 from seed_registry.index.sniff import sniff
 from seed_registry.settings import Settings
+
+# A process reads many shards of one index: to sniff a MiB of a document takes as long as to load a thousand records.
+_sniff = lru_cache(maxsize=2)(sniff)
 
 
 class RecordFormat:
@@ -33,7 +37,7 @@ class RecordFormat:
             IndexNotUnderstood: no dialect fits the index.
             SettingsInvalid: `--domain` cannot be used with it.
         """
-        dialect, shape = choose(sniff(opened.head, opened.name), settings, opened.name)
+        dialect, shape = choose(_sniff(opened.head, opened.name), settings, opened.name)
         require_domain(dialect, settings, opened.name)
         decoder = Decoder(
             dialect,
