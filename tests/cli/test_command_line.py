@@ -640,7 +640,7 @@ def test_several_indexes_are_one_run(command: Command, database_url: DatabaseUrl
     done = command("load", index, other, "--json", url=database_url)
     report = json.loads(done.out)
     assert report["indexes"] == [index, other]
-    assert (report["assets"]["read"], report["assets"]["inserted"], report["assets"]["unchanged"]) == (4, 3, 1)
+    assert (report["assets"]["read"], report["assets"]["inserted"], report["assets"]["duplicate"]) == (4, 3, 1)
 
 
 @pytest.mark.parametrize("arguments", [["plan"], ["load", "--dry-run"]])
