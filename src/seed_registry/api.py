@@ -9,7 +9,7 @@ from typing import Final
 import anyio
 
 from seed_registry.dry_run.composition import open_dry_run
-from seed_registry.errors import CommitsLost, IndexBroken, IndexNotUnderstood, IndexUnreadable
+from seed_registry.errors import CommitsLost, IndexBroken, IndexNotUnderstood, IndexUnreadable, SettingsInvalid
 from seed_registry.headers import require_one_origin_each
 from seed_registry.index.inputs import IndexRef, Name, require_files, resolve
 from seed_registry.index.open import read_index
@@ -44,6 +44,7 @@ async def ingest(
     """
     settings = settings or Settings()
     progress = progress or Silent()
+    _require_one_process(settings, "dry run", is_required=settings.dry_run)
     found = resolve(indexes)
     require_one_origin_each(settings.headers, [index.path for index in found])
     if not settings.keep_going or len(found) == 1:
@@ -51,6 +52,16 @@ async def ingest(
     await _check_domain(found, settings)
     can_repeat = all(index.kind != "stdin" for index in found)
     return await _run_passes(lambda: _new_run(RunContext(found, settings, progress, read_index)), can_repeat=can_repeat)
+
+
+def _require_one_process(settings: Settings, what: str, *, is_required: bool = True) -> None:
+    """Check that what is not made for several processes is not asked for with them.
+
+    Raises:
+        SettingsInvalid: it is.
+    """
+    if is_required and settings.processes != 1:
+        raise SettingsInvalid(f"a {what} is one process: leave out --processes")
 
 
 async def _check_domain(indexes: Sequence[IndexRef], settings: Settings) -> None:
@@ -81,7 +92,9 @@ async def replay(path: str, settings: Settings | None = None, progress: Progress
     Raises:
         SeedRegistryError: as of `ingest`.
     """
-    with replay_contexts(path, settings or Settings(), progress or Silent()) as new_context:
+    settings = settings or Settings()
+    _require_one_process(settings, "replay")
+    with replay_contexts(path, settings, progress or Silent()) as new_context:
         return await _run_passes(lambda: _new_run(new_context()))
 
 
@@ -108,7 +121,7 @@ async def _run_passes(new_run: Callable[[], LoadRun], *, can_repeat: bool = True
 
 def _new_run(context: RunContext) -> LoadRun:
     """A dry run is a load with another target: other writers, another recorder, nothing to verify."""
-    if context.settings.processes != 1 and not context.settings.dry_run and not context.is_replay:
+    if context.settings.processes != 1:
         from seed_registry.shards.run import ShardedRun  # noqa: PLC0415  # one process needs none of it
 
         return ShardedRun(context, open_load)

@@ -121,13 +121,13 @@ class Stages(Struct):
         """What was spent after `before` was copied."""
         return Stages(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
 
-    def limit(self, workers: int) -> str | None:
+    def limit(self, workers: int, producers: int = 1) -> str | None:
         """Return the stage that the others waited for, the bottleneck; None without times.
 
         It is the longest stage of the side that waited less, and so worked more: of the producer, or of one of the
-        `workers` on average.
+        `workers` on average, as there is one producer in each process.
         """
-        producer = {"reading": self.reading, "decoding": self.decoding}
+        producer = {name: getattr(self, name) / producers for name in ("reading", "decoding")}
         worker = {name: getattr(self, name) / max(workers, 1) for name in self.WORKER[1:]}
         if not any(astuple(self)):
             return None
@@ -144,6 +144,25 @@ class Stages(Struct):
             setattr(self, stage, getattr(self, stage) + monotonic() - started)
 
 
+class WorkerProgress(Struct, frozen=True):
+    """What one of several processes is at.
+
+    Attributes:
+        worker: its host and process.
+        index: whose shard it loads.
+        number: of the shard in its index.
+        position, size: bytes of the shard that it has read, and all.
+        read: records of the shard.
+    """
+
+    worker: str
+    index: str
+    number: int
+    position: int
+    size: int
+    read: int
+
+
 class Tally(Struct):
     """The running counts of a load; a `Progress` may read them at any time."""
 
@@ -151,7 +170,7 @@ class Tally(Struct):
     assets: Counts = field(default_factory=Counts)
     index: str = ""
     index_bytes: int | None = None  # size of the file being read, None where it cannot be known
-    index_position: int = 0  # bytes of it read
+    index_position: int = 0  # bytes of it read; by several processes, of all indexes in the present step
     bytes_read: int = 0  # of all indexes together, as they lie on disk
     batches: int = 0
     retries: int = 0
@@ -163,6 +182,10 @@ class Tally(Struct):
     assets_by_source: Counter[str] = field(default_factory=Counter)  # sent to the database, by source key
     stages: Stages = field(default_factory=Stages)
     workers: int = 0  # sessions that write
+    processes: int = 1
+    step: str = ""  # of a load by several processes, see `shards.progress`
+    shards: dict[str, int] = field(default_factory=dict)  # how many were planned, scanned and loaded so far
+    worker_progress: list[WorkerProgress] = field(default_factory=list)  # of each that is loading
 
     @property
     def read(self) -> int:

@@ -13,9 +13,9 @@ from seed_registry import DatabaseRefused, Settings
 from seed_registry.index.inputs import resolve
 from seed_registry.index.open import read_index
 from seed_registry.load.context import RunContext
+from seed_registry.postgres import process_budget
 from seed_registry.report import Database, Silent
 from seed_registry.settings import AUTO, DatabaseUrl
-from seed_registry.shards import capacity
 from seed_registry.shards.capacity import count_processes
 
 pytestmark = pytest.mark.anyio
@@ -47,7 +47,7 @@ async def test_a_server_on_this_machine_keeps_half_of_the_cores(
     database: Database,
     count: int,
 ) -> None:
-    monkeypatch.setattr(capacity, "cores", lambda: 8)
+    monkeypatch.setattr(process_budget, "cores", lambda: 8)
     assert await count_processes(connection, _context(tmp_path, processes=AUTO), database) == count
 
 

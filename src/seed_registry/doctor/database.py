@@ -7,13 +7,13 @@ from typing import Any, Final
 
 import asyncpg
 
+from seed_registry.doctor.compression import check_compression
 from seed_registry.doctor.local import Finding, State, check_connection, failed, split_message
+from seed_registry.doctor.processes import check_processes
 from seed_registry.errors import SchemaMismatch, SeedRegistryError, SettingsInvalid
 from seed_registry.postgres.connection import session
-from seed_registry.postgres.identifiers import display_name, quoted
+from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
-from seed_registry.registry.compression import change, has_lz4, storage
-from seed_registry.registry.fields import LARGE_FIELDS
 from seed_registry.registry.introspection import introspect
 from seed_registry.registry.preflight import rehearse
 from seed_registry.registry.tables import Table, Tables
@@ -34,12 +34,6 @@ _SETTINGS: Final = (
     "log_statement", "log_min_duration_statement",
 )  # fmt: skip
 
-
-# Measured with records of 1.5 and 4.4 KB, see docs/operations.md.
-_LZ4_GAIN: Final = "half the CPU of the server, and 5 to 16 % more disk"
-_NONE_GAIN: Final = "40 to 65 % less CPU of the server, and 1.4 to 2.2 times the disk"
-# Against a table of which `raw` alone is not compressed.
-_WHOLE_ROWS_GAIN: Final = "up to 46 % less CPU of the server, and 1.1 to 1.3 times the disk"
 
 # The names of findings, by the event that a load logs.
 _CAUTIONS: Final = {
@@ -65,6 +59,7 @@ async def check_database(
         async with session(url, pooler=pooler) as connection:
             findings = await check_connection(connection, url)
             findings += await _server(connection)
+            findings.append(await check_processes(connection, is_embedded=url.is_embedded))
             findings += await _registry(connection, columns, schema, is_embedded=url.is_embedded)
             findings += await _settings(connection)
             findings += await _leftovers(connection)
@@ -124,7 +119,7 @@ async def _registry(
     for table in (tables.sources, tables.assets):
         findings.append(_columns(table))
         findings += await _table(connection, table, tables)
-    return findings + await _compression(connection, tables.assets, is_embedded=is_embedded)
+    return findings + await check_compression(connection, tables.assets, is_embedded=is_embedded)
 
 
 async def _privileges(connection: asyncpg.Connection[Any], schema: str) -> Finding:
@@ -166,27 +161,6 @@ async def _table(connection: asyncpg.Connection[Any], table: Table, tables: Tabl
         findings.append(Finding("indexes", "warn", f"{name} has {facts['indexes']}, all written for every row", fix))
     findings += [Finding(_CAUTIONS[caution.event], "warn", caution.finding, caution.fix) for caution in table.cautions]
     return findings
-
-
-async def _compression(connection: asyncpg.Connection[Any], assets: Table, *, is_embedded: bool) -> list[Finding]:
-    """Report how the large columns of the assets are compressed, and what another way for `raw` would gain and cost."""
-    large = [assets.columns[field].name for field in LARGE_FIELDS if field in assets.columns]
-    now = await storage(connection, assets.name, large)
-    if now is None:
-        return []
-    raw = assets.columns["raw"].name if "raw" in assets.columns else None
-    found = f"{display_name(assets.name)}: new rows have {now}"
-    if "lz4" in now.methods.values():
-        found += "; a standby that was built without lz4 follows, but cannot read such values, not even once promoted"
-    if raw is None or now.methods[raw] == "lz4" or now.is_plain:
-        return [Finding("compression", "ok", found)]
-    if now.methods[raw] == "pglz" and await has_lz4(connection):
-        fix = f"{change(now, raw, 'lz4')} for new rows, if all standbys were built with lz4: {_LZ4_GAIN}"
-        return [Finding("compression", "warn", found, fix)]
-    gain = _WHOLE_ROWS_GAIN if now.methods[raw] == "none" else _NONE_GAIN
-    # On another server disk, backups and replication may cost more than CPU: see `compression.choose_method`.
-    state: State = "warn" if is_embedded else "ok"
-    return [Finding("compression", state, found, f"{change(now, raw, 'none')} for new rows: {gain}")]
 
 
 async def _settings(connection: asyncpg.Connection[Any]) -> list[Finding]:

@@ -70,12 +70,12 @@ def stage_legend() -> str:
     return f'<p class="legend">{"".join(swatches)}</p>'
 
 
-def stage_bars(stages: Stages, workers: int, seconds: float, label: str) -> str:
-    """How the reader, above, and a worker on average, below, spent the `seconds` of a load."""
+def stage_bars(stages: Stages, workers: int, seconds: float, label: str, readers: int = 1) -> str:
+    """How a reader, above, and a worker on average, below, spent the `seconds` of a load."""
     parts = [
         f'<svg viewBox="0 0 1000 24" preserveAspectRatio="none" role="img" aria-label="stages of {html_text(label)}">'
     ]
-    for y, names, sharers in ((0, Stages.PRODUCER, 1), (13, Stages.WORKER, workers)):
+    for y, names, sharers in ((0, Stages.PRODUCER, readers), (13, Stages.WORKER, workers)):
         x = 0.0
         for name in names:
             share = getattr(stages, name) / sharers / seconds

@@ -13,10 +13,11 @@ from seed_registry.html.charts import latency_chart, length_bar, percent, rate_c
 from seed_registry.html.document import STAGE_WORDS, html_text, stage_bars, stage_legend, swatch
 from seed_registry.html.recorder import Example, IndexPart, Recording
 from seed_registry.records import Location
-from seed_registry.report import Stages
-from seed_registry.words import duration
+from seed_registry.report import ShardReport, Stages
+from seed_registry.words import duration, size
 
 _MOST_SOURCES: Final = 20
+_MOST_SHARDS: Final = 200
 # Some keys are rejected for being too long.
 _KEY_CHARACTERS: Final = 60
 _QUANTILES: Final = {"half took at most": 0.5, "95 % at most": 0.95, "99 % at most": 0.99}
@@ -81,13 +82,13 @@ def speed(recording: Recording) -> Iterable[str]:
 def stages(recording: Recording) -> Iterable[str]:
     """Where the time went, and what was the limit."""
     tally, seconds = recording.tally, recording.loading_seconds
-    limit = tally.stages.limit(tally.workers)
+    limit = tally.stages.limit(tally.workers, tally.processes)
     if limit is None or not tally.workers or not seconds:
         return
     yield "<section><h2>Where the time went</h2>"
     side = "the reader" if limit in Stages.PRODUCER else "the workers, and so Postgres"
     yield f'<p>The limit was {side}: <b>{STAGE_WORDS[limit]}</b>.</p><div class="stages">'
-    yield stage_bars(tally.stages, tally.workers, seconds, "this load")
+    yield stage_bars(tally.stages, tally.workers, seconds, "this load", tally.processes)
     yield f"</div>{stage_legend()}"
     yield (
         f'<p class="soft">The whole width is the {duration(seconds)} of loading. Above: the reader; below: one of the '
@@ -95,7 +96,7 @@ def stages(recording: Recording) -> Iterable[str]:
     )
     rows = []
     for name, total in asdict(tally.stages).items():
-        who, sharers = ("reader", 1) if name in Stages.PRODUCER else ("worker", tally.workers)
+        who, sharers = ("reader", tally.processes) if name in Stages.PRODUCER else ("worker", tally.workers)
         rows.append([html_text(STAGE_WORDS[name]), who, duration(total / sharers), percent(total / sharers, seconds)])
     numbers = table(["stage", "of", "time", "of the load"], rows, words=2)
     yield f"<details><summary>All stages</summary>{numbers}</details></section>"
@@ -167,6 +168,40 @@ def indexes(recording: Recording) -> Iterable[str]:
     if recording.indexes_left_out:
         yield f'<p class="soft">and {recording.indexes_left_out:,} more</p>'
     yield "</section>"
+
+
+def shards(recording: Recording) -> Iterable[str]:
+    """What each of several processes did, and the shards."""
+    found = recording.report.shards if recording.report is not None else []
+    if not found:
+        return
+    by_worker: dict[str, list[ShardReport]] = {}
+    for shard in found:
+        by_worker.setdefault(shard.worker, []).append(shard)
+    processes = "process" if len(by_worker) == 1 else "processes"
+    yield f"<section><h2>Shards</h2><p>{len(found):,} shards, loaded by {len(by_worker):,} {processes}.</p>"
+    rows = []
+    for worker, own in sorted(by_worker.items()):
+        seconds, read = sum(one.seconds for one in own), sum(one.assets.read for one in own)
+        cells = [f"{len(own):,}", f"{read:,}", duration(seconds), percent(seconds, recording.loading_seconds)]
+        rows.append([html_text(worker), *cells])
+    yield table(["process", "shards", "records", "time", "of the load"], rows)
+    slowest = sorted(found, key=lambda one: -one.seconds)[:_MOST_SHARDS]
+    rows = [
+        [
+            html_text(base_name(one.index)),
+            f"{one.number:,}",
+            size(one.last - one.first),
+            f"{one.assets.read:,}",
+            f"{one.attempts:,}",
+            html_text(one.worker),
+            duration(one.seconds),
+        ]
+        for one in slowest
+    ]
+    numbers = table(["index", "shard", "size", "records", "attempts", "process", "time"], rows, long=True)
+    title = "All shards" if len(slowest) == len(found) else f"The {len(slowest):,} slowest shards"
+    yield f"<details><summary>{title}</summary>{numbers}</details></section>"
 
 
 def sources(recording: Recording) -> Iterable[str]:

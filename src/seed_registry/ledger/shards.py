@@ -16,6 +16,8 @@ from seed_registry.postgres.sql_files import statement
 PARTS: Final = 256
 # Workers stop when their coordinator was last at work this long ago, by the server's clock.
 SECONDS_OF_ABSENCE: Final = 60
+# A worker that has shown nothing for this long is taken for lost, in what people see.
+SECONDS_OF_SILENCE: Final = 5
 # In place of a hash: all of a part is settled.
 FINISHED: Final = (1 << 63) - 1
 _BEFORE_ALL: Final = (-(1 << 63), "", -1, -1, -1)
@@ -50,9 +52,11 @@ class ShardRow(Struct, frozen=True):
 
 
 class ShardProgress(Struct, frozen=True):
-    """How far a shard is; `counts` are those of assets, as JSON.
+    """How far a shard is.
 
-    `is_silent`: its worker began to load it, and has not been seen for a minute.
+    Attributes:
+        counts: those of assets, and the `position` in the shard, as JSON.
+        silence: seconds since the worker that loads it was seen; None where none has begun, or it is loaded.
     """
 
     index: int
@@ -64,7 +68,17 @@ class ShardProgress(Struct, frozen=True):
     attempt: int
     worker: str | None
     counts: str | None
-    is_silent: bool = False
+    silence: float | None = None
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether its worker was seen within the last seconds."""
+        return self.silence is not None and self.silence < SECONDS_OF_SILENCE
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether its worker began to load it, and has not been seen for a minute."""
+        return self.silence is not None and self.silence > SECONDS_OF_ABSENCE
 
 
 class ParkedAsset(Struct, frozen=True):
@@ -130,10 +144,9 @@ class ShardStore:
         """How far the shards are, for people."""
         rows = await connection.fetch(
             "select index, number, name, first, last, state, attempt, worker, counts::pg_catalog.text as counts, "
-            "coalesce(state <> 'loaded' and pg_catalog.now() - seen_at > pg_catalog.make_interval(secs => $2), false) "
-            "as is_silent from seed_registry.shards where run_id = $1 order by index, number",
+            "case when state <> 'loaded' then extract(epoch from pg_catalog.now() - seen_at)::pg_catalog.float8 end "
+            "as silence from seed_registry.shards where run_id = $1 order by index, number",
             self.run_id,
-            float(SECONDS_OF_ABSENCE),
         )
         return [ShardProgress(**row) for row in rows]
 

@@ -57,7 +57,7 @@ class Collection(Struct):
         settled = await main.do(lambda connection: find_counts(connection, run.run_id, REPEATS))
         rejected = await main.do(store.count_rejects_of_parts)
         tally = run.tally
-        tally.sources, tally.assets = Counts(), Counts()
+        tally.sources, tally.assets, tally.bytes_read = Counts(), Counts(), 0
         for number in range(len(run.indexes)):
             of_index = [row for row in rows if row.index == number]
             found = listed.get(number, ListedSources())

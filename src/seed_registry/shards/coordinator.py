@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, Final
 
 import anyio
-import msgspec
 
 from seed_registry.errors import IndexNotUnderstood, IndexUnreadable, first_cause
 from seed_registry.index.shard_plan import cut
@@ -21,8 +20,8 @@ from seed_registry.ledger.shards import PARTS, ShardProgress, ShardRow, ShardSto
 from seed_registry.load.context import RegistryState, RunContext
 from seed_registry.load.outcomes import OutcomeRecorder
 from seed_registry.load.retry import RetryingSession
-from seed_registry.report import Counts
 from seed_registry.shards.facts import IndexFacts, ShardLoaded, ShardScanned, decoded, encoded
+from seed_registry.shards.progress import COMPARING, LOADING, SCANNING, SETTLING, take_progress
 from seed_registry.shards.tasks import Engine, Failure, Job, Place, Result, Task
 
 _SECONDS_BETWEEN_LOOKS: Final = 1.0
@@ -42,6 +41,7 @@ class Coordinator:
 
     Attributes:
         problems: why an index could not be read on, by its position, and in which shard.
+        unsplittable: whether the user was told of an index that cannot be split.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Coordinator:
     ) -> None:
         self.store = ShardStore(run.run_id)
         self.problems: dict[int, tuple[int, Failure]] = {}
+        self.unsplittable = False
         self._run = run
         self._main = main
         self._recorder = recorder
@@ -109,6 +110,7 @@ class Coordinator:
         if len(one.shards) > 1:
             tell("info", "shards_planned", index=index.report_name, shards=len(one.shards), bytes=one.size)
         elif one.size > wished or one.size == UNKNOWN:
+            self.unsplittable = True
             tell("warning", "not_splittable", index=index.report_name, reason=one.reason, note=one.fix or "")
         return one
 
@@ -131,10 +133,11 @@ class Coordinator:
     async def scan(self) -> None:
         """Scan all shards that are not scanned yet; join those that do not end where records end."""
         await self._recover_keys()
-        while planned := [row for row in await self.rows() if row.state == "planned"]:
-            await self._perform([Task("scan", row.index, row.number) for row in planned])
-            for number in range(len(self._run.indexes)):
-                await self._join(number)
+        async with self._step(SCANNING):
+            while planned := [row for row in await self.rows() if row.state == "planned"]:
+                await self._perform([Task("scan", row.index, row.number) for row in planned])
+                for number in range(len(self._run.indexes)):
+                    await self._join(number)
         rows = await self.rows()
         for number in range(len(self._run.indexes)):
             await self._note_problem(number, [row for row in rows if row.index == number])
@@ -197,7 +200,8 @@ class Coordinator:
             return
         keys = sum((await self._main.do(self.store.count_keys)).values())
         groups = self._groups(dict.fromkeys(range(PARTS), max(keys // PARTS, 1)), _SIEVED_KEYS)
-        await self._perform([Task("sieve", parts=parts) for parts in groups])
+        async with self._step(COMPARING):
+            await self._perform([Task("sieve", parts=parts) for parts in groups])
         keys, repeated = await self._main.do(self.store.count_repeats)
         self._run.progress.tell("info", "keys_sieved", keys=keys, repeated=repeated)
 
@@ -209,7 +213,8 @@ class Coordinator:
             for row in await self.rows()
             if row.state != "loaded" and row.number <= self.problems.get(row.index, (row.number, None))[0]
         ]
-        await self._perform([Task("load", row.index, row.number) for row in rows])
+        async with self._step(LOADING):
+            await self._perform([Task("load", row.index, row.number) for row in rows])
 
     async def _recover_parked(self, connection: Any) -> None:
         """Load again where a crash of the server has emptied the table of the repeated keys."""
@@ -227,11 +232,12 @@ class Coordinator:
         parked = await self._main.do(self.store.count_parked)
         if not parked:
             return
-        self._run.progress.tell("info", "settling", records=sum(parked.values()))
         counts = await self._main.do(self.store.count_parts)
         for part in await self._main.do(self.store.settled_parts):
             counts.pop(part, None)
-        await self._perform([Task("settle", parts=parts) for parts in self._groups(counts, _SETTLED_ASSETS)])
+        async with self._step(SETTLING):
+            self._run.progress.tell("info", "settling", records=sum(parked.values()))
+            await self._perform([Task("settle", parts=parts) for parts in self._groups(counts, _SETTLED_ASSETS)])
 
     def _groups(self, counts: Mapping[int, int], most: int) -> list[tuple[int, ...]]:
         """The parts in groups for the workers, each of about as many as there are in all for some of each worker."""
@@ -272,8 +278,7 @@ class Coordinator:
             if looks % _LOOKS_BETWEEN_SIGNS == 0:
                 await self._main.do(self.store.announce)
             looks += 1
-            rows = await self._main.do(self.store.progress)
-            self._count(rows)
+            rows = await self._count()
             self._engine.end_silent(
                 [
                     row.worker
@@ -282,17 +287,22 @@ class Coordinator:
                 ]
             )
 
-    def _count(self, rows: Sequence[ShardProgress]) -> None:
-        counts = Counts()
-        for row in rows:
-            if row.counts:
-                found = msgspec.json.decode(row.counts, type=Counts)
-                for name in Counts.__struct_fields__:
-                    setattr(counts, name, getattr(counts, name) + getattr(found, name))
-        assets = self._run.tally.assets
-        for name in Counts.__struct_fields__:
-            setattr(assets, name, getattr(counts, name))
+    async def _count(self) -> list[ShardProgress]:
+        """Show what the ledger has, and stop when there are too many rejects."""
+        rows = await self._main.do(self.store.progress)
+        take_progress(self._run.tally, rows)
+        self._run.progress.tell("debug", "shards_counted", step=self._run.tally.step, **self._run.tally.shards)
         self._recorder.require_few_rejects()
+        return rows
+
+    @asynccontextmanager
+    async def _step(self, name: str) -> AsyncIterator[None]:
+        """Show that a step begins, and how far it came."""
+        self._run.tally.step = name
+        await self._count()
+        yield
+        await self._count()
+        self._run.tally.step = ""
 
 
 def _files(shards: Iterable[Shard]) -> set[tuple[int, int, str]]:

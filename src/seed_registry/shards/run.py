@@ -56,9 +56,11 @@ class ShardedRun(LoadRun):
         engine = self._new_engine(processes)
         coordinator = Coordinator(context, state, main, target.recorder, engine, processes)
         if len(await coordinator.plan()) < 2:  # noqa: PLR2004  # one shard is the whole index
-            context.progress.tell("info", "one_shard", note="too small to be divided: loaded by one process")
+            if not coordinator.unsplittable:
+                context.progress.tell("info", "one_shard", note="too small to be divided: loaded by one process")
             await super()._load_indexes(target)
             return
+        context.tally.processes, context.tally.workers = processes, processes * context.settings.workers
         collection = Collection(context, target, coordinator, self._known)
         try:
             listed = await self._load_shards(coordinator, target)

@@ -119,7 +119,7 @@ class ShardLoad:
         steps = LoadIndexSteps(worker.run, worker.state, worker.main, worker.ledger, worker.sessions.check_commits)
         steps.prepare(reader)
         try:
-            async with self._shown():
+            async with self._shown(reader):
                 await pipeline.run(
                     reader,
                     settings,
@@ -136,7 +136,7 @@ class ShardLoad:
         return None
 
     @asynccontextmanager
-    async def _shown(self) -> AsyncIterator[None]:
+    async def _shown(self, reader: ShardReader) -> AsyncIterator[None]:
         """Show in the ledger how far this is, and stop when another attempt has the shard or nobody waits for it."""
 
         async def show() -> None:
@@ -146,7 +146,7 @@ class ShardLoad:
                     self._worker.store.show_progress,
                     place=self._place,
                     attempt=self._attempt,
-                    counts=_as_text(self._tally.assets),
+                    counts=_as_text(self._tally.assets, reader.position),
                 )
                 await self._worker.main.do(show_now)
 
@@ -204,7 +204,9 @@ class ShardLoad:
             await worker.store.unpark(connection, place)
             for batch in parked.batches(_PARKED_AT_ONCE):
                 await worker.store.park(connection, place, batch)
-            await worker.store.finish(connection, place, attempt, encoded(loaded), _as_text(loaded.assets))
+            await worker.store.finish(
+                connection, place, attempt, encoded(loaded), _as_text(loaded.assets, loaded.bytes_read)
+            )
 
 
 def _take_counts(counts: Counts, saved: MergeCounts, parked: int) -> None:
@@ -222,5 +224,5 @@ def _take_counts(counts: Counts, saved: MergeCounts, parked: int) -> None:
         excess -= again
 
 
-def _as_text(counts: Counts) -> str:
-    return msgspec.json.encode(counts).decode()
+def _as_text(counts: Counts, position: int) -> str:
+    return msgspec.json.encode(msgspec.structs.asdict(counts) | {"position": position}).decode()

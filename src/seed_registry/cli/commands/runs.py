@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated
 
 import anyio
-import msgspec
 import typer
-from rich.text import Text
 
 from seed_registry.cli.config.flags import takes_settings
 from seed_registry.cli.config.options import TABLE, Output
-from seed_registry.cli.render.console import digest_lines, print_rows, unbroken
 from seed_registry.cli.render.output import print_output
+from seed_registry.cli.render.runs import print_runs, run_entry
 from seed_registry.cli.session import open_session
 from seed_registry.errors import SettingsInvalid
 from seed_registry.escape import printable
 from seed_registry.ledger.history import RunRecord, is_usable, list_runs
+from seed_registry.ledger.shards import ShardProgress, ShardStore
 from seed_registry.postgres.identity import identify
-from seed_registry.report import AssetCounts, Database, MergeCounts, Report, SourceCounts
+from seed_registry.report import Database
 from seed_registry.settings import Settings
-from seed_registry.words import counted
-
-_COLUMNS: Final = ("run", "outcome", "s", "read", "inserted", "updated", "rejected", "records/s", "index")
-# What fits 80 columns.
-_FEWER_COLUMNS: Final = ("run", "outcome", "read", "inserted", "rejected", "index")
-_NUMBERS: Final = {"s", "read", "inserted", "updated", "rejected", "records/s"}
-_WIDE: Final = 110
-_NUMBERS_OF_LATER_VERSIONS: Final = {"dates_ignored": 0, "texts_ignored": 0}
-
-
-class _Entry(msgspec.Struct):
-    """A run as `--json` prints it; the report is that of `load --json`."""
-
-    run_id: str
-    indexes: list[str]
-    started_at: str
-    finished_at: str | None
-    resumed: int
-    outcome: str
-    error: str | None
-    rejects: str | None
-    report: Any
-    committed: MergeCounts | None
 
 
 @takes_settings("database_url")
@@ -54,92 +30,23 @@ def show_runs(
     output: Output = TABLE,
 ) -> None:
     """Show the loads of this database, and how each ended."""
-    where, found = anyio.run(_find, settings, run, limit)
+    where, found, shards = anyio.run(_find, settings, run, limit)
     if run is not None and not found:
         raise SettingsInvalid(
             f"there is no run {printable(run)} in the ledger of {printable(where)}; `seed-registry runs` lists them"
         )
-    result = {"database": where, "runs": [_entry(one) for one in found]}
-    print_output(result, lambda: _print(found, where, is_one=run is not None), output=output)
+    entries = [run_entry(one, shards if run is not None else []) for one in found]
+    result = {"database": where, "runs": entries}
+    print_output(result, lambda: print_runs(found, where, shards, is_one=run is not None), output=output)
 
 
-def _print(runs: list[RunRecord], where: Database, *, is_one: bool) -> None:
-    if is_one:
-        _print_run(runs[0], where)
-    elif not runs:
-        typer.echo(f"no load has run yet in {printable(where)}")
-    else:
-        columns = _COLUMNS if unbroken().width >= _WIDE else _FEWER_COLUMNS
-        rows = [[row[name] for name in columns] for row in map(_row, runs)]
-        unbroken().print(Text(f"database: {printable(where)}"))
-        print_rows("the last runs", columns, rows, numbers=_NUMBERS)
-
-
-async def _find(settings: Settings, run_id: str | None, limit: int) -> tuple[Database, list[RunRecord]]:
+async def _find(
+    settings: Settings, run_id: str | None, limit: int
+) -> tuple[Database, list[RunRecord], list[ShardProgress]]:
+    """The database, its runs, and of one run the shards that the ledger still has."""
     async with open_session(settings, is_read_only=True) as (connection, url):
         where = await identify(connection, is_embedded=url.is_embedded)
-        return where, await list_runs(connection, run_id, limit) if await is_usable(connection) else []
-
-
-def _entry(run: RunRecord) -> _Entry:
-    finished = run.finished_at.isoformat() if run.finished_at else None
-    report = msgspec.json.decode(run.report) if run.report else None
-    return _Entry(
-        run.run_id, run.indexes, run.started_at.isoformat(), finished, run.resumed, run.outcome, run.error,
-        run.rejects, report, run.committed,
-    )  # fmt: skip
-
-
-def _row(run: RunRecord) -> dict[str, str]:
-    what = run.indexes[0].rpartition("/")[2] + (f" and {len(run.indexes) - 1} more" if len(run.indexes) > 1 else "")
-    outcome = run.outcome.replace("_", " ") + (f" ({run.resumed}x resumed)" if run.resumed else "")
-    row = dict.fromkeys(_COLUMNS, "") | {"run": run.run_id, "outcome": outcome, "index": what}
-    if report := _report(run):
-        row |= {name: f"{getattr(report.assets, name):,}" for name in ("read", "inserted", "updated", "rejected")}
-        row |= {"s": f"{report.seconds:,.1f}", "records/s": f"{report.records_per_second:,.0f}"}
-    return row
-
-
-def _print_run(run: RunRecord, where: Database) -> None:
-    rows = [
-        ("database", str(where)),
-        *((" " if number else "indexes", index) for number, index in enumerate(run.indexes)),
-        ("started", f"{run.started_at:%Y-%m-%d %H:%M:%S %Z}"),
-        ("finished", f"{run.finished_at:%Y-%m-%d %H:%M:%S %Z}" if run.finished_at else "no"),
-        ("outcome", run.outcome),
-        ("resumed", f"{run.resumed} times" if run.resumed else "no"),
-    ]
-    rows += [(" " if number else "error", line) for number, line in enumerate((run.error or "").splitlines())]
-    if report := _report(run):
-        rows.append(("dialect", report.dialect))
-        rows += [("sources", _facts(report.sources)), ("assets", _facts(report.assets))]
-        rows.append(("speed", f"{report.seconds:,.2f} s, {report.records_per_second:,.0f} records/s"))
-        batches = counted(report.batches, "batch", "batches")
-        rows.append(("batches", f"{batches}, {counted(report.retries, 'retry', 'retries')}"))
-        if report.verification:
-            checks = report.verification.checks
-            rows.append(("verified", f"{sum(check.passed for check in checks)} of {len(checks)} checks passed"))
-            rows += [("failed", str(check)) for check in checks if not check.passed]
-        if report.digest:
-            rows += [("digest of", line) for line in digest_lines(report.digest)]
-        if report.rejects_file:
-            rows.append(("rejects file", report.rejects_file))
-    if run.committed:  # only of a run that did not end, or had several attempts
-        committed = f"{run.committed.inserted:,} assets inserted, {run.committed.updated:,} updated"
-        rows.append(("committed", f"{committed}, in all attempts together"))
-    print_rows(f"run {run.run_id}", ("", ""), rows)
-
-
-def _facts(counts: SourceCounts | AssetCounts) -> str:
-    facts = msgspec.structs.asdict(counts).items()
-    return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in facts if value)
-
-
-def _report(run: RunRecord) -> Report | None:
-    """The report, unless another version wrote one that this one cannot read."""
-    if run.report is None:
-        return None
-    try:
-        return msgspec.convert(_NUMBERS_OF_LATER_VERSIONS | msgspec.json.decode(run.report), Report)
-    except (msgspec.DecodeError, TypeError):
-        return None
+        runs = await list_runs(connection, run_id, limit) if await is_usable(connection) else []
+        store = ShardStore(run_id or "")
+        has_shards = bool(runs) and run_id is not None and await store.is_usable(connection)
+        return where, runs, await store.progress(connection) if has_shards else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
 from typing import Any, Final
@@ -20,7 +20,7 @@ from rich.text import Text
 from seed_registry.cli.render.console import format_event
 from seed_registry.escape import printable
 from seed_registry.events import EVENTS_OF_DISPLAY
-from seed_registry.report import Stages, Tally
+from seed_registry.report import Stages, Tally, WorkerProgress
 from seed_registry.words import size
 
 _REFRESHES_PER_SECOND: Final = 4
@@ -33,6 +33,9 @@ _WIDEST_BAR: Final = 20
 _GAP: Final = 2  # between two parts of a line
 # Below this width the overall speed and the bottleneck are left out.
 _NARROW: Final = 60
+# Of the display besides those of the processes, and one for a prompt.
+_OTHER_LINES: Final = 7
+_STEPS_WITH_BYTES: Final = ("", "scanning", "loading")
 _LIMITS: Final = {
     "reading": "reading the index",
     "decoding": "decoding, on one core",
@@ -59,6 +62,8 @@ class LiveProgress:
         self._indexes = indexes
         self._number = 0
         self._name = ""
+        self._step = ""
+        self._position_before = 0
         self._doing = "starting"
         self._tally = Tally()
         self._started = self._index_started = monotonic()
@@ -80,16 +85,20 @@ class LiveProgress:
 
     def tell(self, level: str, event: str, /, **fields: Any) -> None:
         """Note the event for the display, and print a line unless the display shows it."""
+        self._note_step()
         if event == "run_started":
             self._indexes, self._number = len(fields["indexes"]), 0
+            self._name = _short(fields["indexes"][0]) if self._indexes == 1 else f"{self._indexes:,} indexes"
         elif event == "index_opened":
             self._number += 1
-            self._index_started = monotonic()
-            self._name, self._doing = printable(str(fields["index"]).rpartition("/")[2], _NAME_WIDTH), ""
+            self._index_started, self._position_before = monotonic(), 0
+            self._name, self._doing = _short(fields["index"]), ""
         elif event == "loading_parked":
             self._doing = f"loading {fields['assets']:,} assets that waited for their sources"
         elif event == "writing_held":
             self._doing = f"writing {fields['assets']:,} assets that were held for their last records"
+        elif event == "settling":
+            self._doing = f"settling {fields['records']:,} records of repeated keys"
         elif event == "verifying":
             self._doing = "verifying"
         if (level == "debug" or event in EVENTS_OF_DISPLAY) and not self._verbose:
@@ -101,13 +110,23 @@ class LiveProgress:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The display as it is now."""
         now, tally = self._take_sample(), self._tally
+        self._note_step()
         is_narrow = options.max_width < _NARROW
         yield self._head(options.max_width)
         yield self._speed(now, is_narrow=is_narrow)
         yield from _outcomes(tally, options.max_width)
-        limit = tally.stages.since(self._samples[0].stages).limit(tally.workers)
+        if tally.worker_progress:
+            yield from _worker_lines(tally.worker_progress, options.max_width, console.height - _OTHER_LINES)
+        limit = tally.stages.since(self._samples[0].stages).limit(tally.workers, tally.processes)
         if limit is not None and not self._doing and not is_narrow:
             yield _line(Text("the limit is ", "dim"), _LIMITS[limit])
+
+    def _note_step(self) -> None:
+        """Begin to measure anew where several processes have begun another step."""
+        step = self._tally.step
+        if step != self._step:
+            self._step, self._index_started, self._position_before = step, monotonic(), self._tally.index_position
+            self._doing = "" if step in _STEPS_WITH_BYTES else step
 
     def _take_sample(self) -> _Sample:
         now = _Sample(monotonic(), self._tally.read, replace(self._tally.stages))
@@ -119,15 +138,15 @@ class LiveProgress:
     def _head(self, width: int) -> Table:
         """Which index, how much of it, and how long it will take, as far as there is room."""
         tally, total = self._tally, self._tally.index_bytes
-        number = [f"{self._number}/{self._indexes}"] if self._indexes > 1 else []
+        number = [f"{self._number}/{self._indexes}"] if self._number and self._indexes > 1 else []
         name, bar = self._name or "seed-registry", None
         facts = [self._doing or f"{size(tally.index_position)} read"]
         if total and not self._doing:
             done = min(tally.index_position, total)
-            facts = [f"{done / total:4.0%}", *filter(None, [self._left(done, total)])]
+            facts = [*filter(None, [self._step]), f"{done / total:4.0%}", *filter(None, [self._left(done, total)])]
             read = f"{size(done)} of {size(total)}"
             if _width(*number, name, *facts, read) <= width:
-                facts.insert(1, read)
+                facts.insert(2 if self._step else 1, read)
             bar_width = min(width - _width(*number, name, *facts) - _GAP, _WIDEST_BAR)
             bar = ProgressBar(total, done, bar_width) if bar_width >= _NARROWEST_BAR else None
         shown = Text(name, "bold")
@@ -146,10 +165,10 @@ class LiveProgress:
         return grid
 
     def _left(self, done: int, total: int) -> str:
-        elapsed = monotonic() - self._index_started
-        if not done or elapsed < 1:
+        elapsed, read = monotonic() - self._index_started, done - self._position_before
+        if read <= 0 or elapsed < 1:
             return ""
-        minutes, seconds = divmod(round(elapsed * (total - done) / done), 60)
+        minutes, seconds = divmod(round(elapsed * (total - done) / read), 60)
         hours, minutes = divmod(minutes, 60)
         return f"{hours}:{minutes:02}:{seconds:02} left" if hours else f"{minutes}:{seconds:02} left"
 
@@ -160,6 +179,9 @@ class LiveProgress:
             parts.append(f"{(now.read - first.read) / (now.at - first.at):,.0f}/s now")
         if not is_narrow and now.at - self._started > _WINDOW_SECONDS:
             parts.append(f"{now.read / (now.at - self._started):,.0f}/s overall")
+        if shards := self._tally.shards:
+            done = shards["scanned" if self._step == "scanning" else "loaded"]
+            parts.append(Text(f"{done:,} of {shards['planned']:,} shards", "dim"))
         return _line(*(part for text in parts for part in (text, "  ")))
 
 
@@ -193,6 +215,38 @@ def _outcomes(tally: Tally, width: int) -> Iterator[Text]:
             line = Text()
         line.append("  " if line else "").append_text(part)
     yield line
+
+
+def _worker_lines(workers: Sequence[WorkerProgress], width: int, most: int) -> Iterator[Text | Table]:
+    """A line for each process, as many as there is room for."""
+    shown = workers if len(workers) <= most else workers[: max(most - 1, 1)]
+    has_index = len({one.index for one in workers}) > 1
+    rows = []
+    for one in shown:
+        host, _, process = one.worker.rpartition(":")
+        facts = [f"shard {one.number}", f"{one.position / max(one.size, 1):4.0%}"]
+        rows.append([process if width < _NARROW else f"{host}:{process}", *facts, f"{one.read:,} records"])
+        if has_index and width >= _NARROW:
+            rows[-1].insert(1, _short(one.index))
+    while len(rows[0]) > 1 and _columns_width(rows) > width:
+        rows = [row[:-1] for row in rows]
+    grid = Table.grid(padding=(0, _GAP, 0, 0))
+    for position in range(len(rows[0])):
+        grid.add_column(no_wrap=True, overflow="ellipsis", justify="right" if position else "left")
+    for row in rows:
+        grid.add_row(*(Text(printable(cell, _NAME_WIDTH * 2), "dim") for cell in row))
+    yield grid
+    if left := len(workers) - len(shown):
+        yield _line(Text(f"and {left:,} more processes", "dim"))
+
+
+def _columns_width(rows: Sequence[Sequence[str]]) -> int:
+    return sum(max(map(cell_len, column)) + _GAP for column in zip(*rows, strict=True)) - _GAP
+
+
+def _short(index: object) -> str:
+    """The last part of a path or URL, as far as there is room."""
+    return printable(str(index).rpartition("/")[2], _NAME_WIDTH)
 
 
 def _width(*parts: str) -> int:

@@ -69,6 +69,7 @@ class LogProgress:
             self._log.info(
                 "progress",
                 index=tally.index,
+                **({"step": tally.step} if tally.step else {}),
                 position=tally.index_position,
                 bytes=tally.index_bytes,
                 read=tally.read,

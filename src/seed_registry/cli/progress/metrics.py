@@ -91,6 +91,11 @@ class TextfileMetrics:
         yield _counter("retries_total", "Batches retried.", tally.retries)
         yield _counter("repaired_total", "Records of which a text was repaired.", tally.repaired)
         yield _gauge("workers", "Sessions that write.", tally.workers)
+        yield _gauge("processes", "Processes that load.", tally.processes)
+        shards = CounterMetricFamily(_PREFIX + "shards", "Shards that came this far.", labels=["state"])
+        for state, count in tally.shards.items():
+            shards.add_metric([state], count)
+        yield shards
         stages = CounterMetricFamily(_PREFIX + "stage_seconds", "Time by stage, of all workers.", labels=["stage"])
         for stage, seconds in asdict(tally.stages).items():
             stages.add_metric([stage], seconds)

@@ -49,6 +49,7 @@ class Tracing:
         meter = self._metrics.get_meter("seed_registry", __version__)
         meter.create_observable_counter("seed_registry.records", [self._records], "{record}", "Records by outcome.")
         meter.create_observable_counter("seed_registry.read", [self._bytes], "By", "Bytes read.")
+        meter.create_observable_counter("seed_registry.shards", [self._shards], "{shard}", "Shards that came this far.")
         self._durations = meter.create_histogram("seed_registry.batch.duration", "s", "A batch, from queue to COMMIT.")
 
     def began(self, tally: Tally) -> None:
@@ -98,6 +99,10 @@ class Tracing:
         for table, counts in (("sources", self._tally.sources), ("assets", self._tally.assets)):
             for outcome in AssetCounts.__struct_fields__:
                 yield Observation(getattr(counts, outcome), {"table": table, "outcome": outcome})
+
+    def _shards(self, _: CallbackOptions) -> Iterable[Observation]:
+        for state, count in self._tally.shards.items():
+            yield Observation(count, {"state": state})
 
     def _bytes(self, _: CallbackOptions) -> Iterable[Observation]:
         yield Observation(self._tally.bytes_read)

@@ -12,9 +12,9 @@ from rich.text import Text
 
 from seed_registry.escape import printable
 from seed_registry.records import Location
-from seed_registry.report import AssetCounts, Digest, Report, SourceCounts, Tally
+from seed_registry.report import AssetCounts, Digest, Report, ShardReport, SourceCounts, Tally
 from seed_registry.shortfall import empty_handed, gaps, shortfall
-from seed_registry.words import counted, size
+from seed_registry.words import counted, duration, size
 
 _STYLES = {"warning": "yellow", "error": "red", "info": "dim"}
 _FIELDS = {"updated_at": "date", "url": "URL"}
@@ -34,6 +34,8 @@ def format_event(level: str, event: str, fields: dict[str, Any]) -> Text:
     if detail := facts.pop("detail", ""):
         facts.pop("reason", None)  # the same in a word
     note = facts.pop("note", "")
+    if event == "not_splittable":
+        detail = f"{facts.pop('index')} is loaded by one process: {facts.pop('reason')}"
     line.append(printable(detail or event.replace("_", " ")), _STYLES.get(level, ""))
     if note:
         line.append(f": {printable(note)}")
@@ -59,6 +61,8 @@ def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None
         f"{f', {left_out(report.ignored_fields)} left out' if report.ignored_fields else ''}",
         soft_wrap=True,
     )
+    if report.shards:
+        console.print(_by_processes(report.shards), soft_wrap=True)
     if report.database is not None:
         console.print(f"database: {printable(report.database)}", soft_wrap=True)
     if len(tally.rejects) > 1:
@@ -71,6 +75,20 @@ def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None
     if report.digest is not None:
         for line in digest_lines(report.digest):
             console.print(f"digest of {line}", soft_wrap=True)
+
+
+def _by_processes(shards: Sequence[ShardReport]) -> str:
+    """How many processes loaded how many shards, and which of them took the longest."""
+    slowest = max(shards, key=lambda one: one.seconds)
+    of_index = (
+        f" of {printable(slowest.index.rpartition('/')[2], 40)}" if len({one.index for one in shards}) > 1 else ""
+    )
+    retried = sum(one.attempts > 1 for one in shards)
+    return (
+        f"{counted(len({one.worker for one in shards}), 'process', 'processes')}, {counted(len(shards), 'shard')}"
+        f"{f' ({retried:,} begun more than once)' if retried else ''}, "
+        f"the slowest: shard {slowest.number}{of_index} with {duration(slowest.seconds)}"
+    )
 
 
 def digest_lines(digest: Digest) -> Iterator[str]:
