@@ -15,7 +15,7 @@ from rich.console import Console
 from conftest import Cli
 from seed_registry.cli.progress import live
 from seed_registry.cli.progress.live import LiveProgress
-from seed_registry.report import Counts, Stages, Tally
+from seed_registry.report import Counts, Stages, Tally, WorkerProgress
 from seed_registry.settings import DatabaseUrl
 from seed_registry.synthetic.index import Workload, generate
 
@@ -215,3 +215,61 @@ def test_a_log_file_that_is_a_link_or_cannot_be_written_is_an_error(
         assert done.returncode == 1
         assert b"--log-file" in done.stderr
     assert (tmp_path / "target").read_bytes() == b""
+
+
+# Several processes
+
+
+def by_processes(monkeypatch: pytest.MonkeyPatch, workers: int, indexes: int = 1) -> tuple[LiveProgress, Tally]:
+    """A load by so many processes, a hundred seconds after its scan."""
+    now = 1_000.0
+    monkeypatch.setattr(live, "monotonic", lambda: now)
+    progress = LiveProgress(console(), verbose=False)
+    tally = Tally(index_bytes=4_000_000, index_position=4_000_000, step="scanning")
+    tally.shards = {"planned": 80, "scanned": 80, "loaded": 0}
+    progress.began(tally)
+    progress.tell("info", "run_started", run_id="x", indexes=["/data/city.ndjson"] * indexes, dry_run=False)
+    drawn(progress, console())
+    tally.step, tally.index_position = "loading", 1_000_000  # of which an earlier attempt had loaded all
+    drawn(progress, console())
+    now += 100
+    tally.index_position, tally.shards["loaded"] = 2_000_000, 40
+    tally.assets = Counts(read=50_000, inserted=50_000)
+    tally.worker_progress = [
+        WorkerProgress(f"loader-7:{4_000 + number}", f"/data/{number % indexes}.ndjson", number, 25, 100, 1_234)
+        for number in range(workers)
+    ]
+    return progress, tally
+
+
+def test_each_process_has_a_line_and_the_time_left_is_that_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    progress, tally = by_processes(monkeypatch, workers=2)
+    lines = drawn(progress, console(100))
+    assert lines[0].startswith("city.ndjson")
+    assert lines[0].endswith("loading   50%  2.0 MB of 4.0 MB  3:20 left")
+    assert lines[1].endswith("40 of 80 shards")
+    assert lines[3:] == [
+        "loader-7:4000  shard 0   25%  1,234 records",
+        "loader-7:4001  shard 1   25%  1,234 records",
+    ]
+    tally.step, tally.worker_progress = "comparing keys", []
+    assert drawn(progress, console(100))[0] == "city.ndjson  comparing keys"
+    tally.step = "settling"
+    progress.tell("info", "settling", records=5_000)
+    assert drawn(progress, console(100))[0] == "city.ndjson  settling 5,000 records of repeated keys"
+    tally.step = ""
+    progress.tell("info", "verifying")
+    assert drawn(progress, console(100))[0] == "city.ndjson  verifying"
+
+
+@pytest.mark.parametrize("width", [12, 20, 40, 59, 60, 80, 200])
+@pytest.mark.parametrize("height", [5, 10, 24])
+def test_the_lines_of_processes_fit_the_terminal(monkeypatch: pytest.MonkeyPatch, width: int, height: int) -> None:
+    progress, _ = by_processes(monkeypatch, workers=64, indexes=9)
+    lines = drawn(progress, console(width, height=height))
+    assert all(cell_len(line) <= width for line in lines)
+    assert sum("4000" in line for line in lines) == 1
+    if width >= 60:
+        assert len(lines) <= max(height, 6)
+    shown = sum(any(f"{4_000 + number}" in line for number in range(64)) for line in lines)
+    assert any(line.startswith(f"and {64 - shown:,} mo"[:width]) for line in lines)

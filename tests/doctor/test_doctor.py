@@ -13,10 +13,12 @@ import asyncpg
 import pytest
 
 from conftest import Cli
+from seed_registry.doctor import processes
 from seed_registry.doctor.database import check_database
 from seed_registry.doctor.local import Finding, check_disks, check_program
+from seed_registry.postgres import process_budget
 from seed_registry.postgres.identifiers import quoted
-from seed_registry.settings import DatabaseUrl
+from seed_registry.settings import DatabaseUrl, Settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
@@ -308,3 +310,39 @@ def test_a_disk_without_space_fails() -> None:
 
 def test_versions_are_reported() -> None:
     assert check_program("1.2.3").finding.startswith("seed-registry 1.2.3, Python 3.")
+
+
+# --- several processes --------------------------------------------------------------------------------------------
+
+
+async def test_processes_that_the_server_has_no_sessions_for_are_told_with_a_number_that_it_has(
+    database_url: DatabaseUrl, monkeypatch: pytest.MonkeyPatch, connection: asyncpg.Connection[Any]
+) -> None:
+    for module in (process_budget, processes):
+        monkeypatch.setattr(module, "cores", lambda: 10_000)
+    (finding,) = (await found(database_url))["processes"]
+    assert finding.state == "warn"
+    assert "raise max_connections" in finding.fix
+    room = int(finding.fix.rpartition("--processes ")[2])
+    settings = Settings(processes=room)
+    free = await process_budget.free_sessions(connection)
+    assert process_budget.sessions_of(settings, room) <= free + 1 < process_budget.sessions_of(settings, room + 2)
+
+
+async def test_processes_that_the_memory_is_too_small_for_are_told(
+    database_url: DatabaseUrl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (process_budget, processes):
+        monkeypatch.setattr(module, "cores", lambda: 8)
+    monkeypatch.setattr(processes, "free_memory", lambda: 300_000_000)
+    (finding,) = (await found(database_url))["processes"]
+    assert finding.state == "warn"
+    assert finding.finding.startswith("8 cores: --processes auto starts ")
+    assert finding.fix.startswith("load with --processes 2")
+
+
+async def test_processes_that_fit_need_no_fix(database_url: DatabaseUrl, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (process_budget, processes):
+        monkeypatch.setattr(module, "cores", lambda: 2)
+    (finding,) = (await found(database_url))["processes"]
+    assert (finding.state, finding.fix) == ("ok", "")
