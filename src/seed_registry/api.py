@@ -16,7 +16,7 @@ from seed_registry.index.open import read_index
 from seed_registry.load.composition import open_load
 from seed_registry.load.context import RunContext
 from seed_registry.load.replay import replay_contexts
-from seed_registry.load.run import LoadRun
+from seed_registry.load.run import LoadRun, OpenTarget
 from seed_registry.report import Progress, Report, Silent
 from seed_registry.settings import Settings
 
@@ -121,11 +121,17 @@ async def _run_passes(new_run: Callable[[], LoadRun], *, can_repeat: bool = True
 
 def _new_run(context: RunContext) -> LoadRun:
     """A dry run is a load with another target: other writers, another recorder, nothing to verify."""
-    if context.settings.processes != 1:
-        from seed_registry.shards.run import ShardedRun  # noqa: PLC0415  # one process needs none of it
+    if context.settings.dry_run or context.is_replay:
+        return LoadRun(context, open_dry_run if context.settings.dry_run else open_load)
+    if context.settings.processes == 1:
+        return LoadRun(context, open_load, _new_sharded_run)
+    return _new_sharded_run(context, open_load)
 
-        return ShardedRun(context, open_load)
-    return LoadRun(context, open_dry_run if context.settings.dry_run else open_load)
+
+def _new_sharded_run(context: RunContext, open_target: OpenTarget) -> LoadRun:
+    from seed_registry.shards.run import ShardedRun  # noqa: PLC0415  # one process needs none of it
+
+    return ShardedRun(context, open_target)
 
 
 def ingest_sync(

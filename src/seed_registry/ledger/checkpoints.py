@@ -73,6 +73,16 @@ class Ledger:
             for lane, lanes, line, offset, assets, batch, *file in rows
         ]
 
+    async def is_sharded(self, connection: asyncpg.Connection[Any]) -> bool:
+        """Whether the run was divided into shards; a role that may not read them cannot go on with them."""
+        if not await connection.fetchval(
+            "select pg_catalog.has_table_privilege('seed_registry.shards', 'select, update')"
+        ):
+            return False
+        return bool(
+            await connection.fetchval("select exists (select from seed_registry.shards where run_id = $1)", self.run_id)
+        )
+
     async def forget(self, connection: asyncpg.Connection[Any], index: str) -> None:
         """Delete the checkpoints of an index that was changed, or is read from its beginning."""
         await connection.execute(

@@ -304,8 +304,15 @@ class ShardStore:
             )
         )
 
-    async def show_progress(self, connection: Connection, place: tuple[int, int], attempt: int, counts: str) -> None:
-        """Show how far an attempt is.
+    async def show_progress(
+        self,
+        connection: Connection,
+        place: tuple[int, int],
+        attempt: int,
+        counts: str,
+        rejects: Sequence[tuple[int, int, bytes]] = (),
+    ) -> None:
+        """Show how far an attempt is, and rejects of it: number, offset, line.
 
         Raises:
             ShardTaken: another attempt has the shard, or the coordinator is gone.
@@ -323,6 +330,12 @@ class ShardStore:
         )
         if not is_wanted:
             raise ShardTaken("another attempt has this shard, or its coordinator is gone")
+        if rejects:
+            await connection.executemany(
+                'insert into seed_registry.shard_rejects (run_id, index, shard, number, "offset", line) '
+                "values ($1, $2, $3, $4, $5, $6) on conflict do nothing",
+                [(self.run_id, *place, *reject) for reject in rejects],
+            )
 
     async def is_loaded(self, connection: Connection, place: tuple[int, int], attempt: int) -> bool:
         """Whether this attempt has loaded its shard."""

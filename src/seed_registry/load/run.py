@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from time import monotonic
 from typing import Final
 
@@ -45,19 +45,21 @@ from seed_registry.report import (
 _INCOMPLETE: Final = "the portal has more records than were read: load all pages of its answer together"
 
 OpenTarget = Callable[[RunContext], AbstractAsyncContextManager[Target]]
+NewRun = Callable[[RunContext, OpenTarget], "LoadRun"]
 
 
 class LoadRun:
     """One load, or dry run, by the target that is opened for it."""
 
-    def __init__(self, context: RunContext, open_target: OpenTarget) -> None:
-        """Begin the run.
+    def __init__(self, context: RunContext, open_target: OpenTarget, new_sharded: NewRun | None = None) -> None:
+        """Begin the run; `new_sharded` makes the run that finishes what several processes have begun.
 
         Raises:
             SeedRegistryError: the target cannot be opened.
         """
         self.context = context
         self._target = open_target(context)
+        self._new_sharded = new_sharded
         self._started = monotonic()
         self._parts: list[IndexReport] = []
         self._dialects: dict[str, str] = {}  # of the indexes so far, with their providers
@@ -84,6 +86,8 @@ class LoadRun:
             SeedRegistryError: as `ingest` does.
         """
         async with self._target as target:
+            if self._new_sharded is not None and await target.has_shards():
+                return await self._new_sharded(self.context, lambda _: nullcontext(target)).execute()
             try:
                 report = await self._load(target)
             except BaseException as exc:

@@ -80,3 +80,10 @@ class Target(Struct, frozen=True):
     state: RegistryState | None = None
     main: RetryingSession | None = None
     ledger: Ledger | None = None
+
+    async def has_shards(self) -> bool:
+        """Whether the run is resumed, and was divided into shards."""
+        ledger, main = self.ledger, self.main
+        if ledger is None or main is None or ledger.unfinished is None:
+            return False
+        return await main.do(ledger.is_sharded)

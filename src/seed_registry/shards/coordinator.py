@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -75,9 +75,9 @@ class Coordinator:
         """
         cuts = [await self._cut(number) for number in range(len(self._run.indexes))]
         rows = await self.rows()
-        if rows and _files(decoded(row.shard, Shard) for row in rows) == _files(
-            one for it in cuts for one in it.shards
-        ):
+        planned = _files((row.index, decoded(row.shard, Shard)) for row in rows)
+        found = _files((number, shard) for number, one in enumerate(cuts) for shard in one.shards)
+        if rows and planned == found and not any(_was_changed(row) for row in rows):
             return rows
         new = [
             ShardRow(number, shard.number, index.report_name, shard.first, shard.last, encoded(shard))
@@ -96,8 +96,10 @@ class Coordinator:
     async def _cut(self, number: int) -> Cut:
         index, settings, tell = self._run.indexes[number], self._run.settings, self._run.progress.tell
         wished = settings.shard_bytes
+        size = 0
         if index.kind == "file":
-            size = (await anyio.Path(index.path).stat()).st_size
+            with suppress(OSError):  # `cut` says so
+                size = (await anyio.Path(index.path).stat()).st_size
             least = min(_LEAST_SHARD_BYTES, wished)
             wished = max(min(wished, size // (_SHARDS_A_WORKER * self._processes)), least)
         try:
@@ -132,6 +134,7 @@ class Coordinator:
 
     async def scan(self) -> None:
         """Scan all shards that are not scanned yet; join those that do not end where records end."""
+        await self._main.do(self._recover_parked)
         await self._recover_keys()
         async with self._step(SCANNING):
             while planned := [row for row in await self.rows() if row.state == "planned"]:
@@ -145,13 +148,18 @@ class Coordinator:
     async def _recover_keys(self) -> None:
         """Scan again where a crash of the server has emptied the table of the keys."""
         found = await self._main.do(self.store.count_keys)
+        rows = await self.rows()
         lost = [
-            (row.index, row.number)
-            for row in await self.rows()
-            if row.state == "scanned" and row.scanned
-            and decoded(row.scanned, ShardScanned).keys != found.get((row.index, row.number), 0)
-        ]  # fmt: skip
-        await self._main.do(lambda connection: self.store.set_state(connection, lost, "planned"))
+            row
+            for row in rows
+            if row.scanned and decoded(row.scanned, ShardScanned).keys != found.get((row.index, row.number), 0)
+        ]
+        if all(row.state == "loaded" for row in rows):
+            return  # nothing is sieved any more
+        places = [(row.index, row.number) for row in lost if row.state == "scanned"]
+        await self._main.do(lambda connection: self.store.set_state(connection, places, "planned"))
+        # What is loaded stays so, but a key of it may be in a shard that is not loaded yet.
+        await self._perform([Task("scan", row.index, row.number) for row in lost if row.state == "loaded"])
 
     async def _join(self, number: int) -> None:
         """Join shards of an index that do not end where records end with those behind them."""
@@ -207,7 +215,6 @@ class Coordinator:
 
     async def load(self) -> None:
         """Load all shards that are not loaded, but for those behind a break of their index."""
-        await self._main.do(self._recover_parked)
         rows = [
             row
             for row in await self.rows()
@@ -215,6 +222,9 @@ class Coordinator:
         ]
         async with self._step(LOADING):
             await self._perform([Task("load", row.index, row.number) for row in rows])
+        for row in reversed(await self.rows()):
+            if row.loaded and (problem := decoded(row.loaded, ShardLoaded).problem):
+                self.problems[row.index] = (row.number, problem)
 
     async def _recover_parked(self, connection: Any) -> None:
         """Load again where a crash of the server has emptied the table of the repeated keys."""
@@ -305,5 +315,12 @@ class Coordinator:
         self._run.tally.step = ""
 
 
-def _files(shards: Iterable[Shard]) -> set[tuple[int, int, str]]:
-    return {(shard.size, shard.modified, shard.etag) for shard in shards}
+def _files(shards: Iterable[tuple[int, Shard]]) -> set[tuple[int, int, int, str]]:
+    return {(index, shard.size, shard.modified, shard.etag) for index, shard in shards}
+
+
+def _was_changed(row: ShardRow) -> bool:
+    """Whether the load of a shard could not read what its scan had read."""
+    if not (row.scanned and row.loaded):
+        return False
+    return decoded(row.scanned, ShardScanned).problem != decoded(row.loaded, ShardLoaded).problem

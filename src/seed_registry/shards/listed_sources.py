@@ -54,6 +54,8 @@ async def merge_listed(
     tally = recorder.tally
     before = replace(tally.sources)
     tally.sources.read += len(sources)
+    for source in sources:
+        recorder.count_ignored(source)
     keys: dict[str, None] = {}
 
     async def merge(part: list[Source]) -> bool:

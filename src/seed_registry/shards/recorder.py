@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from seed_registry.errors import TooManyRejects
 from seed_registry.load.key_counts import KeyCounts
@@ -13,6 +14,9 @@ from seed_registry.rejects.writer import reject_line
 from seed_registry.report import Silent, Tally
 from seed_registry.settings import Settings
 from seed_registry.spill import Spool
+
+# Of the rejects of a shard, those that the ledger gets while it is loaded.
+_SHOWN_BYTES: Final = 1 << 20
 
 
 class NoKeys(KeyCounts):
@@ -34,6 +38,8 @@ class ShardRecorder(OutcomeRecorder):
         self.keys = NoKeys(is_empty=False)
         self._name = name
         self._lines = Spool(1)
+        self._first: list[tuple[int, int, bytes]] = []
+        self._shown_bytes = 0
 
     def reject(self, reject: Reject) -> None:
         """Count and keep a reject.
@@ -41,7 +47,11 @@ class ShardRecorder(OutcomeRecorder):
         Raises:
             StorageFailed: the disk is full.
         """
-        self._lines.append(reject_line(self._name, reject), reject.offset)
+        line = reject_line(self._name, reject)
+        if self._shown_bytes < _SHOWN_BYTES:
+            self._shown_bytes += len(line)
+            self._first.append((self._lines.count, reject.offset, line))
+        self._lines.append(line, reject.offset)
         super().reject(reject)
 
     def stop(self, too_many: TooManyRejects) -> None:
@@ -50,6 +60,11 @@ class ShardRecorder(OutcomeRecorder):
     def reject_lines(self) -> Iterator[tuple[int, bytes]]:
         """The rejects: offset, line of the rejects file."""
         return ((offset, line) for offset, line in self._lines)
+
+    def take_first(self) -> list[tuple[int, int, bytes]]:
+        """The first rejects, as far as not taken yet, for a run that is stopped by them: number, offset, line."""
+        first, self._first = self._first, []
+        return first
 
     def sample(self) -> list[Asset]:
         """The assets with the smallest hashes, to be compared with the database."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from seed_registry.errors import DatabaseRefused, SeedRegistryError
+from seed_registry.errors import DatabaseRefused, SeedRegistryError, TooManyRejects
 from seed_registry.ledger.shards import ShardStore
 from seed_registry.load.context import RunContext
 from seed_registry.load.run import LoadRun, OpenTarget
@@ -64,9 +64,11 @@ class ShardedRun(LoadRun):
         collection = Collection(context, target, coordinator, self._known)
         try:
             listed = await self._load_shards(coordinator, target)
-        except SeedRegistryError:
+        except SeedRegistryError as exc:
             with suppress(SeedRegistryError):
                 await collection.collect_rejects()
+            if isinstance(exc, TooManyRejects):
+                target.recorder.require_few_rejects()  # the message names their file, which is there now
             raise
         await collection.collect(listed)
         self._parts, self._shards = collection.parts, collection.shards

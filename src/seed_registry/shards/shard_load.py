@@ -15,13 +15,14 @@ from msgspec.structs import replace
 from seed_registry.checkpoint import SOURCE_BATCH, ResumePoint
 from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadable, first_cause
 from seed_registry.index.open_shard import read_shard
+from seed_registry.index.shard_bytes import changed
 from seed_registry.index.shards import Shard
 from seed_registry.load import pipeline
 from seed_registry.load.index_steps import LoadIndexSteps
 from seed_registry.load.sources import SourceResolver
 from seed_registry.postgres.connection import flush
 from seed_registry.report import Counts, MergeCounts
-from seed_registry.shards.facts import IndexFacts, ShardLoaded, decoded, encoded
+from seed_registry.shards.facts import IndexFacts, ShardLoaded, ShardScanned, decoded, encoded
 from seed_registry.shards.repeats import ParkedRepeats
 from seed_registry.shards.tasks import Failure, Place
 
@@ -75,6 +76,8 @@ class ShardLoad:
                 problem = await self._load(
                     reader, sources, facts, parked, ResumePoint.of(committed) if committed else None
                 )
+                if problem is None and row.scanned and reader.digest != decoded(row.scanned, ShardScanned).digest:
+                    problem = Failure.of(changed(reader.name, "it has other bytes than before"))
                 await self._finish(reader, sources, parked, problem)
         finally:
             parked.close()
@@ -147,6 +150,7 @@ class ShardLoad:
                     place=self._place,
                     attempt=self._attempt,
                     counts=_as_text(self._tally.assets, reader.position),
+                    rejects=self._recorder.take_first(),
                 )
                 await self._worker.main.do(show_now)
 
