@@ -58,6 +58,7 @@ class Model:
 
     def __init__(self) -> None:
         self.rows: dict[str, tuple[str, str, str | None]] = {}
+        self.records: dict[str, tuple[str, str, str | None]] = {}  # the last ones: their hashes are in the rows
 
     def load(self, indexes: list[list[Any]]) -> dict[str, int]:
         """Load indexes, one after the other; return the outcomes of their assets."""
@@ -79,10 +80,11 @@ class Model:
             before = self.rows.get(key)
             moments = [moment for *_, moment in [*records, *filter(None, [before])] if moment]
             after = (*records[-1][:2], max(moments, default=None))
-            outcome = "inserted" if before is None else "unchanged" if before == after else "updated"
+            is_same = before == after and self.records[key] == records[-1]  # a moment may be older than that of the row
+            outcome = "inserted" if before is None else "unchanged" if is_same else "updated"
             counts[outcome] += 1
             counts["duplicate"] += len(records) - 1
-            self.rows[key] = after
+            self.rows[key], self.records[key] = after, records[-1]
         return counts
 
 

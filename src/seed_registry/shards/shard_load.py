@@ -15,8 +15,7 @@ from msgspec.structs import replace
 from seed_registry.checkpoint import SOURCE_BATCH, ResumePoint
 from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadable, first_cause
 from seed_registry.index.open_shard import read_shard
-from seed_registry.index.shard_bytes import changed
-from seed_registry.index.shards import Shard
+from seed_registry.index.shards import Shard, changed
 from seed_registry.load import pipeline
 from seed_registry.load.index_steps import LoadIndexSteps
 from seed_registry.load.sources import SourceResolver
