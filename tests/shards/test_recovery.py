@@ -14,6 +14,9 @@ import pytest
 from local_engine import LocalEngine, load_by_shards
 
 from seed_registry import IndexBroken, IndexUnreadable, Settings, ingest
+from seed_registry.load import inspection
+from seed_registry.registry import introspection
+from seed_registry.registry.tables import Tables
 from seed_registry.report import Report
 from seed_registry.settings import DatabaseUrl
 from seed_registry.shards.tasks import Job, Result, Task
@@ -92,9 +95,15 @@ async def _break_off(path: Path, settings: Settings, step: str, nth: int) -> boo
     return False
 
 
-@pytest.mark.parametrize("processes", [1, 3])
-@pytest.mark.parametrize("crash", [False, True])
-@pytest.mark.parametrize(("step", "nth"), [("scan", 3), ("sieve", 0), ("load", 0), ("load", 4), ("settle", 0)])
+@pytest.mark.parametrize(("crash", "processes"), [(False, 1), (True, 3)])
+@pytest.mark.parametrize(
+    ("step", "nth"),
+    [
+        ("load", 4),
+        ("settle", 0),
+        *(pytest.param(step, nth, marks=pytest.mark.slow) for step, nth in [("scan", 3), ("sieve", 0), ("load", 0)]),
+    ],
+)
 async def test_a_run_that_ended_at_any_step_is_finished_exactly(
     connection: asyncpg.Connection[Any],
     database_url: DatabaseUrl,
@@ -157,6 +166,25 @@ async def test_an_index_that_is_changed_between_scan_and_load_is_no_success(
         )
     await load_by_shards(path, settings, shard_bytes=2_500)
     assert await _names(connection) == {line["asset_key"]: line["name"] for line in changed}
+
+
+async def test_a_worker_whose_first_session_is_lost_opens_another(
+    database_url: DatabaseUrl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines, calls = _lines(), 0
+
+    async def introspect(connection: asyncpg.Connection[Any], *arguments: Any) -> Tables:
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # the first one is the coordinator's
+            await connection.execute("select pg_terminate_backend(pg_backend_pid())")
+        return await introspection.introspect(connection, *arguments)
+
+    monkeypatch.setattr(inspection, "introspect", introspect)
+    path = _write(tmp_path / "index.ndjson", lines)
+    report = await load_by_shards(path, Settings(database_url=database_url), shard_bytes=2_500)
+    assert calls > 2
+    assert _counts(report) == _expected(lines)
 
 
 async def test_what_comes_before_the_end_of_a_truncated_document_is_loaded(

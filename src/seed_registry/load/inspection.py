@@ -25,12 +25,18 @@ class Inspection:
         database: as the session described it, also where `inspect` failed afterwards.
     """
 
-    def __init__(self, run: RunContext, url: DatabaseUrl, *, is_reading: bool = False) -> None:
-        """With `is_reading` nothing is going to be written; otherwise the tables of the embedded server are created."""
+    def __init__(
+        self, run: RunContext, url: DatabaseUrl, *, is_reading: bool = False, is_rejoined: bool = False
+    ) -> None:
+        """With `is_reading` nothing is going to be written; otherwise the tables of the embedded server are created.
+
+        With `is_rejoined` a run is at work on the server, so a connection that is lost is opened again.
+        """
         self.database: Database | None = None
         self._run = run
         self._url = url
         self._is_reading = is_reading
+        self._is_rejoined = is_rejoined
 
     async def inspect(self) -> RegistryState:
         """Inspect the registry; wait for a server that is starting or full, not for one that is not there.
@@ -41,7 +47,7 @@ class Inspection:
         """
         run = self._run
         policy = run.retry_policy(self._url, run.settings.pooler)
-        async for attempt in policy.connect_attempts():
+        async for attempt in policy.connect_attempts(is_rejoined=self._is_rejoined):
             with attempt:
                 return await self._inspect()
         raise AssertionError("the last attempt returns or raises")

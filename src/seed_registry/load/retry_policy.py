@@ -8,7 +8,8 @@ from typing import Any, Final
 import stamina
 from msgspec import Struct
 
-from seed_registry.postgres.failures import is_lock_timeout, is_starting_or_full
+from seed_registry.errors import DatabaseUnavailable
+from seed_registry.postgres.failures import has_no_room, is_lock_timeout, is_starting_or_full
 from seed_registry.report import Progress, Tally
 from seed_registry.settings import DatabaseUrl, PoolerName
 
@@ -42,11 +43,15 @@ class RetryPolicy(Struct, frozen=True):
             wait_max=LONGEST_WAIT_SECONDS,
         ).__aiter__()
 
-    def connect_attempts(self) -> AsyncIterator[stamina.Attempt]:
-        """Attempts of the first connection; a server that is starting or full may pass, one that is not there not."""
+    def connect_attempts(self, *, is_rejoined: bool = False) -> AsyncIterator[stamina.Attempt]:
+        """Attempts of the first connection; a server that is starting or full may pass.
+
+        One that is not there passes only if it `is_rejoined`: another process of the run has a connection to it.
+        """
 
         def may_pass(exc: Exception) -> bool:
-            if not (is_starting_or_full(exc) or is_lock_timeout(exc)):
+            is_back_soon = is_rejoined and isinstance(exc, DatabaseUnavailable) and not has_no_room(exc)
+            if not (is_starting_or_full(exc) or is_lock_timeout(exc) or is_back_soon):
                 return False
             self.log_retry(exc)
             return True

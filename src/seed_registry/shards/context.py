@@ -61,7 +61,7 @@ class WorkerContext:
             DatabaseRefused: this worker would write other rows than the run began with.
         """
         run, job = self.run, self.job
-        state = await Inspection(run, job.url, is_reading=True).inspect()
+        state = await Inspection(run, job.url, is_reading=True, is_rejoined=True).inspect()
         if state.tables.salt != job.salt:
             raise DatabaseRefused("the tables were changed during the load; load again")
         self.state = state = replace(state, is_empty=job.is_empty)
