@@ -179,7 +179,7 @@ class LiveProgress:
             parts.append(f"{(now.read - first.read) / (now.at - first.at):,.0f}/s now")
         if not is_narrow and now.at - self._started > _WINDOW_SECONDS:
             parts.append(f"{now.read / (now.at - self._started):,.0f}/s overall")
-        if shards := self._tally.shards:
+        if (shards := self._tally.shards) and not is_narrow:
             done = shards["scanned" if self._step == "scanning" else "loaded"]
             parts.append(Text(f"{done:,} of {shards['planned']:,} shards", "dim"))
         return _line(*(part for text in parts for part in (text, "  ")))
