@@ -560,6 +560,9 @@ def test_a_header_is_given_where_nobody_reads_it(shell: Shell) -> None:
 
 # Messages whose fix another test executes, by that test (or how its name begins).
 ELSEWHERE = {
+    "cli/test_process_display.py::test_a_dry_run_refuses_the_flag_and_ignores_what_the_environment_says_of_loads": [
+        "is one process: leave out --processes"
+    ],
     "postgres/test_pooler.py::test_a_session_pool_that_is_too_small_leaves_as_many_workers": [
         "PgBouncer: default_pool_size", "--pooler none if the pooler keeps sessions",
     ],
