@@ -560,6 +560,13 @@ def test_a_header_is_given_where_nobody_reads_it(shell: Shell) -> None:
 
 # Messages whose fix another test executes, by that test (or how its name begins).
 ELSEWHERE = {
+    "doctor/test_doctor.py::test_processes_that_the_server_has_no_sessions_for_are_told_with_a_number_that_it_has": [
+        "cores: --processes auto starts", "until then --processes {}"
+    ],
+    "doctor/test_doctor.py::test_processes_that_the_memory_is_too_small_for_are_told": [
+        "load with --processes {}, or give it more memory"
+    ],
+    "cli/test_process_display.py::test_report_metrics_page_log_and_runs_tell_of_the_shards": ["more; --json has all"],
     "cli/test_process_display.py::test_a_dry_run_refuses_the_flag_and_ignores_what_the_environment_says_of_loads": [
         "is one process: leave out --processes"
     ],
