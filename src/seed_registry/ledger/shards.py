@@ -469,18 +469,26 @@ class ShardStore:
         return {row["part"]: row["assets"] for row in rows}
 
     async def parked(
-        self, connection: Connection, part: int, after: ParkedAsset | None, limit: int
+        self, connection: Connection, part: int, after: ParkedAsset | None, limit: int, max_bytes: int
     ) -> list[ParkedAsset]:
-        """The next parked assets of a part, those of a key together in their order."""
+        """The next parked assets of a part, those of a key together in their order.
+
+        Not more than `limit`, and none behind the one with which they have `max_bytes`.
+        """
         place = (after.key_hash, after.key, after.index, after.offset, after.shard) if after else _BEFORE_ALL
         rows = await connection.fetch(
+            'select key_hash, key, index, "offset", shard, asset from (select *, '
+            "pg_catalog.sum(pg_catalog.octet_length(asset)) over (rows unbounded preceding) "
+            "- pg_catalog.octet_length(asset) as before from ("
             'select key_hash, key, index, "offset", shard, asset from seed_registry.parked '
             'where run_id = $1 and part = $2 and (key_hash, key, index, "offset", shard) > ($3, $4, $5, $6, $7) '
-            'order by key_hash, key, index, "offset", shard limit $8',
+            'order by key_hash, key, index, "offset", shard limit $8) as next) as sized where before < $9 '
+            'order by key_hash, key, index, "offset", shard',
             self.run_id,
             part,
             *place,
             limit,
+            max_bytes,
         )
         return [ParkedAsset(*row) for row in rows]
 

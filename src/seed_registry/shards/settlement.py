@@ -36,10 +36,13 @@ class KeyGroup:
         index: of the last one.
     """
 
-    def __init__(self, key_hash: int, limit: int) -> None:
+    def __init__(self, key_hash: int, limit: int, max_bytes: int) -> None:
+        """Of more than `limit` assets, or than `max_bytes` of their records, about the last ones are kept."""
         self.key_hash = key_hash
         self.index = 0
         self._limit = limit
+        self._max_bytes = max_bytes
+        self._size = 0
         self._places: list[tuple[int, Asset]] = []
         self._newest: tuple[int, Asset] | None = None  # of those that were dropped
 
@@ -47,8 +50,11 @@ class KeyGroup:
         """Add an asset of an index; they come in their order."""
         self.index = index
         self._places.append((index, asset))
-        if len(self._places) >= 2 * self._limit:
-            dropped, self._places = self._places[: self._limit], self._places[self._limit :]
+        self._size += len(asset.raw)
+        if len(self._places) >= 2 * self._limit or (self._size > self._max_bytes and len(self._places) > 1):
+            half = len(self._places) // 2
+            dropped, self._places = self._places[:half], self._places[half:]
+            self._size = sum(len(asset.raw) for _, asset in self._places)
             dated = [place for place in [*filter(None, [self._newest]), *dropped] if place[1].updated_at]
             self._newest = max(dated, key=_updated_at, default=None)
 
@@ -128,7 +134,7 @@ class Settlement:
             last_hash = parked.key_hash
             asset = decoded(parked.asset, Asset)
             identity = (parked.key_hash, parked.key, self._row_identity(asset))
-            group = groups.setdefault(identity, KeyGroup(parked.key_hash, limit))
+            group = groups.setdefault(identity, KeyGroup(parked.key_hash, limit, settings.batch_bytes))
             group.add(parked.index, asset)
             count, size = count + 1, size + len(asset.raw)
         for batch in self._by_index(part, groups.values()):
@@ -147,12 +153,13 @@ class Settlement:
 
     async def _parked(self, part: int) -> AsyncIterator[ParkedAsset]:
         after: ParkedAsset | None = None
-        store = self._worker.store
+        max_bytes = self._worker.job.settings.batch_bytes
+        fetch = partial(self._worker.store.parked, part=part, limit=_FETCHED_ASSETS, max_bytes=max_bytes)
         while True:
-            found = await self._worker.main.do(partial(store.parked, part=part, after=after, limit=_FETCHED_ASSETS))
+            found = await self._worker.main.do(partial(fetch, after=after))
             for parked in found:
                 yield parked
-            if len(found) < _FETCHED_ASSETS:
+            if len(found) < _FETCHED_ASSETS and sum(len(parked.asset) for parked in found) < max_bytes:
                 return
             after = found[-1]
 
