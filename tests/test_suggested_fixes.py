@@ -560,6 +560,9 @@ def test_a_header_is_given_where_nobody_reads_it(shell: Shell) -> None:
 
 # Messages whose fix another test executes, by that test (or how its name begins).
 ELSEWHERE = {
+    "index/test_packed_shards.py::test_what_cannot_be_cut_is_one_shard_with_a_command_that_helps": [
+        "> UNPACKED && seed-registry load UNPACKED"
+    ],
     "doctor/test_doctor.py::test_processes_that_the_server_has_no_sessions_for_are_told_with_a_number_that_it_has": [
         "cores: --processes auto starts", "until then --processes {}"
     ],

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import anyio
 from msgspec.structs import force_setattr
 
 from seed_registry import Settings
@@ -18,6 +20,9 @@ from seed_registry.report import Progress, Report, Silent
 from seed_registry.shards.run import ShardedRun
 from seed_registry.shards.tasks import Job, Result, Task
 from seed_registry.shards.worker import Worker
+
+_KILLED = 0.3  # of all workers that begin a step
+_LONGEST_LIFE_SECONDS = 0.1
 
 
 class LocalEngine:
@@ -35,11 +40,14 @@ class LocalEngine:
         tasks = list(tasks)
         self._chance.shuffle(tasks)
         for task in tasks:
-            result = await self._chance.choice(self._workers).perform(job, task)
+            result = await self._attempt(job, task)
             if result.failure is not None:
                 raise result.failure.error()
             self.performed.append(task)
             done(task, result)
+
+    async def _attempt(self, job: Job, task: Task) -> Result:
+        return await self._chance.choice(self._workers).perform(job, task)
 
     def end_silent(self, workers: Sequence[str]) -> None:
         """End nothing: they are in this process."""
@@ -48,6 +56,29 @@ class LocalEngine:
         """Close the sessions of the workers."""
         for worker in self._workers:
             await worker.close()
+
+
+class KillingEngine(LocalEngine):
+    """An engine that loses workers at any moment: their sessions end, and other workers try again what they were at."""
+
+    async def _attempt(self, job: Job, task: Task) -> Result:
+        for number in range(len(self._workers)):
+            if self._chance.random() > _KILLED:
+                continue
+            with anyio.move_on_after(self._chance.uniform(0, _LONGEST_LIFE_SECONDS)) as life:
+                return await self._workers[number].perform(job, task)
+            assert life.cancelled_caught
+            await _kill(self._workers[number])
+            self._workers[number] = Worker()
+        return await super()._attempt(job, task)
+
+
+async def _kill(worker: Worker) -> None:
+    """End the sessions of a worker as the end of its process does, whatever they are doing."""
+    context = worker._context
+    if context is not None:
+        with suppress(RuntimeError):
+            await context._stack.__aexit__(RuntimeError, RuntimeError("killed"), None)
 
 
 async def load_by_shards(

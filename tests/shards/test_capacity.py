@@ -76,6 +76,7 @@ async def test_a_server_without_room_is_loaded_with_less(
         await limited.close()
 
 
+@pytest.mark.slow
 async def test_a_role_without_the_tables_of_shards_is_granted_them(
     connection: asyncpg.Connection[Any], database_url: DatabaseUrl, tmp_path: Path, cli: Any
 ) -> None:

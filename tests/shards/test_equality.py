@@ -171,6 +171,7 @@ async def test_hostile_lines(
     await check_equal([path], (database_url, twin_url), tmp_path, 2_000, **options)
 
 
+@pytest.mark.slow
 async def test_several_indexes(database_url: DatabaseUrl, twin_url: DatabaseUrl, tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("0.ndjson", "1.ndjson", "2.ndjson.gz")]
     paths[0].write_bytes(_hostile(1))
@@ -179,6 +180,7 @@ async def test_several_indexes(database_url: DatabaseUrl, twin_url: DatabaseUrl,
     await check_equal([*paths, paths[0]], (database_url, twin_url), tmp_path, 3_000)
 
 
+@pytest.mark.slow
 async def test_broken_indexes_among_others(database_url: DatabaseUrl, twin_url: DatabaseUrl, tmp_path: Path) -> None:
     document = b'{"results": [' + b",".join(
         b'{"resource": {"id": "aaaa-%04d", "name": "n"}, "metadata": {"domain": "a.example"}}' % (n % 150)

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from local_engine import load_by_shards
+from local_engine import KillingEngine, LocalEngine, load_by_shards
 
 from seed_registry import Settings, TooManyRejects, VerificationFailed
 from seed_registry.registry import ddl
@@ -149,7 +149,12 @@ async def _check(url: DatabaseUrl, directory: Path, loads: list[list[list[Any]]]
             )
             report = await _report(
                 load_by_shards(
-                    paths, settings_, shard_bytes=chance.randrange(40, 160), workers=chance.randint(1, 3), seed=seed
+                    paths,
+                    settings_,
+                    shard_bytes=chance.randrange(40, 160),
+                    workers=chance.randint(1, 3),
+                    seed=seed,
+                    new_engine=chance.choice([LocalEngine, KillingEngine]),
                 )
             )
             expected = model.load(indexes)
@@ -164,24 +169,35 @@ async def _check(url: DatabaseUrl, directory: Path, loads: list[list[list[Any]]]
                 assert sums == expected
 
 
-@settings(deadline=None, max_examples=15, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-@given(loads=st.lists(_indexes, min_size=1, max_size=2), seed=st.integers(0, 1 << 30))
+def _options(examples: int) -> settings:
+    # A smaller example of a failure would take minutes to find.
+    return settings(
+        deadline=None, max_examples=examples, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    )
+
+
+_loads = st.lists(_indexes, min_size=1, max_size=2)
+_seeds = st.integers(0, 1 << 30)
+
+
+def _check_loads(url: DatabaseUrl, directory: Path, loads: list[list[list[Any]]], seed: int) -> None:
+    first = {"type": "asset", "asset_key": "aaaa-9999", "source_key": "a.example", "name": "x", "updatedAt": None}
+    loads = [[[first, *records] for records in indexes] for indexes in loads]
+    anyio.run(lambda: _check(url, directory, loads, seed, batch_size=[1, 2, 7, 500], concurrency=[1, 2, 3]))
+
+
+@_options(6)
+@given(loads=_loads, seed=_seeds)
 def test_rows_counts_and_rejects_equal_the_model(
     emptied_database: DatabaseUrl, tmp_path: Path, loads: list[list[list[Any]]], seed: int
 ) -> None:
-    loads = [
-        [
-            [
-                {"type": "asset", "asset_key": "aaaa-9999", "source_key": "a.example", "name": "x", "updatedAt": None},
-                *records,
-            ]
-            for records in indexes
-        ]
-        for indexes in loads
-    ]
-    anyio.run(
-        lambda: _check(
-            emptied_database, tmp_path, loads, seed, batch_size=[1, 2, 7, 500], concurrency=[1, 2, 3],
-            derive_sources=[False],
-        )
-    )  # fmt: skip
+    _check_loads(emptied_database, tmp_path, loads, seed)
+
+
+@pytest.mark.slow
+@_options(100)
+@given(loads=_loads, seed=_seeds)
+def test_rows_counts_and_rejects_equal_the_model_every_time(
+    emptied_database: DatabaseUrl, tmp_path: Path, loads: list[list[list[Any]]], seed: int
+) -> None:
+    _check_loads(emptied_database, tmp_path, loads, seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import asyncpg
@@ -20,6 +20,8 @@ SECONDS_OF_ABSENCE: Final = 60
 SECONDS_OF_SILENCE: Final = 5
 # In place of a hash: all of a part is settled.
 FINISHED: Final = (1 << 63) - 1
+_REJECTS_AT_ONCE: Final = 500
+_BYTES_AT_ONCE: Final = 8 << 20
 _BEFORE_ALL: Final = (-(1 << 63), "", -1, -1, -1)
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
@@ -384,12 +386,13 @@ class ShardStore:
             self.run_id,
             *place,
         )
-        await connection.copy_records_to_table(
-            "shard_rejects",
-            schema_name="seed_registry",
-            columns=["run_id", "index", "shard", "number", "offset", "line"],
-            records=[(self.run_id, *place, number, *reject) for number, reject in enumerate(rejects)],
-        )
+        for batch in _divided((self.run_id, *place, number, *reject) for number, reject in enumerate(rejects)):
+            await connection.copy_records_to_table(
+                "shard_rejects",
+                schema_name="seed_registry",
+                columns=["run_id", "index", "shard", "number", "offset", "line"],
+                records=batch,
+            )
 
     async def add_rejects_of_part(
         self, connection: Connection, part: int, rejects: Iterable[tuple[int, int, bytes]]
@@ -416,16 +419,24 @@ class ShardStore:
         return {row["index"]: row["rejects"] for row in rows}
 
     async def rejects(
-        self, connection: Connection, after: tuple[int, int, int, int], limit: int
+        self, connection: Connection, after: tuple[int, int, int, int]
     ) -> list[tuple[tuple[int, int, int, int], bytes]]:
-        """The next rejects of the run in the order of their records: place, line; the place begins with the index."""
+        """The next rejects of the run, some megabytes, in the order of their records: place, line.
+
+        A place is index, offset, shard and number.
+        """
         rows = await connection.fetch(
+            'select index, "offset", shard, number, line from (select *, '
+            "pg_catalog.sum(pg_catalog.octet_length(line)) over (rows unbounded preceding) "
+            "- pg_catalog.octet_length(line) as before from ("
             'select index, "offset", shard, number, line from seed_registry.shard_rejects where run_id = $1 '
             'and (index, "offset", shard, number) > ($2, $3, $4, $5) '
-            'order by index, "offset", shard, number limit $6',
+            'order by index, "offset", shard, number limit $6) as next) as sized where before < $7 '
+            'order by index, "offset", shard, number',
             self.run_id,
             *after,
-            limit,
+            _REJECTS_AT_ONCE,
+            _BYTES_AT_ONCE,
         )
         return [((index, offset, shard, number), line) for index, offset, shard, number, line in rows]
 
@@ -547,3 +558,17 @@ class ShardStore:
             "update seed_registry.shards set state = $4 where run_id = $1 and index = $2 and number = $3",
             [(self.run_id, *place, state) for place in places],
         )
+
+
+def _divided(rows: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
+    """Rows, some megabytes at a time; the last value of each is its bytes."""
+    batch: list[tuple[Any, ...]] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += len(row[-1])
+        if size >= _BYTES_AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -152,9 +152,12 @@ class SourceResolver:
 
     def _limit(self, sources: int) -> None:
         if sources > self._max:
-            raise IndexNotUnderstood(
-                f"{self._index} names more than {self._max:,} sources; if that is right, raise --max-sources"
-            )
+            raise too_many_sources(self._index, self._max)
+
+
+def too_many_sources(index: str, most: int) -> IndexNotUnderstood:
+    """The error of an index with more sources than it may have."""
+    return IndexNotUnderstood(f"{index} names more than {most:,} sources; if that is right, raise --max-sources")
 
 
 def derived_source(key: str, provider: str) -> Source:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from seed_registry.load.target import Target
     from seed_registry.shards.coordinator import Coordinator
 
-_REJECTS_AT_ONCE: Final = 100
 _BEFORE_ALL: Final = (-1, -1, -(1 << 31), -1)
 
 
@@ -110,7 +109,7 @@ class Collection(Struct):
         run, main, store = self.run, self.target.main, self.coordinator.store
         assert main is not None
         place = _BEFORE_ALL
-        while found := await main.do(partial(store.rejects, after=place, limit=_REJECTS_AT_ONCE)):
+        while found := await main.do(partial(store.rejects, after=place)):
             for place, line in found:
                 if (parsed := parse(line)) is not None:
                     name, kind = run.indexes[place[0]].display_name, parsed.kind or "asset"

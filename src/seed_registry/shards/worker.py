@@ -21,6 +21,7 @@ from seed_registry.index.key_scan import scan_keys
 from seed_registry.index.open_shard import read_shard
 from seed_registry.index.shards import Shard
 from seed_registry.ledger.shards import PARTS
+from seed_registry.load.sources import too_many_sources
 from seed_registry.shards.context import WorkerContext
 from seed_registry.shards.facts import ShardScanned, decoded, encoded
 from seed_registry.shards.repeats import parted
@@ -111,6 +112,8 @@ async def scan(worker: WorkerContext, task: Task) -> None:
             async for chunk in scan_keys(reader):
                 hashes.extend(chunk.hashes)
                 listed.extend(chunk.sources)
+                if len(listed) > worker.job.settings.max_sources:
+                    raise too_many_sources(index.display_name, worker.job.settings.max_sources)
         except (IndexBroken, IndexUnreadable, IndexNotUnderstood) as exc:
             problem = Failure.of(exc)
     scanned = ShardScanned(
