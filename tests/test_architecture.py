@@ -32,7 +32,7 @@ ALLOWED = {
     "verify": {BASE, "index", "postgres", "embedded", "registry"},
     "load": {BASE, "index", "rejects", "postgres", "embedded", "ledger", "registry", "verify"},
     "dry_run": {BASE, "index", "postgres", "embedded", "ledger", "registry", "load"},
-    "shards": {BASE, "index", "rejects", "postgres", "ledger", "registry", "load"},
+    "shards": {BASE, "index", "rejects", "postgres", "ledger", "registry", "load", "dry_run"},
     "api": {BASE, "index", "rejects", "load", "dry_run", "shards", "verify"},
 }
 UNRESTRICTED = {"cli", "bench", "__main__"}
@@ -43,7 +43,7 @@ MODULES = {
     if path != ROOT / "__init__.py"
 }
 # What runs on the other side is another program: its own imports are followed from there.
-PROCESS_BOUNDARIES = {("shards.engine", "shards.worker")}
+PROCESS_BOUNDARIES = {("shards.engine", "shards.worker"), ("shards.dry_run", "shards.dry_run_worker")}
 MAX_TOP_LEVEL_MODULES, MAX_CHAIN, MAX_FAN_OUT, MAX_GERUNDS = 15, 12, 12, 1
 
 

@@ -8,7 +8,6 @@ from typing import Final
 
 import anyio
 
-from seed_registry.dry_run.composition import open_dry_run
 from seed_registry.errors import CommitsLost, IndexBroken, IndexNotUnderstood, IndexUnreadable, SettingsInvalid
 from seed_registry.headers import require_one_origin_each
 from seed_registry.index.inputs import IndexRef, Name, require_files, resolve
@@ -44,7 +43,6 @@ async def ingest(
     """
     settings = settings or Settings()
     progress = progress or Silent()
-    _require_one_process(settings, "dry run", is_required=settings.dry_run)
     found = resolve(indexes)
     require_one_origin_each(settings.headers, [index.path for index in found])
     if not settings.keep_going or len(found) == 1:
@@ -52,16 +50,6 @@ async def ingest(
     await _check_domain(found, settings)
     can_repeat = all(index.kind != "stdin" for index in found)
     return await _run_passes(lambda: _new_run(RunContext(found, settings, progress, read_index)), can_repeat=can_repeat)
-
-
-def _require_one_process(settings: Settings, what: str, *, is_required: bool = True) -> None:
-    """Check that what is not made for several processes is not asked for with them.
-
-    Raises:
-        SettingsInvalid: it is.
-    """
-    if is_required and settings.processes != 1:
-        raise SettingsInvalid(f"a {what} is one process: leave out --processes")
 
 
 async def _check_domain(indexes: Sequence[IndexRef], settings: Settings) -> None:
@@ -93,7 +81,8 @@ async def replay(path: str, settings: Settings | None = None, progress: Progress
         SeedRegistryError: as of `ingest`.
     """
     settings = settings or Settings()
-    _require_one_process(settings, "replay")
+    if settings.processes != 1:
+        raise SettingsInvalid("a replay is one process: leave out --processes")
     with replay_contexts(path, settings, progress or Silent()) as new_context:
         return await _run_passes(lambda: _new_run(new_context()))
 
@@ -121,11 +110,13 @@ async def _run_passes(new_run: Callable[[], LoadRun], *, can_repeat: bool = True
 
 def _new_run(context: RunContext) -> LoadRun:
     """A dry run is a load with another target: other writers, another recorder, nothing to verify."""
-    if context.settings.dry_run or context.is_replay:
-        return LoadRun(context, open_dry_run if context.settings.dry_run else open_load)
-    if context.settings.processes == 1:
-        return LoadRun(context, open_load, _new_sharded_run)
-    return _new_sharded_run(context, open_load)
+    if context.settings.dry_run:
+        from seed_registry.shards.dry_run import DryRun  # noqa: PLC0415  # a load needs none of it
+
+        return DryRun(context)
+    if context.settings.processes != 1:
+        return _new_sharded_run(context, open_load)
+    return LoadRun(context, open_load, None if context.is_replay else _new_sharded_run)
 
 
 def _new_sharded_run(context: RunContext, open_target: OpenTarget) -> LoadRun:

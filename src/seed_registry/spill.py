@@ -256,6 +256,10 @@ class MarkedHashes:
         for part in self._added.sections():
             yield [((value & _MARKED_HASH, value >> _MARKED_BITS) for value in values) for values in part]
 
+    def parts(self) -> Iterator[array[int]]:
+        """The distinct hashes, without their marks, in 256 parts."""
+        return (array("Q", part) for part in self._marked())
+
     def settle(self) -> None:
         """Sort the hashes, for `holds`.
 

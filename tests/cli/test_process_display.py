@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from conftest import Cli
 from seed_registry import Settings, SettingsInvalid
-from seed_registry.api import ingest, replay
+from seed_registry.api import replay
 from seed_registry.ledger.checkpoints import SHARD_TABLES
 from seed_registry.settings import DatabaseUrl
 from seed_registry.synthetic.index import Workload, generate
@@ -121,14 +121,10 @@ def test_what_cannot_be_split_says_so_once(cli: Cli, database_url: DatabaseUrl, 
 
 
 @pytest.mark.parametrize("command", [("plan",), ("load", "--dry-run")])
-def test_a_dry_run_refuses_the_flag_and_ignores_what_the_environment_says_of_loads(
-    command: tuple[str, ...], cli: Cli, database_url: DatabaseUrl, index: Path
-) -> None:
-    refused = cli(*command, index, "--processes", "2", url=database_url)
-    assert refused.returncode == 2
-    assert b"--processes" in refused.stderr
-    environment = {"SEED_REGISTRY_PROCESSES": "2"}
-    assert cli(*command, index, url=database_url, env=environment).returncode == 0
+def test_a_dry_run_takes_the_flag(command: tuple[str, ...], cli: Cli, database_url: DatabaseUrl, index: Path) -> None:
+    planned = cli(*command, index, "--processes", "2", "--log-format", "console", url=database_url)
+    assert planned.returncode == 0
+    assert b"one_shard" in planned.stderr
 
 
 @pytest.mark.parametrize("command", ["verify", "bench"])
@@ -138,8 +134,6 @@ def test_commands_of_one_process_refuse_the_flag(command: str, cli: Cli, index: 
     assert b"No such option: --processes" in refused.stderr
 
 
-def test_the_library_refuses_processes_where_there_is_one(index: Path) -> None:
-    with pytest.raises(SettingsInvalid, match="a dry run is one process: leave out --processes"):
-        anyio.run(ingest, str(index), Settings(dry_run=True, processes=2))
+def test_the_library_refuses_processes_of_a_replay(index: Path) -> None:
     with pytest.raises(SettingsInvalid, match="a replay is one process: leave out --processes"):
         anyio.run(replay, str(index), Settings(processes=2))

@@ -39,6 +39,30 @@ class AssetChanges(Struct):
         self.changed += marks != _UNCHANGED
         self.fields.update(name for number, name in enumerate(_FIELDS) if marks & 1 << number)
 
+    def add(self, other: AssetChanges) -> None:
+        """Add those of other keys."""
+        self.new += other.new
+        self.changed += other.changed
+        self.unchanged += other.unchanged
+        self.fields.update(other.fields)
+
+
+class PlanPart(Struct):
+    """What a collector holds of keys that no other collector of its run has, but for their hashes.
+
+    Attributes:
+        changes: the changes of the assets.
+        examples: the first keys of assets in order, by kind.
+        changed: the fields that change of the first keys that change.
+        assets_to_write, bytes_to_write: as of the collector.
+    """
+
+    changes: AssetChanges
+    examples: dict[str, list[str]]
+    changed: dict[str, list[str]]
+    assets_to_write: int
+    bytes_to_write: int
+
 
 class PlanCollector:
     """The changes that a load would make. Keys are on disk, a few examples in memory.
@@ -63,6 +87,8 @@ class PlanCollector:
         self._known = MarkedHashes()
         self._skipped = MarkedHashes()
         self._former = MarkedHashes()
+        self._known_elsewhere = MarkedHashes()
+        self._parts: list[tuple[int, PlanPart]] = []  # of other collectors, by index
         self._remembered: set[int] = set()
         self._owners = FirstOwners()
         self._source_numbers: dict[str, int] = {}  # of those that have keys of their own, in the order of the numbers
@@ -87,6 +113,8 @@ class PlanCollector:
                     marks_of[value] = index, _last_marks(before, marks)
             for index, marks in marks_of.values():
                 found[index].note(marks)
+        for index, part in self._parts:
+            found[index].add(part.changes)
         return found
 
     def fields(self) -> dict[str, int]:
@@ -136,15 +164,41 @@ class PlanCollector:
         names = list(numbers)
         return [names[number] for number in self._owners.claim(claims)]
 
+    def part(self) -> PlanPart:
+        """What it holds of assets; all of them are of one index."""
+        examples = {kind: keys for (table, kind), keys in self.examples.items() if table == "assets"}
+        changes = self.by_index()[0]
+        return PlanPart(changes, examples, self.changes["assets"], self.assets_to_write, self.bytes_to_write)
+
+    def hashes(self) -> dict[str, MarkedHashes]:
+        """The keys that `has` and `had` find, by kind."""
+        return {"known": self._known, "skipped": self._skipped, "former": self._former}
+
+    def take(self, part: PlanPart) -> None:
+        """Add what another collector holds of assets of the current index."""
+        self._parts.append((self._indexes - 1, part))
+        self.assets_to_write += part.assets_to_write
+        self.bytes_to_write += part.bytes_to_write
+        for kind, keys in part.examples.items():
+            self.offer("assets", kind, keys)
+        changes = self.changes["assets"] | part.changed
+        self.changes["assets"] = {key: changes[key] for key in self.examples.get(("assets", "changed"), ())}
+
+    def take_hashes(self, kind: str, hashes: Iterable[int]) -> None:
+        """Add hashes of another collector, of one of its kinds."""
+        {"known": self._known_elsewhere, "skipped": self._skipped, "former": self._former}[kind].extend(hashes)
+
     def settle(self) -> None:
         """Make the keys ready for `has` and `had`."""
         self._known.settle()
+        self._known_elsewhere.settle()
         self._skipped.settle()
         self._former.settle()
 
     def has(self, key: str, key_hash: int) -> bool:
         """Whether the index has this asset of the registry's, whether a load would take it or not."""
-        return self._known.holds(key_hash) or self._skipped.holds(hash_key(key))
+        is_known = self._known.holds(key_hash) or self._known_elsewhere.holds(key_hash)
+        return is_known or self._skipped.holds(hash_key(key))
 
     def had(self, key: str) -> bool:
         """Whether a record of the index had this key in an earlier version."""
@@ -159,6 +213,7 @@ class PlanCollector:
         """Give the disk space back."""
         self.new.close()
         self._known.close()
+        self._known_elsewhere.close()
         self._skipped.close()
         self._former.close()
         self._owners.close()

@@ -57,9 +57,9 @@ class DryRunConclusion(Conclusion):
         plan = Plan(
             database=str(found.url) if found.url is not None else None,
             empty_because=found.empty_because,
-            sources=_table("sources", tally.sources, dict(of_sources.most_common()), collector),
+            sources=_table("sources", tally.sources, of_sources, collector),
             assets=_table("assets", tally.assets, collector.fields(), collector),
-            rejects=[RejectPlan(reason, count, examples[reason]) for reason, count in tally.rejects.most_common()],
+            rejects=[RejectPlan(reason, count, examples[reason]) for reason, count in _by_count(tally.rejects)],
             missing_upstream=missing[0],
             rekeyed=missing[1],
             misdeclared=[Misdeclared(*one) for one in declared if one[1] != one[2]],
@@ -77,7 +77,7 @@ def _table(name: str, counts: Counts, fields: Mapping[str, int], collector: Plan
         duplicate=counts.duplicate,
         rejected=counts.rejected,
         missing_source=counts.missing_source,
-        fields=dict(sorted(fields.items(), key=lambda item: -item[1])),
+        fields=dict(_by_count(fields)),
         examples=Examples(
             new=kinds["new"],
             changed=[Change(key, changed) for key, changed in collector.changes[name].items()],
@@ -86,6 +86,10 @@ def _table(name: str, counts: Counts, fields: Mapping[str, int], collector: Plan
             missing_source=collector.examples.get((name, "missing_source"), []),
         ),
     )
+
+
+def _by_count(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _unchanged(sources: Mapping[str, SourceRow], collector: PlanCollector) -> list[str]:

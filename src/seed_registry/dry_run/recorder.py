@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from heapq import nsmallest
+from operator import itemgetter
 
 from seed_registry.dry_run.collector import EXAMPLES, PlanCollector
 from seed_registry.errors import SeedRegistryError, TooManyRejects
@@ -13,13 +15,12 @@ from seed_registry.registry.tables import Tables
 from seed_registry.report import Counts, Progress, RejectExample, Report, Tally
 from seed_registry.settings import Settings
 
+# Of a reject: the number of its index, its offset.
+_Place = tuple[int, int, RejectExample]
+
 
 class DryRunRecorder(OutcomeRecorder):
-    """The outcomes of a dry run.
-
-    Attributes:
-        examples: the first rejects of each reason.
-    """
+    """The outcomes of a dry run."""
 
     def __init__(
         self,
@@ -30,10 +31,20 @@ class DryRunRecorder(OutcomeRecorder):
         tables: Tables | None = None,
     ) -> None:
         super().__init__(settings, tally, progress, None, tables)
-        self.examples: dict[str, list[RejectExample]] = {}
+        self._examples: dict[str, list[_Place]] = {}
         self._stopped: TooManyRejects | None = None  # what would have stopped a load
         self._collector = collector
         self._former_key: Callable[[Asset], str | None] = lambda _: None
+
+    @property
+    def examples(self) -> dict[str, list[RejectExample]]:
+        """The first rejects of each reason."""
+        return {reason: [example for *_, example in kept] for reason, kept in self._examples.items()}
+
+    @property
+    def collector(self) -> PlanCollector:
+        """What keeps the changes."""
+        return self._collector
 
     def next_index(self, name: str) -> None:
         """Begin the next index of the run."""
@@ -66,10 +77,14 @@ class DryRunRecorder(OutcomeRecorder):
 
     def count_sent(self, assets: Sequence[Asset], key_hashes: Sequence[int], sources: Mapping[str, SourceRow]) -> None:
         """Count assets, and collect the keys that an earlier version gave them."""
+        self.note_former(assets)
+        super().count_sent(assets, key_hashes, sources)
+
+    def note_former(self, assets: Sequence[Asset]) -> None:
+        """Collect the keys that an earlier version gave to assets."""
         for asset in assets:
             if (former := self._former_key(asset)) is not None:
                 self._collector.note_former(former)
-        super().count_sent(assets, key_hashes, sources)
 
     def skip_without_source(self, asset: Asset) -> None:
         """Count an asset whose source its index does not list, and collect its key."""
@@ -86,10 +101,18 @@ class DryRunRecorder(OutcomeRecorder):
         """Count and log a reject, and collect its key."""
         if reject.kind != "source" and reject.key is not None:
             self._collector.note_skipped(reject.key)
-        examples = self.examples.setdefault(reject.reason, [])
-        if len(examples) < EXAMPLES:
-            examples.append(RejectExample(self._index, reject.line, reject.offset, reject.key))
+        self._offer(reject.reason, [RejectExample(self._index, reject.line, reject.offset, reject.key)])
         super().reject(reject)
+
+    def take_examples(self, examples: Mapping[str, Sequence[RejectExample]]) -> None:
+        """Keep rejects of the current index that another process has counted, if they are among the first."""
+        for reason, found in examples.items():
+            self._offer(reason, found)
+
+    def _offer(self, reason: str, examples: Sequence[RejectExample]) -> None:
+        kept = self._examples.setdefault(reason, [])
+        offered = [(self.index_number, example.offset, example) for example in examples]
+        kept[:] = nsmallest(EXAMPLES, [*kept, *offered], key=itemgetter(0, 1))
 
     def stop(self, too_many: TooManyRejects) -> None:
         """Go on: the plan is of the whole index."""

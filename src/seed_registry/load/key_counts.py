@@ -43,6 +43,7 @@ class KeyCounts:
         self._resumed = DistinctHashes()
         self._to_find = {"inserted": MarkedHashes(), "resumed": MarkedHashes()}
         self._indexes = 1
+        self._sent_once = 0
         self._inserted_once: Counter[int] = Counter()  # by index
         self._late: dict[int, list[tuple[int, int]]] = {}  # refused after the next index had begun
 
@@ -55,6 +56,10 @@ class KeyCounts:
     def send(self, identities: Sequence[int]) -> None:
         """Count records that go to the database, by what distinguishes them."""
         self._sent.extend(identities)
+
+    def send_once(self, count: int) -> None:
+        """Count records that another process has sent, and whose keys occur only once in the run."""
+        self._sent_once += count
 
     def refuse(self, identity: int, index: int | None = None) -> None:
         """Count a record as not accepted, after it was sent; `index` is the number of its index, if not the last."""
@@ -89,7 +94,7 @@ class KeyCounts:
     def by_index(self) -> list[IndexKeys]:
         """The keys of each index."""
         keys = [IndexKeys(inserted=self._inserted_once[number]) for number in range(self._indexes)]
-        self.distinct_sent = 0
+        self.distinct_sent = self._sent_once
         logs = (self._sent, self._refused, self._inserted, self._resumed)
         for part, (sent, refused, inserted, resumed) in enumerate(zip(*(log.sections() for log in logs), strict=True)):
             for index, identity in self._late.get(part, ()):

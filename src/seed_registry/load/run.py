@@ -209,21 +209,27 @@ class LoadRun:
             known=self._known,
         )
         try:
-            await pipeline.run(
-                reader,
-                context.settings,
-                target.recorder,
-                sources,
-                target.open_writer,
-                resume_point,
-                target.writer,
-                held=target.held,
-            )
+            await self._read_records(reader, target, sources, resume_point)
         finally:
             self._sources |= {key: self._known[key] for key in sources.rows}
         self._unfinished.append((reader.index, tally.assets.read - assets_before, reader.file_state))
         if not target.held.count:
             await self._finish_indexes(target)
+
+    async def _read_records(
+        self, reader: IndexReader, target: Target, sources: SourceResolver, resume_point: ResumePoint | None
+    ) -> None:
+        """Read an index to its end, and write its records."""
+        await pipeline.run(
+            reader,
+            self.context.settings,
+            target.recorder,
+            sources,
+            target.open_writer,
+            resume_point,
+            target.writer,
+            held=target.held,
+        )
 
     def _count_assets(self, target: Target, before: Counts, settled: Counts) -> None:
         """Keep the counts of an index; those of held assets, which may be of others, are added at the end."""

@@ -117,14 +117,18 @@ class SourceResolver:
         self._note({key: self._known[key] for key in keys if key in self._known})
 
     async def derive(self, assets: Iterable[Asset]) -> None:
-        """Create the sources of these assets that do not exist; those that do are not changed.
+        """Create the sources of these assets that do not exist, see `create`."""
+        await self.create(asset.source_key for asset in assets)
+
+    async def create(self, keys: Iterable[str]) -> None:
+        """Create those of these sources that do not exist; those that do are not changed.
 
         Raises:
             IndexNotUnderstood: there are more than `max_sources`.
             DatabaseRefused: one cannot be created.
             SettingsInvalid: the registry has two sources of a key.
         """
-        new = list(dict.fromkeys(asset.source_key for asset in assets if asset.source_key not in self.rows))
+        new = list(dict.fromkeys(key for key in keys if key not in self.rows))
         if not new:
             return
         self._limit(len(self.rows) + len(new))

@@ -65,7 +65,8 @@ class Target(Struct, frozen=True):
         writer: for the sources; a worker without a session shares it.
         open_writer: opens the writer of a worker.
         held: the assets that are written at the end of the run.
-        state, main, ledger: of a load: the registry at its begin, the run's own session, and its ledger.
+        state, main: the registry at the begin of the run, and its own session; None in a dry run without tables.
+        ledger: of a load.
     """
 
     database: Database | None

@@ -8,19 +8,25 @@ import asyncpg
 
 from seed_registry.errors import DatabaseRefused
 from seed_registry.load.context import RunContext
-from seed_registry.postgres.process_budget import free_sessions, processes_for, processes_of, sessions_of
+from seed_registry.postgres.process_budget import cores, free_sessions, processes_for, processes_of, sessions_of
 from seed_registry.report import Database
 from seed_registry.settings import AUTO
 
 
-async def count_processes(connection: asyncpg.Connection[Any], context: RunContext, database: Database | None) -> int:
-    """How many worker processes to start.
+async def count_processes(
+    connection: asyncpg.Connection[Any] | None, context: RunContext, database: Database | None
+) -> int:
+    """How many worker processes to start; without a connection, as many as the cores of this machine allow.
 
     Raises:
         DatabaseRefused: the server has no room for one.
     """
     settings = context.settings
-    wanted = processes_of(database) if settings.processes == AUTO else settings.processes
+    wanted = settings.processes
+    if wanted == AUTO:
+        wanted = cores() if connection is None else processes_of(database)
+    if connection is None:
+        return wanted
     free = await free_sessions(connection)
     room = processes_for(settings, free)
     if room >= wanted:

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
 import anyio
 
 from seed_registry.errors import IndexNotUnderstood, IndexUnreadable, first_cause
-from seed_registry.index.shard_plan import cut
-from seed_registry.index.shards import UNKNOWN, Cut, Shard, rejoined, with_portal
+from seed_registry.index.shards import Cut, Shard, rejoined, with_portal
 from seed_registry.ledger.shards import PARTS, ShardProgress, ShardRow, ShardStore
 from seed_registry.load.context import RegistryState, RunContext
 from seed_registry.load.outcomes import OutcomeRecorder
 from seed_registry.load.retry import RetryingSession
+from seed_registry.shards.cuts import SHARDS_A_WORKER, cut_for
 from seed_registry.shards.facts import IndexFacts, ShardLoaded, ShardScanned, decoded, encoded
 from seed_registry.shards.progress import COMPARING, LOADING, SCANNING, SETTLING, take_progress
 from seed_registry.shards.tasks import Engine, Failure, Job, Place, Result, Task
@@ -27,9 +27,6 @@ from seed_registry.shards.tasks import Engine, Failure, Job, Place, Result, Task
 _SECONDS_BETWEEN_LOOKS: Final = 1.0
 _LOOKS_BETWEEN_SIGNS: Final = 5
 _SECONDS_OF_FAREWELL: Final = 5.0
-# An index that is too small for this many shards of the wished size a worker is cut into smaller ones, not below that.
-_SHARDS_A_WORKER: Final = 4
-_LEAST_SHARD_BYTES: Final = 16 << 20
 # A step for parts of the keys is worth its round trips from so many on, and holds 8 bytes of memory for each key.
 _LEAST_OF_A_STEP: Final = 10_000
 _SIEVED_KEYS: Final = 1_000_000
@@ -94,26 +91,14 @@ class Coordinator:
         return await self._main.do(self.store.shards)
 
     async def _cut(self, number: int) -> Cut:
-        index, settings, tell = self._run.indexes[number], self._run.settings, self._run.progress.tell
-        wished = settings.shard_bytes
-        size = 0
-        if index.kind == "file":
-            with suppress(OSError):  # `cut` says so
-                size = (await anyio.Path(index.path).stat()).st_size
-            least = min(_LEAST_SHARD_BYTES, wished)
-            wished = max(min(wished, size // (_SHARDS_A_WORKER * self._processes)), least)
         try:
-            one = await cut(index, settings, wished)
+            one, is_told = await cut_for(self._run, number, self._processes)
         except (IndexNotUnderstood, IndexUnreadable) as exc:
-            if not settings.keep_going or len(self._run.indexes) == 1:
+            if not self._run.settings.keep_going or len(self._run.indexes) == 1:
                 raise
             self.problems[number] = (-1, Failure.of(exc))
             return Cut([])
-        if len(one.shards) > 1:
-            tell("info", "shards_planned", index=index.report_name, shards=len(one.shards), bytes=one.size)
-        elif one.size > wished or one.size == UNKNOWN:
-            self.unsplittable = True
-            tell("warning", "not_splittable", index=index.report_name, reason=one.reason, note=one.fix or "")
+        self.unsplittable |= is_told
         return one
 
     @asynccontextmanager
@@ -251,7 +236,7 @@ class Coordinator:
 
     def _groups(self, counts: Mapping[int, int], most: int) -> list[tuple[int, ...]]:
         """The parts in groups for the workers, each of about as many as there are in all for some of each worker."""
-        wished = min(max(sum(counts.values()) // (_SHARDS_A_WORKER * self._processes), _LEAST_OF_A_STEP), most)
+        wished = min(max(sum(counts.values()) // (SHARDS_A_WORKER * self._processes), _LEAST_OF_A_STEP), most)
         groups: list[tuple[int, ...]] = []
         group: list[int] = []
         for part in counts:

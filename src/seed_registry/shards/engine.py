@@ -7,7 +7,7 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import anyio.to_process
@@ -24,8 +24,10 @@ MOST_LOSSES: Final = 3
 class Processes:
     """The `Engine` of one machine. A worker process is kept for the whole run, with its sessions."""
 
-    def __init__(self, processes: int) -> None:
+    def __init__(self, processes: int, entry: Callable[[Any, Any], Result] = perform) -> None:
+        """`entry` performs a step, of a job, in a worker process."""
         self._limiter = CapacityLimiter(processes)
+        self._entry = entry
 
     async def perform(
         self, job: Job, tasks: Sequence[Task], done: Callable[[Task, Result], None], lost: Callable[[Task, str], None]
@@ -36,7 +38,7 @@ class Processes:
             for losses in range(1, MOST_LOSSES + 1):
                 try:
                     result = await anyio.to_process.run_sync(
-                        perform, job, task, cancellable=True, limiter=self._limiter
+                        self._entry, job, task, cancellable=True, limiter=self._limiter
                     )
                 except BrokenWorkerProcess as exc:
                     reason = "its process ended: was it killed, or out of memory?"

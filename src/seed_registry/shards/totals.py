@@ -59,13 +59,26 @@ def add_up(tally: Tally, totals: IndexTotals) -> None:
     _add(tally.sources, totals.sources)
     _add(tally.assets, totals.assets)
     for _, one in totals.loaded:
-        tally.assets_by_source.update(one.assets_by_source)
-        tally.rejects.update(one.rejects)
-        tally.ignored_fields.update(one.ignored_fields)
-        for name in ("bytes_read", "batches", "repaired", "dates_ignored", "texts_ignored"):
-            setattr(tally, name, getattr(tally, name) + getattr(one, name))
-        for stage in Stages.__struct_fields__:
-            setattr(tally.stages, stage, getattr(tally.stages, stage) + getattr(one.stages, stage))
+        tally.bytes_read += one.bytes_read
+        _add_details(tally, one)
+
+
+def add_up_assets(tally: Tally, of_shard: Tally) -> None:
+    """Add the outcomes of the assets of a shard to those of its run, with the sources that were rejected."""
+    _add(tally.assets, of_shard.assets)
+    rejected = of_shard.sources.rejected
+    _add(tally.sources, Counts(read=rejected, rejected=rejected))
+    _add_details(tally, of_shard)
+
+
+def _add_details(tally: Tally, one: ShardLoaded | Tally) -> None:
+    tally.assets_by_source.update(one.assets_by_source)
+    tally.rejects.update(one.rejects)
+    tally.ignored_fields.update(one.ignored_fields)
+    for name in ("batches", "repaired", "dates_ignored", "texts_ignored"):
+        setattr(tally, name, getattr(tally, name) + getattr(one, name))
+    for stage in Stages.__struct_fields__:
+        setattr(tally.stages, stage, getattr(tally.stages, stage) + getattr(one.stages, stage))
 
 
 def _add(counts: Counts, other: Counts) -> None:

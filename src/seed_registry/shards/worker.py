@@ -69,6 +69,11 @@ class Worker:
         return self._context
 
 
+def new_runner() -> asyncio.Runner:
+    """An event loop of a worker process."""
+    return asyncio.Runner(loop_factory=_loop_factory())
+
+
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop  # noqa: PLC0415  # not made for every platform
@@ -88,26 +93,41 @@ def perform(job: Job, task: Task) -> Result:
     """
     global _worker, _runner  # the process is the worker
     if _worker is None or _runner is None:
-        threading.Thread(target=_end_with, args=(job.parent,), daemon=True).start()
-        _worker, _runner = Worker(), asyncio.Runner(loop_factory=_loop_factory())
+        end_with(job.parent)
+        _worker, _runner = Worker(), new_runner()
     return _runner.run(_worker.perform(job, task))
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int, clean_up: Callable[[], None] = lambda: None) -> None:
     """End this process at once when its parent has ended: the server rolls back what it had not committed."""
-    while os.getppid() == parent:
-        sleep(_SECONDS_BETWEEN_LOOKS)
-    os._exit(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            sleep(_SECONDS_BETWEEN_LOOKS)
+        clean_up()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 async def scan(worker: WorkerContext, task: Task) -> None:
     """Find the keys of a shard, and the sources that it lists."""
     row, _ = await worker.find(task.place)
+    scanned, hashes = await scan_shard(worker.job, task.index, decoded(row.shard, Shard))
+    parts = [part.tobytes() for part in parted(hashes, PARTS)]
+    await worker.main.do(lambda connection: worker.store.save_scan(connection, task.place, encoded(scanned), parts))
+
+
+async def scan_shard(job: Job, index: int, shard: Shard) -> tuple[ShardScanned, array[int]]:
+    """Find the keys of a shard, and the sources that it lists; the hashes of the keys are in no order.
+
+    Raises:
+        IndexUnreadable, IndexNotUnderstood, SettingsInvalid: it cannot be opened, see `read_shard`.
+    """
     hashes = array("Q")
     listed: list[Source] = []
     problem: Failure | None = None
-    index, shard = worker.job.indexes[task.index], decoded(row.shard, Shard)
-    async with read_shard(index, shard, worker.job.settings, salt=worker.job.salt) as reader:
+    async with read_shard(job.indexes[index], shard, job.settings, salt=job.salt) as reader:
         try:
             async for chunk in scan_keys(reader):
                 hashes.extend(chunk.hashes)
@@ -127,8 +147,7 @@ async def scan(worker: WorkerContext, task: Task) -> None:
         problem=problem,
         listed=listed,
     )
-    parts = [part.tobytes() for part in parted(hashes, PARTS)]
-    await worker.main.do(lambda connection: worker.store.save_scan(connection, task.place, encoded(scanned), parts))
+    return scanned, hashes
 
 
 async def sieve(worker: WorkerContext, task: Task) -> None:

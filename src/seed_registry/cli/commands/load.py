@@ -33,7 +33,6 @@ from seed_registry.settings import OUTPUT, Settings
 def _load(
     indexes: Indexes = None,
     *,
-    context: typer.Context,
     index: IndexOption = DEFAULT_INDEX,
     settings: Settings,
     indexes_from: IndexesFrom = None,
@@ -72,17 +71,9 @@ def _load(
         quiet=quiet,
         verbose=verbose,
     )
-    if settings.dry_run and not _is_flag(context, "processes"):  # of the environment or the file it is for loads
-        settings = replace(settings, processes=1)
     report = run_and_print(lambda progress: ingest(named, settings, progress), sinks, output=output, page=html)
     if detailed_exitcode:
         raise typer.Exit(detailed_exit_code(report))
-
-
-def _is_flag(context: typer.Context, name: str) -> bool:
-    """Whether an option stands on the command line."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 # `config show --json` lists --indexes-from there.
@@ -95,7 +86,7 @@ def load(**arguments: Any) -> None:
     _load(**arguments)
 
 
-@takes_settings(like=_load, without=("digest", "dry_run", "metrics_file", "processes", "shard_bytes"), after=_PLACES)
+@takes_settings(like=_load, without=("digest", "dry_run", "metrics_file"), after=_PLACES)
 def plan(*, settings: Settings, **arguments: Any) -> None:
     """Show what a load would do, and write nothing: load --dry-run."""
     _load(settings=replace(settings, dry_run=True), **arguments)

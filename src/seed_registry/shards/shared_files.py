@@ -1,0 +1,70 @@
+"""The files that the processes of a dry run share: hashes of keys, and assets whose key is repeated."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from seed_registry.ledger.shards import PARTS
+from seed_registry.records import Asset
+from seed_registry.shards.facts import decoded
+from seed_registry.shards.repeats import parted
+
+if TYPE_CHECKING:
+    from seed_registry.shards.tasks import Place
+
+_HASH_BYTES: Final = 8
+_READ_HASHES: Final = 1 << 17
+
+
+class SharedFiles(Struct, frozen=True):
+    """The files, in a directory that only the user of the run can read; a step that is repeated writes them anew."""
+
+    directory: str
+
+    def path(self, kind: str, place: Place) -> Path:
+        """The file of this kind about a shard."""
+        return Path(self.directory, f"{kind}-{place[0]}-{place[1]}")
+
+    def write_keys(self, place: Place, hashes: Iterable[int]) -> None:
+        """Write the hashes of the keys of a shard, to be read by part."""
+        parts = parted(hashes, PARTS)
+        self.write_hashes("keys", place, [array("Q", map(len, parts)), *parts])
+
+    def read_keys(self, place: Place, parts: Sequence[int]) -> array[int]:
+        """The hashes of a shard in some parts that follow one another."""
+        with self.path("keys", place).open("rb") as file:
+            lengths = array("Q", file.read(_HASH_BYTES * PARTS))
+            file.seek(_HASH_BYTES * sum(lengths[: parts[0]]), 1)
+            return array("Q", file.read(_HASH_BYTES * sum(lengths[parts[0] : parts[-1] + 1])))
+
+    def write_repeated(self, place: Place, part: int, hashes: array[int]) -> None:
+        """Write the hashes of a shard that are repeated, of the parts from this one on."""
+        self.path(f"repeated-{part}", place).write_bytes(hashes.tobytes())
+
+    def read_repeated(self, place: Place) -> Iterator[int]:
+        """The hashes of a shard that are repeated."""
+        for path in Path(self.directory).glob(f"repeated-*-{place[0]}-{place[1]}"):
+            yield from array("Q", path.read_bytes())
+
+    def write_hashes(self, kind: str, place: Place, parts: Iterable[array[int]]) -> None:
+        """Write hashes."""
+        with self.path(kind, place).open("wb") as file:
+            for part in parts:
+                file.write(part.tobytes())
+
+    def read_hashes(self, kind: str, place: Place) -> Iterator[array[int]]:
+        """The hashes that were written, a megabyte at a time."""
+        with self.path(kind, place).open("rb") as file:
+            while data := file.read(_HASH_BYTES * _READ_HASHES):
+                yield array("Q", data)
+
+    def read_parked(self, place: Place) -> Iterator[Asset]:
+        """The assets of a shard whose keys are repeated, as `KeptRepeats` wrote them."""
+        with self.path("parked", place).open("rb") as file:
+            while head := file.read(4):
+                yield decoded(file.read(int.from_bytes(head, "little")), Asset)
