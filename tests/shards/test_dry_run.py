@@ -197,26 +197,30 @@ def test_the_report_is_that_of_one_process_and_of_the_load_that_follows(
     anyio.run(check)
 
 
-def _document(path: Path, header: dict[str, Any], count: int) -> Path:
-    assets = [{"asset_key": f"aaaa-{number % 61:04}", "source_key": "a.example"} for number in range(count)]
-    path.write_text(json.dumps({"sources": [{"source_key": "a.example"}], "assets": assets} | header), encoding="utf-8")
+def _document(path: Path, count: int, declared: int, *, header_first: bool = True) -> Path:
+    """A document, whose records get their portal from its header, before or behind them."""
+    records = [{"id": f"aaaa-{number % 61:04}", "title": f"Number {number}"} for number in range(count)]
+    header: dict[str, Any] = {"source": "socrata", "domain": "a.example", "totalCount": declared}
+    parts = [header, {"datasets": records}] if header_first else [{"datasets": records}, header]
+    path.write_text(json.dumps(parts[0] | parts[1]), encoding="utf-8")
     return path
 
 
-async def test_documents_and_what_they_declare(url: DatabaseUrl, tmp_path: Path) -> None:
+@pytest.mark.parametrize("header_first", [True, False])
+async def test_documents_and_what_they_declare(url: DatabaseUrl, tmp_path: Path, *, header_first: bool) -> None:
     await _empty(url)
-    paths = [_document(tmp_path / f"{count}.json", {"asset_count": 70}, count) for count in (40, 90)]
-    await _outcome(ingest(str(paths[0]), _settings(url)))
+    paths = [_document(tmp_path / f"{count}.json", count, 90, header_first=header_first) for count in (40, 90)]
+    await _outcome(ingest(str(paths[0]), _settings(url, complete=False, keep_going=True)))
     found = await _by_shards(paths, _settings(url), 700)
     assert found.plan is not None
-    assert found.plan.misdeclared
+    assert [one.read for one in found.plan.misdeclared] == [40]
     assert _facts(found) == _facts(await _by_one(paths, _settings(url)))
 
 
 async def test_of_a_broken_index_that_others_follow_the_rest_is_planned(url: DatabaseUrl, tmp_path: Path) -> None:
     await _empty(url)
     paths = _write(tmp_path, [[_FIRST | {"asset_key": f"aaaa-{number}"} for number in range(20)]] * 2)
-    broken = _document(tmp_path / "broken.json", {}, 100)
+    broken = _document(tmp_path / "broken.json", 100, 100)
     broken.write_bytes(broken.read_bytes()[:-900])
     order = [paths[0], broken, paths[1]]
     reports = []
@@ -244,7 +248,7 @@ def test_worker_processes_may_be_killed(
     cli_start: Callable[..., subprocess.Popen[bytes]], temporary: Path, tmp_path: Path
 ) -> None:
     """What they had done is done again, and nothing of theirs is left."""
-    records = [_FIRST | {"asset_key": f"aaaa-{number % 3_000:04}", "note": "x" * 400} for number in range(4_000)]
+    records = [_FIRST | {"asset_key": f"aaaa-{number % 1_500:04}", "note": "x" * 800} for number in range(2_000)]
     [path] = _write(tmp_path, [records])
     expected, _ = cli_start("plan", path).communicate(timeout=100)
     run = cli_start("plan", path, "--processes", "2", "--shard-bytes", "64KiB")
