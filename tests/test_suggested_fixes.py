@@ -570,7 +570,7 @@ ELSEWHERE = {
         "load with --processes {}, or give it more memory"
     ],
     "cli/test_process_display.py::test_report_metrics_page_log_and_runs_tell_of_the_shards": ["more; --json has all"],
-    "cli/test_process_display.py::test_a_dry_run_refuses_the_flag_and_ignores_what_the_environment_says_of_loads": [
+    "cli/test_process_display.py::test_the_library_refuses_processes_of_a_replay": [
         "is one process: leave out --processes"
     ],
     "postgres/test_pooler.py::test_a_session_pool_that_is_too_small_leaves_as_many_workers": [
