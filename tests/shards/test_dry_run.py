@@ -140,7 +140,7 @@ _source = st.fixed_dictionaries(
 _asset = st.fixed_dictionaries(
     {
         "type": st.just("asset"),
-        "asset_key": st.integers(0, 15).map(lambda number: f"aaaa-{number:04}"),
+        "asset_key": st.integers(0, 11).map(lambda number: f"aaaa-{number:04}"),
         "source_key": st.sampled_from(_PORTALS),
         "name": st.sampled_from(["one", "two", 3]),
         "updatedAt": st.sampled_from([None, "2024-01-01T00:00:00Z", "2025-01-01T00:00:00Z", "yesterday"]),
@@ -148,7 +148,7 @@ _asset = st.fixed_dictionaries(
 )
 _bad = st.sampled_from([{"type": "asset", "name": "no key"}, {"type": "other"}, "no object", None])
 _indexes = st.lists(
-    st.lists(st.one_of(_asset, _asset, _asset, _source, _bad), min_size=4, max_size=30), min_size=1, max_size=2
+    st.lists(st.one_of(_asset, _asset, _asset, _source, _bad), min_size=12, max_size=30), min_size=1, max_size=2
 )
 _FIRST = {"type": "asset", "asset_key": "aaaa-9999", "source_key": "a.example", "name": "x", "updatedAt": None}
 
@@ -187,7 +187,7 @@ def test_the_report_is_that_of_one_process_and_of_the_load_that_follows(
             )
         paths = _write(place / "new", [[_FIRST, *one] for one in indexes])
         before = await _written(url)
-        found = await _by_shards(paths, options, chance.randrange(150, 900), seed)
+        found = await _by_shards(paths, options, chance.randrange(100, 600), seed)
         assert await _written(url) == before
         assert _facts(found) == _facts(await _by_one(paths, options))
         report = await _outcome(ingest(list(map(str, paths)), options))
