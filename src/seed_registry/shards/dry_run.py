@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
 from tempfile import TemporaryDirectory
@@ -13,7 +13,7 @@ from seed_registry.load import pipeline
 from seed_registry.load.run import LoadRun
 from seed_registry.shards.capacity import count_processes
 from seed_registry.shards.dry_run_coordinator import DryRunCoordinator
-from seed_registry.shards.dry_run_tasks import ShardOutcome, new_job
+from seed_registry.shards.dry_run_tasks import new_job
 from seed_registry.shards.dry_run_worker import perform
 from seed_registry.shards.engine import Processes
 from seed_registry.shards.listed_sources import merge_listed
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from seed_registry.load.context import RunContext
     from seed_registry.load.sources import SourceResolver
     from seed_registry.load.target import Target
+    from seed_registry.records import Asset
+    from seed_registry.shards.dry_run_tasks import ShardOutcome
     from seed_registry.shards.tasks import Engine, Place
 
 
@@ -84,15 +86,18 @@ class DryRun(LoadRun):
         listed = await merge_listed([scan for _, scan in shards], number, self.context, target, self._known)
         target.recorder.start_index(reader.name, lambda _: None)  # workers know the former keys
         await sources.find(listed.keys)
-        outcomes, places = list[ShardOutcome](), [place for place, _ in shards]
-        for place in places:
+        outcomes: list[ShardOutcome] = []
+        parked: list[Iterator[Asset]] = []
+        problem = None
+        for place, scanned in shards:
             outcomes.append(coordinator.outcomes.pop(place))
+            parked.append(self._files.read_parked(place))
             self._take(place, outcomes[-1], target)
-            if outcomes[-1].problem:
+            if problem := outcomes[-1].problem or scanned.problem:
                 break
         await sources.create(key for one in outcomes for key in one.source_keys)
         await pipeline.run(
-            ReadIndex(reader, outcomes, chain.from_iterable(map(self._files.read_parked, places[: len(outcomes)]))),
+            ReadIndex(reader, outcomes, chain.from_iterable(parked), problem),
             self.context.settings,
             target.recorder,
             sources,

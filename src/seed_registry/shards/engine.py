@@ -40,7 +40,7 @@ class Processes:
                     result = await anyio.to_process.run_sync(
                         self._entry, job, task, cancellable=True, limiter=self._limiter
                     )
-                except BrokenWorkerProcess as exc:
+                except (BrokenWorkerProcess, ProcessLookupError) as exc:  # anyio kills it, and it may be gone
                     reason = "its process ended: was it killed, or out of memory?"
                     if losses == MOST_LOSSES:
                         raise WorkersLost(

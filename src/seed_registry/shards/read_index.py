@@ -12,6 +12,7 @@ from seed_registry.index.shard_reader import combined
 if TYPE_CHECKING:
     from seed_registry.records import Asset, Record
     from seed_registry.shards.dry_run_tasks import ShardOutcome
+    from seed_registry.shards.tasks import Failure
     from seed_registry.shortfall import Total
 
 _ASSETS_A_CHUNK: Final = 500
@@ -20,12 +21,15 @@ _ASSETS_A_CHUNK: Final = 500
 class ReadIndex(IndexReader):
     """An index whose shards were read: what is left of its records are the assets with repeated keys."""
 
-    def __init__(self, opened: IndexReader, outcomes: Sequence[ShardOutcome], assets: Iterable[Asset]) -> None:
-        """`opened` tells what is known of an index that is not read."""
+    def __init__(
+        self, opened: IndexReader, outcomes: Sequence[ShardOutcome], assets: Iterable[Asset], problem: Failure | None
+    ) -> None:
+        """`opened` tells what is known of an index that is not read; `problem` is why it could not be read on."""
         self.index, self.name, self.size = opened.index, opened.name, opened.size
         self.dialect, self.provider = opened.dialect, opened.provider
         self.shape, self.checks = opened.shape, opened.checks
         self._outcomes = outcomes
+        self._problem = problem
         self._assets: Iterator[Record] = iter(assets)
         self._numbers = combined(one.summary for one in outcomes)
 
@@ -46,8 +50,8 @@ class ReadIndex(IndexReader):
         """
         while chunk := list(islice(self._assets, _ASSETS_A_CHUNK)):
             yield chunk
-        if problem := self._outcomes[-1].problem:
-            raise problem.error()
+        if self._problem:
+            raise self._problem.error()
 
     def declared(self) -> list[tuple[str, int, int]]:
         """As of the whole index."""

@@ -132,8 +132,8 @@ async def scan_shard(job: Job, index: int, shard: Shard) -> tuple[ShardScanned, 
             async for chunk in scan_keys(reader):
                 hashes.extend(chunk.hashes)
                 listed.extend(chunk.sources)
-                if len(listed) > worker.job.settings.max_sources:
-                    raise too_many_sources(index.display_name, worker.job.settings.max_sources)
+                if len(listed) > job.settings.max_sources:
+                    raise too_many_sources(job.indexes[index].display_name, job.settings.max_sources)
         except (IndexBroken, IndexUnreadable, IndexNotUnderstood) as exc:
             problem = Failure.of(exc)
     scanned = ShardScanned(
