@@ -32,7 +32,7 @@ ALLOWED = {
     "verify": {BASE, "index", "postgres", "embedded", "registry"},
     "load": {BASE, "index", "rejects", "postgres", "embedded", "ledger", "registry", "verify"},
     "dry_run": {BASE, "index", "postgres", "embedded", "ledger", "registry", "load"},
-    "shards": {BASE, "index", "rejects", "postgres", "ledger", "registry", "load", "dry_run"},
+    "shards": {BASE, "index", "rejects", "postgres", "ledger", "registry", "load", "dry_run", "verify"},
     "api": {BASE, "index", "rejects", "load", "dry_run", "shards", "verify"},
 }
 UNRESTRICTED = {"cli", "bench", "__main__"}
@@ -43,7 +43,11 @@ MODULES = {
     if path != ROOT / "__init__.py"
 }
 # What runs on the other side is another program: its own imports are followed from there.
-PROCESS_BOUNDARIES = {("shards.engine", "shards.worker"), ("shards.dry_run", "shards.dry_run_worker")}
+PROCESS_BOUNDARIES = {
+    ("shards.engine", "shards.worker"),
+    ("shards.dry_run", "shards.dry_run_worker"),
+    ("shards.audit_engine", "shards.audit_worker"),
+}
 MAX_TOP_LEVEL_MODULES, MAX_CHAIN, MAX_FAN_OUT, MAX_GERUNDS = 15, 12, 12, 1
 
 
@@ -126,9 +130,9 @@ def test_no_module_imports_the_public_package() -> None:
 
 
 def test_few_modules_have_a_task_group() -> None:
-    """The pipeline; of several processes, what performs steps, what leads them, and what shows that it is alive."""
+    """The pipeline; of several processes, what performs steps, what leads a load or an audit, and what shows life."""
     users = [module for module, path in MODULES.items() if "create_task_group" in path.read_text("utf-8")]
-    assert users == ["load.pipeline", "shards.coordinator", "shards.engine", "shards.shard_load"]
+    assert users == ["load.pipeline", "shards.audit", "shards.coordinator", "shards.engine", "shards.shard_load"]
 
 
 def test_no_module_is_named_for_leftovers() -> None:

@@ -127,9 +127,8 @@ def test_a_dry_run_takes_the_flag(command: tuple[str, ...], cli: Cli, database_u
     assert b"one_shard" in planned.stderr
 
 
-@pytest.mark.parametrize("command", ["verify", "bench"])
-def test_commands_of_one_process_refuse_the_flag(command: str, cli: Cli, index: Path) -> None:
-    refused = cli(command, index, "--processes", "2")
+def test_a_command_of_one_process_refuses_the_flag(cli: Cli, index: Path) -> None:
+    refused = cli("bench", index, "--processes", "2")
     assert refused.returncode == 2
     assert b"No such option: --processes" in refused.stderr
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 
 from seed_registry.errors import DatabaseRefused
 from seed_registry.load.context import RunContext
+from seed_registry.postgres.pooler import is_pooled
 from seed_registry.postgres.process_budget import cores, free_sessions, processes_for, processes_of, sessions_of
-from seed_registry.report import Database
-from seed_registry.settings import AUTO
+from seed_registry.report import Database, Progress
+from seed_registry.settings import AUTO, Settings
+
+# Of an audit: one for whoever looks at what goes on.
+_SPARE_SESSIONS: Final = 1
 
 
 async def count_processes(
@@ -38,3 +42,19 @@ async def count_processes(
         )
     context.progress.tell("warning", "fewer_workers", workers=room, wanted=wanted, reason=reason)
     return room
+
+
+async def count_audit_processes(
+    connection: asyncpg.Connection[Any], settings: Settings, progress: Progress, database: Database
+) -> int:
+    """How many processes compare the registry with indexes, each with one session."""
+    wanted = processes_of(database) if settings.processes == AUTO else settings.processes
+    if is_pooled(connection):
+        count, reason = 1, "a pooler is in between, and the sessions behind it may not share a snapshot"
+    else:
+        free = await free_sessions(connection)
+        count = max(min(free - _SPARE_SESSIONS, wanted), 1)
+        reason = f"the server has {max(free, 0)} sessions free"
+    if count < wanted:
+        progress.tell("warning", "fewer_workers", workers=count, wanted=wanted, reason=reason)
+    return count

@@ -7,9 +7,12 @@ from typing import Final
 
 import anyio
 
+from seed_registry.index.inputs import IndexRef
 from seed_registry.index.shard_plan import cut
 from seed_registry.index.shards import UNKNOWN, Cut
 from seed_registry.load.context import RunContext
+from seed_registry.report import Progress
+from seed_registry.settings import Settings
 
 # An index that is too small for this many shards of the wished size a worker is cut into smaller ones, not below that.
 SHARDS_A_WORKER: Final = 4
@@ -25,7 +28,12 @@ async def cut_for(run: RunContext, number: int, processes: int) -> tuple[Cut, bo
     Raises:
         SeedRegistryError: as `cut` does.
     """
-    index, settings, tell = run.indexes[number], run.settings, run.progress.tell
+    return await cut_index(run.indexes[number], run.settings, run.progress, processes)
+
+
+async def cut_index(index: IndexRef, settings: Settings, progress: Progress, processes: int) -> tuple[Cut, bool]:
+    """Cut an index, see `cut_for`."""
+    tell = progress.tell
     wished = settings.shard_bytes
     size = 0
     if index.kind == "file":

@@ -7,7 +7,8 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import anyio
 import anyio.to_process
@@ -17,6 +18,7 @@ from seed_registry.errors import WorkersLost, first_cause
 from seed_registry.shards.tasks import Job, Result, Task
 from seed_registry.shards.worker import perform
 
+R = TypeVar("R")
 # How often a step is given to another worker after its worker was lost.
 MOST_LOSSES: Final = 3
 
@@ -35,24 +37,10 @@ class Processes:
         """Perform tasks, see `Engine`; those that are cancelled end with their processes."""
 
         async def one(task: Task) -> None:
-            for losses in range(1, MOST_LOSSES + 1):
-                try:
-                    result = await anyio.to_process.run_sync(
-                        self._entry, job, task, cancellable=True, limiter=self._limiter
-                    )
-                except (BrokenWorkerProcess, ProcessLookupError) as exc:  # anyio kills it, and it may be gone
-                    reason = "its process ended: was it killed, or out of memory?"
-                    if losses == MOST_LOSSES:
-                        raise WorkersLost(
-                            f"a worker process ended {losses} times at the same step ({task.step})\n"
-                            "look for the system's out-of-memory killer; load again, with fewer --processes"
-                        ) from exc
-                    lost(task, reason)
-                else:
-                    if result.failure is not None:
-                        raise result.failure.error()
-                    done(task, result)
-                    return
+            result = await self.call(self._entry, job, task, partial(lost, task))
+            if result.failure is not None:
+                raise result.failure.error()
+            done(task, result)
 
         try:
             async with anyio.create_task_group() as group:
@@ -60,6 +48,25 @@ class Processes:
                     group.start_soon(one, task)
         except BaseExceptionGroup as failures:
             raise first_cause(failures) from failures
+
+    async def call(self, entry: Callable[[Any, Any], R], job: Any, task: Any, lost: Callable[[str], None]) -> R:
+        """Perform a step in a process, again if that is lost; `lost` is called with the reason.
+
+        Raises:
+            WorkersLost: several were lost.
+        """
+        losses = 0
+        while True:
+            try:
+                return await anyio.to_process.run_sync(entry, job, task, cancellable=True, limiter=self._limiter)
+            except (BrokenWorkerProcess, ProcessLookupError) as exc:  # anyio kills it, and it may be gone
+                losses += 1
+                if losses == MOST_LOSSES:
+                    raise WorkersLost(
+                        f"a worker process ended {losses} times at the same step ({task.step})\n"
+                        "look for the system's out-of-memory killer; try again, with fewer --processes"
+                    ) from exc
+                lost("its process ended: was it killed, or out of memory?")
 
     def end_silent(self, workers: Sequence[str]) -> None:
         """Kill processes of this one that were stopped, or hang."""

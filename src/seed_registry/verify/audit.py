@@ -5,7 +5,7 @@ Memory is O(1) in the length of the index: a batch, its sources, and bounded lis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from seed_registry.embedded.database import database
 from seed_registry.headers import require_one_origin_each
@@ -16,12 +16,15 @@ from seed_registry.registry.introspection import introspect
 from seed_registry.report import Progress, Silent
 from seed_registry.settings import Settings
 from seed_registry.verify.audit_report import AuditReport
-from seed_registry.verify.audit_run import AuditRun
+from seed_registry.verify.audit_run import AuditContext, AuditRun
 from seed_registry.verify.snapshot import RegistrySnapshot
 
 
 async def audit(
-    indexes: Name | Sequence[Name], settings: Settings | None = None, progress: Progress | None = None
+    indexes: Name | Sequence[Name],
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+    new_run: Callable[[RegistrySnapshot, AuditContext], AuditRun] = AuditRun,
 ) -> AuditReport:
     """Compare the database with what it would hold had these indexes just been loaded, one after the other.
 
@@ -32,6 +35,7 @@ async def audit(
         indexes: as `ingest` takes them.
         settings: those of the load: the same dialect, domain, columns and so on.
         progress: receives the events.
+        new_run: makes what reads the indexes; the default reads them in this process.
 
     Raises:
         SeedRegistryError: an index cannot be read to its end, or the database is not available. A difference is no
@@ -55,4 +59,5 @@ async def audit(
         )
         async with snapshot.open():
             where = await identify(connection, is_embedded=url.is_embedded)
-            return await AuditRun(snapshot, tables, settings, progress or Silent()).run(found, where)
+            context = AuditContext(url, where, tables, settings, progress or Silent())
+            return await new_run(snapshot, context).run(found)

@@ -101,6 +101,34 @@ class RegistrySnapshot:
             with contextlib.suppress(*CONNECTION_ERRORS):
                 await transaction.rollback()
 
+    @property
+    def connection(self) -> asyncpg.Connection[Any]:
+        """Its session."""
+        return self._connection
+
+    async def export(self) -> str:
+        """Return a name of the snapshot, under which other sessions of the server can see it while it is open."""
+        name: str = await self._connection.fetchval("select pg_catalog.pg_export_snapshot()")
+        return name
+
+    @asynccontextmanager
+    async def open_exported(self, name: str) -> AsyncIterator[None]:
+        """See a snapshot that another session has exported, for the body; nothing can be staged in this one.
+
+        Raises:
+            DatabaseRefused: this session cannot see it.
+        """
+        async with self._connection.transaction(isolation="repeatable_read", readonly=True):
+            try:
+                await self._connection.execute(f"set transaction snapshot {_literal(name)}")
+            except (asyncpg.InvalidParameterValueError, asyncpg.UndefinedObjectError) as exc:
+                raise DatabaseRefused(
+                    f"{exc.args[0]}: this session is not on the server of the first one, or that has ended\n"
+                    "verify with --processes 1, or name one host only",
+                    sqlstate=exc.sqlstate,
+                ) from exc
+            yield
+
     async def find_sources(self, keys: Sequence[str]) -> dict[str, SourceRow]:
         """Return the rows of those sources that exist, by key.
 
@@ -233,6 +261,10 @@ class RegistrySnapshot:
             sources=self._tables.sources.name,
             id_column=quoted("id"),
         )
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _probe(table: Table, fields: Sequence[str], *, by_hash: bool) -> str:

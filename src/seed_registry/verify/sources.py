@@ -8,7 +8,8 @@ from typing import Any
 from msgspec import Struct
 
 from seed_registry.errors import IndexNotUnderstood
-from seed_registry.records import Source, SourceRow
+from seed_registry.records import SourceRow
+from seed_registry.registry.key_owners import are_shared
 from seed_registry.registry.tables import Tables
 from seed_registry.verify.audit_report import Difference
 from seed_registry.verify.snapshot import RegistrySnapshot
@@ -38,6 +39,7 @@ class AuditSources:
     Attributes:
         found: by number.
         rows: by the provider of the index, and by key.
+        share_keys: whether two of them cannot both have an asset with one key.
     """
 
     def __init__(self, snapshot: RegistrySnapshot, tables: Tables, max_sources: int) -> None:
@@ -46,6 +48,7 @@ class AuditSources:
         self._numbers: dict[str, int] = {}
         self._providers: dict[str | None, int] = {}
         self._snapshot = snapshot
+        self.share_keys = are_shared(tables.assets)
         self._asset_key = tables.assets.key
         self._max = max_sources
 
@@ -74,13 +77,12 @@ class AuditSources:
                     AuditSource(row.provider or provider, key, self._scope(row.provider or provider), row.id)
                 )
 
-    def set_difference(self, source: Source, fields: list[str] | None, index: str) -> None:
+    def set_difference(self, key: str, differs: list[str] | None, index: str, line: int, offset: int) -> None:
         """Store how the row of a source differs: in these fields, None in none of them, empty if it is missing."""
         difference = None
-        if fields is not None:
-            place = (index, source.line, source.offset)
-            difference = Difference("sources", source.key, source.key, not fields, fields, *place)
-        self.found[self.number(source.key)].difference = difference
+        if differs is not None:
+            difference = Difference("sources", key, key, not differs, differs, index, line, offset)
+        self.found[self.number(key)].difference = difference
 
     def number(self, key: str) -> int:
         """Return the number of a source that was added."""

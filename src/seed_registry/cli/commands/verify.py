@@ -7,6 +7,7 @@ from typing import Annotated, Final
 import typer
 from msgspec.structs import replace
 
+from seed_registry.cli.audit_runner import run_audit
 from seed_registry.cli.config.flags import Changed, takes_settings
 from seed_registry.cli.config.options import (
     DEFAULT_INDEX,
@@ -28,7 +29,6 @@ from seed_registry.cli.signals import run_interruptibly
 from seed_registry.errors import VerificationFailed
 from seed_registry.index.inputs import read_list
 from seed_registry.settings import OUTPUT, Settings
-from seed_registry.verify.audit import audit
 from seed_registry.verify.audit_report import MOST_LISTED
 
 # Asking is cheaper than writing: larger batches than a load's save round trips.
@@ -38,8 +38,11 @@ _BATCH_SIZE: Final = 1000
 @takes_settings(
     *("database_url", "pooler", "dialect", "headers", "domain", "language", "provider", "records_at"),
     *("derive_sources", "columns", "full", "verify_sample", "max_record_bytes", "max_unpacked_bytes", "max_sources"),
+    *("processes", "shard_bytes"),
     derive_sources=Changed("As the load: expect sources that the index does not list."),
     full=Changed("Compare every field, trust no content hash."),
+    processes=Changed("Processes that compare; auto: one for each core."),
+    shard_bytes=Changed("Of an index that several processes compare, what one takes at a time."),
     verify_sample=Changed("Assets to compare field by field in any case, at least.", default=20),
 )
 def verify(
@@ -67,7 +70,7 @@ def verify(
     named = [*(indexes or []), *(read_list(indexes_from) if indexes_from else [])] or [index]
 
     with open_audit_sink(log_format, indexes=len(named), quiet=quiet, verbose=verbose) as progress:
-        report = run_interruptibly(lambda: audit(named, settings, progress), "nothing was written")
+        report = run_interruptibly(lambda: run_audit(named, settings, progress), "nothing was written")
     print_output(report, lambda: print_audit(report, limit), output=output)
     if not report.verification.passed:
         print_error(f"verification failed: {failures_of(report)}")

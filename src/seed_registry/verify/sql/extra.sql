@@ -6,4 +6,5 @@ where not exists (
   select from pg_temp.seed_registry_audit as record
   where record.asset_key = existing.{key_column} and record.scope = wanted.scope
 )
+order by existing.{key_column}::text collate pg_catalog."C"
 limit $1;
