@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Awaitable
 from pathlib import Path
@@ -195,7 +196,7 @@ def test_rows_counts_and_rejects_equal_the_model(
 
 
 @pytest.mark.slow
-@_options(100)
+@_options(int(os.environ.get("MODEL_EXAMPLES", "40")))
 @given(loads=_loads, seed=_seeds)
 def test_rows_counts_and_rejects_equal_the_model_every_time(
     emptied_database: DatabaseUrl, tmp_path: Path, loads: list[list[list[Any]]], seed: int

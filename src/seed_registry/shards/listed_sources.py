@@ -49,7 +49,11 @@ async def merge_listed(
     resolver = SourceResolver(
         target.writer, run.tally, scans[0].provider, index=name, max_sources=settings.max_sources, known=known
     )
-    sources = [source for scan in scans for source in scan.listed]
+    sources: list[Source] = []
+    lines = 0  # of the shards before: each was scanned as if it began with line 1
+    for scan in scans:
+        sources += [replace(source, line=source.line + lines) for source in scan.listed]
+        lines += scan.lines
     recorder.start_index(name, lambda _: None)
     tally = recorder.tally
     before = replace(tally.sources)
