@@ -80,6 +80,7 @@ def test_report_metrics_page_log_and_runs_tell_of_the_shards(
     assert all(event["planned"] >= event["scanned"] >= event["loaded"] for event in counted)
 
 
+@pytest.mark.slow
 def test_the_shards_of_a_run_that_failed_come_from_the_ledger(
     cli: Cli, database_url: DatabaseUrl, tmp_path: Path
 ) -> None:
@@ -95,6 +96,7 @@ def test_the_shards_of_a_run_that_failed_come_from_the_ledger(
     assert f"{len(states)} shards, {states.count('loaded')} loaded" in shown
 
 
+@pytest.mark.slow
 def test_a_ledger_without_shards_and_a_load_by_one_process_have_none(
     cli: Cli, database_url: DatabaseUrl, index: Path
 ) -> None:

@@ -171,7 +171,7 @@ async def _written(url: DatabaseUrl) -> Any:
     return [tuple(row) for row in rows], runs
 
 
-@settings(deadline=None, max_examples=10, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=3, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(loaded=_indexes, indexes=_indexes, seed=st.integers(0, 1 << 30))
 def test_the_report_is_that_of_one_process_and_of_the_load_that_follows(
     url: DatabaseUrl, tmp_path: Path, loaded: list[list[Any]], indexes: list[list[Any]], seed: int
@@ -244,6 +244,7 @@ async def test_without_a_database_all_is_new(tmp_path: Path, provider: str | Non
     assert _facts(found) == _facts(await _by_one(paths, options))
 
 
+@pytest.mark.slow
 def test_worker_processes_may_be_killed(
     cli_start: Callable[..., subprocess.Popen[bytes]], temporary: Path, tmp_path: Path
 ) -> None:

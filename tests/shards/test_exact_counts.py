@@ -187,7 +187,7 @@ def _check_loads(url: DatabaseUrl, directory: Path, loads: list[list[list[Any]]]
     anyio.run(lambda: _check(url, directory, loads, seed, batch_size=[1, 2, 7, 500], concurrency=[1, 2, 3]))
 
 
-@_options(6)
+@_options(3)
 @given(loads=_loads, seed=_seeds)
 def test_rows_counts_and_rejects_equal_the_model(
     emptied_database: DatabaseUrl, tmp_path: Path, loads: list[list[list[Any]]], seed: int

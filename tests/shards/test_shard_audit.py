@@ -141,7 +141,7 @@ _bad = st.sampled_from([{"type": "asset", "name": "no key"}, {"type": "other"}, 
 _index = st.lists(st.one_of(_asset, _asset, _asset, _source, _bad), min_size=3, max_size=40)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @given(
     stored=_index,
     indexes=st.lists(st.tuples(st.booleans(), _index), min_size=1, max_size=3),
@@ -396,6 +396,7 @@ def _working(process: subprocess.Popen[bytes], spare: Path) -> list[int]:
     pytest.fail("no worker began")
 
 
+@pytest.mark.slow
 def test_two_processes_and_one_that_lost_a_worker_have_the_report_of_one(
     start: Start, index: Path, spare: Path
 ) -> None:
