@@ -46,7 +46,7 @@ class Checkpoint(Struct, frozen=True):
         assets: number of assets of the whole index up to that location.
         file: the file, as far as it was read by then.
         batch: unique in this process, ascending.
-        is_part: whether it is of a part of a batch, up to the last asset of that part.
+        part: of a part of a batch, up to the last asset of that part: unique in this process, ascending, too.
     """
 
     index: str
@@ -57,13 +57,18 @@ class Checkpoint(Struct, frozen=True):
     assets: int
     file: FileState
     batch: int = field(default_factory=_next_batch)
-    is_part: bool = False
+    part: int = 0
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is of a part of a batch."""
+        return self.part > 0
 
     def of_part(self, line: int, offset: int) -> Checkpoint:
         """The checkpoint of a part of the batch whose last asset is at this place."""
         if self.offset < 0:
             line, offset = self.line, self.offset
-        return replace(self, line=line, offset=offset, batch=_next_batch(), is_part=True)
+        return replace(self, line=line, offset=offset, part=_next_batch())
 
 
 def without_position(index: str, lane: int, lanes: int) -> Checkpoint:

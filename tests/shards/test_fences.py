@@ -6,9 +6,11 @@ from typing import Any, TypeAlias
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from conftest import make_asset, make_source
 from seed_registry.checkpoint import Checkpoint, FileState
+from seed_registry.errors import CommitsLost
 from seed_registry.ledger.runs import create
 from seed_registry.ledger.shard_checkpoints import REPEATS, ShardLedger, ShardTaken, find_counts
 from seed_registry.ledger.shards import FINISHED, PARTS, ShardRow, ShardStore
@@ -103,13 +105,45 @@ async def test_counts_of_all_attempts_add_up(connection: Connection, store: Shar
     assert await ledger.counts(connection) == MergeCounts(inserted=3, unchanged=2)
 
 
-async def test_a_worker_stops_once_its_coordinator_is_gone(connection: Connection, store: ShardStore) -> None:
+async def test_a_worker_sees_whether_its_coordinator_is_at_work(connection: Connection, store: ShardStore) -> None:
     _, ledger = await _attempt(store, connection)
     await store.announce(connection)
-    await store.show_progress(connection, _PLACE, ledger.attempt, "{}")
+    assert await store.show_progress(connection, _PLACE, ledger.attempt, "{}")
     await connection.execute("update seed_registry.runs set seen_at = now() - interval '61 seconds'")
-    with pytest.raises(ShardTaken):
-        await store.show_progress(connection, _PLACE, ledger.attempt, "{}")
+    assert not await store.show_progress(connection, _PLACE, ledger.attempt, "{}")
+
+
+async def test_emptied_tables_are_noticed_wherever_they_are_relied_on(
+    connection: Connection, store: ShardStore
+) -> None:
+    await store.mark(connection)
+    await store.mark(connection)  # a step may be repeated
+    assert await store.keys(connection, [0]) == []
+    assert await store.repeats(connection, _PLACE) == []
+    assert await store.parked(connection, 0, None, 10, 1 << 20) == []
+    await connection.execute("truncate seed_registry.shard_keys, seed_registry.shard_repeats, seed_registry.parked")
+    for read in (
+        store.keys(connection, [0]),
+        store.repeats(connection, _PLACE),
+        store.parked(connection, 0, None, 10, 1 << 20),
+    ):
+        with pytest.raises(CommitsLost):
+            await read
+
+
+async def test_a_part_of_a_batch_is_not_taken_for_the_one_before_it(connection: Connection, store: ShardStore) -> None:
+    merger, ledger = await _attempt(store, connection)
+    batch = await _batch(merger, "aaaa-0001", "aaaa-0002", offset=50)
+    assert batch.checkpoint is not None
+    first, second = batch.checkpoint.of_part(1, 10), batch.checkpoint.of_part(2, 20)
+    await merger.write(replace(batch, assets=batch.assets[:1], checkpoint=first))
+    assert await ledger.has(connection, first)
+    assert not await ledger.has(connection, second)
+    following = await _batch(merger, "aaaa-0003", offset=50)
+    assert following.checkpoint is not None
+    await merger.write(replace(batch, assets=batch.assets[1:], checkpoint=second))
+    assert await ledger.has(connection, second)
+    assert not await ledger.has(connection, following.checkpoint)
 
 
 async def test_the_answer_to_a_lost_commit_is_found_by_its_position(connection: Connection, store: ShardStore) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import asyncpg
 import pytest
 
 from seed_registry.settings import DatabaseUrl
+from seed_registry.shards.engine import Processes
 
 # Slow enough to be killed in the middle, at every step.
 _RECORDS = 3_000
@@ -89,6 +91,32 @@ def test_two_processes_load_what_one_process_loads(start: Start, index: Path, da
     assert again["assets"]["inserted"] == 0
     assert {shard["number"] for shard in first["shards"]} == set(range(len(first["shards"])))
     assert len({shard["worker"] for shard in first["shards"]}) == 2  # both had work
+
+
+def test_a_pipe_is_loaded_whole_by_one_process(
+    start: Start, index: Path, database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    """What was read of it to cut it would be gone."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    process = start(pipe, *_TWO)
+    with pipe.open("wb") as file:
+        file.write(index.read_bytes())
+    report = _finished(process)
+    assert report["assets"]["read"] == _RECORDS
+    assert report["assets"]["inserted"] == len(_rows(database_url))
+
+
+def test_only_processes_of_its_own_are_ended() -> None:
+    with subprocess.Popen(["sleep", "60"]) as ours:
+        others = subprocess.run(["sh", "-c", "sleep 60 > /dev/null 2>&1 & echo $!"], capture_output=True, check=True, timeout=10)
+        theirs = int(others.stdout)
+        Processes(1).end_silent([f"{socket.gethostname()}:{theirs}", f"elsewhere:{ours.pid}"])
+        assert ours.poll() is None
+        os.kill(theirs, 0)
+        Processes(1).end_silent([f"{socket.gethostname()}:{ours.pid}"])
+        assert ours.wait(10) == -signal.SIGKILL
+        os.kill(theirs, signal.SIGKILL)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Final
 
+import anyio
 from msgspec.structs import replace
 
 from seed_registry.index.byte_stream import OpenIndex, open_index
@@ -40,6 +41,8 @@ async def cut(index: IndexRef, settings: Settings, shard_bytes: int) -> Cut:
     """
     if index.kind == "stdin":
         return _whole("standard input cannot be read at several places")
+    if index.kind == "file" and await _is_pipe(index.path):  # what is read of it here would be missing later
+        return _whole("a pipe cannot be read at several places")
     async with open_index(index, max_unpacked_bytes=settings.max_unpacked_bytes, headers=settings.headers) as opened:
         found = RecordFormat(opened, settings)
         if opened.size is None:
@@ -95,6 +98,11 @@ async def _packed(opened: OpenIndex, settings: Settings, shard_bytes: int, *, is
         shards.append(replace(last, end=begin, last=start.mark.place, last_offset=start.mark.offset))
         last = replace(last, number=last.number + 1, first=start.mark.place, skip=start.skip, start=begin)
     return Cut([*shards, last], size=whole.size, modified=whole.modified)
+
+
+async def _is_pipe(path: str) -> bool:
+    place = anyio.Path(path)
+    return await place.is_fifo() or await place.is_socket()
 
 
 def _whole(reason: str, opened: OpenIndex | None = None, fix: str = "") -> Cut:

@@ -178,7 +178,7 @@ class Ledger:
         return checkpoint.index, PARTIAL_BATCH if checkpoint.is_part else checkpoint.lanes, checkpoint.lane
 
     def _number(self, checkpoint: Checkpoint) -> int:
-        return self._first_batch + checkpoint.batch
+        return self._first_batch + (checkpoint.part or checkpoint.batch)
 
     def _row(self, checkpoint: Checkpoint, counts: MergeCounts) -> tuple[Any, ...]:
         """The arguments of the statements that save a checkpoint."""

@@ -84,11 +84,14 @@ def lock_number(text: str) -> int:
 
 
 async def _is_advancing(connection: asyncpg.Connection[Any], run_id: str, seconds: float | None) -> bool:
-    """Whether a run saves checkpoints."""
+    """Whether a run saves checkpoints, or its coordinator shows that it is at work."""
     deadline, seen = monotonic() + _SECONDS_OF_SILENCE, set[datetime | None]()
     while len(seen) <= 1 and monotonic() < deadline:
         async with io_timeout(connection, seconds):
-            query = "select pg_catalog.max(saved_at) from seed_registry.checkpoints where run_id = $1"
+            query = (
+                "select greatest(pg_catalog.max(saved_at), (select seen_at from seed_registry.runs where run_id = $1)) "
+                "from seed_registry.checkpoints where run_id = $1"
+            )
             seen.add(await connection.fetchval(query, run_id))
         await asyncio.sleep(_SECONDS_OF_SILENCE / 10)
     return len(seen) > 1

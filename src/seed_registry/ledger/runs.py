@@ -8,7 +8,7 @@ from typing import Any, Final
 import asyncpg
 from msgspec import Struct
 
-from seed_registry.ledger.checkpoints import Ledger
+from seed_registry.ledger.checkpoints import SHARD_TABLES, Ledger
 from seed_registry.ledger.history import COLUMNS, RunRecord
 from seed_registry.ledger.locks import require_idle
 from seed_registry.postgres.sql_files import statement
@@ -88,11 +88,13 @@ async def _enter(connection: asyncpg.Connection[Any], run: NewRun, *, resume: bo
             )
             return Ledger(unfinished.run_id, unfinished)
         # Only the last run of a key can be resumed.
-        await connection.execute(
-            "delete from seed_registry.checkpoints as checkpoint using seed_registry.runs as run "
-            "where checkpoint.run_id = run.run_id and run.key = $1",
-            run.key,
-        )
+        usable = await connection.fetchrow(statement("ledger/ledger_usable"))
+        for table in ("checkpoints", *(SHARD_TABLES if usable is not None and usable["has_shards"] else ())):
+            await connection.execute(
+                f"delete from seed_registry.{table} as rest using seed_registry.runs as run "
+                "where rest.run_id = run.run_id and run.key = $1",
+                run.key,
+            )
         await connection.execute(
             "insert into seed_registry.runs (run_id, key, indexes, rejects) values ($1, $2, $3, $4)",
             run.run_id,

@@ -88,9 +88,9 @@ class ShardLedger(Ledger):
             )
         if row is None:
             return False
-        if lanes == SOURCE_BATCH:
-            return bool(row["batch"] == self._number(checkpoint))
-        return bool(row["offset"] >= checkpoint.offset)
+        # One worker writes a lane: its last commit is this batch, or one before it. Parts of a batch have its number.
+        is_last = row["batch"] == self._number(checkpoint)
+        return bool(is_last and (lanes == SOURCE_BATCH or row["offset"] >= checkpoint.offset))
 
     async def save_rest(self, connection: asyncpg.Connection[Any]) -> None:
         """Save the counts of batches whose checkpoints were left out; in a transaction of the caller's."""
@@ -112,6 +112,9 @@ class ShardLedger(Ledger):
         """What became of the assets of the shard, in all attempts."""
         rows = await find_counts(connection, self.run_id, self.shard)
         return rows.get(self.index, MergeCounts())
+
+    def _number(self, checkpoint: Checkpoint) -> int:
+        return self._first_batch + checkpoint.batch
 
     def _lane(self, checkpoint: Checkpoint) -> Lane:
         index = checkpoint.index if self.shard == REPEATS else str(self.index)

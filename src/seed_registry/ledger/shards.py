@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 from msgspec import Struct
 
+from seed_registry.errors import CommitsLost
 from seed_registry.ledger.checkpoints import SHARD_TABLES
 from seed_registry.ledger.shard_checkpoints import REPEATS, ShardTaken
 from seed_registry.postgres.sql_files import statement
@@ -206,6 +207,29 @@ class ShardStore:
 
     # Scan and sieve
 
+    async def mark(self, connection: Connection) -> None:
+        """Mark the tables that a crash of the server empties, or a change to a standby, before they are filled."""
+        await connection.execute(
+            "insert into seed_registry.shard_keys (run_id, part, index, shard, hashes) values ($1, -1, -1, -1, '') "
+            "on conflict do nothing",
+            self.run_id,
+        )
+
+    async def require_mark(self, connection: Connection) -> None:
+        """Check that these tables were not emptied; in the transaction that relies on what they hold.
+
+        Raises:
+            CommitsLost: they were.
+        """
+        is_marked = await connection.fetchval(
+            "select exists (select from seed_registry.shard_keys where run_id = $1 and part = -1)", self.run_id
+        )
+        if not is_marked:
+            raise CommitsLost(
+                "what the processes of this run share is gone: the server crashed, or a standby took over\n"
+                "load again: the run goes on from what is there"
+            )
+
     async def save_scan(
         self, connection: Connection, place: tuple[int, int], scanned: bytes, parts: Sequence[bytes]
     ) -> None:
@@ -240,13 +264,19 @@ class ShardStore:
         return {(row["index"], row["shard"]): row["keys"] for row in rows}
 
     async def keys(self, connection: Connection, parts: Sequence[int]) -> list[tuple[int, int, int, bytes]]:
-        """The hashes of the keys of some parts: part, index and number of the shard, hashes."""
-        rows = await connection.fetch(
-            "select part, index, shard, hashes from seed_registry.shard_keys where run_id = $1 and part = any ($2) "
-            "order by part",
-            self.run_id,
-            parts,
-        )
+        """The hashes of the keys of some parts: part, index and number of the shard, hashes.
+
+        Raises:
+            CommitsLost: they are gone.
+        """
+        async with connection.transaction():
+            rows = await connection.fetch(
+                "select part, index, shard, hashes from seed_registry.shard_keys where run_id = $1 and part = any ($2) "
+                "order by part",
+                self.run_id,
+                parts,
+            )
+            await self.require_mark(connection)
         return [tuple(row) for row in rows]
 
     async def save_repeats(self, connection: Connection, repeats: Sequence[tuple[int, int, int, bytes]]) -> None:
@@ -269,11 +299,13 @@ class ShardStore:
 
     async def repeats(self, connection: Connection, place: tuple[int, int]) -> list[bytes]:
         """The hashes of the repeated keys of a shard (index, number)."""
-        rows = await connection.fetch(
-            "select hashes from seed_registry.shard_repeats where run_id = $1 and index = $2 and shard = $3",
-            self.run_id,
-            *place,
-        )
+        async with connection.transaction():
+            rows = await connection.fetch(
+                "select hashes from seed_registry.shard_repeats where run_id = $1 and index = $2 and shard = $3",
+                self.run_id,
+                *place,
+            )
+            await self.require_mark(connection)
         return [row["hashes"] for row in rows]
 
     # Load and settle
@@ -306,6 +338,16 @@ class ShardStore:
             )
         )
 
+    async def show_saving(self, connection: Connection, place: tuple[int, int], attempt: int) -> None:
+        """Show that an attempt saves what it found, which takes as long as it takes."""
+        await connection.execute(
+            "update seed_registry.shards set seen_at = pg_catalog.now() + interval '1 day' "
+            "where run_id = $1 and index = $2 and number = $3 and attempt = $4",
+            self.run_id,
+            *place,
+            attempt,
+        )
+
     async def show_progress(
         self,
         connection: Connection,
@@ -313,13 +355,16 @@ class ShardStore:
         attempt: int,
         counts: str,
         rejects: Sequence[tuple[int, int, bytes]] = (),
-    ) -> None:
+    ) -> bool:
         """Show how far an attempt is, and rejects of it: number, offset, line.
 
+        Returns:
+            Whether the coordinator was seen lately.
+
         Raises:
-            ShardTaken: another attempt has the shard, or the coordinator is gone.
+            ShardTaken: another attempt has the shard.
         """
-        is_wanted = await connection.fetchval(
+        is_led: bool | None = await connection.fetchval(
             "update seed_registry.shards as shard set counts = $5::pg_catalog.text::pg_catalog.jsonb, "
             "seen_at = pg_catalog.now() from seed_registry.runs as run "
             "where shard.run_id = $1 and shard.index = $2 and number = $3 and attempt = $4 and run.run_id = $1 "
@@ -330,14 +375,15 @@ class ShardStore:
             counts,
             float(SECONDS_OF_ABSENCE),
         )
-        if not is_wanted:
-            raise ShardTaken("another attempt has this shard, or its coordinator is gone")
+        if is_led is None:
+            raise ShardTaken("another attempt has this shard")
         if rejects:
             await connection.executemany(
                 'insert into seed_registry.shard_rejects (run_id, index, shard, number, "offset", line) '
                 "values ($1, $2, $3, $4, $5, $6) on conflict do nothing",
                 [(self.run_id, *place, *reject) for reject in rejects],
             )
+        return is_led
 
     async def is_loaded(self, connection: Connection, place: tuple[int, int], attempt: int) -> bool:
         """Whether this attempt has loaded its shard."""
@@ -487,6 +533,7 @@ class ShardStore:
         Not more than `limit`, and none behind the one with which they have `max_bytes`.
         """
         place = (after.key_hash, after.key, after.index, after.offset, after.shard) if after else _BEFORE_ALL
+        await self.require_mark(connection)
         rows = await connection.fetch(
             'select key_hash, key, index, "offset", shard, asset from (select *, '
             "pg_catalog.sum(pg_catalog.octet_length(asset)) over (rows unbounded preceding) "
@@ -533,6 +580,13 @@ class ShardStore:
             raise ShardTaken("another attempt settles these keys")
 
     # The coordinator
+
+    async def release(self, connection: Connection) -> None:
+        """Forget the workers of shards that are not loaded: they were those of an earlier coordinator."""
+        await connection.execute(
+            "update seed_registry.shards set worker = null, seen_at = null where run_id = $1 and state <> 'loaded'",
+            self.run_id,
+        )
 
     async def announce(self, connection: Connection) -> None:
         """Show the workers that the coordinator is at work."""

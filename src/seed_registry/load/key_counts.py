@@ -68,9 +68,9 @@ class KeyCounts:
         else:
             self._late.setdefault(identity % PARTS, []).append((index, identity))
 
-    def insert(self, hashes: Sequence[int]) -> None:
-        """Note the keys of rows that were inserted, where the table was not empty."""
-        self._inserted.extend(hashes)
+    def insert(self, identities: Sequence[int], hashes: Sequence[int]) -> None:
+        """Note rows that were inserted, where the table was not empty: as they were sent, and by their unique keys."""
+        self._inserted.extend(identities)
         self._to_find["inserted"].extend(hashes)
 
     def insert_once(self, count: int) -> None:

@@ -130,6 +130,10 @@ class OutcomeRecorder:
             return hash_keys([asset.key for asset in assets])
         return [self._key_hash(sources[one.source_key].provider, one.source_key, one.key) for one in assets]
 
+    def identities(self, assets: Sequence[Asset], sources: Mapping[str, SourceRow]) -> Sequence[int]:
+        """The hash of what distinguishes each asset from all others, as it was counted when it was sent."""
+        return self._identities(assets, hash_keys([asset.key for asset in assets]), sources)
+
     def _identities(
         self, assets: Sequence[Asset], key_hashes: Sequence[int], sources: Mapping[str, SourceRow]
     ) -> Sequence[int]:

@@ -140,7 +140,7 @@ async def _in_tasks(
                 for writer in writers:
                     send, receive = anyio.create_memory_object_stream[Any](_QUEUED_BATCHES)
                     lanes.append(Lane(settings, send))
-                    workers.append(new_worker(writer, len(lanes)))
+                    workers.append(new_worker(writer, len(lanes) - 1))
                     tasks.start_soon(workers[-1].work, receive)
                 await produce(lanes)
             except (IndexBroken, IndexNotUnderstood, IndexUnreadable) as exc:

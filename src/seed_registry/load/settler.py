@@ -95,9 +95,9 @@ def with_assets(rejects: Sequence[Reject], assets: Sequence[Asset]) -> list[tupl
     by_offset: dict[int, list[Asset]] = {}
     for asset in assets:
         by_offset.setdefault(asset.offset, []).append(asset)
-    return [(reject, _same(reject, by_offset[reject.offset])) for reject in rejects]
+    return [(reject, _take(reject, by_offset[reject.offset])) for reject in rejects]
 
 
-def _same(reject: Reject, assets: Sequence[Asset]) -> Asset:
-    """The asset with a reject's bytes, for several indexes may have one at the same offset."""
-    return next((asset for asset in assets if asset.raw == reject.data), assets[0])
+def _take(reject: Reject, assets: list[Asset]) -> Asset:
+    """Take out the first asset with a reject's bytes, for several indexes may have one at the same offset."""
+    return assets.pop(next((at for at, asset in enumerate(assets) if asset.raw == reject.data), 0))

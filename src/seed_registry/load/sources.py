@@ -57,11 +57,13 @@ class SourceResolver:
             SettingsInvalid: the registry has two sources of a key.
         """
         going = [source for source in sources if source.key not in self._held]
-        self._held.hold([source for source in sources if source.key in self._held])
+        repeated = [source for source in sources if source.key in self._held]
         if not going:
+            self._held.hold(repeated)
             return False
         checkpoint = without_position(self._index, 0, SOURCE_BATCH)
         counts, rows = await self._writer.write_sources(SourceBatch(going, checkpoint, holds_changed=True))
+        self._held.hold(repeated)  # only now: what is refused is merged again, in halves
         self._held.hold(counts.held)
         self._tally.sources.add(self._counted_once(counts, {source.key for source in going}))
         self._note(rows)

@@ -153,7 +153,8 @@ class Worker:
         if counts.inserted + counts.updated:
             self._bisection.acquit_database()
         if self._held.is_on:
-            recorder.keys.insert(recorder.row_hashes(counts.new, self._sources))
+            identities = recorder.identities(counts.new, self._sources)
+            recorder.keys.insert(identities, recorder.row_hashes(counts.new, self._sources))
             recorder.keys.insert_once(max(counts.inserted - len(counts.new), 0))
             if counts.resumed:
                 recorder.keys.resume(self._resumed(counts, written))

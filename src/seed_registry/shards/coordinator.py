@@ -7,25 +7,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
+from time import monotonic
 from typing import Any, Final
 
 import anyio
 
-from seed_registry.errors import IndexNotUnderstood, IndexUnreadable, first_cause
+from seed_registry.errors import IndexNotUnderstood, IndexUnreadable, SeedRegistryError, first_cause
 from seed_registry.index.shards import Cut, Shard, rejoined, with_portal
-from seed_registry.ledger.shards import PARTS, ShardProgress, ShardRow, ShardStore
+from seed_registry.ledger.shards import PARTS, SECONDS_OF_ABSENCE, ShardProgress, ShardRow, ShardStore
 from seed_registry.load.context import RegistryState, RunContext
 from seed_registry.load.outcomes import OutcomeRecorder
 from seed_registry.load.retry import RetryingSession
-from seed_registry.shards.cuts import SHARDS_A_WORKER, cut_for
+from seed_registry.shards.cuts import SHARDS_A_WORKER, can_be_read_twice, cut_for
 from seed_registry.shards.facts import IndexFacts, ShardLoaded, ShardScanned, decoded, encoded
 from seed_registry.shards.progress import COMPARING, LOADING, SCANNING, SETTLING, take_progress
 from seed_registry.shards.tasks import Engine, Failure, Job, Place, Result, Task
 
 _SECONDS_BETWEEN_LOOKS: Final = 1.0
-_LOOKS_BETWEEN_SIGNS: Final = 5
+_LOOKS_BETWEEN_SIGNS: Final = 2
+_LONG_LOOK_SECONDS: Final = 10.0
 _SECONDS_OF_FAREWELL: Final = 5.0
 # A step for parts of the keys is worth its round trips from so many on, and holds 8 bytes of memory for each key.
 _LEAST_OF_A_STEP: Final = 10_000
@@ -70,6 +72,8 @@ class Coordinator:
         Raises:
             SeedRegistryError: an index cannot be read.
         """
+        if not all([await can_be_read_twice(index) for index in self._run.indexes]):
+            return []  # what is read here would be missing there
         cuts = [await self._cut(number) for number in range(len(self._run.indexes))]
         rows = await self.rows()
         planned = _files((row.index, decoded(row.shard, Shard)) for row in rows)
@@ -105,13 +109,14 @@ class Coordinator:
     async def leading(self) -> AsyncIterator[None]:
         """Show the workers that this process is at work; if it ends early, no attempt of theirs commits any more."""
         await self._main.do(self.store.announce)
+        await self._main.do(self.store.release)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._watch)
                 yield
                 tasks.cancel_scope.cancel()
         except BaseException as exc:
-            with anyio.move_on_after(_SECONDS_OF_FAREWELL, shield=True):
+            with anyio.move_on_after(_SECONDS_OF_FAREWELL, shield=True), suppress(SeedRegistryError):
                 await self._main.do(self.store.fence)
             if isinstance(exc, BaseExceptionGroup):
                 raise first_cause(exc) from exc
@@ -119,6 +124,7 @@ class Coordinator:
 
     async def scan(self) -> None:
         """Scan all shards that are not scanned yet; join those that do not end where records end."""
+        await self._main.do(self.store.mark)
         await self._main.do(self._recover_parked)
         await self._recover_keys()
         async with self._step(SCANNING):
@@ -131,9 +137,16 @@ class Coordinator:
             await self._note_problem(number, [row for row in rows if row.index == number])
 
     async def _recover_keys(self) -> None:
-        """Scan again where a crash of the server has emptied the table of the keys."""
+        """Scan again where a crash of the server has emptied the table of the keys, or reading failed before."""
         found = await self._main.do(self.store.count_keys)
         rows = await self.rows()
+        unread = [
+            (row.index, row.number)
+            for row in rows
+            if row.state == "scanned" and row.scanned
+            and (problem := decoded(row.scanned, ShardScanned).problem) and problem.kind == IndexUnreadable.__name__
+        ]  # fmt: skip
+        await self._main.do(lambda connection: self.store.set_state(connection, unread, "planned"))
         lost = [
             row
             for row in rows
@@ -225,6 +238,7 @@ class Coordinator:
     async def settle(self) -> None:
         """Write the repeated keys."""
         parked = await self._main.do(self.store.count_parked)
+        await self._main.do(self.store.require_mark)
         if not parked:
             return
         counts = await self._main.do(self.store.count_parts)
@@ -267,13 +281,18 @@ class Coordinator:
 
     async def _watch(self) -> None:
         """Show the workers that this process is at work, and count what they show."""
-        looks = 0
+        looks, looked, calm_until = 0, monotonic(), 0.0
         while True:
             await anyio.sleep(_SECONDS_BETWEEN_LOOKS)
             if looks % _LOOKS_BETWEEN_SIGNS == 0:
                 await self._main.do(self.store.announce)
             looks += 1
             rows = await self._count()
+            if monotonic() - looked > _LONG_LOOK_SECONDS:  # the server was away, and so it was for the workers
+                calm_until = monotonic() + SECONDS_OF_ABSENCE
+            looked = monotonic()
+            if looked < calm_until:
+                continue
             self._engine.end_silent(
                 [
                     row.worker

@@ -19,6 +19,14 @@ SHARDS_A_WORKER: Final = 4
 _LEAST_SHARD_BYTES: Final = 16 << 20
 
 
+async def can_be_read_twice(index: IndexRef) -> bool:
+    """Whether an index is no pipe and not standard input, which give each byte once."""
+    if index.kind == "file":
+        path = anyio.Path(index.path)
+        return await path.is_file() or not await path.exists()
+    return index.kind != "stdin"
+
+
 async def cut_for(run: RunContext, number: int, processes: int) -> tuple[Cut, bool]:
     """Cut an index, by its position in the run, for this many workers, and tell what came of it.
 

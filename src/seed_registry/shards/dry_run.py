@@ -106,13 +106,13 @@ class DryRun(LoadRun):
             held=target.held,
             listed=(),
         )
+        target.recorder.require_few_rejects()  # only now all assets are read that repeat a key
 
     def _take(self, place: Place, one: ShardOutcome, target: Target) -> None:
         recorder = cast("DryRunRecorder", target.recorder)
         add_up_assets(recorder.tally, one.tally)
         recorder.keys.send_once(one.sent)
         recorder.take_examples(one.rejects)
-        recorder.require_few_rejects()
         recorder.collector.take(one.part)
         for kind in recorder.collector.hashes():
             for hashes in self._files.read_hashes(kind, place):

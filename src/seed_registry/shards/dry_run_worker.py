@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import shutil
+from functools import partial
 from time import monotonic
 
 from seed_registry.errors import SeedRegistryError, StorageFailed
@@ -21,7 +23,9 @@ def perform(job: DryRunJob, task: DryRunTask) -> DryRunResult:
     """Perform a step, in a worker process; see `worker.perform`."""
     global _runner  # noqa: PLW0603  # the process is the worker
     if _runner is None:
-        end_with(job.parent, lambda: shutil.rmtree(job.directory, ignore_errors=True))
+        clean_up = partial(shutil.rmtree, job.directory, ignore_errors=True)
+        end_with(job.parent, clean_up)
+        atexit.register(clean_up)  # an idle process ends otherwise: with its standard input
         _runner = new_runner()
     return _runner.run(perform_here(job, task))
 

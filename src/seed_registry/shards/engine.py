@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -72,6 +73,15 @@ class Processes:
         """Kill processes of this one that were stopped, or hang."""
         for worker in workers:
             host, _, pid = worker.rpartition(":")
-            if host == socket.gethostname():
+            if host == socket.gethostname() and _is_child(int(pid)):
                 with suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
+
+
+def _is_child(pid: int) -> bool:
+    """Whether a process is one of ours: its number may be that of another by now."""
+    try:
+        # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html: behind the name come state and parent.
+        return int(Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[1]) == os.getpid()
+    except (OSError, ValueError, IndexError):
+        return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 from functools import partial
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
 
 from seed_registry.checkpoint import Checkpoint, FileState
@@ -45,6 +46,7 @@ class KeyGroup:
         self._size = 0
         self._places: list[tuple[int, Asset]] = []
         self._newest: tuple[int, Asset] | None = None  # of those that were dropped
+        self._first: tuple[int, Asset] | None = None  # if its key is its portal's own, which the first source has
 
     def add(self, index: int, asset: Asset) -> None:
         """Add an asset of an index; they come in their order."""
@@ -55,13 +57,15 @@ class KeyGroup:
             half = len(self._places) // 2
             dropped, self._places = self._places[:half], self._places[half:]
             self._size = sum(len(asset.raw) for _, asset in self._places)
+            if self._first is None and dropped[0][1].own_key:
+                self._first = dropped.pop(0)
             dated = [place for place in [*filter(None, [self._newest]), *dropped] if place[1].updated_at]
             self._newest = max(dated, key=_updated_at, default=None)
 
     @property
     def places(self) -> list[tuple[int, Asset]]:
         """The assets that may be written, each with its index."""
-        return [*filter(None, [self._newest]), *self._places]
+        return [*filter(None, [self._first, self._newest]), *self._places]
 
 
 def _updated_at(place: tuple[int, Asset]) -> datetime:
@@ -116,6 +120,7 @@ class Settlement:
         async with connection.transaction():
             if await store.settled_parts(connection) >= set(self._parts):
                 return  # the answer to an earlier try was lost
+            await store.require_mark(connection)
             await self._worker.ledger.save_rest(connection)
             await store.finish_parts(connection, self._parts, self._attempt)
 
@@ -168,13 +173,20 @@ class Settlement:
         assets = [place for group in groups for place in group.places]
         await self._find_sources(assets)
         if await self._try(part, groups[-1].key_hash, groups[-1].index, assets) is not None:
-            for group in groups:
-                await self._write_group(part, group)
+            for group, following in zip_longest(groups, groups[1:]):
+                # A position stands for all groups of its hash.
+                is_last = following is None or following.key_hash != group.key_hash
+                await self._write_group(part, group, group.key_hash - (not is_last))
 
-    async def _write_group(self, part: int, group: KeyGroup) -> None:
+    async def _write_group(self, part: int, group: KeyGroup, position: int) -> None:
         """Merge a group; while the database refuses its last asset, reject that, and merge those before it."""
         places = group.places
-        while places and (refusal := await self._try(part, group.key_hash, places[-1][0], places)) is not None:
+        while places:
+            # In the lane of another index the position would stand for groups that are not written yet.
+            is_own = places[-1][0] == group.index
+            refusal = await self._try(part, position if is_own else NO_POSITION, places[-1][0], places)
+            if refusal is None:
+                return
             self._refused_index, asset = places.pop()
             await self._bisection.split([asset], refusal)
             await self._bisection.settle()

@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from seed_registry.checkpoint import SOURCE_BATCH, ResumePoint
-from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadable, first_cause
+from seed_registry.errors import DatabaseRefused, IndexBroken, IndexNotUnderstood, IndexUnreadable, first_cause
 from seed_registry.index.open_shard import read_shard
 from seed_registry.index.shards import Shard, changed
 from seed_registry.load import pipeline
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from seed_registry.shards.context import WorkerContext
 
 _SECONDS_BETWEEN_SIGNS: Final = 1.0
+_LOOKS_FOR_THE_COORDINATOR: Final = 20
 _PARKED_AT_ONCE: Final = 8 << 20  # bytes
 
 
@@ -142,6 +143,7 @@ class ShardLoad:
         """Show in the ledger how far this is, and stop when another attempt has the shard or nobody waits for it."""
 
         async def show() -> None:
+            alone = 0
             while True:
                 await anyio.sleep(_SECONDS_BETWEEN_SIGNS)
                 show_now = partial(
@@ -151,7 +153,10 @@ class ShardLoad:
                     counts=_as_text(self._tally.assets, reader.position),
                     rejects=self._recorder.take_first(),
                 )
-                await self._worker.main.do(show_now)
+                # After an outage of the database a coordinator that lives needs a moment to show that.
+                alone = 0 if await self._worker.main.do(show_now) else alone + 1
+                if alone > _LOOKS_FOR_THE_COORDINATOR:
+                    raise DatabaseRefused("the coordinator of this run is gone")
 
         try:
             async with anyio.create_task_group() as tasks:
@@ -171,6 +176,7 @@ class ShardLoad:
             CommitsLost: the database lacks batches that it confirmed.
         """
         worker, tally = self._worker, self._tally
+        await worker.main.do(partial(worker.store.show_saving, place=self._place, attempt=self._attempt))
         await worker.main.do(flush)
         await worker.main.do(worker.sessions.check_commits)
         tally.assets_by_source.update(parked.by_source)
@@ -201,6 +207,7 @@ class ShardLoad:
         async with connection.transaction():
             if await worker.store.is_loaded(connection, place, attempt):
                 return
+            await worker.store.require_mark(connection)
             await worker.ledger.save_rest(connection)
             _take_counts(loaded.assets, await worker.ledger.counts(connection), loaded.parked)
             await worker.store.save_rejects(connection, place, self._recorder.reject_lines())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 from array import array
 from collections import Counter
@@ -99,7 +100,11 @@ def perform(job: Job, task: Task) -> Result:
 
 
 def end_with(parent: int, clean_up: Callable[[], None] = lambda: None) -> None:
-    """End this process at once when its parent has ended: the server rolls back what it had not committed."""
+    """End this process at once when its parent has ended: the server rolls back what it had not committed.
+
+    An interrupt at the terminal goes to all processes: the parent ends its workers.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:
