@@ -109,7 +109,9 @@ def test_a_pipe_is_loaded_whole_by_one_process(
 
 def test_only_processes_of_its_own_are_ended() -> None:
     with subprocess.Popen(["sleep", "60"]) as ours:
-        others = subprocess.run(["sh", "-c", "sleep 60 > /dev/null 2>&1 & echo $!"], capture_output=True, check=True, timeout=10)
+        others = subprocess.run(
+            ["sh", "-c", "sleep 60 > /dev/null 2>&1 & echo $!"], capture_output=True, check=True, timeout=10
+        )
         theirs = int(others.stdout)
         Processes(1).end_silent([f"{socket.gethostname()}:{theirs}", f"elsewhere:{ours.pid}"])
         assert ours.poll() is None
