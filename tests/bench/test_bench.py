@@ -277,7 +277,8 @@ def test_a_grid_is_measured_without_touching_the_registry(cli: Cli, database_url
         assert (cell["skipped"], cell["failed"], len(cell["runs"])) == (None, None, 2)
         assert summary["records"] == 140
         assert summary["seconds"]["low"] <= summary["seconds"]["median"] <= summary["seconds"]["high"]
-        assert summary["batches"] == 3
+        # What changes is held, and written at the end.
+        assert summary["batches"] == (6 if cell["changed"] == 100 else 3)
         assert summary["peak_rss_bytes"] > 10 << 20
         assert summary["client_cpu_seconds"] > 0
         assert 0 < summary["batch_p50_seconds"] <= summary["batch_p95_seconds"]
