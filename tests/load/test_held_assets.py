@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from seed_registry import DatabaseUrl, MaxRejects, Settings, ingest
 from seed_registry.api import replay
 from seed_registry.errors import IndexBroken, IndexesFailed
+from seed_registry.key_hashes import hash_key
 from seed_registry.load import held_assets, pipeline
 from seed_registry.load.held_assets import HeldAssets
 from seed_registry.postgres.transactions import BatchTransaction
@@ -350,3 +351,26 @@ async def test_sources_that_an_index_lists_twice_are_written_once_and_not_again(
     )
     counts, _ = await loaded(*changed)
     assert counts == SourceCounts(read=4, updated=1, unchanged=1, duplicate=2)
+
+
+async def test_a_refused_record_does_not_part_those_of_another_key(
+    database_url: DatabaseUrl, tmp_path: Path, batch_size: int
+) -> None:
+    keys = ("u", "v", "w", "x", "y")
+    refused = min(keys, key=hash_key)  # the first of the batch: its middle is between the two records of another key
+    await load(database_url, index(tmp_path, *(asset(key, "old") for key in keys)))
+    await execute(database_url, REFUSE)
+    twice = [asset(key, name) for name in ("one", "two") for key in keys if key != refused]
+    path = index(tmp_path, *twice, asset(refused, "refused"))
+    assets = (await load(database_url, path, batch_size=batch_size)).assets
+    assert (assets.updated, assets.duplicate, assets.rejected, assets.unchanged) == (4, 4, 1, 0)
+    assert await ask(database_url, ROWS) == [f"{key} a.org {'old' if key == refused else 'two'}" for key in keys]
+
+
+async def test_own_keys_that_are_in_two_indexes_are_inserted_once(
+    database_url: DatabaseUrl, tmp_path: Path, batch_size: int
+) -> None:
+    await load(database_url, index(tmp_path, asset("x", "there")))
+    paths = [datasets(tmp_path, "c.org", "1 one", "2 two", name=f"{number}.json") for number in range(2)]
+    assets = (await load(database_url, *paths, batch_size=batch_size)).assets
+    assert (assets.inserted, assets.duplicate, assets.unchanged) == (2, 2, 0)

@@ -48,12 +48,27 @@ class Settler:
             try:
                 counts = await self._writer.write(Batch(assets, batch.sources, checkpoint, name))
             except Exception as exc:  # noqa: BLE001  # `split` raises it again if no record is to blame
-                parts[:0] = await self._bisection.split(assets, exc)
+                parts[:0] = await self._divided(assets, exc)
             else:
                 self._count(counts, assets, outcome=batch.outcome)
         await self._bisection.settle()
         self._recorder.tally.assets.duplicate += len(batch.dropped)
         self._recorder.tally.batches += 1
+
+    async def _divided(self, assets: list[Asset], reason: Exception) -> list[list[Asset]]:
+        """Return what to write, in this order, instead of assets that were refused: those of a key stay together.
+
+        Of a single key the last one is to blame, for the others are not written.
+
+        Raises:
+            DatabaseRefused: the database refuses every record.
+            Exception: `reason`, if that is no record's fault.
+        """
+        if (boundary := _boundary(assets)) is None:
+            await self._bisection.split(assets[-1:], reason)
+            return [assets[:-1]] if len(assets) > 1 else []
+        await self._bisection.split(assets, reason)
+        return [assets[:boundary], assets[boundary:]]
 
     async def finish(self) -> None:
         """Do nothing: every batch is finished by itself."""
@@ -86,6 +101,12 @@ class Settler:
 
     async def _probe(self, asset: Asset, reason: Exception) -> Blame:
         return await self._writer.probe(asset, reason, self._sources)
+
+
+def _boundary(assets: Sequence[Asset]) -> int | None:
+    """The position nearest to the middle where another key begins; None if all have one key."""
+    places = [at for at in range(1, len(assets)) if assets[at].key != assets[at - 1].key]
+    return min(places, key=lambda at: abs(2 * at - len(assets)), default=None)
 
 
 def with_assets(rejects: Sequence[Reject], assets: Sequence[Asset]) -> list[tuple[Reject, Asset]]:
