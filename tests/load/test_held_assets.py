@@ -358,13 +358,14 @@ async def test_a_refused_record_does_not_part_those_of_another_key(
 ) -> None:
     keys = ("u", "v", "w", "x", "y")
     refused = min(keys, key=hash_key)  # the first of the batch: its middle is between the two records of another key
-    await load(database_url, index(tmp_path, *(asset(key, "old") for key in keys)))
+    await load(database_url, index(tmp_path, asset("t", "same"), *(asset(key, "old") for key in keys)))
     await execute(database_url, REFUSE)
     twice = [asset(key, name) for name in ("one", "two") for key in keys if key != refused]
-    path = index(tmp_path, *twice, asset(refused, "refused"))
+    path = index(tmp_path, asset("t", "same"), *twice, asset(refused, "refused"))
     assets = (await load(database_url, path, batch_size=batch_size)).assets
-    assert (assets.updated, assets.duplicate, assets.rejected, assets.unchanged) == (4, 4, 1, 0)
-    assert await ask(database_url, ROWS) == [f"{key} a.org {'old' if key == refused else 'two'}" for key in keys]
+    assert (assets.updated, assets.duplicate, assets.rejected, assets.unchanged) == (4, 4, 1, 1)
+    rows = [f"{key} a.org {'old' if key == refused else 'two'}" for key in keys]
+    assert await ask(database_url, ROWS) == ["t a.org same", *rows]
 
 
 async def test_own_keys_that_are_in_two_indexes_are_inserted_once(
