@@ -138,7 +138,7 @@ def per_index(report: Report) -> list[Counter[str]]:
     return [counted(part.assets) for part in report.per_index] or [counted(report.assets)]
 
 
-@pytest.mark.parametrize("examples", [5, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [5, pytest.param(25, marks=pytest.mark.slow)])
 def test_counts_are_those_of_the_model_however_an_index_is_cut_and_a_second_load_writes_nothing(
     database_url: DatabaseUrl, tmp_path: Path, examples: int
 ) -> None:

@@ -196,7 +196,7 @@ def test_rows_counts_and_rejects_equal_the_model(
 
 
 @pytest.mark.slow
-@_options(int(os.environ.get("MODEL_EXAMPLES", "40")))
+@_options(int(os.environ.get("MODEL_EXAMPLES", "20")))
 @given(loads=_loads, seed=_seeds)
 def test_rows_counts_and_rejects_equal_the_model_every_time(
     emptied_database: DatabaseUrl, tmp_path: Path, loads: list[list[list[Any]]], seed: int
