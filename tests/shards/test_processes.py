@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,15 +138,15 @@ def test_a_killed_worker_costs_nothing(start: Start, index: Path, database_url: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("delay", [1.0, 2.0])
+@pytest.mark.parametrize("state", ["planned", "scanned", "loaded"])
 def test_the_same_command_finishes_what_a_killed_one_began(
-    start: Start, index: Path, database_url: DatabaseUrl, delay: float
+    start: Start, index: Path, database_url: DatabaseUrl, state: str
 ) -> None:
     undisturbed = _finished(start(index, *_TWO))
     rows = _rows(database_url)
     _state(database_url, "truncate registry.sources, registry.assets cascade")
     process = start(index, *_TWO)
-    time.sleep(delay)
+    _wait_for(database_url, state)
     children = _children(process)
     process.kill()
     process.communicate()
@@ -164,7 +165,7 @@ def test_a_signal_ends_all_processes_within_seconds(
     start: Start, index: Path, database_url: DatabaseUrl, number: signal.Signals
 ) -> None:
     process = start(index, *_TWO)
-    time.sleep(1.8)
+    _wait_for(database_url, "scanned")
     children = _children(process)
     assert children
     process.send_signal(number)
@@ -208,3 +209,14 @@ def _loading(url: DatabaseUrl) -> list[tuple[Any, ...]]:
         return _state(url, "select worker from seed_registry.shards where state = 'scanned' and worker is not null")
     except asyncpg.UndefinedTableError:
         return []
+
+
+def _wait_for(url: DatabaseUrl, state: str) -> None:
+    """Wait until a shard is in a state."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with suppress(asyncpg.UndefinedTableError):
+            if _state(url, f"select from seed_registry.shards where state = '{state}'"):
+                return
+        time.sleep(0.01)
+    pytest.fail(f"no shard was {state}")
