@@ -72,8 +72,14 @@ class Coordinator:
         Raises:
             SeedRegistryError: an index cannot be read.
         """
-        if not all([await can_be_read_twice(index) for index in self._run.indexes]):
-            return []  # what is read here would be missing there
+        for index in self._run.indexes:
+            if not await can_be_read_twice(index):  # what is read of it here would be missing there
+                reason = "a pipe or standard input cannot be read at several places"
+                self._run.progress.tell(
+                    "warning", "not_splittable", index=index.report_name, reason=reason, note="load it from a file"
+                )
+                self.unsplittable = True
+                return []
         cuts = [await self._cut(number) for number in range(len(self._run.indexes))]
         rows = await self.rows()
         planned = _files((row.index, decoded(row.shard, Shard)) for row in rows)
