@@ -22,7 +22,8 @@ from seed_registry.records import Asset, RawRecord
 # One bit for each of 2^26 hashes: a key that shares the bit of a parked one is parked too. That costs time only.
 _FILTER_BITS: Final = 1 << 26
 _SPOOL_MEMORY_BYTES: Final = 8 << 20
-# Hashes are counted by part: at 10^8 keys a part is 400,000 numbers, about 30 MB as a set.
+# Hashes are counted, keys compared and repeated ones settled by part, the last 8 bits of the hash: at 10^8 keys a part
+# is 400,000 numbers, about 30 MB as a set.
 PARTS: Final = 256
 _BLOCK_HASHES: Final = 1 << 17
 # Bits kept of a marked hash, which fits 8 bytes with its marks. That two of 10^8 keys collide has a chance of one in
@@ -158,7 +159,7 @@ class DistinctHashes:
 
     def parts(self) -> Iterator[array[int]]:
         """All hashes, those with the same last 8 bits together, in the order in which they were added."""
-        for number, new in enumerate(_by_part(self._new)):
+        for number, new in enumerate(by_part(self._new)):
             hashes = array("Q")
             start = 0
             for lengths in self._blocks:
@@ -196,7 +197,7 @@ class DistinctHashes:
         if self._file is None:
             self._file = temporary_file()
         self._file.seek(0, 2)
-        parts = _by_part(self._new)
+        parts = by_part(self._new)
         for part in parts:
             append(self._file, part.tobytes())
         self._blocks.append([len(part) for part in parts])
@@ -205,7 +206,8 @@ class DistinctHashes:
         self._new, self._counted = array("Q"), 0
 
 
-def _by_part(hashes: array[int]) -> list[array[int]]:
+def by_part(hashes: Iterable[int]) -> list[array[int]]:
+    """64-bit hashes by their last 8 bits, in 256 parts."""
     parts = [array("Q") for _ in range(PARTS)]
     for value in hashes:
         parts[value & (PARTS - 1)].append(value)

@@ -13,13 +13,14 @@ from seed_registry.checkpoint import Checkpoint, FileState
 from seed_registry.errors import CommitsLost
 from seed_registry.ledger.runs import create
 from seed_registry.ledger.shard_checkpoints import REPEATS, ShardLedger, ShardTaken, find_counts
-from seed_registry.ledger.shards import FINISHED, PARTS, ShardRow, ShardStore
+from seed_registry.ledger.shards import FINISHED, ShardRow, ShardStore
 from seed_registry.postgres.connection import session
 from seed_registry.registry.batch import Batch, SourceBatch
 from seed_registry.registry.introspection import introspect
 from seed_registry.registry.merge import Merger
 from seed_registry.report import MergeCounts
 from seed_registry.settings import DatabaseUrl
+from seed_registry.spill import PARTS
 
 pytestmark = pytest.mark.anyio
 _FILE = FileState(1, 1, 1, b"")

@@ -12,9 +12,8 @@ from seed_registry.errors import CommitsLost
 from seed_registry.ledger.checkpoints import SHARD_TABLES
 from seed_registry.ledger.shard_checkpoints import REPEATS, ShardTaken
 from seed_registry.postgres.sql_files import statement
+from seed_registry.spill import PARTS
 
-# Keys are compared, and repeated ones settled, by part: the last 8 bits of their hash.
-PARTS: Final = 256
 # Workers stop when their coordinator was last at work this long ago, by the server's clock.
 SECONDS_OF_ABSENCE: Final = 60
 # A worker that has shown nothing for this long is taken for lost, in what people see.

@@ -1,6 +1,6 @@
 """Loads one index: one producer reads and decodes, N workers write, with bounded queues of batches between them.
 
-This is the only module with a task group. The caller gets the first failure, as one exception.
+Its task groups end here: the caller gets the first failure, as one exception.
 """
 
 from __future__ import annotations

@@ -5,10 +5,7 @@ Each step may be repeated, by any process: its result counts once it has arrived
 
 from __future__ import annotations
 
-import asyncio
-import atexit
 import os
-import shutil
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -21,7 +18,7 @@ from seed_registry.postgres.connection import session
 from seed_registry.report import Silent, Tally
 from seed_registry.shards.audit_tasks import AssetFile, AuditJob, AuditTask, ShardAudited
 from seed_registry.shards.tasks import Failure
-from seed_registry.shards.worker import end_with, new_runner
+from seed_registry.shards.worker import new_runner
 from seed_registry.verify.compare import Comparer
 from seed_registry.verify.findings import ComparedAsset
 from seed_registry.verify.snapshot import RegistrySnapshot
@@ -31,14 +28,7 @@ if TYPE_CHECKING:
     from seed_registry.index.shard_reader import ShardReader
 
 
-@cache
-def _runner(parent: int, directory: str) -> asyncio.Runner:
-    def clean_up() -> None:
-        shutil.rmtree(directory, ignore_errors=True)
-
-    end_with(parent, clean_up)
-    atexit.register(clean_up)  # an idle process ends otherwise: with its standard input
-    return new_runner()
+_runner = cache(new_runner)
 
 
 def audit_shard(job: AuditJob, task: AuditTask) -> ShardAudited:

@@ -16,14 +16,15 @@ import anyio
 
 from seed_registry.errors import IndexNotUnderstood, IndexUnreadable, SeedRegistryError, first_cause
 from seed_registry.index.shards import Cut, Shard, rejoined, with_portal
-from seed_registry.ledger.shards import PARTS, SECONDS_OF_ABSENCE, ShardProgress, ShardRow, ShardStore
+from seed_registry.ledger.shards import SECONDS_OF_ABSENCE, ShardProgress, ShardRow, ShardStore
 from seed_registry.load.context import RegistryState, RunContext
 from seed_registry.load.outcomes import OutcomeRecorder
 from seed_registry.load.retry import RetryingSession
-from seed_registry.shards.cuts import SHARDS_A_WORKER, can_be_read_twice, cut_for
+from seed_registry.shards.cuts import SHARDS_A_WORKER, can_be_read_twice, cut_index
 from seed_registry.shards.facts import IndexFacts, ShardLoaded, ShardScanned, decoded, encoded
 from seed_registry.shards.progress import COMPARING, LOADING, SCANNING, SETTLING, take_progress
 from seed_registry.shards.tasks import Engine, Failure, Job, Place, Result, Task
+from seed_registry.spill import PARTS
 
 _SECONDS_BETWEEN_LOOKS: Final = 1.0
 _LOOKS_BETWEEN_SIGNS: Final = 2
@@ -102,7 +103,8 @@ class Coordinator:
 
     async def _cut(self, number: int) -> Cut:
         try:
-            one, is_told = await cut_for(self._run, number, self._processes)
+            run = self._run
+            one, is_told = await cut_index(run.indexes[number], run.settings, run.progress, self._processes)
         except (IndexNotUnderstood, IndexUnreadable) as exc:
             if not self._run.settings.keep_going or len(self._run.indexes) == 1:
                 raise

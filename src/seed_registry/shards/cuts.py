@@ -10,7 +10,6 @@ import anyio
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.shard_plan import cut
 from seed_registry.index.shards import UNKNOWN, Cut
-from seed_registry.load.context import RunContext
 from seed_registry.report import Progress
 from seed_registry.settings import Settings
 
@@ -27,8 +26,8 @@ async def can_be_read_twice(index: IndexRef) -> bool:
     return index.kind != "stdin"
 
 
-async def cut_for(run: RunContext, number: int, processes: int) -> tuple[Cut, bool]:
-    """Cut an index, by its position in the run, for this many workers, and tell what came of it.
+async def cut_index(index: IndexRef, settings: Settings, progress: Progress, processes: int) -> tuple[Cut, bool]:
+    """Cut an index for this many workers, and tell what came of it.
 
     Returns:
         The shards, and whether the user was told that the index cannot be split.
@@ -36,11 +35,6 @@ async def cut_for(run: RunContext, number: int, processes: int) -> tuple[Cut, bo
     Raises:
         SeedRegistryError: as `cut` does.
     """
-    return await cut_index(run.indexes[number], run.settings, run.progress, processes)
-
-
-async def cut_index(index: IndexRef, settings: Settings, progress: Progress, processes: int) -> tuple[Cut, bool]:
-    """Cut an index, see `cut_for`."""
     tell = progress.tell
     wished = settings.shard_bytes
     size = 0

@@ -10,14 +10,14 @@ from msgspec.structs import replace
 
 from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadable
 from seed_registry.index.shards import Shard, rejoined, with_portal
-from seed_registry.ledger.shards import PARTS
 from seed_registry.load.context import RunContext
 from seed_registry.records import SourceRow
-from seed_registry.shards.cuts import cut_for
+from seed_registry.shards.cuts import cut_index
 from seed_registry.shards.dry_run_tasks import DryRunJob, DryRunTask, ShardOutcome
 from seed_registry.shards.facts import ShardScanned
 from seed_registry.shards.progress import COMPARING, LOADING, SCANNING
 from seed_registry.shards.tasks import Engine, Place, Result, Task
+from seed_registry.spill import PARTS
 
 # Keys that are sieved at a time; a process holds some 100 bytes of memory for each.
 _SIEVED_KEYS: Final = 1_000_000
@@ -52,7 +52,7 @@ class DryRunCoordinator:
         run = self._run
         for number, index in enumerate(run.indexes):
             try:
-                one, is_told = await cut_for(run, number, self._processes)
+                one, is_told = await cut_index(index, run.settings, run.progress, self._processes)
             except (IndexBroken, IndexNotUnderstood, IndexUnreadable):
                 if not run.settings.keep_going or len(run.indexes) == 1:
                     raise

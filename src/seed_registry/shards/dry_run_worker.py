@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
-import shutil
-from functools import partial
 from time import monotonic
 
 from seed_registry.errors import SeedRegistryError, StorageFailed
@@ -14,7 +11,7 @@ from seed_registry.shards.dry_run_tasks import DryRunJob, DryRunResult, DryRunTa
 from seed_registry.shards.facts import ShardScanned
 from seed_registry.shards.shared_files import SharedFiles
 from seed_registry.shards.tasks import Failure
-from seed_registry.shards.worker import end_with, new_runner, repeated, scan_shard
+from seed_registry.shards.worker import new_runner, repeated, scan_shard
 
 _runner: asyncio.Runner | None = None
 
@@ -23,10 +20,7 @@ def perform(job: DryRunJob, task: DryRunTask) -> DryRunResult:
     """Perform a step, in a worker process; see `worker.perform`."""
     global _runner  # noqa: PLW0603  # the process is the worker
     if _runner is None:
-        clean_up = partial(shutil.rmtree, job.directory, ignore_errors=True)
-        end_with(job.parent, clean_up)
-        atexit.register(clean_up)  # an idle process ends otherwise: with its standard input
-        _runner = new_runner()
+        _runner = new_runner(job.parent, job.directory)
     return _runner.run(perform_here(job, task))
 
 

@@ -30,15 +30,6 @@ def signed(key_hash: int) -> int:
     return key_hash - (key_hash & _SIGN) * 2
 
 
-def parted(hashes: Iterable[int], parts: int) -> list[array[int]]:
-    """Hashes by their part."""
-    by_part = [array("Q") for _ in range(parts)]
-    mask = parts - 1
-    for value in hashes:
-        by_part[value & mask].append(value)
-    return by_part
-
-
 class ParkedRepeats:
     """The `RepeatedAssets` of one shard, in a temporary file; in memory 8 bytes for each repeated key.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from seed_registry.checkpoint import Checkpoint, FileState
 from seed_registry.ledger.shard_checkpoints import NO_POSITION, REPEATS
-from seed_registry.ledger.shards import PARTS, ParkedAsset
+from seed_registry.ledger.shards import ParkedAsset
 from seed_registry.load.sources import SourceResolver
 from seed_registry.postgres.connection import flush
 from seed_registry.postgres.failures import FailureAction, classify
@@ -19,6 +19,7 @@ from seed_registry.registry.batch import Batch, Blame, Writer
 from seed_registry.registry.bisection import Bisection
 from seed_registry.rejects.writer import reject_line
 from seed_registry.shards.facts import decoded
+from seed_registry.spill import PARTS
 
 if TYPE_CHECKING:
     from seed_registry.load.retry import Connection

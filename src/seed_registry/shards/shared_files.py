@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from seed_registry.ledger.shards import PARTS
 from seed_registry.records import Asset
 from seed_registry.shards.facts import decoded
-from seed_registry.shards.repeats import parted
+from seed_registry.spill import PARTS, by_part
 
 if TYPE_CHECKING:
     from seed_registry.shards.tasks import Place
@@ -32,7 +31,7 @@ class SharedFiles(Struct, frozen=True):
 
     def write_keys(self, place: Place, hashes: Iterable[int]) -> None:
         """Write the hashes of the keys of a shard, to be read by part."""
-        parts = parted(hashes, PARTS)
+        parts = by_part(hashes)
         self.write_hashes("keys", place, [array("Q", map(len, parts)), *parts])
 
     def read_keys(self, place: Place, parts: Sequence[int]) -> array[int]:

@@ -6,7 +6,9 @@ Each step may be repeated, by any process: what was done is in the ledger.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
+import shutil
 import signal
 import threading
 from array import array
@@ -21,14 +23,13 @@ from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadabl
 from seed_registry.index.key_scan import scan_keys
 from seed_registry.index.open_shard import read_shard
 from seed_registry.index.shards import Shard
-from seed_registry.ledger.shards import PARTS
 from seed_registry.load.sources import too_many_sources
 from seed_registry.shards.context import WorkerContext
 from seed_registry.shards.facts import ShardScanned, decoded, encoded
-from seed_registry.shards.repeats import parted
 from seed_registry.shards.settlement import Settlement
 from seed_registry.shards.shard_load import ShardLoad
 from seed_registry.shards.tasks import Failure, Job, Place, Result, Task
+from seed_registry.spill import by_part
 
 if TYPE_CHECKING:
     from seed_registry.load.retry import Connection
@@ -70,8 +71,15 @@ class Worker:
         return self._context
 
 
-def new_runner() -> asyncio.Runner:
-    """An event loop of a worker process."""
+def new_runner(parent: int, directory: str = "") -> asyncio.Runner:
+    """The event loop of a worker process, which ends when its parent has ended, and then deletes the directory."""
+
+    def clean_up() -> None:
+        if directory:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    _end_with(parent, clean_up)
+    atexit.register(clean_up)  # an idle process ends otherwise: with its standard input
     return asyncio.Runner(loop_factory=_loop_factory())
 
 
@@ -94,12 +102,11 @@ def perform(job: Job, task: Task) -> Result:
     """
     global _worker, _runner  # the process is the worker
     if _worker is None or _runner is None:
-        end_with(job.parent)
-        _worker, _runner = Worker(), new_runner()
+        _worker, _runner = Worker(), new_runner(job.parent)
     return _runner.run(_worker.perform(job, task))
 
 
-def end_with(parent: int, clean_up: Callable[[], None] = lambda: None) -> None:
+def _end_with(parent: int, clean_up: Callable[[], None]) -> None:
     """End this process at once when its parent has ended: the server rolls back what it had not committed.
 
     An interrupt at the terminal goes to all processes: the parent ends its workers.
@@ -119,7 +126,7 @@ async def scan(worker: WorkerContext, task: Task) -> None:
     """Find the keys of a shard, and the sources that it lists."""
     row, _ = await worker.find(task.place)
     scanned, hashes = await scan_shard(worker.job, task.index, decoded(row.shard, Shard))
-    parts = [part.tobytes() for part in parted(hashes, PARTS)]
+    parts = [part.tobytes() for part in by_part(hashes)]
     await worker.main.do(lambda connection: worker.store.save_scan(connection, task.place, encoded(scanned), parts))
 
 
