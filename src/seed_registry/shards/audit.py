@@ -7,17 +7,16 @@ snapshot, and this process takes what they found in the order of the indexes.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import anyio
 from anyio import Event
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from seed_registry.errors import IndexBroken, StorageFailed, first_cause
+from seed_registry.errors import IndexBroken, first_cause
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.shard_reader import ShardSummary, combined
 from seed_registry.index.shards import UNKNOWN, Shard, rejoined, with_portal
@@ -25,6 +24,7 @@ from seed_registry.shards.audit_engine import AuditProcesses
 from seed_registry.shards.audit_tasks import AuditEngine, AuditJob, AuditTask, ShardAudited, read_assets
 from seed_registry.shards.capacity import count_audit_processes
 from seed_registry.shards.cuts import cut_index
+from seed_registry.shards.shared_files import private_directory
 from seed_registry.verify.audit_run import AuditContext, AuditRun, broken
 from seed_registry.verify.findings import PartFound
 from seed_registry.verify.snapshot import RegistrySnapshot
@@ -66,7 +66,7 @@ class ShardedAudit(AuditRun):
             await super()._read_all(indexes)
             return
         self._engine = self._new_engine(processes)
-        with _private_directory() as directory:
+        with private_directory() as directory:
             name = await self._snapshot.export()
             self._job = AuditJob(self._settings, context.url, self._tables, name, list(indexes), directory, os.getpid())
             await self._compare(await self._sound(plan))
@@ -196,14 +196,3 @@ def _require_read(result: ShardAudited) -> None:
     if result.failure is not None:
         error = result.failure.error()
         raise broken(error) if isinstance(error, IndexBroken) else error
-
-
-@contextmanager
-def _private_directory() -> Iterator[str]:
-    """A directory for temporary files that nobody else can read."""
-    try:
-        directory = TemporaryDirectory(prefix="seed-registry-", ignore_cleanup_errors=True)
-    except OSError as exc:
-        raise StorageFailed(f"a temporary file cannot be written: {exc.strerror}; set TMPDIR to another") from exc
-    with directory as path:
-        yield path

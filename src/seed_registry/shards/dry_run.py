@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
 from seed_registry.dry_run.composition import open_dry_run
@@ -18,7 +17,7 @@ from seed_registry.shards.dry_run_worker import perform
 from seed_registry.shards.engine import Processes
 from seed_registry.shards.listed_sources import merge_listed
 from seed_registry.shards.read_index import ReadIndex
-from seed_registry.shards.shared_files import SharedFiles
+from seed_registry.shards.shared_files import SharedFiles, private_directory
 from seed_registry.shards.totals import add_up_assets
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ class DryRun(LoadRun):
             return
         count = partial(count_processes, context=context, database=target.database)
         processes = await (target.main.do(count) if target.main else count(None))
-        with TemporaryDirectory(prefix="seed-registry-") as directory:
+        with private_directory() as directory:
             self._files = SharedFiles(directory)
             job = new_job(context, target.state, directory)
             coordinator = DryRunCoordinator(context, job, self._new_engine(processes), processes)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
+from seed_registry.errors import StorageFailed
 from seed_registry.records import Asset
 from seed_registry.shards.facts import decoded
 from seed_registry.spill import PARTS, by_part
@@ -67,3 +70,18 @@ class SharedFiles(Struct, frozen=True):
         with self.path("parked", place).open("rb") as file:
             while head := file.read(4):
                 yield decoded(file.read(int.from_bytes(head, "little")), Asset)
+
+
+@contextmanager
+def private_directory() -> Iterator[str]:
+    """A directory for temporary files that nobody else can read.
+
+    Raises:
+        StorageFailed: there is no place for it.
+    """
+    try:
+        directory = TemporaryDirectory(prefix="seed-registry-", ignore_cleanup_errors=True)
+    except OSError as exc:
+        raise StorageFailed(f"a temporary file cannot be written: {exc.strerror}; set TMPDIR to another") from exc
+    with directory as path:
+        yield path
