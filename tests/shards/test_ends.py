@@ -91,8 +91,10 @@ def test_a_second_command_is_refused_while_the_first_is_at_work(start: Start, tm
     index = _index(tmp_path / "index.ndjson", 60_000)
     first = start(index)
     _wait_for_children(first)
+    first.send_signal(signal.SIGSTOP)  # or it may have ended before the second looks
     second = start(index)
     _, err = second.communicate(timeout=60)
+    first.send_signal(signal.SIGCONT)
     assert second.returncode == 1
     assert b"has it\n" in err
     out, err = first.communicate(timeout=100)

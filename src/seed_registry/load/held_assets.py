@@ -33,6 +33,9 @@ MOST_HELD_BYTES: Final = 16 << 20
 # Of one key no more than these are kept: the last of them, the others are tried only where the database refuses it.
 _KEY_BYTES: Final = 8 << 20
 
+# Of the temporary file so many rows are in memory at a time.
+_READ_ROWS: Final = 100
+
 FindRepeated = Callable[[], Awaitable[Container[int] | None]]
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -103,20 +106,21 @@ class HeldAssets:
             return assets, []
         return list(compress(assets, map(not_, held))), list(compress(assets, held))
 
-    async def release(self, rows: int, max_bytes: int) -> list[HeldBatch]:
+    async def release(self, rows: int, max_bytes: int) -> Iterator[HeldBatch]:
         """Find the keys that may occur more than once, and return the held assets whose key does not, in batches.
 
-        Nothing where that was tried before: then `divide` and `holds_changed` have changed.
+        Nothing where that was tried before: then `divide` and `holds_changed` have changed. Assets are read from the
+        temporary file batch by batch; `hold` may be called in between.
 
         Raises:
             StorageFailed: the disk is full.
         """
         async with self._turn:
             if (find := self._find_repeated) is None:
-                return []
+                return iter(())
             self._repeated = await find()
             self._find_repeated = None
-            return [] if self._repeated is None else list(self._take_unrepeated(rows, max_bytes))
+        return iter(()) if self._repeated is None else self._take_unrepeated(rows, max_bytes)
 
     def hold(
         self, assets: Sequence[Asset], row_hashes: Sequence[int], index: int, rows: Mapping[str, SourceRow]
@@ -180,27 +184,36 @@ class HeldAssets:
         self.close()
 
     def _take_unrepeated(self, rows: int, max_bytes: int) -> Iterator[HeldBatch]:
-        assert self._database is not None
         assert self._repeated is not None
         batches: dict[int, _Batcher] = {}
-        taken: list[tuple[int]] = []
-        with _storage():
-            found = self._database.execute(
-                "select ordinal, row_hash, number, data from held order by ordinal"
-            ).fetchall()
-            for ordinal, *record in found:
-                group = _Group(iter([record]))
-                if hash_key(group.assets[0].key) in self._repeated:
-                    continue
-                taken.append((ordinal,))
-                batch = batches.setdefault(group.indexes[0], _Batcher(self._sources, group.indexes[0]))
-                batch.add(group)
-                self._bytes -= group.bytes
-                if batch.is_full(rows, max_bytes):
-                    yield batches.pop(group.indexes[0]).batch()
-            self._database.executemany("delete from held where ordinal = ?", taken)
-        self.count -= len(taken)
+        for record in self._read_unrepeated(self._repeated):
+            group = _Group(iter([record]))
+            batch = batches.setdefault(group.indexes[0], _Batcher(self._sources, group.indexes[0]))
+            batch.add(group)
+            self._bytes -= group.bytes
+            self.count -= 1
+            if batch.is_full(rows, max_bytes):
+                yield batches.pop(group.indexes[0]).batch()
         yield from (batch.batch() for batch in batches.values())
+
+    def _read_unrepeated(self, repeated: Container[int]) -> Iterator[Sequence[Any]]:
+        """Take the rows whose keys are not repeated out of the temporary file, one by one, in file order."""
+        assert self._database is not None
+        last = -1
+        while True:
+            # Not one query for all: what is held while a batch is written must not change what it returns.
+            with _storage():
+                found = self._database.execute(
+                    "select ordinal, row_hash, number, data from held where ordinal > ? order by ordinal limit ?",
+                    (last, _READ_ROWS),
+                ).fetchall()
+            if not found:
+                return
+            last = found[-1][0]
+            taken = [row for row in found if hash_key(_asset(row[3]).key) not in repeated]
+            with _storage():
+                self._database.executemany("delete from held where ordinal = ?", [row[:1] for row in taken])
+            yield from (row[1:] for row in taken)
 
     def close(self) -> None:
         """Free the disk space."""
