@@ -29,9 +29,9 @@ demo: $(INSTALLED)  ## Load a sample index into the embedded Postgres, twice: th
 test: $(INSTALLED)  ## Run the tests against a real Postgres.
 	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile --server $(SERVER) $(PYTEST)
 
-test-faults: $(INSTALLED)  ## Run the catalogue of faults and bad input (20 minutes); FAULTS=--slice for one of each kind.
+test-faults: $(INSTALLED)  ## Run the catalogue of faults and bad input, and slow tests (25 minutes); FAULTS=--slice for some of each kind.
 	$(BIN)/pytest -q -n $(WORKERS) --server $(SERVER) -m "" tests/faults $(FAULTS)
-	$(BIN)/pytest -q -n $(WORKERS) --server $(SERVER) -m slow
+	$(BIN)/pytest -q -n $(WORKERS) --server $(SERVER) -m slow $(FAULTS)
 
 check: $(INSTALLED)  ## Format, lint, types, import layering.
 	$(BIN)/ruff format --check src tests benchmarks

@@ -313,6 +313,7 @@ async def check_values(connection: Connection, shape: Shape) -> None:
                 assert row["text"].startswith("at ")
 
 
+SCALE = int(os.environ.get("EXAMPLES_SCALE", "1"))
 HEALTH = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much]
 
 
@@ -324,7 +325,7 @@ def test_check_plan_and_load_agree_about_any_table(target: Target, shape: Shape)
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None, suppress_health_check=HEALTH)
+@settings(max_examples=50 * SCALE, deadline=None, suppress_health_check=HEALTH)
 @given(shape=shapes)
 def test_check_plan_and_load_agree_about_any_of_many_tables(target: Target, shape: Shape) -> None:
     asyncio.run(agree(target, shape))
