@@ -9,8 +9,9 @@ import pytest
 
 from seed_registry.errors import IndexNotUnderstood
 from seed_registry.index.byte_stream import HEAD_BYTES
+from seed_registry.index.choice import choose
 from seed_registry.index.decoder import Decoder
-from seed_registry.index.dialects import DIALECTS, choose
+from seed_registry.index.dialects import DIALECTS
 from seed_registry.index.dialects.base import Portal, host_of, socrata_id
 from seed_registry.index.dialects.ckan import CKAN
 from seed_registry.index.dialects.data_json import DATA_JSON

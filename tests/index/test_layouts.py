@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from seed_registry.index.dialects import choose, layout_of, looks_like_record
+from seed_registry.index.choice import choose, layout_of
+from seed_registry.index.dialects import looks_like_record
 from seed_registry.index.dialects.data_json import DATA_JSON
 from seed_registry.index.json_document import DocumentFramer
 from seed_registry.index.json_envelope import MAX_DEPTH, Layout

@@ -6,8 +6,9 @@ from functools import lru_cache
 from typing import Any
 
 from seed_registry.index.byte_stream import OpenIndex
+from seed_registry.index.choice import choose, layout_of, require_domain
 from seed_registry.index.decoder import Decoder
-from seed_registry.index.dialects import ARRAYS, choose, layout_of, looks_like_record, require_domain
+from seed_registry.index.dialects import ARRAYS, looks_like_record
 from seed_registry.index.json_document import DocumentFramer
 from seed_registry.index.json_envelope import Layout
 from seed_registry.index.json_piece import PieceFramer

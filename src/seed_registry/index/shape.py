@@ -18,7 +18,8 @@ class Shape(Struct, frozen=True):
         lines: NDJSON if true, one document otherwise.
         keys: of the document or first record, each with its value; "array" or "object" stand for these.
         single: one object on one line: a document, or the only record of an NDJSON index.
-        arrays: for each array of the document, by path, the keys of its first element; empty where it has none.
+        arrays: for each array of the document, by path, the keys of its elements; empty where it has none.
+        members: the same of the objects in these elements: `("data", "attributes")` for `data[].attributes`.
         objects: the same of each object below the document's top that is in no array.
         scalars: the paths of the arrays that begin with no object or array, but with "string", "number" or the like.
         page: the shape of the first line, or of the first element of a document that is an array, as a document.
@@ -30,6 +31,7 @@ class Shape(Struct, frozen=True):
     single: bool = False
     keys: dict[str, Any] = field(default_factory=dict)
     arrays: dict[Path, set[str]] = field(default_factory=dict)
+    members: dict[Path, set[str]] = field(default_factory=dict)
     objects: dict[Path, set[str]] = field(default_factory=dict)
     scalars: dict[Path, str] = field(default_factory=dict)
     page: Shape | None = None

@@ -74,7 +74,7 @@ def _is_object(line: bytes) -> bool:
 
 def _of_lines(first: bytes) -> Shape:
     page = _try_shape(first)[1]
-    return Shape(lines=True, keys=page.keys, page=page, words=_words(first))
+    return Shape(lines=True, keys=page.keys, objects=page.objects, page=page, words=_words(first))
 
 
 def _words(text: bytes) -> str | None:
@@ -128,6 +128,8 @@ def _shape_of(events: Sequence[tuple[str, Any]]) -> Shape:
             stack[-1] = value
             if is_shallow and stack.count(None) == 1 and stack[-2:-1] == [None]:
                 shape.arrays.setdefault(tuple(stack[:-2]), set()).add(value)
+            elif is_shallow and stack.count(None) == 1 and stack[-3:-2] == [None]:
+                shape.members.setdefault((*stack[:-3], stack[-2]), set()).add(value)
             elif len(stack) > 1 and is_shallow and None not in stack:
                 shape.objects.setdefault(tuple(stack[:-1]), set()).add(value)
             continue

@@ -19,7 +19,8 @@ from msgspec.structs import replace
 
 from seed_registry.errors import IndexNotUnderstood, IndexUnreadable
 from seed_registry.index.byte_stream import open_index
-from seed_registry.index.dialects import DIALECTS, choose, require_domain
+from seed_registry.index.choice import choose, require_domain
+from seed_registry.index.dialects import DIALECTS
 from seed_registry.index.dialects.base import Dialect
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.ndjson import LineFramer

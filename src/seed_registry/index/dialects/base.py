@@ -122,6 +122,7 @@ class Dialect(Struct, frozen=True):
         inner: a text that only records with records inside them contain, and the layout of these.
         singles: where this document may have one record instead of an array of them.
         is_paged: whether several documents may follow one another in an index.
+        typical: the fields of a record that distinguish the dialect; of several that fit, the one with most is taken.
         keys: the fields that may hold a record's key; an object with one of them and another of `wire` looks like one.
         wire: the Struct that a record is decoded to.
         is_global: whether a key is unique across portals; None if no key is.
@@ -164,6 +165,7 @@ class Dialect(Struct, frozen=True):
     inner: tuple[bytes, Layout] | None = None
     singles: Callable[[Shape], Iterable[Path]] = lambda _: ()
     is_paged: bool = True
+    typical: frozenset[str] = frozenset()
     keys: frozenset[str] = frozenset({"id"})
     totals: tuple[Path, ...] = TOTALS
     ordinary: Ordinary | None = None
@@ -225,6 +227,11 @@ def moment(seconds: Any) -> Any:
 def keys_at(shape: Shape, *path: str) -> set[str]:
     """The keys of the records of an array, or, in lines, of the first record."""
     return set(shape.keys) if shape.lines else shape.arrays.get(path, set())
+
+
+def keys_in(shape: Shape, member: str, *path: str) -> set[str]:
+    """The keys of an object in the records of an array, or, in lines, in the first record."""
+    return shape.objects.get((member,), set()) if shape.lines else shape.members.get((*path, member), set())
 
 
 def is_catalog(shape: Shape) -> bool:

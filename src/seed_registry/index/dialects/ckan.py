@@ -154,6 +154,22 @@ CKAN: Final = Dialect(
         "url": "https://<domain>/dataset/<name>; url where the portal is not known",
         "updated_at": "metadata_modified",
     },
+    typical=frozenset(
+        {
+            "id",
+            "name",
+            "title",
+            "notes",
+            "resources",
+            "metadata_created",
+            "metadata_modified",
+            "num_resources",
+            "organization",
+            "owner_org",
+            "state",
+            "extras",
+        }
+    ),
     fits=_fits,
     singles=_single,
     totals=(("result", "count"), ("count",), *TOTALS),

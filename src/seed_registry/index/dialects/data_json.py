@@ -232,6 +232,21 @@ DATA_JSON: Final = Dialect(
         "url": "landingPage",
         "updated_at": "modified",
     },
+    typical=frozenset(
+        {
+            "identifier",
+            "title",
+            "description",
+            "modified",
+            "accessLevel",
+            "landingPage",
+            "keyword",
+            "publisher",
+            "contactPoint",
+            "distribution",
+            "@type",
+        }
+    ),
     fits=_fits,
     portal=lambda header: host_of(header.get("@id")) or "",
     former_key=_former_key,

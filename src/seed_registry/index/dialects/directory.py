@@ -124,6 +124,7 @@ DIRECTORY: Final = Dialect(
         "url": "permalink, https://<domain>/d/<id>",
         "updated_at": "updatedAt",
     },
+    typical=frozenset({"id", "domain", "name", "permalink", "resource_url", "link", "updatedAt"}),
     fits=_fits,
     portal=_portal,
     declared={("datasets",): "totalCount", ("kept",): "keptCount"},

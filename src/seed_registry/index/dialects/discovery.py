@@ -139,6 +139,7 @@ DISCOVERY: Final = Dialect(
         "url": "permalink",
         "updated_at": "resource.updatedAt, resource.data_updated_at",
     },
+    typical=frozenset({"resource", "classification", "metadata", "permalink", "link", "owner", "creator"}),
     fits=_fits,
     refuses_domain="each of its records names its own portal, and they may name several",
     keys=frozenset({"resource"}),

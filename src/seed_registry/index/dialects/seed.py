@@ -119,6 +119,7 @@ SEED: Final = Dialect(
     is_paged=False,  # sources come before or after their assets, but in one document
     keys=frozenset({"asset_key", "id"}),
     kind_of=lambda record: record.type if record.type in ("source", "asset") else None,
+    typical=frozenset({"type", "asset_key", "source_key", "name", "description", "url", "updated_at"}),
     fits=lambda shape: (
         shape.keys.get("type") in ("source", "asset")
         if shape.lines

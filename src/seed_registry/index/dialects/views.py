@@ -92,6 +92,9 @@ VIEWS: Final = Dialect(
         "url": "https://<domain>/d/<id>",
         "updated_at": "rowsUpdatedAt, viewLastModified (seconds since 1970)",
     },
+    typical=frozenset(
+        {"id", "name", "viewType", "displayType", "columns", "rowsUpdatedAt", "viewLastModified", "tableId"}
+    ),
     fits=lambda shape: _is_view(keys_at(shape)) or _whole(shape),
     singles=lambda shape: ((),) if _whole(shape) else (),
     needs_domain=True,
