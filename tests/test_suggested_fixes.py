@@ -560,6 +560,12 @@ def test_a_header_is_given_where_nobody_reads_it(shell: Shell) -> None:
 
 # Messages whose fix another test executes, by that test (or how its name begins).
 ELSEWHERE = {
+    "index/test_dialects.py::test_two_dialects_that_fit_equally_well_are_an_error_that_names_both": [
+        "say which with --dialect; `seed-registry explain` with either shows the rows that it makes"
+    ],
+    "load/test_record_cases.py::test_landing_pages_that_disagree_are_reported_and_each_names_its_own_portal": [
+        "name one for all with --domain"
+    ],
     "index/test_packed_shards.py::test_what_cannot_be_cut_is_one_shard_with_a_command_that_helps": [
         "> UNPACKED && seed-registry load UNPACKED"
     ],

@@ -29,6 +29,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "index_failed": "index reason",
     "index_finished": "index sources assets",
     "domain_not_used": "index note",
+    "portals_disagree": "index hosts note",
     "batch_merged": "index records seconds",
     "batch_compared": "index records",
     "sources_merged": "index records seconds",

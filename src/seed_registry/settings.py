@@ -27,6 +27,8 @@ PERCENTAGE_AFTER_RECORDS = 1_000
 AUTO = 0
 
 PoolerName = Literal["auto", "none", "transaction"]
+# A tag of BCP 47 (https://www.rfc-editor.org/rfc/rfc5646).
+_LANGUAGE: Final = "[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{1,8}){0,9}"
 DialectName = Literal["seed", "directory", "discovery", "views", "data-json", "ckan"]
 
 # The sections of the help.
@@ -270,7 +272,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     domain: Annotated[str | None, Flag("Host of the portal; overrides what the records suggest.", INPUT, "HOST")] = None
     # None: English, then the portal's first
     language: Annotated[
-        str | None, Flag("Of texts in several languages, like en or de-CH.", INPUT, "CODE", is_rare=True)
+        str | None,
+        Flag("Of texts in several languages: the first that there is, like de-CH,fr.", INPUT, "CODES", is_rare=True),
     ] = None
     # Of sources that are created; None: the dialect's
     provider: Annotated[
@@ -369,8 +372,8 @@ class Settings(Struct, frozen=True, kw_only=True):
             raise SettingsInvalid("headers takes Header.parse('Name: value'), which does not print its value")
         if self.domain is not None and not re.fullmatch(r"[^\s/]{1,253}", self.domain):
             raise SettingsInvalid(f"--domain takes a host name like data.example.org, got {self.domain!r}")
-        if self.language is not None and not re.fullmatch(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8}){0,9}", self.language):
-            raise SettingsInvalid(f"--language takes a code like en or de-CH, got {self.language!r}")
+        if self.language is not None and not re.fullmatch(rf"{_LANGUAGE}(, ?{_LANGUAGE}){{0,19}}", self.language):
+            raise SettingsInvalid(f"--language takes codes like en or de-CH,fr, got {self.language!r}")
         if self.records_at is not None and not all(self.records_at.split(".")):
             raise SettingsInvalid(f"--records-at takes a path like result.results, got {self.records_at!r}")
         for name in self.columns:

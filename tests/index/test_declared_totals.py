@@ -348,7 +348,7 @@ async def test_one_package_is_an_index_of_one(database_url: DatabaseUrl, write: 
         ({"message": "API rate limit exceeded"}, ["says: API rate limit"]),
         (b"<!DOCTYPE html>\n<html><body>Sign in</body></html>", ["is an HTML page, not an index"]),
         (b"\n<html lang=en>", ["is an HTML page, not an index"]),
-        (b"<?xml version='1.0'?><rdf:RDF/>", ["is an XML document, not an index"]),
+        (b"<?xml version='1.0'?><rdf:RDF/>", ["is RDF/XML, not an index", "JSON-LD"]),
     ],
 )
 @pytest.mark.parametrize("options", [{}, {"dialect": "ckan"}])

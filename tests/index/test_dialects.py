@@ -9,7 +9,7 @@ import pytest
 
 from seed_registry.errors import IndexNotUnderstood
 from seed_registry.index.byte_stream import HEAD_BYTES
-from seed_registry.index.choice import choose
+from seed_registry.index.choice import choose, weigh
 from seed_registry.index.decoder import Decoder
 from seed_registry.index.dialects import DIALECTS
 from seed_registry.index.dialects.base import Portal, host_of, socrata_id
@@ -176,8 +176,8 @@ def test_real_index_files_are_known(shared_data: Path, name: str, dialect: str, 
     ("thing", "seen"),
     [
         (
-            {"type": "FeatureCollection", "features": [{"geometry": 1, "properties": {}}]},
-            ["it has features, type", "of geo"],
+            {"kind": "FeatureCollection", "features": [{"geometry": 1, "properties": {}}]},
+            ["it has features, kind", "of geo"],
         ),
         ([{"what": 1, "why": 2}], ["it has no keys", "the array of what, why"]),
         ({"data": {"items": [{"x": 1}]}}, ["it has data", "data.items of x"]),
@@ -666,3 +666,37 @@ def test_every_dialect_that_the_settings_know_exists() -> None:
     assert [name for name, dialect in DIALECTS.items() if dialect.lists_sources] == ["seed"]
     assert [name for name, dialect in DIALECTS.items() if dialect.needs_domain] == ["views"]
     assert {name for name, dialect in DIALECTS.items() if dialect.provider == "ckan"} == {"ckan"}
+
+
+def test_of_dialects_that_fit_the_one_with_most_of_its_fields_is_taken() -> None:
+    package = PACKAGE | {"resources": [], "notes": "n", "organization": {}}
+    both = package | {"identifier": "i"}  # a key of data-json, too
+    assert chosen(json.dumps([both]).encode())[0] == "ckan"
+    dataset = DATA_SET | {"modified": "2024", "keyword": [], "publisher": {}, "contactPoint": {}, "distribution": []}
+    assert chosen(json.dumps([{"id": "1", "metadata_modified": "2024"} | dataset]).encode())[0] == "data-json"
+
+
+def test_two_dialects_that_fit_equally_well_are_an_error_that_names_both() -> None:
+    record = {"id": "1", "metadata_modified": "2024", "identifier": "i", "title": "t"}
+    assert len(CKAN.typical & record.keys()) > len(DATA_JSON.typical & record.keys())
+    record |= {"accessLevel": "public", "title": "t"}
+    found = {name: len(DIALECTS[name].typical & record.keys()) for name in ("ckan", "data-json")}
+    assert found == {"ckan": 3, "data-json": 3}
+    for data in (json.dumps([record]).encode(), json.dumps(record).encode() + b"\n{}\n"):
+        with pytest.raises(IndexNotUnderstood, match="data-json or ckan: its records fit both") as caught:
+            chosen(data)
+        assert "--dialect" in str(caught.value).splitlines()[1]
+        assert chosen(data, dialect="data-json")[0] == "data-json"
+
+
+def test_an_index_without_records_is_of_the_first_dialect_that_fits() -> None:
+    assert chosen(b'{"datasets": []}')[0] == "directory"
+
+
+def test_the_evidence_says_what_records_have_of_each_dialect() -> None:
+    shape = choose(sniff(json.dumps({"dataset": [DATA_SET]}).encode(), "x"), Settings(), "x")[1]
+    best, *others = weigh(shape)
+    assert (best.dialect, best.fits, best.found) == ("data-json", True, ["accessLevel", "identifier", "title"])
+    assert "landingPage" in best.missing
+    assert not any(one.fits for one in others)
+    assert [one.found for one in others if one.dialect == "ckan"] == [["title"]]

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from conftest import Cli
-from seed_registry import DatabaseUrl, Report, Settings, ingest
+from seed_registry import DatabaseUrl, MaxRejects, Report, Settings, ingest
 from seed_registry.errors import SettingsInvalid
 from seed_registry.report import MissingPlan
 
@@ -329,3 +329,82 @@ async def test_what_tells_no_portal_and_takes_none_is_not_told_to_name_one(
     done = cli("load", path, "--max-rejects", "1", url=database_url)
     rejected = next(json.loads(line) for line in done.stderr.splitlines() if b"record_rejected" in line)
     assert (rejected["reason"], rejected["detail"]) == ("no_source", "asset does not name its source")
+
+
+def landed(number: int, host: str) -> dict[str, Any]:
+    return {"identifier": f"set-{number}", "title": "t", "landingPage": f"https://{host}/sets/{number}"}
+
+
+async def test_landing_pages_that_agree_name_the_portal_of_a_whole_catalog(
+    database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    records = [landed(number, "Open.Example.org") for number in range(1_000)]  # more than are looked at
+    records += [landed(1_000, "story.example.com"), {"identifier": "no-page", "title": "t"}]
+    await load(database_url, tmp_path / "i.json", {"dataset": records})
+    assert set(await column(database_url, "source_key")) == {"open.example.org"}
+    assert (await load(database_url, tmp_path / "i.json")).assets.unchanged == len(records)
+
+
+async def test_landing_pages_that_disagree_are_reported_and_each_names_its_own_portal(
+    database_url: DatabaseUrl, tmp_path: Path, cli: Cli
+) -> None:
+    path = tmp_path / "i.json"
+    path.write_text(json.dumps({"dataset": [landed(1, "a.org"), landed(2, "b.org"), landed(3, "b.org")]}))
+    done = cli("load", path, url=database_url)
+    event = next(json.loads(line) for line in done.stderr.splitlines() if b"portals_disagree" in line)
+    assert event["hosts"] == ["b.org", "a.org"]
+    assert "--domain" in event["note"]
+    assert await column(database_url, "source_key") == ["a.org", "b.org", "b.org"]
+    assert b"portals_disagree" not in cli("load", path, "--domain", "c.org", url=database_url).stderr
+    assert await column(database_url, "source_key") == ["a.org", "b.org", "b.org"], "keys that are another source's"
+
+
+async def test_the_header_names_the_portal_before_the_landing_pages_do(
+    database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    for number, header in enumerate([{"@id": "https://h.org/data.json"}, {}]):
+        late = {} if header else {"@id": "https://h.org/data.json"}
+        catalog = header | {"dataset": [landed(number, "a.org")]} | late
+        await load(database_url, tmp_path / f"{number}.json", catalog)
+    assert await column(database_url, "source_key") == ["h.org", "h.org"]
+
+
+@pytest.mark.parametrize(
+    ("record", "provider"),
+    [
+        ({"identifier": "https://h.org/api/views/abcd-2345"}, "socrata"),
+        ({"identifier": "abcd-2345"}, "socrata"),
+        ({"identifier": "https://www.arcgis.com/home/item.html?id=0f", "landingPage": "https://h.org/x"}, "arcgis"),
+        ({"identifier": "k", "landingPage": "https://city.hub.arcgis.com/datasets/0f"}, "arcgis"),
+        ({"identifier": "k", "%modified": "2024-01-01", "landingPage": "https://h.org/dataset/k"}, "dkan"),
+        ({"identifier": "k", "landingPage": "https://h.org/dataset/k", "description": "see arcgis.com"}, "dcat"),
+    ],
+)
+async def test_the_records_of_a_catalog_are_evidence_of_the_software_of_its_portal(
+    database_url: DatabaseUrl, tmp_path: Path, record: dict[str, Any], provider: str
+) -> None:
+    await load(
+        database_url, tmp_path / "i.json", {"@id": "https://h.org/data.json", "dataset": [record | {"title": "t"}]}
+    )
+    connection = await asyncpg.connect(database_url.reveal)
+    assert await connection.fetch("select source_key, provider from registry.sources") == [("h.org", provider)]
+    await connection.close()
+
+
+async def test_templates_that_were_not_filled_are_null_and_counted(database_url: DatabaseUrl, tmp_path: Path) -> None:
+    record = {
+        "identifier": "k",
+        "title": "{{name}}",
+        "description": " {{ description }} ",
+        "landingPage": "{{url}}",
+        "modified": "{{modified:toISO}}",
+    }
+    kept = {"identifier": "l", "title": "{{name}} of a place", "description": "{{", "modified": "2024-05-01"}
+    index = data_sets(record, kept, {"identifier": "{{id}}", "title": "t"})
+    report = await load(database_url, tmp_path / "i.json", index, max_rejects=MaxRejects(percent=100))
+    assert (report.assets.inserted, report.assets.rejected) == (2, 1)
+    assert (report.texts_ignored, report.dates_ignored) == (3, 1)
+    assert [tuple(row.values())[2:] for row in await rows(database_url)] == [
+        (None, None, None, None),
+        ("{{name}} of a place", "{{", None, "2024-05-01"),
+    ]

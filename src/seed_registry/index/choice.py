@@ -12,6 +12,7 @@ from seed_registry.errors import IndexNotUnderstood, SettingsInvalid
 from seed_registry.escape import printable
 from seed_registry.index.dialects import DIALECTS, Dialect
 from seed_registry.index.json_envelope import Layout, Path
+from seed_registry.index.other_formats import kind_of_document
 from seed_registry.index.shape import Shape
 from seed_registry.settings import Settings
 
@@ -93,10 +94,12 @@ def require_domain(dialect: Dialect, settings: Settings, name: str) -> None:
 def weigh(shape: Shape) -> list[Evidence]:
     """What speaks for each dialect and against it, the best first."""
     evidence = []
+    places = [set(shape.keys), *shape.objects.values(), *shape.arrays.values()]
     for dialect in DIALECTS.values():
-        found = _typical(dialect, shape)
-        missing = sorted(dialect.typical - found)
-        evidence.append(Evidence(dialect.name, dialect.fits(shape), sorted(found), missing))
+        fits = dialect.fits(shape)
+        # Of a dialect that does not fit, the fields count wherever they are.
+        found = _typical(dialect, shape) if fits else max(({*dialect.typical} & keys for keys in places), key=len)
+        evidence.append(Evidence(dialect.name, fits, sorted(found), sorted(dialect.typical - found)))
     return sorted(evidence, key=lambda one: (not one.fits, -len(one.found)))
 
 
@@ -169,6 +172,8 @@ def _named_path(records_at: str) -> tuple[Path, dict[Path, Path]]:
 def _refusal(shape: Shape, known: Sequence[Dialect], name: str) -> str | None:
     """Describe a known kind of document without records, and where records are; None for others."""
     document = (shape.lines and shape.page) or shape
+    if other := kind_of_document(document):
+        return f"{name} is {other[0]}\n{other[1]}"
     if any(document.arrays.get(path) for dialect in known for path in dialect.arrays):
         return None
     if shape.words:

@@ -32,7 +32,7 @@ from seed_registry.index.json_checks import (
     without_nul,
 )
 from seed_registry.index.literal_numbers import LiteralNumberDecoder
-from seed_registry.index.text_fields import has_text, same_language, text_of, url_of
+from seed_registry.index.text_fields import has_text, same_languages, text_of, url_of
 from seed_registry.index.timestamps import parse_common_timestamp, parse_timestamp
 from seed_registry.records import Asset, NotOrdinary, RawBlock, RawRecord, Record, Reject, Source
 
@@ -78,6 +78,7 @@ class Decoder:
         dialect: Dialect,
         *,
         domain: str = "",
+        agreed: str = "",
         provider: str | None = None,
         header_complete: bool = True,
         salt: str = "",
@@ -89,13 +90,14 @@ class Decoder:
         Args:
             dialect: the shape of the records.
             domain: the portal, from `--domain`.
+            agreed: the portal that the first records agree on.
             provider: of the sources, if not the dialect's; content hashes do not depend on it.
             header_complete: whether no header will follow.
             salt: of the content hashes.
-            language: chooses among texts in several languages, a tag like "de-CH".
+            language: chooses among texts in several languages, tags like "de-CH" or "de,fr".
             is_lines: whether each record has to name its kind.
         """
-        self.portal = Portal(domain=domain)
+        self.portal = Portal(domain=domain, agreed=agreed)
         self.header_complete = header_complete
         self.dialect = dialect
         self.provider = provider or dialect.provider
@@ -105,10 +107,10 @@ class Decoder:
         self._is_global = dialect.is_global
         self._decode = msgspec.json.Decoder(dialect.wire).decode
         self._speller: LiteralNumberDecoder | None = None  # few indexes have records that need it
-        self._language = same_language(language)
+        self._languages = same_languages(language)
         # Hashes of another dialect, mapping, language or choice of columns never match: the row is written anew.
         self._seeds: dict[str, int] = {}  # by source; loads end before there are too many of them
-        salt += f" {self._language}" if self._language else ""
+        salt += f" {self._languages}" if self._languages else ""
         self._seed = xxhash.xxh3_64_intdigest(f"{dialect.name} {dialect.version} {salt}".encode())
 
     def take_header(self, portal: str, *, complete: bool) -> None:
@@ -181,7 +183,7 @@ class Decoder:
         if not keys_only:
             moments, odd_moments = _moments(columns[5])
             texts = [*columns[2:5], moments]
-            odd |= odd_moments | _odd_texts(columns[2]) | _odd_texts(columns[3]) | _deep(data)
+            odd |= odd_moments.union(*map(_odd_texts, columns[2:5]), _deep(data))
         own = repeat(False) if self._is_global is None else [not self._is_global(key) for key in keys]
         facts = (own, repeat(False), repeat(keys_only), repeat(_Unchecked(self, self.portal, self.header_complete)))
         assets = list(map(Asset, keys, sources, *texts, data, map(_hash, data, seeds), lines, offsets, *facts))
@@ -249,7 +251,7 @@ class Decoder:
             raise NotOrdinary
         *_, names, descriptions, urls, dates = self._ordinary.columns(wires, unchecked.portal)
         moments, odd = _moments(dates)
-        if odd or _odd_texts(names) or _odd_texts(descriptions):
+        if odd or any(map(_odd_texts, (names, descriptions, urls))):
             raise NotOrdinary
         keys, sources, *known = (map(attrgetter(name), assets) for name in _BESIDES_TEXTS)
         rest = (repeat(False), repeat(unchecked))
@@ -363,7 +365,11 @@ class Decoder:
     def _texts(self, fields: Fields) -> tuple[str | None, str | None, str | None, tuple[str, ...]]:
         """Name, description, URL, and which of them are null because their value is not a text."""
         values = {"name": fields.name, "description": fields.description, "url": fields.url}
-        texts = [text_of(fields.name, self._language), text_of(fields.description, self._language), url_of(fields.url)]
+        texts = [
+            text_of(fields.name, self._languages),
+            text_of(fields.description, self._languages),
+            url_of(fields.url),
+        ]
         ignored = tuple(
             name for (name, value), text in zip(values.items(), texts, strict=True) if text is None and has_text(value)
         )
@@ -437,7 +443,7 @@ def _odd_keys(keys: Sequence[str], sources: Sequence[str]) -> set[int]:
 
 
 def _odd_texts(texts: Sequence[str | None]) -> set[int]:
-    """Return where a text may be an object of texts by language."""
+    """Return where a text may be an object of texts by language, or an unfilled template."""
     return {at for at, text in enumerate(texts) if text and text[0] == "{"}
 
 
@@ -455,12 +461,12 @@ def _differing(values: Sequence[Any], others: Sequence[Any]) -> set[int]:
 
 
 def _are_unusual(fields: Fields) -> bool:
-    """Whether one of the values is not a text, or may be an object of texts by language in a string."""
+    """Whether one of the values is not a text, or may be an object of texts by language or an unfilled template."""
     name, description, url = fields.name, fields.description, fields.url
     return (
         (name is not None and (type(name) is not str or name[:1] == "{"))
         or (description is not None and (type(description) is not str or description[:1] == "{"))
-        or (url is not None and type(url) is not str)
+        or (url is not None and (type(url) is not str or url[:1] == "{"))
     )
 
 

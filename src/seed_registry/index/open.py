@@ -34,7 +34,13 @@ async def read_index(
         found = RecordFormat(opened, settings, salt)
         framer = found.framer(opened.head_offset)
         yield IndexReader(
-            opened, found.shape, found.pieces, framer, stages or Stages(), committed=committed_before(settings)
+            opened,
+            found.shape,
+            found.pieces,
+            framer,
+            stages or Stages(),
+            hosts=found.hosts,
+            committed=committed_before(settings),
         )
 
 

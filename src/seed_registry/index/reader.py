@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import anyio.lowlevel
@@ -36,6 +36,7 @@ class IndexReader:
         dialect: of its records.
         provider: of the sources that are created.
         shape: that of its beginning.
+        hosts: those that the first records name as their portal's, where they disagree.
         checks: how much is decoded and checked while reading.
     """
 
@@ -47,6 +48,7 @@ class IndexReader:
         framer: LineFramer | DocumentFramer,
         stages: Stages,
         *,
+        hosts: Sequence[str] = (),
         committed: str = "what came before is committed",
     ) -> None:
         """Put a reader together.
@@ -57,6 +59,7 @@ class IndexReader:
             pieces: decodes what the framer finds.
             framer: finds the records.
             stages: receives the time that reading and decoding take.
+            hosts: those that the first records name as their portal's, where they disagree.
             committed: what the message about a broken document says about the records before the break.
         """
         self.index = opened.index
@@ -65,6 +68,7 @@ class IndexReader:
         self.dialect = pieces.decoder.dialect
         self.provider = pieces.decoder.provider
         self.shape = shape
+        self.hosts = hosts
         self.checks = pieces.checks
         self._opened = opened
         self._pieces = pieces

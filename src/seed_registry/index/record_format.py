@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from seed_registry.index.byte_stream import OpenIndex
 from seed_registry.index.choice import choose, layout_of, require_domain
 from seed_registry.index.decoder import Decoder
-from seed_registry.index.dialects import ARRAYS, looks_like_record
+from seed_registry.index.dialects import ARRAYS, Dialect, looks_like_record
 from seed_registry.index.json_document import DocumentFramer
 from seed_registry.index.json_envelope import Layout
 from seed_registry.index.json_piece import PieceFramer
@@ -20,6 +20,8 @@ from seed_registry.settings import Settings
 
 # A process reads many shards of one index: to sniff a MiB of a document takes as long as to load a thousand records.
 _sniff = lru_cache(maxsize=2)(sniff)
+# Of these the portal and its software are recognised, where neither header nor `--domain` says.
+_BEGINNING_BYTES: Final = 64 << 10
 
 
 class RecordFormat:
@@ -27,6 +29,7 @@ class RecordFormat:
 
     Attributes:
         shape: of its beginning.
+        hosts: those that the first records name as their portal's, where they disagree and nothing else names it.
         pieces: the decoder of its records.
         layout: of a document; it has no arrays where the records are lines.
     """
@@ -40,16 +43,21 @@ class RecordFormat:
         """
         dialect, shape = choose(_sniff(opened.head, opened.name), settings, opened.name)
         require_domain(dialect, settings, opened.name)
+        beginning = opened.head[:_BEGINNING_BYTES]
+        hosts = dialect.hosts_in(beginning)
         decoder = Decoder(
             dialect,
             domain=settings.domain or "",
-            provider=settings.provider,
+            agreed=hosts[0] if len(hosts) == 1 else "",
+            provider=settings.provider or _provider(dialect, beginning),
             header_complete=shape.lines,
             salt=salt,
             language=settings.language,
             is_lines=shape.lines,
         )
         self.shape = shape
+        is_told = settings.domain or dialect.portal(shape.keys)
+        self.hosts = hosts if len(hosts) > 1 and not is_told else []
         self.pieces = PieceDecoder(decoder, looks_like_record, ARRAYS, is_document=not shape.lines)
         self.layout = Layout({}) if shape.lines else layout_of(dialect, shape, settings)
         self._max_record_bytes = settings.max_record_bytes
@@ -75,3 +83,7 @@ class RecordFormat:
 
     def _options(self, offset: int, line: int) -> dict[str, Any]:
         return {"max_record_bytes": self._max_record_bytes, "offset": offset, "line": line}
+
+
+def _provider(dialect: Dialect, beginning: bytes) -> str:
+    return next((name for name, sign in dialect.providers.items() if sign.search(beginning)), dialect.provider)

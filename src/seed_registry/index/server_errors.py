@@ -16,6 +16,8 @@ _WORDS: Final = ("message", "error_message", "error_description", "detail", "tit
 # A document that has one of these beside its words is an error; `success` has to be false.
 _SIGNS: Final = ("error", "errors", "code", "errorCode", "status", "statusCode", "success")
 
+HTML: Final = "an HTML page"
+
 
 def portal_error_text(document: Mapping[str, Any]) -> str | None:
     """The message of a server in a document that is only an error, escaped; None for other documents.
@@ -57,7 +59,7 @@ def page_for_people(text: bytes) -> str | None:
     """The kind of a file of mark-up, from its beginning; None for others."""
     beginning = text[:200].lstrip().lower()
     if beginning.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<title", b"<script")):
-        return "an HTML page"
+        return HTML
     if beginning.startswith(b"<?xml"):
-        return "an HTML page" if b"<html" in text[:2_000].lower() else "an XML document"
+        return HTML if b"<html" in text[:2_000].lower() else "an XML document"
     return "a page of mark-up" if beginning.startswith((b"<!--", b"<")) else None

@@ -14,7 +14,8 @@ from seed_registry.errors import IndexNotUnderstood
 from seed_registry.escape import printable
 from seed_registry.index import json_checks
 from seed_registry.index.json_envelope import MAX_DEPTH
-from seed_registry.index.server_errors import page_for_people, portal_error_text
+from seed_registry.index.other_formats import kind_of_text
+from seed_registry.index.server_errors import HTML, page_for_people, portal_error_text
 from seed_registry.index.shape import Shape
 
 # Limits of what ijson gets, each far below what it can bear. Bytes behind the first excess are not examined.
@@ -57,7 +58,10 @@ def sniff(head: bytes, name: str) -> Shape:
     # 4. Something like a document, broken early: reading it will report the offset.
     if text.startswith((b"{", b"[")):
         return shape
-    if kind := page_for_people(text):
+    kind = page_for_people(text)
+    if kind != HTML and (other := kind_of_text(text)):
+        raise IndexNotUnderstood(f"{name} is {other[0]}, not an index\n{other[1]}")
+    if kind:
         raise IndexNotUnderstood(
             f"{name} is {kind}, not an index: its address is that of a page for people, or of a login"
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -26,16 +27,19 @@ _ABOUT: Final = {*_TAGS, "@type", "type"}
 # Where objects that stand for a document have its address: JSON-LD, DCAT-US 3's Document, Socrata's url columns.
 _ADDRESSES: Final = ("@id", "accessURL", "downloadURL", "url", "href", "@value")
 
+# What ArcGIS Hub leaves of a variable of its feed's template that an item has no value for: "{{orgContactEmail}}".
+_TEMPLATE: Final = re.compile(r"\s*\{\{[^{}]*\}\}\s*")
+
 _decode_languages = msgspec.json.Decoder(dict[str, str | None]).decode
 
 
-def text_of(value: Any, language: str = "") -> str | None:
-    """The text that a value holds: of several the one in this language, in English, or else the first.
+def text_of(value: Any, languages: str = "") -> str | None:
+    """The text that a value holds: of several the one in the first of these languages, in English, or else the first.
 
     Args:
         value: decoded JSON, with numbers as they are written.
-        language: a tag of BCP 47 like "en" or "de-CH"; a text of the same language without or with another region is
-            the next best.
+        languages: tags of BCP 47 like "en" or "de-CH,fr"; a text of the same language without or with another region
+            is the next best.
 
     Returns:
         None where there is no text in it.
@@ -43,11 +47,21 @@ def text_of(value: Any, language: str = "") -> str | None:
     if type(value) is str and value[:1] != "{":
         return value
     texts = list(_texts_in(value))
-    for wanted in _wanted(language):
+    for wanted in _wanted(languages):
         for tag, text in texts:
             if wanted.fullmatch(tag):
                 return text
     return texts[0][1] if texts else None
+
+
+def is_template(text: str) -> bool:
+    """Whether a text is only a variable of a template that was not filled."""
+    return text[:1] in "{ " and _TEMPLATE.fullmatch(text) is not None
+
+
+def filled(value: Any) -> Any:
+    """The value; or for an unfilled template an object, which is counted as a value that is no text."""
+    return {"template": value} if type(value) is str and is_template(value) else value
 
 
 def url_of(value: Any) -> str | None:
@@ -71,19 +85,24 @@ def has_text(value: Any) -> bool:
     return bool(value.strip()) if type(value) is str else value is not None
 
 
-def same_language(language: str | None) -> str:
-    """Normalise a language tag, for hashes and comparisons; empty for the default."""
-    tag = (language or "").strip().lower().replace("_", "-")
-    return "" if tag == DEFAULT_LANGUAGE else tag
+def same_languages(languages: str | None) -> str:
+    """Normalise language tags, for hashes and comparisons; empty for the default."""
+    tags = [tag.strip().lower().replace("_", "-") for tag in (languages or "").split(",")]
+    tags = list(dict.fromkeys(tag for tag in tags if tag))
+    if tags[-1:] == [DEFAULT_LANGUAGE]:  # it is tried last anyway
+        tags.pop()
+    return ",".join(tags)
 
 
-def _wanted(language: str) -> Iterator[re.Pattern[str]]:
+@lru_cache(maxsize=16)
+def _wanted(languages: str) -> tuple[re.Pattern[str], ...]:
     """The tags to try, the best first (https://www.rfc-editor.org/rfc/rfc4647#section-3.4)."""
-    for tag in (same_language(language), DEFAULT_LANGUAGE):
-        parts = tag.split("-") if tag else []
-        yield from (re.compile(re.escape("-".join(parts[:length]))) for length in range(len(parts), 0, -1))
-        if parts:
-            yield re.compile(re.escape(parts[0]) + "-.+")
+    wanted: list[str] = []
+    for tag in dict.fromkeys([*filter(None, same_languages(languages).split(",")), DEFAULT_LANGUAGE]):
+        parts = tag.split("-")
+        wanted += [re.escape("-".join(parts[:length])) for length in range(len(parts), 0, -1)]
+        wanted.append(re.escape(parts[0]) + "-.+")
+    return tuple(map(re.compile, wanted))
 
 
 def _texts_in(value: Any, tag: str = "") -> Iterator[tuple[str, str]]:

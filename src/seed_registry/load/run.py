@@ -198,6 +198,9 @@ class LoadRun:
         if context.settings.domain and dialect.names_portals(reader.shape):
             note = "records name their portal themselves; --domain is only for those that do not"
             context.progress.tell("warning", "domain_not_used", index=name, note=note)
+        if reader.hosts:
+            note = "each record goes to the portal of its own page; name one for all with --domain"
+            context.progress.tell("warning", "portals_disagree", index=name, hosts=list(reader.hosts[:5]), note=note)
         target.recorder.start_index(reader.name, reader.former_key)
         target.indexes.prepare(reader)
         sources = SourceResolver(

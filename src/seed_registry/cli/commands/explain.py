@@ -13,6 +13,7 @@ import typer
 from seed_registry.cli.config.flags import takes_settings
 from seed_registry.cli.render.console import print_rows
 from seed_registry.escape import printable
+from seed_registry.index.choice import Evidence, weigh
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.open import read_index
 from seed_registry.index.reader import IndexReader
@@ -25,6 +26,7 @@ from seed_registry.words import counted
 # Enough to see which fields are filled and how often, little enough to be instant on any index.
 _RECORDS_READ = 1_000
 _RECORDS_SHOWN = 3
+_FIELDS_SHOWN = 6
 _FIELDS = {
     "asset": ("key", "source_key", *OPTIONAL_FIELDS),
     "source": ("key", *(field for field in SOURCE_FIELDS if field in OPTIONAL_FIELDS)),
@@ -38,6 +40,7 @@ class _Explained(msgspec.Struct):
     dialect: str
     provider: str
     shape: str
+    evidence: list[Evidence]
     mapping: Mapping[str, str]
     records: list[Record]
     facts: list[tuple[str, str]]
@@ -54,6 +57,8 @@ def explain(
         ("", ""),
         [("dialect", f"{found.dialect} (provider {found.provider})"), ("because", found.shape), *found.facts],
     )
+    typer.echo()
+    _print_evidence(found.evidence)
     for kind, type_ in (("source", Source), ("asset", Asset)):
         records = [record for record in found.records if isinstance(record, type_)]
         if records:
@@ -75,7 +80,9 @@ async def _look(index: str, settings: Settings) -> _Explained:
                 break
         dialect = reader.dialect
         why, facts = _why(reader.shape), _facts(reader)
-        return _Explained(reader.name, dialect.name, reader.provider, why, dialect.mapping, records, facts)
+        return _Explained(
+            reader.name, dialect.name, reader.provider, why, weigh(reader.shape), dialect.mapping, records, facts
+        )
 
 
 def _facts(reader: IndexReader) -> list[tuple[str, str]]:
@@ -92,6 +99,21 @@ def _why(shape: Shape) -> str:
     arrays = [f"{'.'.join(path) or 'itself'} is an array" for path, keys in shape.arrays.items() if keys or not path]
     keys = f"its {'first record' if shape.lines else 'top'} has {', '.join(shape.keys)}" if shape.keys else ""
     return "; ".join(part for part in (form, *arrays, keys) if part)
+
+
+def _print_evidence(evidence: Sequence[Evidence]) -> None:
+    """What speaks for each dialect and against it, where there is anything."""
+    rows = [
+        (one.dialect, "yes" if one.fits else "no", _listed(one.found), _listed(one.missing))
+        for one in evidence
+        if one.fits or one.found
+    ]
+    print_rows("what speaks for a dialect, and against it", ("dialect", "fits", "records have", "they lack"), rows)
+
+
+def _listed(fields: Sequence[str]) -> str:
+    more = len(fields) - _FIELDS_SHOWN
+    return ", ".join(fields[:_FIELDS_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _print_fields(kind: str, records: Sequence[Source | Asset], mapping: Mapping[str, str]) -> None:

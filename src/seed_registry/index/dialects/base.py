@@ -44,19 +44,20 @@ TOTALS: Final[tuple[Path, ...]] = (
 
 
 class Portal(Struct, frozen=True):
-    """The portal of an index: from the document's header, and from `--domain`."""
+    """The portal of an index: from the document's header, from `--domain`, and what its first records agree on."""
 
     header: str = ""
     domain: str = ""
+    agreed: str = ""
 
     @property
     def name(self) -> str:
-        """`--domain`, else the portal of the header, else empty."""
-        return self.domain or self.header
+        """`--domain`, else the portal of the header, else that of the first records, else empty."""
+        return self.domain or self.header or self.agreed
 
     def has(self, host: str) -> bool:
         """Whether this lower-cased host is the portal's own; an unread header may name any."""
-        return host == self.domain.lower() or self.header in (host, UNREAD_HEADER)
+        return host in (self.domain.lower(), self.agreed) or self.header in (host, UNREAD_HEADER)
 
 
 class Fields(Struct, frozen=True, gc=False):
@@ -130,6 +131,8 @@ class Dialect(Struct, frozen=True):
         mapping: where each field comes from, in words, for `explain`.
         fits: whether a shape looks like this dialect.
         provider: the portal software that an index of this dialect is evidence of.
+        providers: others, each with what its indexes have among their first bytes; the first that is found is taken.
+        hosts_in: the hosts that the first records name as their portal's, where neither a header nor `--domain` does.
         lists_sources: whether an index of this dialect lists its sources itself.
         kind_of: for lines, which kind a record is; None where it is neither.
         portal: the portal's host, from the header of a document.
@@ -153,6 +156,8 @@ class Dialect(Struct, frozen=True):
     is_global: Callable[[str], bool] | None = is_global
     source: Callable[[Any], Fields] | None = None
     lists_sources: bool = False
+    providers: Mapping[str, re.Pattern[bytes]] = {}
+    hosts_in: Callable[[bytes], list[str]] = lambda _: []
     kind_of: Callable[[Any], str | None] = lambda _: "asset"
     portal: Callable[[Mapping[str, Any]], str] = _no_portal
     declared: Mapping[Path, str] = {}

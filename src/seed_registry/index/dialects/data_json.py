@@ -11,6 +11,7 @@ may be that of many datasets, a DOI's or a story's: it is no identifier.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -33,7 +34,7 @@ from seed_registry.index.dialects.base import (
 )
 from seed_registry.index.json_envelope import Layout, Path
 from seed_registry.index.shape import Shape
-from seed_registry.index.text_fields import has_text, url_of
+from seed_registry.index.text_fields import filled, has_text, is_template, url_of
 
 
 class Dataset(Struct, gc=False):
@@ -79,9 +80,20 @@ _DATASETS: Final[frozenset[Path]] = frozenset({
     ("datasetSeries", "last"),
     ("service", "servesDataset"),
 })  # fmt: skip
+# The form of nearly all; escaped slashes are PHP's.
+_LANDING_HOST: Final = re.compile(rb'"landingPage"\s*:\s*"(?i:https?):\\?/\\?/([A-Za-z0-9][A-Za-z0-9.-]*)[\\/?#":]')
+_PROVIDERS: Final = {
+    "socrata": re.compile(rb'/api/views/[2-9a-z]{4}-[2-9a-z]{4}|"identifier"\s*:\s*"[2-9a-z]{4}-[2-9a-z]{4}"'),
+    "dkan": re.compile(rb'"%Ref:|"%modified"|/api/1/datastore/|(?i:\bdkan\b)'),
+    "arcgis": re.compile(
+        rb'arcgis\.com/(?:home/item|api/v[23]/datasets)|"landingPage"\s*:\s*"https?://[^"/]*arcgis\.com/'
+    ),
+}
 _MEMBERS: Final[Path] = ("seriesMember",)
 _CATALOGS: Final[tuple[Path, ...]] = (("catalog",), ("hasPart",))
 _OTHERS: Final[tuple[Path, ...]] = (("datasetSeries",), ("service",))
+# A dataset of DCAT-US has at least one of them; one of schema.org has a `name` instead.
+_OWN: Final = frozenset({"title", "identifier", "accessLevel", "landingPage"})
 _CATALOG_FIELDS: Final = ("dataset", "datasets", "catalog", "hasPart", "datasetSeries", "service")
 
 
@@ -90,13 +102,10 @@ def _asset(dataset: Dataset | _Dataset, portal: Portal) -> Fields | None:
     if identity is None:
         return None
     landing = url_of(dataset.landingPage)
-    return Fields(
-        *identity,
-        dataset.title,
-        dataset.description,
-        dataset.landingPage if landing is None else landing,
-        dataset.modified,
-    )
+    texts = dataset.title, dataset.description, dataset.landingPage if landing is None else landing
+    if type(dataset) is Dataset:  # an ordinary one with a template becomes one of these
+        texts = filled(texts[0]), filled(texts[1]), filled(texts[2])
+    return Fields(*identity, *texts, dataset.modified)
 
 
 def _identity(dataset: Dataset | _Keys, portal: Portal) -> tuple[Any, Any] | None:
@@ -122,7 +131,7 @@ def _key(dataset: Dataset | _Keys, identifier: Any, landing: str | None, portal:
     One without any identifier has that of its node in JSON-LD, or what Socrata made of it: its page has the id. Any
     other landing page may be that of several datasets.
     """
-    if type(identifier) is str and (text := identifier.strip()):
+    if type(identifier) is str and (text := identifier.strip()) and not is_template(text):
         return _own_id(text, portal) or (_written(text) if text.startswith(_PAIR) else text)
     if type(identifier) is int:
         return identifier
@@ -185,7 +194,8 @@ def _fits(shape: Shape) -> bool:
 def _is_catalog_document(shape: Shape) -> bool:
     if shape.lines:
         return False
-    if shape.keys.get("dataset") == "array" or "title" in shape.objects.get(("dataset",), set()):
+    found = shape.arrays.get(("dataset",), set()) or shape.objects.get(("dataset",), set())
+    if not _OWN.isdisjoint(found) or (shape.is_empty("dataset") and shape.keys.get("dataset") == "array"):
         return True
     if is_catalog(shape) and any(shape.keys.get(name) in ("array", "object") for name in _CATALOG_FIELDS):
         return True
@@ -210,6 +220,12 @@ def _part(text: Any) -> str | None:
     return next((part for part in reversed(parts) if socrata_id(part)), None)
 
 
+def _hosts_in(beginning: bytes) -> list[str]:
+    """The hosts of the first landing pages, the most frequent first."""
+    found = Counter(host.decode().lower() for host in _LANDING_HOST.findall(beginning))
+    return [host for host, _ in found.most_common()]
+
+
 DATA_JSON: Final = Dialect(
     name="data-json",
     version=2,
@@ -220,7 +236,9 @@ DATA_JSON: Final = Dialect(
     inner=(b'"seriesMember"', Layout({_MEMBERS: "asset"}, singles=frozenset({_MEMBERS}), links=frozenset({_MEMBERS}))),
     singles=lambda _: _DATASETS,
     keys=frozenset({"identifier"}),
-    provider="socrata",
+    provider="dcat",
+    providers=_PROVIDERS,
+    hosts_in=_hosts_in,
     wire=Dataset,
     asset=_asset,
     ordinary=Ordinary(_Dataset, _Keys, by_record(_asset), _key_columns),
