@@ -61,8 +61,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slice", action="store_true", help="of every kind of fault the first case, and one in fifty")
 
 
+@pytest.hookimpl(tryfirst=True)  # before those that are slow are deselected
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep a slice of the catalogue of faults."""
+    """Mark all but some of many parameters as slow, and keep a slice of the catalogue of faults."""
+    kinds: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sampled") and not item.get_closest_marker("slow"):
+            kinds.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for found in kinds.values():
+        marker = found[0].get_closest_marker("sampled")
+        assert marker is not None
+        step = max(len(found) // marker.args[0], 1)
+        for number, item in enumerate(found):
+            if number % step:
+                item.add_marker("slow")
     if not config.getoption("--slice"):
         return
     numbers: Counter[str] = Counter()

@@ -74,6 +74,7 @@ def test_a_header_is_a_name_a_value_and_perhaps_an_origin(text: str, expected: A
         f"https://data.example.org:99999 X-Token: {CANARY}",
     ],
 )  # fmt: skip
+@pytest.mark.sampled(6)
 def test_what_is_no_header_is_refused_without_a_word_of_its_value(text: str, cli: Cli) -> None:
     with pytest.raises(SettingsInvalid) as caught:
         Header.parse(text)

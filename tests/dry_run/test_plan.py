@@ -169,6 +169,7 @@ async def test_of_many_keys_the_first_few_are_shown(database_url: DatabaseUrl, i
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("key", KEYS)
+@pytest.mark.sampled(2)
 async def test_a_load_does_what_the_plan_said_and_then_there_is_nothing_to_do(
     database_url: DatabaseUrl, connection: asyncpg.Connection[Any], index: Index, key: str, seed: int
 ) -> None:

@@ -412,6 +412,7 @@ os.execv(sys.executable, [sys.executable, "-c", sys.argv[1]])
 
 
 @pytest.mark.parametrize("packed", PACKED.values(), ids=PACKED)
+@pytest.mark.sampled(5)
 async def test_stdin_may_be_a_pipe(packed: Any) -> None:
     data = packed(TEXT)
     done = run(READ_STDIN, input=data)

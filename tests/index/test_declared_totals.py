@@ -248,6 +248,7 @@ LAYOUTS: dict[str, Callable[[list[Json]], str]] = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dialect", PAGES)
+@pytest.mark.sampled(12)
 async def test_a_sequence_of_pages_is_an_index(
     database_url: DatabaseUrl, write: Write, dialect: str, layout: str
 ) -> None:
@@ -352,6 +353,7 @@ async def test_one_package_is_an_index_of_one(database_url: DatabaseUrl, write: 
     ],
 )
 @pytest.mark.parametrize("options", [{}, {"dialect": "ckan"}])
+@pytest.mark.sampled(20)
 async def test_an_answer_that_is_no_index_is_an_error_that_names_its_kind(
     database_url: DatabaseUrl, write: Write, answer: Any, words: list[str], options: Json
 ) -> None:

@@ -133,6 +133,7 @@ async def test_an_index_that_is_broken_costs_the_others_of_a_run_nothing(
 
 
 @pytest.mark.parametrize("was_done", [True, False], ids=["the commit was done", "it was not"])
+@pytest.mark.sampled(2)
 async def test_the_answer_to_the_commit_of_held_assets_may_be_lost(
     database_url: DatabaseUrl, tmp_path: Path, batch_size: int, was_done: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

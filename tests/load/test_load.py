@@ -484,6 +484,7 @@ BAD_INDEXES: dict[str, tuple[bytes | None, str, int]] = {  # content, what is sa
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("content", "said", "loaded"), BAD_INDEXES.values(), ids=BAD_INDEXES)
+@pytest.mark.sampled(5)
 async def test_with_keep_going_a_bad_index_is_told_with_the_report_and_the_others_are_loaded(
     database_url: DatabaseUrl, index: Index, tmp_path: Path, content: bytes | None, said: str, loaded: int
 ) -> None:
@@ -512,6 +513,7 @@ async def test_with_keep_going_a_bad_index_is_told_with_the_report_and_the_other
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("content", "said", "loaded"), BAD_INDEXES.values(), ids=BAD_INDEXES)
+@pytest.mark.sampled(4)
 async def test_without_keep_going_a_bad_index_ends_the_load(
     database_url: DatabaseUrl, index: Index, tmp_path: Path, content: bytes | None, said: str, loaded: int
 ) -> None:

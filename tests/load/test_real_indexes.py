@@ -122,6 +122,7 @@ def test_every_real_index_is_in_the_table(shared_data: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", REAL)
+@pytest.mark.sampled(6)
 async def test_every_record_of_a_real_index_is_loaded(database_url: DatabaseUrl, shared_data: Path, name: str) -> None:
     dialect, sources, assets, told = REAL[name]
     domain = None if dialect == "discovery" else TOLD

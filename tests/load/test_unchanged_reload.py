@@ -344,6 +344,7 @@ async def test_one_chunk_is_read_ahead_and_no_more(tmp_path: Path, small_chunks:
 
 
 @pytest.mark.parametrize("how", ["closed", "forgotten", "index closed first"])
+@pytest.mark.sampled(6)
 async def test_an_index_left_in_the_middle_leaves_nothing_behind(unending: str, small_chunks: None, how: str) -> None:
     async with nothing_left_over():
         async with read_index(IndexRef.of(unending), Settings()) as reader:
@@ -367,6 +368,7 @@ async def test_a_load_with_too_many_rejects_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("event", ["index_opened", "batch_merged"])
+@pytest.mark.sampled(6)
 async def test_a_cancelled_load_leaves_nothing_behind(
     database_url: DatabaseUrl, unending: str, small_chunks: None, event: str
 ) -> None:

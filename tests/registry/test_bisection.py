@@ -122,6 +122,7 @@ FAULTS: dict[str, tuple[str, dict[str, Any], str]] = {
     ids=["second", "first", "last"],
 )
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.sampled(4)
 async def test_a_record_that_a_table_refuses_for_its_own_sake_is_rejected_and_the_others_are_loaded(
     fault: str, position: int, database_url: DatabaseUrl, tmp_path: Path
 ) -> None:
@@ -178,6 +179,7 @@ SICKNESSES = {
 
 @pytest.mark.parametrize("has_rows", [pytest.param(False, marks=pytest.mark.slow), True], ids=["empty", "with rows"])
 @pytest.mark.parametrize("sickness", SICKNESSES)
+@pytest.mark.sampled(3)
 async def test_a_table_that_refuses_every_record_stops_the_load_and_rejects_none(
     sickness: str, has_rows: bool, database_url: DatabaseUrl, tmp_path: Path
 ) -> None:

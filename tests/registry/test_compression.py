@@ -240,6 +240,7 @@ async def test_apply_refuses_lz4_where_the_server_has_none(pglz_url: DatabaseUrl
 
 @pytest.mark.parametrize("wanted", ["auto", "lz4", "pglz", "none"])
 @pytest.mark.parametrize("there", ["default", "lz4", "pglz", "none", "raw alone is plain"])
+@pytest.mark.sampled(6)
 async def test_a_table_that_was_there_keeps_its_compression(
     lz4_url: DatabaseUrl, there: str, wanted: Compression
 ) -> None:

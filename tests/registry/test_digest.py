@@ -372,6 +372,7 @@ create table registry.assets (
 @pytest.mark.parametrize("raw", ["jsonb", "json", "text"])
 @pytest.mark.parametrize("moment", ["timestamptz", "timestamp"])
 @pytest.mark.parametrize("provider", ["provider text,", ""])
+@pytest.mark.sampled(3)
 async def test_tables_of_other_shapes_with_the_same_values_have_the_same_digest(
     index: Path, database_url: DatabaseUrl, bare_database_url: DatabaseUrl, raw: str, moment: str, provider: str
 ) -> None:

@@ -545,6 +545,7 @@ async def merged(
 
 
 @pytest.mark.parametrize("is_empty", [False, True], ids=["staged", "straight where that is possible"])
+@pytest.mark.sampled(20)
 async def test_records_are_merged_into_tables_of_any_accepted_shape(
     variant: Variant, empty: Connection, is_empty: bool
 ) -> None:
@@ -565,6 +566,7 @@ async def test_records_are_merged_into_tables_of_any_accepted_shape(
     assert await versions(empty, tables) == before
 
 
+@pytest.mark.sampled(12)
 async def test_a_record_that_changed_is_updated_in_tables_of_any_accepted_shape(
     variant: Variant, empty: Connection
 ) -> None:

@@ -104,6 +104,7 @@ async def _break_off(path: Path, settings: Settings, step: str, nth: int) -> boo
         *(pytest.param(step, nth, marks=pytest.mark.slow) for step, nth in [("scan", 3), ("sieve", 0), ("load", 0)]),
     ],
 )
+@pytest.mark.sampled(5)
 async def test_a_run_that_ended_at_any_step_is_finished_exactly(
     connection: asyncpg.Connection[Any],
     database_url: DatabaseUrl,
