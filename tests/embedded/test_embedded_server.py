@@ -29,8 +29,9 @@ from seed_registry.errors import EmbeddedServerFailed
 pytestmark = pytest.mark.slow
 
 USER = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 from seed_registry.embedded import server
 with server.running(Path(sys.argv[1]), durable=False) as url:
     print(url, flush=True)
@@ -258,7 +259,7 @@ def test_an_interrupt_from_the_terminal_does_not_reach_the_server(home: Path) ->
         pid = server_pid(home)
         assert os.getsid(pid) != os.getsid(process.pid)
         process.send_signal(signal.SIGINT)
-        process.wait()
+        process.wait(timeout=60)
     assert not server.status(home).running
 
 
