@@ -129,7 +129,7 @@ def _fits(shape: Shape) -> bool:
     return (
         _are_items(shape, "attributes", "data")
         or _are_items(shape, "attributes")
-        or ("numberMatched" in shape.keys and _are_items(shape, "properties", "features"))  # else it may be any GeoJSON
+        or _are_records(shape)
         or _are_items(shape, "properties")
         or bool(_single(shape))
         or ("stats" in shape.objects.get(("meta",), set()) and shape.is_empty("data"))
@@ -139,6 +139,12 @@ def _fits(shape: Shape) -> bool:
 
 def _are_items(shape: Shape, member: str, *path: str) -> bool:
     return "id" in keys_at(shape, *path) and _are_details(keys_in(shape, member, *path))
+
+
+def _are_records(shape: Shape) -> bool:
+    """Whether the features of a document are items, not places: the total may come behind what is examined."""
+    is_sure = "numberMatched" in shape.keys or len(_OWN_FIELDS & keys_in(shape, "properties", "features")) > 1
+    return is_sure and _are_items(shape, "properties", "features")
 
 
 def _are_details(keys: set[str]) -> bool:
