@@ -891,6 +891,12 @@ def test_milliseconds_of_a_hubs_item_are_a_date_or_counted(
     assert (found.updated_at, found.date_ignored) == (moment, is_ignored)
 
 
+def test_records_in_an_array_of_the_same_name_are_not_taken_for_another_portals() -> None:
+    """Where `--dialect` names the wrong one, no row loses its texts."""
+    for dialect, record in ((UDATA, HUB_ITEM), (ARCGIS_HUB, UDATA_DATASET)):
+        assert mapped(dialect, record, "d.org").reason == "no_key"
+
+
 @pytest.mark.parametrize("record", [ODS_DATASET, ODS_ENTRY, ODS_OLD])
 def test_a_dataset_of_opendatasoft_is_the_same_in_all_versions(record: dict[str, Any]) -> None:
     found = asset(OPENDATASOFT, record, "Told.org", header="d.org")

@@ -54,13 +54,19 @@ class Item(Struct, gc=False):
     links: Any = None
 
 
+class _Place(Struct, gc=False):
+    """Where an item has its details."""
+
+
 class _Keys(Struct, gc=False):
     """The fields of an ordinary item, where the portal is known."""
 
     id: str
+    attributes: _Place | None = None
+    properties: _Place | None = None
 
 
-class _Details(Struct, gc=False):
+class _Details(_Place, gc=False):
     """The details of an ordinary item."""
 
     title: str | None = None
@@ -71,15 +77,15 @@ class _Details(Struct, gc=False):
     modified: int | None = None
 
 
-class _Item(_Keys, gc=False):
+class _Item(Struct, gc=False):
     """An ordinary item."""
 
+    id: str
     attributes: _Details | None = None
     properties: _Details | None = None
 
 
 _ARRAYS: Final[tuple[Path, ...]] = (("data",), ("features",), ())
-_NO_DETAILS: Final = Details()
 _NO_ORDINARY_DETAILS: Final = _Details()
 # They serve all sites: each is the host of no portal.
 _SHARED_HOSTS: Final = frozenset({"hub.arcgis.com", "opendata.arcgis.com", "www.arcgis.com"})
@@ -96,7 +102,9 @@ def _site(links: Any) -> str:
 
 
 def _asset(item: Item, portal: Portal) -> Fields:
-    details = item.attributes or item.properties or _NO_DETAILS
+    details = item.attributes or item.properties
+    if details is None:
+        return Fields(None, None)  # whatever it is
     source = portal.name or _site(item.links)
     return Fields(
         item.id,
@@ -108,8 +116,8 @@ def _asset(item: Item, portal: Portal) -> Fields:
     )
 
 
-def _key_columns(items: Sequence[_Keys], portal: Portal) -> Columns:
-    return [item.id for item in items], [portal.name] * len(items)
+def _key_columns(items: Sequence[_Keys | _Item], portal: Portal) -> Columns:
+    return [item.id if item.attributes or item.properties else "" for item in items], [portal.name] * len(items)
 
 
 def _columns(items: Sequence[_Item], portal: Portal) -> Columns:

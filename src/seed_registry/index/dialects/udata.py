@@ -39,6 +39,7 @@ class Dataset(Struct, gc=False):
     uri: Any = None
     last_modified: Any = None
     last_update: Any = None
+    attributes: Any = None
 
 
 class _Keys(Struct, gc=False):
@@ -47,6 +48,7 @@ class _Keys(Struct, gc=False):
     id: str
     page: str | None = None
     uri: str | None = None
+    attributes: None = None
 
 
 class _Dataset(_Keys, gc=False):
@@ -63,7 +65,7 @@ _PATHS: Final[tuple[Path, ...]] = (("data",), ())
 
 def _asset(dataset: Dataset, portal: Portal) -> Fields:
     return Fields(
-        dataset.id,
+        dataset.id if dataset.attributes is None else None,  # JSON:API's `data` is alike, but for the fields inside it
         portal.name or first(host_of(dataset.page), host_of(dataset.uri)),
         dataset.title,
         dataset.description,
