@@ -29,7 +29,18 @@ AUTO = 0
 PoolerName = Literal["auto", "none", "transaction"]
 # A tag of BCP 47 (https://www.rfc-editor.org/rfc/rfc5646).
 _LANGUAGE: Final = "[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{1,8}){0,9}"
-DialectName = Literal["seed", "directory", "discovery", "views", "data-json", "ckan"]
+DialectName = Literal[
+    "seed",
+    "directory",
+    "discovery",
+    "views",
+    "data-json",
+    "ckan",
+    "arcgis-hub",
+    "opendatasoft",
+    "udata",
+    "dataverse",
+]
 
 # The sections of the help.
 INPUT: Final = "What to load"

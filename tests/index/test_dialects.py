@@ -6,18 +6,24 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from seed_registry.errors import IndexNotUnderstood
 from seed_registry.index.byte_stream import HEAD_BYTES
 from seed_registry.index.choice import choose, weigh
 from seed_registry.index.decoder import Decoder
 from seed_registry.index.dialects import DIALECTS
-from seed_registry.index.dialects.base import Portal, host_of, socrata_id
+from seed_registry.index.dialects.arcgis_hub import ARCGIS_HUB
+from seed_registry.index.dialects.base import Portal, host_of, hosts_of, socrata_id
 from seed_registry.index.dialects.ckan import CKAN
 from seed_registry.index.dialects.data_json import DATA_JSON
+from seed_registry.index.dialects.dataverse import DATAVERSE
 from seed_registry.index.dialects.directory import DIRECTORY
 from seed_registry.index.dialects.discovery import DISCOVERY
+from seed_registry.index.dialects.opendatasoft import OPENDATASOFT
 from seed_registry.index.dialects.seed import SEED
+from seed_registry.index.dialects.udata import UDATA
 from seed_registry.index.dialects.views import VIEWS
 from seed_registry.index.sniff import sniff
 from seed_registry.records import Asset, RawRecord, Reject, Source
@@ -35,6 +41,65 @@ PACKAGE = {"id": "2c6c6c58-0c3f", "name": "trees", "title": "Trees", "metadata_m
 OLD_PACKAGE = {"id": "2c6c6c58-0c3f", "name": "trees", "title": "Trees", "resources": [{"id": "r", "name": "x"}]}
 # Packages of many portals carry fields of DCAT.
 DCAT_PACKAGE = {"identifier": "trees@city", "title": {"de": "Bäume"}, "type": "dataset", **PACKAGE, "resources": []}
+HUB_FIELDS = {"itemId": "15c9fe9deaaf405ca361cd632cc7cfba", "snippet": "s", "modified": 1563974432000}
+HUB_LINKS = {"self": "https://opendata.arcgis.com/api/v3/datasets/15c9fe9deaaf405ca361cd632cc7cfba_0"}
+HUB_ITEM = {
+    "id": "15c9fe9deaaf405ca361cd632cc7cfba_0",
+    "type": "dataset",
+    "attributes": {"name": "Trees", **HUB_FIELDS},
+    "links": HUB_LINKS,
+}
+HUB_RECORD = {
+    "id": "15c9fe9deaaf405ca361cd632cc7cfba_0",
+    "type": "Feature",
+    "geometry": {"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1], [0, 0]]]},
+    "properties": {"title": "Trees", "name": "Trees_2", **HUB_FIELDS},
+    "links": [{"rel": "self", "href": "https://d.org/api/search/v1/collections/dataset/items/15c9_0"}],
+}
+HUB_PAGE = {"type": "FeatureCollection", "numberMatched": 1, "numberReturned": 1, "features": [HUB_RECORD]}
+STATS = {"queryParameters": {}, "stats": {"count": 1, "totalCount": 1, "aggs": {}}}
+ODS_TEXTS = {"title": "Trees", "description": "d", "modified": "2024-01-02T03:04:05+00:00", "publisher": "City"}
+ODS_DATASET = {"dataset_id": "trees", "dataset_uid": "da_1", "has_records": True, "metas": {"default": ODS_TEXTS}}
+ODS_LINKS = [{"href": "https://d.org/api/v2/catalog/datasets", "rel": "self"}]
+ODS_ENTRY = {"links": ODS_LINKS, "dataset": ODS_DATASET}
+ODS_OLD = {"datasetid": "trees", "has_records": True, "metas": ODS_TEXTS, "fields": [{"name": "height"}]}
+UDATA_DATASET = {
+    "id": "5b7ffc618b4c4169d30727e0",
+    "title": "Trees",
+    "slug": "trees",
+    "description": "d",
+    "created_at": "2018-08-24T14:38:57.262000+00:00",
+    "last_modified": "2024-09-01T06:41:23.766000+00:00",
+    "resources": [{"id": "r", "title": "x", "url": "https://files.org/1"}],
+    "organization": {"id": "o", "name": "City", "uri": "https://d.org/api/1/organizations/o/"},
+    "frequency": "monthly",
+    "uri": "https://d.org/api/1/datasets/trees/",
+    "page": "https://d.org/fr/datasets/trees/",
+}
+UDATA_LINK = {"rel": "subsection", "href": "https://d.org/api/2/datasets/5b7f/resources/", "type": "GET", "total": 18}
+UDATA_DATASET_2 = UDATA_DATASET | {"resources": UDATA_LINK, "last_update": "2024-09-01T06:41:18+00:00"}
+UDATA_PAGE = {"data": [UDATA_DATASET], "next_page": None, "page": 1, "page_size": 20, "total": 1}
+DV_DATASET = {
+    "name": "Trees",
+    "type": "dataset",
+    "url": "https://doi.org/10.70122/FK2/MB5VGR",
+    "global_id": "doi:10.70122/FK2/MB5VGR",
+    "description": "d",
+    "published_at": "2019-12-11T15:26:10Z",
+    "publisher": "Garden",
+    "fileCount": 3,
+    "updatedAt": "2019-12-12T15:26:10Z",
+}
+DV_COLLECTION = {"name": "Garden", "type": "dataverse", "url": "https://d.org/dataverse/g", "identifier": "g"}
+DV_COLLECTION |= {"published_at": "2016-05-10T12:53:38Z"}
+DV_FILE = {"name": "t.png", "type": "file", "url": "https://d.org/api/access/datafile/12", "file_id": "12"}
+
+
+def dv_page(*items: Any, total: int = 1) -> dict[str, Any]:
+    data = {"q": "*", "total_count": total, "start": 0, "spelling_alternatives": {}, "items": list(items)}
+    return {"status": "OK", "data": data | {"count_in_response": len(items)}}
+
+
 ANSWER = {"help": "https://d.org/api/3/action/help_show?name=package_search", "success": True}
 KNOWN = {
     "seed, sources first": ({"sources": [SEED_SOURCE], "assets": [SEED_ASSET]}, "seed"),
@@ -73,8 +138,39 @@ KNOWN = {
     "ckan, empty": (ANSWER | {"result": {"count": 0, "results": []}}, "ckan"),
     "ckan, listed": (ANSWER | {"result": [PACKAGE]}, "ckan"),
     "ckan, listed, old": (ANSWER | {"result": [OLD_PACKAGE]}, "ckan"),
+    "ckan, the result alone": ({"count": 1, "facets": {}, "results": [PACKAGE]}, "ckan"),
+    "ckan, the result alone, empty": ({"count": 0, "facets": {}, "results": []}, "ckan"),
     "ckan, bare": ([PACKAGE], "ckan"),
     "ckan, bare, with fields of DCAT": ([DCAT_PACKAGE], "ckan"),
+    "arcgis-hub": ({"data": [HUB_ITEM], "meta": STATS}, "arcgis-hub"),
+    "arcgis-hub, array last": ({"meta": STATS, "data": [HUB_ITEM]}, "arcgis-hub"),
+    "arcgis-hub, empty": ({"data": [], "meta": STATS}, "arcgis-hub"),
+    "arcgis-hub, bare": ([HUB_ITEM], "arcgis-hub"),
+    "arcgis-hub, one item": ({"data": HUB_ITEM}, "arcgis-hub"),
+    "arcgis-hub, records": (HUB_PAGE, "arcgis-hub"),
+    "arcgis-hub, records, total last": (dict(reversed(HUB_PAGE.items())), "arcgis-hub"),
+    "arcgis-hub, records, empty": (HUB_PAGE | {"features": []}, "arcgis-hub"),
+    "arcgis-hub, records, bare": ([HUB_RECORD], "arcgis-hub"),
+    "opendatasoft 2.1": ({"total_count": 1, "results": [ODS_DATASET]}, "opendatasoft"),
+    "opendatasoft 2.1, empty": ({"total_count": 0, "results": []}, "opendatasoft"),
+    "opendatasoft 2.1, exported": ([ODS_DATASET], "opendatasoft"),
+    "opendatasoft 2.0": ({"total_count": 1, "links": ODS_LINKS, "datasets": [ODS_ENTRY]}, "opendatasoft"),
+    "opendatasoft 2.0, empty": ({"total_count": 0, "links": ODS_LINKS, "datasets": []}, "opendatasoft"),
+    "opendatasoft 2.0, bare": ([ODS_ENTRY], "opendatasoft"),
+    "opendatasoft 1": ({"nhits": 1, "parameters": {}, "datasets": [ODS_OLD]}, "opendatasoft"),
+    "opendatasoft 1, total last": ({"datasets": [ODS_OLD], "nhits": 1}, "opendatasoft"),
+    "opendatasoft 1, empty": ({"nhits": 0, "parameters": {}, "datasets": []}, "opendatasoft"),
+    "opendatasoft 1, bare": ([ODS_OLD], "opendatasoft"),
+    "udata": (UDATA_PAGE, "udata"),
+    "udata, version 2": (UDATA_PAGE | {"data": [UDATA_DATASET_2]}, "udata"),
+    "udata, empty": (UDATA_PAGE | {"data": [], "total": 0}, "udata"),
+    "udata, bare": ([UDATA_DATASET], "udata"),
+    "dataverse": (dv_page(DV_DATASET), "dataverse"),
+    "dataverse, collections first": (dv_page(DV_COLLECTION, DV_FILE, DV_DATASET, total=3), "dataverse"),
+    "dataverse, collections alone": (dv_page(DV_COLLECTION), "dataverse"),
+    "dataverse, files alone": (dv_page(DV_FILE), "dataverse"),
+    "dataverse, empty": (dv_page(total=0), "dataverse"),
+    "dataverse, bare": ([DV_DATASET], "dataverse"),
 }
 
 
@@ -103,7 +199,8 @@ def test_a_document_is_known_by_its_first_64_kib(thing: Any, dialect: str) -> No
         if "id" in value:
             return value | {"text": "x" * 100_000}
         return {
-            key: lengthened(item) if isinstance(item, (list, dict)) and item else item for key, item in value.items()
+            key: lengthened(item) if key != "links" and isinstance(item, (list, dict)) and item else item
+            for key, item in value.items()
         }
 
     if thing != [] and next(iter(thing), "") not in ("sources", "assets"):
@@ -124,6 +221,14 @@ def test_a_document_is_known_by_its_first_64_kib(thing: Any, dialect: str) -> No
         ([OLD_PACKAGE, PACKAGE], "ckan"),
         ([DCAT_PACKAGE, PACKAGE], "ckan"),
         ([SEED_ASSET | COLUMNS, SEED_ASSET], "seed"),
+        ([HUB_ITEM, HUB_ITEM], "arcgis-hub"),
+        ([HUB_RECORD, HUB_RECORD], "arcgis-hub"),
+        ([ODS_DATASET, ODS_DATASET], "opendatasoft"),
+        ([ODS_ENTRY, ODS_ENTRY], "opendatasoft"),
+        ([ODS_OLD, ODS_OLD], "opendatasoft"),
+        ([UDATA_DATASET, UDATA_DATASET_2], "udata"),
+        ([DV_DATASET, DV_FILE], "dataverse"),
+        ([DV_COLLECTION, DV_DATASET], "dataverse"),
     ],
 )
 def test_lines_are_known_by_their_first_record(records: list[Any], dialect: str) -> None:
@@ -145,6 +250,13 @@ def test_lines_are_known_by_their_first_record(records: list[Any], dialect: str)
         (PACKAGE, "ckan"),
         (OLD_PACKAGE, "ckan"),
         (DCAT_PACKAGE, "ckan"),
+        (HUB_ITEM, "arcgis-hub"),
+        (HUB_RECORD, "arcgis-hub"),
+        (ODS_DATASET, "opendatasoft"),
+        (ODS_ENTRY, "opendatasoft"),
+        (ODS_OLD, "opendatasoft"),
+        (UDATA_DATASET, "udata"),
+        (DV_DATASET, "dataverse"),
     ],
 )
 def test_one_line_alone_is_ndjson_where_no_document_looks_like_it(record: Any, dialect: str) -> None:
@@ -166,6 +278,8 @@ def test_one_line_alone_is_ndjson_where_no_document_looks_like_it(record: Any, d
         ("view_single.json", "views", False),
         ("dcat_us_portal.json", "data-json", False),
         ("pod10_data.sfgov.org.json", "data-json", False),
+        ("portals/arcgis_hub_search.json", "arcgis-hub", False),
+        ("portals/ckan_search_first_page.json", "ckan", False),
     ],
 )
 def test_real_index_files_are_known(shared_data: Path, name: str, dialect: str, lines: bool) -> None:
@@ -180,6 +294,24 @@ def test_real_index_files_are_known(shared_data: Path, name: str, dialect: str, 
             ["it has features, kind", "of geo"],
         ),
         ([{"what": 1, "why": 2}], ["it has no keys", "the array of what, why"]),
+        (
+            {"type": "Features", "features": [{"id": 1, "properties": {"title": "t", "modified": 1}}]},
+            ["features of id, properties"],
+        ),
+        (
+            HUB_PAGE
+            | {"type": "", "features": [{"id": 1, "properties": {"title": "Oak", "owner": "City", "height": 3}}]},
+            ["features of id, properties"],
+        ),
+        (
+            {"data": [{"id": "1", "type": "articles", "attributes": {"title": "t", "modified": 1, "body": "b"}}]},
+            ["data of attributes, id, type"],
+        ),
+        ({"total_count": 1, "results": [{"dataset_id": "x", "height": 3}]}, ["results of dataset_id, height"]),
+        (
+            {"data": [{"id": "r", "title": "a reuse", "page": "https://d.org/r"}], "total": 1},
+            ["data of id, page, title"],
+        ),
         ({"data": {"items": [{"x": 1}]}}, ["it has data", "data.items of x"]),
         ({"success": True, "result": [1, 2], "x": []}, ["it has result, success, x", "no array of objects"]),
         ({f"k{number:02}": [{"x": 1}] for number in range(14)}, ["k00, k01", "k11 and 2 more"]),
@@ -596,6 +728,13 @@ def test_only_an_extra_about_the_portal_gives_a_page_on_it() -> None:
         (DATA_JSON, {"@id": "https://D.org:443/data.json"}, "d.org"),
         (DATA_JSON, {"@id": "data.json"}, ""),
         (DATA_JSON, {"@id": ["https://d.org"]}, ""),
+        (ARCGIS_HUB, {"links": [{"rel": "next", "href": "https://n.org"}, *HUB_RECORD["links"]]}, "d.org"),
+        (ARCGIS_HUB, {"links": [{"rel": "self", "href": "https://hub.arcgis.com/api/search/v1"}]}, ""),
+        (ARCGIS_HUB, {"links": HUB_LINKS}, ""),
+        (ARCGIS_HUB, {"links": "https://d.org"}, ""),
+        (OPENDATASOFT, {"links": ODS_LINKS}, "d.org"),
+        (OPENDATASOFT, {"links": [None, {"rel": "self"}, {"rel": "self", "href": 7}, *ODS_LINKS]}, "d.org"),
+        (OPENDATASOFT, {"links": {"rel": "self", "href": "https://d.org"}}, ""),
         (DIRECTORY, {"domain": "D.org"}, "D.org"),
         (DIRECTORY, {"domain": ["d.org"]}, ""),
         *((dialect, {}, "") for dialect in DIALECTS.values()),
@@ -623,6 +762,20 @@ def test_the_portal_in_a_header(dialect: Any, header: dict[str, Any], portal: st
 )
 def test_the_host_of_a_url(url: Any, host: str | None) -> None:
     assert host_of(url) == host
+    if isinstance(url, str):
+        assert hosts_of([url, url]) in ([host, host], [None, None]), "those that are not found so are looked at again"
+
+
+@given(
+    st.lists(st.sampled_from([*"htps:/?#@.[]%a \n", "https://", "http://", "d.org", "e.org"]), max_size=9).map("".join)
+)
+def test_the_host_of_one_of_many_urls_is_that_of_the_url_or_unknown(url: str) -> None:
+    assert hosts_of([url])[0] in (host_of(url), None)
+
+
+def test_the_hosts_of_many_urls_are_found() -> None:
+    urls = ["https://D.org/x/1", "https://d.org", "http://u:p@e.org:80/x?y=https://f.org", "d.org/x", ""]
+    assert hosts_of(urls) == ["d.org", "d.org", "e.org", None, None]
 
 
 @pytest.mark.parametrize(
@@ -654,6 +807,10 @@ def test_texts_of_the_real_world_are_kept_exactly(text: str) -> None:
         (VIEWS, common),
         (DATA_JSON, {"identifier": "abcd-2345", "title": text, "description": text}),
         (CKAN, {"id": "k", "title": text, "notes": text}),
+        (ARCGIS_HUB, {"id": "k", "attributes": {"name": text, "description": text}}),
+        (OPENDATASOFT, {"dataset_id": "k", "metas": {"default": {"title": text, "description": text}}}),
+        (UDATA, {"id": "k", "title": text, "description": text}),
+        (DATAVERSE, {"global_id": "k", "name": text, "description": text}),
     ):
         found = asset(dialect, record, "d.org")
         assert (found.name, found.description) == (text, text)
@@ -665,7 +822,156 @@ def test_every_dialect_that_the_settings_know_exists() -> None:
     assert all(dialect.name == name for name, dialect in DIALECTS.items())
     assert [name for name, dialect in DIALECTS.items() if dialect.lists_sources] == ["seed"]
     assert [name for name, dialect in DIALECTS.items() if dialect.needs_domain] == ["views"]
-    assert {name for name, dialect in DIALECTS.items() if dialect.provider == "ckan"} == {"ckan"}
+    providers = {name: dialect.provider for name, dialect in DIALECTS.items() if dialect.provider != "socrata"}
+    own = {name: name for name in ("ckan", "opendatasoft", "udata", "dataverse")}
+    assert providers == own | {"arcgis-hub": "arcgis", "data-json": "dcat"}
+
+
+# ArcGIS Hub, Opendatasoft, udata and Dataverse
+
+
+@pytest.mark.parametrize(
+    ("details", "expected"),
+    [
+        ({"title": "t", "name": "n", "description": "d", "snippet": "s"}, ("t", "d")),
+        ({"title": "", "name": "n", "description": None, "searchDescription": "sd", "snippet": "s"}, ("n", "sd")),
+        ({"name": "n", "description": "", "snippet": "s"}, ("n", "s")),
+        ({}, (None, None)),
+    ],
+)
+@pytest.mark.parametrize("place", ["attributes", "properties"])
+def test_the_texts_of_a_hubs_item(place: str, details: dict[str, Any], expected: tuple[str, str]) -> None:
+    found = asset(ARCGIS_HUB, {"id": "15c9_0", place: details | {"url": "https://services.org/x/0"}}, "D.org")
+    assert (found.name, found.description) == expected
+    assert (found.key, found.source_key, found.url) == ("15c9_0", "d.org", "https://d.org/datasets/15c9_0")
+
+
+@pytest.mark.parametrize(
+    ("links", "source"),
+    [
+        (HUB_RECORD["links"], "d.org"),
+        ([{"rel": "collection", "href": "https://d.org"}], "no_source"),
+        ({"self": "https://d.org/api/v3/datasets/x"}, "d.org"),
+        (HUB_LINKS, "no_source"),
+        ({"self": "https://www.arcgis.com/x"}, "no_source"),
+        (["https://d.org"], "no_source"),
+        (7, "no_source"),
+        (None, "no_source"),
+    ],
+)
+def test_the_source_of_a_hubs_item_is_the_given_domain_else_the_site_in_its_links(links: Any, source: str) -> None:
+    record = {"id": "15c9_0", "attributes": {"source": "City", "url": "https://services.org/x"}, "links": links}
+    found = mapped(ARCGIS_HUB, record)
+    assert (found.source_key if isinstance(found, Asset) else found.reason) == source
+    assert asset(ARCGIS_HUB, record, header="page.org").source_key == "page.org"
+    assert asset(ARCGIS_HUB, record, "told.org", header="page.org").source_key == "told.org"
+
+
+@pytest.mark.parametrize(
+    ("modified", "moment", "is_ignored"),
+    [
+        (1563974432000, datetime(2019, 7, 24, 13, 20, 32, tzinfo=UTC), False),
+        (1526034248691, datetime(2018, 5, 11, 10, 24, 8, 691_000, tzinfo=UTC), False),
+        (0, datetime(1970, 1, 1, tzinfo=UTC), False),
+        (1563974432000.0, datetime(2019, 7, 24, 13, 20, 32, tzinfo=UTC), False),
+        ("2019-07-24T13:20:32Z", datetime(2019, 7, 24, 13, 20, 32, tzinfo=UTC), False),
+        (None, None, False),
+        (10**30, None, True),
+        (10**400, None, True),
+        (1e300, None, True),
+        (-62135596800000, None, True),
+        (7258118400000, None, True),
+        ("1563974432000", None, True),
+        (True, None, True),
+    ],
+)
+def test_milliseconds_of_a_hubs_item_are_a_date_or_counted(
+    modified: Any, moment: datetime | None, is_ignored: bool
+) -> None:
+    found = asset(ARCGIS_HUB, {"id": "15c9_0", "attributes": {"modified": modified}}, "d.org")
+    assert (found.updated_at, found.date_ignored) == (moment, is_ignored)
+
+
+def test_records_in_an_array_of_the_same_name_are_not_taken_for_another_portals() -> None:
+    """Where `--dialect` names the wrong one, no row loses its texts."""
+    for dialect, record in ((UDATA, HUB_ITEM), (ARCGIS_HUB, UDATA_DATASET)):
+        assert mapped(dialect, record, "d.org").reason == "no_key"
+
+
+@pytest.mark.parametrize("record", [ODS_DATASET, ODS_ENTRY, ODS_OLD])
+def test_a_dataset_of_opendatasoft_is_the_same_in_all_versions(record: dict[str, Any]) -> None:
+    found = asset(OPENDATASOFT, record, "Told.org", header="d.org")
+    assert (found.key, found.source_key, found.name, found.description) == ("trees", "told.org", "Trees", "d")
+    assert found.url == "https://told.org/explore/dataset/trees/"
+    assert found.updated_at == datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def test_the_source_of_a_dataset_of_opendatasoft_is_where_it_was_asked_for_not_where_it_came_from() -> None:
+    metas = {"default": {"source_domain_address": "origin.org", "source_domain": "origin"}, "domain": "origin"}
+    dataset = {"dataset_id": "trees@origin", "metas": metas}
+    found = asset(OPENDATASOFT, {"links": ODS_LINKS, "dataset": dataset})
+    assert (found.key, found.source_key) == ("trees@origin", "d.org")
+    assert found.url == "https://d.org/explore/dataset/trees@origin/"
+    assert mapped(OPENDATASOFT, dataset).reason == "no_source"
+    assert mapped(OPENDATASOFT, {"links": ODS_LINKS, "dataset": {"metas": metas}}).reason == "no_key"
+
+
+@pytest.mark.parametrize(
+    ("fields", "source", "day"),
+    [
+        ({}, "d.org", 1),
+        ({"page": None}, "d.org", 1),
+        ({"page": "https://People.org/fr/datasets/trees/"}, "people.org", 1),
+        ({"page": "/fr/datasets/trees/", "last_modified": "", "last_update": "2024-09-02"}, "d.org", 2),
+        ({"page": "", "last_modified": None, "last_update": "2024-09-02"}, "d.org", 2),
+        ({"page": None, "uri": None, "last_modified": None}, "no_source", None),
+    ],
+)
+def test_the_fields_of_a_dataset_of_udata(fields: dict[str, Any], source: str, day: int | None) -> None:
+    record = UDATA_DATASET | fields
+    found = mapped(UDATA, record)
+    assert (found.source_key if isinstance(found, Asset) else found.reason) == source
+    told = asset(UDATA, record, "told.org")
+    assert (told.key, told.source_key, told.name, told.description) == (record["id"], "told.org", "Trees", "d")
+    assert told.url == record["page"]
+    assert (told.updated_at.day if told.updated_at else None) == day
+
+
+@pytest.mark.parametrize(
+    ("fields", "source", "day"),
+    [
+        ({"image_url": "https://d.org/api/access/dsCardImage/2"}, "d.org", 11),
+        ({"url": "https://hdl.handle.net/1902.1/1", "published_at": None}, "no_source", 12),
+        ({"url": "http://dx.doi.org/10.5072/FK2/G2VPE7", "published_at": "", "updatedAt": None}, "no_source", None),
+        ({"url": "https://D.org/citation?persistentId=perma:1"}, "d.org", 11),
+        ({"url": None}, "no_source", 11),
+    ],
+)
+def test_the_fields_of_a_dataset_of_dataverse(fields: dict[str, Any], source: str, day: int | None) -> None:
+    record = DV_DATASET | fields
+    found = mapped(DATAVERSE, record)
+    assert (found.source_key if isinstance(found, Asset) else found.reason) == source
+    told = asset(DATAVERSE, record, "told.org")
+    assert (told.key, told.source_key, told.name) == ("doi:10.70122/FK2/MB5VGR", "told.org", "Trees")
+    assert (told.url, told.description) == (record["url"], "d")
+    assert (told.updated_at.day if told.updated_at else None) == day
+
+
+def test_collections_and_files_of_dataverse_are_no_assets() -> None:
+    assert mapped(DATAVERSE, DV_COLLECTION, "told.org") is None
+    assert mapped(DATAVERSE, DV_FILE, "told.org") is None
+    untold = {name: value for name, value in DV_DATASET.items() if name != "type"}
+    assert asset(DATAVERSE, untold, "told.org").key == DV_DATASET["global_id"]
+    assert mapped(DATAVERSE, DV_DATASET | {"global_id": None}, "told.org").reason == "no_key"
+
+
+def test_a_homepage_names_no_portal_where_the_portal_is_known() -> None:
+    package = PACKAGE | {"url": "https://homepage.org/trees"}
+    for found in (asset(CKAN, package, "told.org"), asset(CKAN, package, header="told.org")):
+        assert (found.source_key, found.url) == ("told.org", "https://told.org/dataset/trees")
+
+
+# the choice among them
 
 
 def test_of_dialects_that_fit_the_one_with_most_of_its_fields_is_taken() -> None:

@@ -94,7 +94,7 @@ def test_a_number_is_a_portals_own(number: int) -> None:
 
 def test_dialects_declare_whether_their_keys_are_global() -> None:
     judged = {name for name, dialect in DIALECTS.items() if dialect.is_global is is_global}
-    assert judged == {"data-json", "ckan"}
+    assert judged == {"data-json", "ckan", "arcgis-hub", "opendatasoft", "udata", "dataverse"}
     assert all(dialect.is_global in (None, is_global) for dialect in DIALECTS.values())
 
 
@@ -105,6 +105,11 @@ def test_dialects_declare_whether_their_keys_are_global() -> None:
         ("data-json", {"identifier": f"https://a.example/{UUID}", "title": "One"}, False),
         ("ckan", {"id": "population"}, True),
         ("ckan", {"id": UUID}, False),
+        ("arcgis-hub", {"id": f"{UUID.replace('-', '')}_0", "attributes": {"name": "One"}}, False),
+        ("opendatasoft", {"dataset_id": "population"}, True),
+        ("udata", {"id": "5b7ffc618b4c4169d30727e0"}, True),
+        ("dataverse", {"type": "dataset", "global_id": "doi:10.70122/FK2/MB5VGR"}, False),
+        ("dataverse", {"type": "dataset", "global_id": "perma:1"}, True),
         ("directory", {"id": "1"}, False),
         ("discovery", {"resource": {"id": "1"}, "metadata": {"domain": "a.example"}}, False),
         ("views", {"id": "1"}, False),

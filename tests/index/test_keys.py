@@ -10,12 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seed_registry.index.decoder import MAX_KEY_BYTES, Decoder
+from seed_registry.index.dialects.arcgis_hub import ARCGIS_HUB
 from seed_registry.index.dialects.base import Dialect, Portal
 from seed_registry.index.dialects.ckan import CKAN
 from seed_registry.index.dialects.data_json import DATA_JSON
+from seed_registry.index.dialects.dataverse import DATAVERSE
 from seed_registry.index.dialects.directory import DIRECTORY
 from seed_registry.index.dialects.discovery import DISCOVERY
+from seed_registry.index.dialects.opendatasoft import OPENDATASOFT
 from seed_registry.index.dialects.seed import SEED
+from seed_registry.index.dialects.udata import UDATA
 from seed_registry.index.dialects.views import VIEWS
 from seed_registry.records import Asset, RawRecord, Reject
 
@@ -102,6 +106,12 @@ def test_a_text_that_is_what_agency_and_notation_are_written_as_is_another_ident
         (DISCOVERY, lambda key: {"resource": {"id": key}, "metadata": {"domain": "d.org"}}),
         (VIEWS, lambda key: {"id": key}),
         (CKAN, lambda key: {"id": key, "name": "abcd-2345"}),
+        (ARCGIS_HUB, lambda key: {"id": key, "attributes": {"id": "k", "itemId": "k"}}),
+        (OPENDATASOFT, lambda key: {"dataset_id": key, "metas": {"default": {}}}),
+        (OPENDATASOFT, lambda key: {"datasetid": key, "metas": {}}),
+        (OPENDATASOFT, lambda key: {"dataset": {"dataset_id": key}}),
+        (UDATA, lambda key: {"id": key, "slug": "abcd-2345"}),
+        (DATAVERSE, lambda key: {"type": "dataset", "global_id": key, "url": "https://doi.org/10.1234/x"}),
     ],
 )
 @untimed

@@ -23,12 +23,16 @@ from msgspec.structs import replace
 from conftest import _clone
 from seed_registry import DatabaseUrl, MaxRejects, Report, Settings, ingest
 from seed_registry.index.decoder import Decoder
+from seed_registry.index.dialects.arcgis_hub import ARCGIS_HUB
 from seed_registry.index.dialects.base import Dialect
 from seed_registry.index.dialects.ckan import CKAN
 from seed_registry.index.dialects.data_json import DATA_JSON
+from seed_registry.index.dialects.dataverse import DATAVERSE
 from seed_registry.index.dialects.directory import DIRECTORY
 from seed_registry.index.dialects.discovery import DISCOVERY
+from seed_registry.index.dialects.opendatasoft import OPENDATASOFT
 from seed_registry.index.dialects.seed import SEED
+from seed_registry.index.dialects.udata import UDATA
 from seed_registry.index.dialects.views import VIEWS
 from seed_registry.load.context import RegistryState
 from seed_registry.postgres.connection import session
@@ -41,7 +45,21 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("at_home")]
 SCALE = int(os.environ.get("EXAMPLES_SCALE", "1"))
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-DIALECTS = {dialect.name: dialect for dialect in (SEED, DIRECTORY, DISCOVERY, CKAN, DATA_JSON, VIEWS)}
+DIALECTS = {
+    dialect.name: dialect
+    for dialect in (
+        SEED,
+        DIRECTORY,
+        DISCOVERY,
+        CKAN,
+        DATA_JSON,
+        VIEWS,
+        ARCGIS_HUB,
+        OPENDATASOFT,
+        UDATA,
+        DATAVERSE,
+    )
+}
 
 # --- values that a field may have, as JSON ---------------------------------------------------------------------------
 
@@ -71,6 +89,30 @@ keys = st.one_of(
 hosts = st.sampled_from([
     b'"a.org"', b'" A.org "', b'"b.org"', b'""', b"null", b"5", b'"c\\u0000.org"', b'"https://a.org/x"',
 ])  # fmt: skip
+pages = st.sampled_from([
+    b'"https://a.org/d/1"', b'"https://A.org"', b'" https://b.org/x"', b'"https://doi.org/10.1/x"', b'"http://[/"',
+    b'""', b'"c"', b"null", b"5", b'"https://a.org?x=/"', b'"http:///a"',
+])  # fmt: skip
+links = st.sampled_from([
+    b'[{"rel":"self","href":"https://a.org/api"}]', b'{"self":"https://b.org/x"}', b'{"self":"https://hub.arcgis.com/x"}',
+    b"[null]", b"null", b"7", b'[{"rel":"self"},{"rel":"next","href":"https://c.org"}]',
+])  # fmt: skip
+
+
+def inner(*fields: tuple[str, st.SearchStrategy[bytes]]) -> st.SearchStrategy[bytes]:
+    """An object with some of these fields, or something else."""
+    some = st.tuples(*(st.tuples(st.just(name), values | st.none()) for name, values in fields))
+    objects = some.map(lambda pairs: object_of([(name, value) for name, value in pairs if value is not None]))
+    return objects | st.sampled_from([b"null", b"{}", b"[]", b"7"])
+
+
+milliseconds = st.sampled_from([b"1563974432000", b"1e300", b"-1"])
+details = inner(
+    ("title", texts), ("name", texts), ("description", texts), ("searchDescription", texts), ("snippet", texts),
+    ("modified", dates | milliseconds),
+)  # fmt: skip
+old_metas = (("title", texts), ("description", texts), ("modified", dates))
+metas = inner(("default", inner(*old_metas)), *old_metas)
 FIELDS: dict[str, list[tuple[str, st.SearchStrategy[bytes]]]] = {
     "seed": [
         ("asset_key", keys), ("id", keys), ("source_key", hosts), ("domain", hosts), ("name", texts),
@@ -88,6 +130,20 @@ FIELDS: dict[str, list[tuple[str, st.SearchStrategy[bytes]]]] = {
     "data-json": [
         ("identifier", keys), ("@id", keys), ("title", texts), ("description", texts), ("landingPage", hosts),
         ("modified", dates), ("seriesMember", st.sampled_from([b"null", b"[]", b'[{"identifier":"inner"}]'])),
+    ],
+    "arcgis-hub": [("id", keys), ("attributes", details), ("properties", details), ("links", links)],
+    "opendatasoft": [
+        ("dataset_id", keys), ("datasetid", keys), ("metas", metas), ("links", links),
+        ("dataset", inner(("dataset_id", keys), ("datasetid", keys), ("metas", metas)) | st.just(b"null")),
+    ],
+    "udata": [
+        ("id", keys), ("title", texts), ("description", texts), ("page", pages), ("uri", pages),
+        ("last_modified", dates), ("last_update", dates),
+    ],
+    "dataverse": [
+        ("type", st.sampled_from([b'"dataset"', b'"dataset"', b'"file"', b'"dataverse"', b"null", b"7", b'""'])),
+        ("global_id", keys), ("name", texts), ("description", texts), ("url", pages), ("image_url", pages),
+        ("published_at", dates), ("updatedAt", dates),
     ],
     "views": [
         ("id", keys), ("name", texts), ("description", texts), ("rowsUpdatedAt", dates), ("viewLastModified", dates),
@@ -188,6 +244,10 @@ ORDINARY = {
     "discovery": b'{"resource":{"id":"abcd-2345","name":"n"},"metadata":{"domain":"a.org"},"permalink":"https://a.org"}',
     "ckan": b'{"id":"k","name":"n","title":"t","notes":"d","metadata_modified":"2024-05-06"}',
     "data-json": b'{"identifier":"k","title":"t","landingPage":"https://a.org/x","modified":"2024-05-06"}',
+    "arcgis-hub": b'{"id":"k","type":"dataset","attributes":{"name":"n","modified":1700000000000}}',
+    "opendatasoft": b'{"dataset_id":"k","metas":{"default":{"title":"t","modified":"2024-05-06"}}}',
+    "udata": b'{"id":"k","title":"t","page":"https://a.org/x","uri":null,"last_modified":"2024-05-06"}',
+    "dataverse": b'{"type":"dataset","global_id":"doi:10.1234/x","url":"https://doi.org/10.1234/x","name":"n"}',
     "views": b'{"id":"abcd-2345","name":"n","rowsUpdatedAt":1700000000}',
 }
 

@@ -268,6 +268,7 @@ REAL = {
     "udata_evian.json": ({}, 8, 1),
     "usmart_data_json.json": ({"domain": "data.body.example.org"}, 31, 1),
     "ckan_search_first_page.json": ({}, 10, 1),
+    "arcgis_hub_search.json": ({"domain": "data.council.example.org"}, 8, 1),
 }
 
 

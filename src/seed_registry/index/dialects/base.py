@@ -28,6 +28,8 @@ _SOCRATA_URL: Final = re.compile(
     rf"d/(?P<page>{_ID})(?:/(?:about|about_data|data|data_preview|explore)?)?(?:[?#].*)?|"
     rf"(?:api/views|resource)/(?P<data>{_ID})(?:/|\.[a-z]+|/rows\.[a-z]+)?)"
 )
+# No slash behind this place of a URL belongs to what is before its host.
+_SITE: Final = len("https://")
 # Stands for the portal, to find out whether a record depends on a header that is not read yet.
 UNREAD_HEADER: Final = "?"
 # The names of the total in answers of portals of several kinds, and in Hydra's and OGC's collections.
@@ -201,6 +203,27 @@ def host_of(url: Any) -> str | None:
     return host if parts.scheme in ("http", "https") else None
 
 
+def hosts_of(urls: Iterable[str]) -> list[str | None]:
+    """The host of each URL, as `host_of` gives it, or None; faster where they are of few sites."""
+    found: dict[str, str | None] = {}
+    hosts = []
+    for url in urls:
+        end = url.find("/", _SITE)
+        site = url if end < 0 else url[:end]
+        if site not in found:
+            found[site] = host_of(site)
+        hosts.append(found[site])
+    return hosts
+
+
+def self_host(links: Any) -> str | None:
+    """The host of the link to itself in a list of links, `[{"rel": "self", "href": …}]`."""
+    if type(links) is not list:
+        return None
+    own = (link.get("href") for link in links if type(link) is dict and link.get("rel") == "self")
+    return next((host for url in own if (host := host_of(url))), None)
+
+
 def socrata_id(text: Any) -> tuple[str, str] | None:
     """The Socrata id that a text is, with an empty host; or that it has as a URL of Socrata's, with that URL's host."""
     if not isinstance(text, str):
@@ -219,6 +242,14 @@ def page(source: Any, path: str, key: Any) -> str | None:
     return None
 
 
+def pages(source: str, path: str, keys: Sequence[str | None], end: str = "") -> list[str | None]:
+    """The pages of many datasets, each as `page` gives it, with this end."""
+    if not source.strip():
+        return [None] * len(keys)
+    start = f"https://{source.strip().lower()}/{path}/"
+    return [f"{start}{key}{end}" if text and (key := text.strip()) else None for text in keys]
+
+
 def moment(seconds: Any) -> Any:
     """A number of seconds since 1970 as a datetime; any other value unchanged."""
     if isinstance(seconds, (int, float)) and type(seconds) is not bool:
@@ -227,6 +258,16 @@ def moment(seconds: Any) -> Any:
         except (ValueError, OverflowError, OSError):
             return str(seconds)
     return seconds
+
+
+def moment_of_milliseconds(milliseconds: Any) -> Any:
+    """A number of milliseconds since 1970 as a datetime; any other value unchanged."""
+    if isinstance(milliseconds, (int, float)) and type(milliseconds) is not bool:
+        try:
+            return datetime.fromtimestamp(milliseconds / 1000, UTC)
+        except (ValueError, OverflowError, OSError):
+            return str(milliseconds)
+    return milliseconds
 
 
 def keys_at(shape: Shape, *path: str) -> set[str]:

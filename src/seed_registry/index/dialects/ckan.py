@@ -1,9 +1,11 @@
 """ckan: packages of CKAN's API (https://docs.ckan.org/en/latest/api/): package_search, lists of packages, lines.
 
-Answers of the API name the portal in `help`, dumps of packages do not. A package's `url` is the homepage that its
-author entered: often another site's, or no URL at all ("Finance department"). It names the portal only where
-nothing else does, and is then the page, too: our path on a stranger's host leads nowhere. Several languages come as
-objects, as objects in strings, and in `title_translated` and `notes_translated` (https://github.com/ckan/ckanext-fluent).
+Lines are what `ckanapi dump datasets` writes, the result of package_search without its envelope is what `ckanapi
+action` writes (https://github.com/ckan/ckanapi). Answers of the API name the portal in `help`, dumps of packages do
+not. A package's `url` is the homepage that its author entered: often another site's, or no URL at all ("Finance
+department"). It names the portal only where nothing else does, and is then the page, too: our path on a stranger's host
+leads nowhere. Several languages come as objects, as objects in strings, and in `title_translated`, `notes_translated`
+(https://github.com/ckan/ckanext-fluent).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from seed_registry.index.dialects.base import (
     host_of,
     keys_at,
     page,
+    pages,
 )
 from seed_registry.index.json_envelope import Path
 from seed_registry.index.shape import Shape
@@ -61,7 +64,8 @@ class _Package(_Keys, gc=False):
     metadata_modified: str | None = None
 
 
-_ARRAYS: Final = (("result", "results"), ("result",))
+# The last is the result alone: programs like `ckanapi action package_search` leave out what is around it.
+_ARRAYS: Final[tuple[Path, ...]] = (("result", "results"), ("result",), ("results",))
 # Under which keys harvested packages name their origin. Only the first is about a portal like this one; the
 # others are about the dataset, wherever it is.
 _EXTRAS: Final = ("portal_url", "source_url", "harvest_url", "url", "guid")
@@ -83,12 +87,12 @@ def _key_columns(packages: Sequence[_Keys], portal: Portal) -> Columns:
 
 
 def _columns(packages: Sequence[_Package], portal: Portal) -> Columns:
-    source = portal.name
+    urls = pages(portal.name, "dataset", [package.name or package.id for package in packages])
     return (
         *_key_columns(packages, portal),
         [package.title or package.name or None for package in packages],
         [package.notes for package in packages],
-        [page(source, "dataset", package.name or package.id) or package.url for package in packages],
+        [url or package.url for url, package in zip(urls, packages, strict=True)],
         [package.metadata_modified for package in packages],
     )
 
@@ -126,7 +130,8 @@ def _portal(header: Mapping[str, Any]) -> str:
 
 def _fits(shape: Shape) -> bool:
     found = any(_is_package(keys_at(shape, *path)) for path in (*_ARRAYS, ()))
-    is_empty = shape.keys.get("success") is True and any(shape.is_empty(*path) for path in _ARRAYS)
+    says_so = shape.keys.get("success") is True or "count" in shape.keys
+    is_empty = says_so and any(shape.is_empty(*path) for path in _ARRAYS)
     return found or is_empty or bool(_single(shape))
 
 

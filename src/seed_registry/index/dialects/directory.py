@@ -56,6 +56,11 @@ class _Dataset(_Keys, gc=False):
     updatedAt: str | None = None  # noqa: N815  # a field of the format
 
 
+# What records of other portals in an array of this name have, and what these call their total.
+_OF_OTHERS: Final = frozenset({"identifier", "accessLevel", "metadata_modified", "dataset", "datasetid", "dataset_id"})
+_TOTALS_OF_OTHERS: Final = frozenset({"nhits", "total_count"})
+
+
 def _key_columns(records: Sequence[_Keys], portal: Portal) -> Columns:
     # Without a domain and a known portal, the URL has to name it: such a record is not ordinary.
     return [r.id for r in records], [r.domain or portal.name for r in records]
@@ -99,7 +104,7 @@ def _fits(shape: Shape) -> bool:
 def _is_own(shape: Shape, name: str) -> bool:
     """Whether an array of this name has no records of another dialect: the name alone is weak evidence."""
     elements = shape.arrays.get((name,), set())
-    is_other = is_catalog(shape) or not elements.isdisjoint({"identifier", "accessLevel", "metadata_modified"})
+    is_other = is_catalog(shape) or not _OF_OTHERS.isdisjoint(elements) or not _TOTALS_OF_OTHERS.isdisjoint(shape.keys)
     return not is_other or not elements.isdisjoint({"permalink", "resource_url", "updatedAt"})
 
 

@@ -100,6 +100,8 @@ def _columns(results: Sequence[_Result], portal: Portal) -> Columns:
 
 
 _NO_RESOURCE: Final = Resource()
+# What answers of other portals without results call their total.
+_OTHER_TOTALS: Final = frozenset({"total_count", "count"})
 
 
 def _asset(result: Result, _: Portal) -> Fields:
@@ -118,7 +120,7 @@ def _fits(shape: Shape) -> bool:
     if shape.lines:
         return shape.keys.get("resource") == "object"
     return any("resource" in keys_at(shape, *path) for path in ((), ("results",))) or (
-        shape.keys.get("results") == "array" and shape.is_empty("results")
+        shape.keys.get("results") == "array" and shape.is_empty("results") and _OTHER_TOTALS.isdisjoint(shape.keys)
     )
 
 
