@@ -23,6 +23,7 @@ from seed_registry.index.dialects.base import (
     Fields,
     Ordinary,
     Portal,
+    Sample,
     by_record,
     first,
     host_of,
@@ -210,6 +211,30 @@ def _part(text: Any) -> str | None:
     return next((part for part in reversed(parts) if socrata_id(part)), None)
 
 
+_SAMPLE: Final = Sample(
+    record=(
+        b'{"@type": "dcat:Dataset", %(identity)b"accessLevel": "public", "title": "%(name)b", '
+        b'"description": "%(text)b", "issued": "%(created)b", "modified": "%(updated)b", '
+        b'"landingPage": "https://%(domain)b/datasets/%(slug)b-%(key)b", "keyword": [%(tags)b], '
+        b'"theme": ["%(topic)b"], "bureauCode": ["015:11"], "programCode": ["015:001"], '
+        b'"contactPoint": {"@type": "vcard:Contact", "fn": "Open Data", "hasEmail": "mailto:data@%(domain)b"}, '
+        b'"publisher": {"@type": "org:Organization", "name": "Department of Records"}, "distribution": [%(parts)b]}'
+    ),
+    part=(
+        b'{"@type": "dcat:Distribution", "title": "%(name)b", "description": "%(note)b", "mediaType": "text/csv", '
+        b'"format": "%(type)b", "downloadURL": "https://files.example/%(field)b.csv"}'
+    ),
+    identity=b'"identifier": "%b", ',
+    before=(
+        b'{"@context": "https://project-open-data.cio.gov/v1.1/schema/catalog.jsonld", '
+        b'"@id": "https://%(domain)b/data.json", "@type": "dcat:Catalog", '
+        b'"conformsTo": "https://project-open-data.cio.gov/v1.1/schema", '
+        b'"describedBy": "https://project-open-data.cio.gov/v1.1/schema/catalog.json", "dataset": [\n'
+    ),
+    after=b"\n]}\n",
+    fixed_bytes=600,
+)
+
 DATA_JSON: Final = Dialect(
     name="data-json",
     version=2,
@@ -221,6 +246,7 @@ DATA_JSON: Final = Dialect(
     singles=lambda _: _DATASETS,
     keys=frozenset({"identifier"}),
     provider="socrata",
+    sample=_SAMPLE,
     wire=Dataset,
     asset=_asset,
     ordinary=Ordinary(_Dataset, _Keys, by_record(_asset), _key_columns),
