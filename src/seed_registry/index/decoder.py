@@ -181,7 +181,7 @@ class Decoder:
         if not keys_only:
             moments, odd_moments = _moments(columns[5])
             texts = [*columns[2:5], moments]
-            odd |= odd_moments | _odd_texts(columns[2]) | _odd_texts(columns[3]) | _deep(data)
+            odd |= odd_moments | set().union(*map(_odd_texts, columns[2:5])) | _deep(data)
         own = repeat(False) if self._is_global is None else [not self._is_global(key) for key in keys]
         facts = (own, repeat(False), repeat(keys_only), repeat(_Unchecked(self, self.portal, self.header_complete)))
         assets = list(map(Asset, keys, sources, *texts, data, map(_hash, data, seeds), lines, offsets, *facts))
@@ -249,7 +249,7 @@ class Decoder:
             raise NotOrdinary
         *_, names, descriptions, urls, dates = self._ordinary.columns(wires, unchecked.portal)
         moments, odd = _moments(dates)
-        if odd or _odd_texts(names) or _odd_texts(descriptions):
+        if odd or any(map(_odd_texts, (names, descriptions, urls))):
             raise NotOrdinary
         keys, sources, *known = (map(attrgetter(name), assets) for name in _BESIDES_TEXTS)
         rest = (repeat(False), repeat(unchecked))
@@ -437,8 +437,8 @@ def _odd_keys(keys: Sequence[str], sources: Sequence[str]) -> set[int]:
 
 
 def _odd_texts(texts: Sequence[str | None]) -> set[int]:
-    """Return where a text may be an object of texts by language."""
-    return {at for at, text in enumerate(texts) if text and text[0] == "{"}
+    """Return where a text may be an object of texts by language, or blank: then another field may have one."""
+    return {at for at, text in enumerate(texts) if text and (text[0] == "{" or text[0].isspace())}
 
 
 def _moments(dates: Sequence[Any]) -> tuple[Sequence[datetime | None], set[int]]:

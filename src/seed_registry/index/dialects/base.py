@@ -17,6 +17,7 @@ from msgspec import Struct
 from seed_registry.index.dialects.global_keys import is_global
 from seed_registry.index.json_envelope import Layout, Path
 from seed_registry.index.shape import Shape
+from seed_registry.index.text_fields import has_text
 
 # Socrata's ids: eight characters of an alphabet without the look-alikes 0, 1, l and o (all of 13,383 real ones).
 _ID: Final = "[2-9a-km-np-z]{4}-[2-9a-km-np-z]{4}"
@@ -219,11 +220,14 @@ class Dialect(Struct, frozen=True):
 
 
 def first(*values: Any) -> Any:
-    """The first value that is neither None nor an empty string."""
+    """The first value that says anything; if none does, the first that is neither None nor an empty string."""
+    nothing = None
     for value in values:
-        if value is not None and value != "":
+        if has_text(value):
             return value
-    return None
+        if nothing is None and value != "":
+            nothing = value
+    return nothing
 
 
 def host_of(url: Any) -> str | None:
@@ -250,9 +254,10 @@ def socrata_id(text: Any) -> tuple[str, str] | None:
 
 
 def page(source: Any, path: str, key: Any) -> str | None:
-    """The page of a dataset on its portal, where both are known."""
-    if isinstance(source, str) and isinstance(key, str) and source.strip() and key.strip():
-        return f"https://{source.strip().lower()}/{path}/{key.strip()}"
+    """The page of a dataset on its portal, where both are known; a key may be a whole number, as everywhere."""
+    name = str(key) if type(key) is int else key
+    if isinstance(source, str) and isinstance(name, str) and source.strip() and name.strip():
+        return f"https://{source.strip().lower()}/{path}/{name.strip()}"
     return None
 
 

@@ -69,12 +69,11 @@ _EXTRAS: Final = ("portal_url", "source_url", "harvest_url", "url", "guid")
 
 
 def _asset(package: Package, portal: Portal) -> Fields:
-    name = first(package.name, package.id)
     if source := portal.name:
-        url = page(source, "dataset", name) or package.url
+        url = _page(source, package) or package.url
     else:
         key, source = _host_in(package.extras)
-        url = (page(source, "dataset", name) if key == _EXTRAS[0] else None) or package.url
+        url = (_page(source, package) if key == _EXTRAS[0] else None) or package.url
         source = source or host_of(package.url) or ""
     return Fields(package.id, source, _title(package), _notes(package), url, package.metadata_modified)
 
@@ -89,20 +88,25 @@ def _columns(packages: Sequence[_Package], portal: Portal) -> Columns:
         *_key_columns(packages, portal),
         [package.title or package.name or None for package in packages],
         [package.notes for package in packages],
-        [page(source, "dataset", package.name or package.id) or package.url for package in packages],
+        [_page(source, package) or package.url for package in packages],
         [package.metadata_modified for package in packages],
     )
 
 
+def _page(source: str, package: Package | _Package) -> str | None:
+    return page(source, "dataset", package.name) or page(source, "dataset", package.id)
+
+
 def _title(package: Package) -> Any:
     title = package.title
-    if package.title_translated or (title is not None and type(title) is not str):
+    if package.title_translated is not None or (title is not None and type(title) is not str):
         return [title, package.title_translated, package.name]  # the first that says something
     return first(title, package.name)
 
 
 def _notes(package: Package) -> Any:
-    return [package.notes, package.notes_translated] if package.notes_translated else package.notes
+    translated = package.notes_translated
+    return package.notes if translated is None else [package.notes, translated]
 
 
 def _host_in(extras: Any) -> tuple[str, str]:

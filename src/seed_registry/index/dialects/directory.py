@@ -76,7 +76,7 @@ def _columns(records: Sequence[_Dataset], portal: Portal) -> Columns:
 
 def _asset(record: DirectoryRecord, portal: Portal) -> Fields:
     # A domain of the record's own is no hint: it alone distinguishes the portals of a list of several.
-    source = record.domain or portal.name or first(host_of(record.permalink), host_of(record.resource_url))
+    source = first(record.domain, portal.name, host_of(record.permalink), host_of(record.resource_url))
     url = first(record.permalink, page(source, "d", record.id))
     return Fields(record.id, source, record.name, record.description, url, record.updatedAt)
 
