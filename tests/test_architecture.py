@@ -23,7 +23,7 @@ ALLOWED = {
     "index": {BASE},
     "postgres": {BASE},
     "embedded": {BASE, "postgres"},
-    "synthetic": {BASE},
+    "synthetic": {BASE, "index"},
     "html": {BASE},
     "rejects": {BASE, "index"},
     "ledger": {BASE, "postgres"},

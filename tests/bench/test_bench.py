@@ -47,6 +47,7 @@ from seed_registry.bench.results import (
 from seed_registry.bench.rivals import RIVALS, latest
 from seed_registry.bench.scratch_schema import PREFIX, Scratch, leftovers, scratch_schema
 from seed_registry.errors import SettingsInvalid
+from seed_registry.index.dialects import DIALECTS
 from seed_registry.postgres.connection import session
 from seed_registry.report import Stages
 from seed_registry.settings import DatabaseUrl, Settings
@@ -319,6 +320,21 @@ def test_an_index_that_breaks_off_fails_at_once_and_leaves_no_schema(
     assert (done.returncode, done.stdout) == (1, b"")
     assert "is broken at byte" in error_lines(done)[0]
     assert ask(database_url, SCHEMAS) == 0
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_grid_runs_on_a_sample_of_every_dialect(cli: Cli, database_url: DatabaseUrl, dialect: str) -> None:
+    """A `--domain` that only the sample knows is given to every load, and one of the user's overrides it."""
+    flags = ("bench", "--dialect", dialect, "--records", "60", *SMALL, "--changed", "first,0")
+    for domain in ((), ("--domain", "d.example")):
+        done = cli(*flags, *domain, "--json", url=database_url)
+        if domain and DIALECTS[dialect].refuses_domain:
+            assert "--domain cannot be used" in error_lines(done)[0]
+            continue
+        assert done.returncode == 0, done.stderr
+        results = json.loads(done.stdout)
+        assert results["grid"]["dialect"] == dialect
+        assert [cell["failed"] for cell in results["cells"]] == [None, None]
 
 
 @pytest.mark.slow

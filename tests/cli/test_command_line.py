@@ -877,6 +877,13 @@ def test_help_and_version_are_on_stdout(command: Command) -> None:
 # Samples, through a real pipe
 
 
+def test_a_sample_that_does_not_name_its_portal_tells_the_domain_that_a_load_needs(cli: Cli) -> None:
+    told = b"nothing in this index names its portal: load it with --domain data.albany.example\n"
+    assert cli("sample", "--records", 1, "--dialect", "views").stderr == told
+    assert cli("sample", "--records", 1, "--dialect", "ckan", "--format", "ndjson").stderr == told
+    assert cli("sample", "--records", 1, "--dialect", "ckan").stderr == b""
+
+
 @pytest.mark.parametrize(
     ("dialect", "form"),
     [

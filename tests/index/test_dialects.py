@@ -15,7 +15,7 @@ from seed_registry.index.choice import choose, weigh
 from seed_registry.index.decoder import Decoder
 from seed_registry.index.dialects import DIALECTS
 from seed_registry.index.dialects.arcgis_hub import ARCGIS_HUB
-from seed_registry.index.dialects.base import Portal, host_of, hosts_of, socrata_id
+from seed_registry.index.dialects.base import Portal, first, host_of, hosts_of, page, socrata_id
 from seed_registry.index.dialects.ckan import CKAN
 from seed_registry.index.dialects.data_json import DATA_JSON
 from seed_registry.index.dialects.dataverse import DATAVERSE
@@ -1006,3 +1006,28 @@ def test_the_evidence_says_what_records_have_of_each_dialect() -> None:
     assert "landingPage" in best.missing
     assert not any(one.fits for one in others)
     assert [one.found for one in others if one.dialect == "ckan"] == [["title"]]
+
+
+@pytest.mark.parametrize("nothing", [None, "", " ", "\xa0", [], {}, [None, ""], {"en": " "}, {"@language": "en"}])
+def test_what_says_nothing_hides_no_other_field(nothing: Any) -> None:
+    assert first(nothing, "x") == "x"
+    assert first(nothing, 0) == 0
+    assert first(nothing, nothing) in (nothing, None)
+
+
+@pytest.mark.parametrize("something", [0, False, 0.0, "x", [0], {"en": "x"}])
+def test_the_first_field_that_says_something_is_taken(something: Any) -> None:
+    assert first(something, "x") is something
+
+
+def test_the_page_of_a_number_is_that_of_its_text() -> None:
+    assert page("D.org ", "d", 7) == page("d.org", "d", " 7") == "https://d.org/d/7"
+    assert page("d.org", "d", True) is page("d.org", "d", " ") is page(7, "d", "x") is None
+
+
+def test_a_package_with_a_name_that_is_none_has_the_page_of_its_id() -> None:
+    for name in (None, "", " ", {}, []):
+        record = json.dumps({"id": "abc", "name": name, "url": "https://other.org"}).encode()
+        asset = Decoder(CKAN, domain="d.org").decode(RawRecord(record, 1, 0, "asset"))
+        assert isinstance(asset, Asset)
+        assert asset.url == "https://d.org/dataset/abc"

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from seed_registry.errors import SettingsInvalid, StorageFailed
 from seed_registry.index.inputs import IndexRef, require_files
 from seed_registry.index.open import read_index
-from seed_registry.settings import Settings
+from seed_registry.settings import DialectName, Settings
 from seed_registry.synthetic.index import Workload, generate
 
 # Large enough that a worker of the default grid gets several batches of most sizes, small enough for minutes.
@@ -21,10 +22,17 @@ RECORDS: Final = 20_000
 
 
 class BenchIndex(Struct, frozen=True):
-    """The index that is loaded: its name in the results, and its path."""
+    """The index that is loaded.
+
+    Attributes:
+        name: in the results.
+        path: of the file.
+        domain: what a load needs as `--domain`, if that is known.
+    """
 
     name: str
     path: str
+    domain: str | None = None
 
     def size_bytes(self) -> int:
         """Return its size on disk."""
@@ -39,13 +47,20 @@ class BenchIndex(Struct, frozen=True):
         async with read_index(IndexRef.of(self.path), settings) as reader:
             return reader.dialect.name
 
+    def completed(self, settings: Settings) -> Settings:
+        """Settings of a load, with `--domain` if only that is missing."""
+        return replace(settings, domain=settings.domain or self.domain)
+
 
 @contextmanager
-def open_bench_index(index: str | None, *, records: int | None, size: int | None, seed: int) -> Iterator[BenchIndex]:
+def open_bench_index(
+    index: str | None, *, dialect: DialectName | None, records: int | None, size: int | None, seed: int
+) -> Iterator[BenchIndex]:
     """Open the index of a path, or make a synthetic one that exists during the block.
 
     Args:
         index: a path; None for a synthetic one.
+        dialect: of the synthetic one; None for `seed`.
         records: how many assets the synthetic one has.
         size: the median bytes of its records.
         seed: of its content.
@@ -66,7 +81,9 @@ def open_bench_index(index: str | None, *, records: int | None, size: int | None
             raise SettingsInvalid("bench loads one index: name a file, not a directory")
         yield BenchIndex(path.name.encode(errors="backslashreplace").decode(), str(path))
         return
-    workload = Workload(records=RECORDS if records is None else records, size=size, seed=seed)
+    workload = Workload(
+        records=RECORDS if records is None else records, size=size, seed=seed, dialect=dialect or "seed"
+    )
     weight = "" if size is None else f" of {size} bytes"
     with tempfile.TemporaryDirectory(prefix="seed-registry-bench-") as directory:
         path = Path(directory) / "index.json"
@@ -75,4 +92,5 @@ def open_bench_index(index: str | None, *, records: int | None, size: int | None
                 file.writelines(generate(workload))
         except OSError as exc:
             raise StorageFailed(f"{path} cannot be written: {exc.strerror}; set TMPDIR to another place") from exc
-        yield BenchIndex(f"{workload.records} synthetic records{weight}, seed {workload.seed}", str(path))
+        name = f"{workload.records} synthetic records{weight}, seed {workload.seed}"
+        yield BenchIndex(name, str(path), workload.domain)

@@ -98,7 +98,7 @@ class Decoder:
             is_lines: whether each record has to name its kind.
         """
         self.portal = Portal(domain=domain, agreed=agreed)
-        self.header_complete = header_complete
+        self.header_complete = header_complete or not dialect.has_portal
         self.dialect = dialect
         self.provider = provider or dialect.provider
         self._kind_of = dialect.kind_of
@@ -117,7 +117,7 @@ class Decoder:
         """Take the portal of the document's header, which may be `complete`."""
         if portal != self.portal.header:
             self.portal = replace(self.portal, header=portal)
-        self.header_complete = complete
+        self.header_complete = complete or not self.dialect.has_portal
 
     def decode(self, record: RawRecord) -> Record | None:
         """Decode a record, whatever its bytes; None if it only looks like a record."""
@@ -220,7 +220,7 @@ class Decoder:
 
     def possible_portals(self) -> list[Portal]:
         """The portals that keys may depend on: one, or where the header is unread, one for each kind of answer."""
-        if self.header_complete or self.portal.header or not self.dialect.has_portal:
+        if self.header_complete or self.portal.header:
             return [self.portal]
         return [replace(self.portal, header=header) for header in ("", UNREAD_HEADER, _NO_HOST)]
 
@@ -443,8 +443,8 @@ def _odd_keys(keys: Sequence[str], sources: Sequence[str]) -> set[int]:
 
 
 def _odd_texts(texts: Sequence[str | None]) -> set[int]:
-    """Return where a text may be an object of texts by language, or an unfilled template."""
-    return {at for at, text in enumerate(texts) if text and text[0] == "{"}
+    """Return where a text may be an object or an unfilled template, or blank: then another field may have one."""
+    return {at for at, text in enumerate(texts) if text and (text[0] == "{" or text[0].isspace())}
 
 
 def _moments(dates: Sequence[Any]) -> tuple[Sequence[datetime | None], set[int]]:

@@ -69,20 +69,22 @@ def url_of(value: Any) -> str | None:
     if type(value) is str:
         return value
     if type(value) is list:
-        return next((url for one in value if (url := url_of(one))), None)
+        return next((url for one in value if has_text(url := url_of(one))), None)
     if type(value) is dict:
-        found = [url for name in _ADDRESSES if type(url := value.get(name)) is str and url]
+        found = [url for name in _ADDRESSES if type(url := value.get(name)) is str and has_text(url)]
         return next((url for url in found if url.startswith(("https://", "http://"))), found[0] if found else None)
     return None
 
 
 def has_text(value: Any) -> bool:
-    """Whether a value that gave no text has any content."""
+    """Whether a value has any content, be it a text or not."""
+    if type(value) is str:
+        return bool(value) and not value.isspace()
     if type(value) is dict:
         return any(has_text(inner) for name, inner in value.items() if name not in _ABOUT)
     if type(value) is list:
         return any(has_text(inner) for inner in value)
-    return bool(value.strip()) if type(value) is str else value is not None
+    return value is not None
 
 
 def same_languages(languages: str | None) -> str:

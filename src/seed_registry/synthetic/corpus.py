@@ -1,4 +1,4 @@
-"""The shapes, sizes and words of synthetic records."""
+"""The sizes and words of synthetic records."""
 
 from __future__ import annotations
 
@@ -8,53 +8,25 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import accumulate
 from random import Random
+from typing import Self
 
 from msgspec import Struct
 
 RANKS = 1 << 16  # the choices that make a record are numbers of 16 bits
 ESCAPED, DESCRIBED = 0.5, 0.2  # how many sentences are pure ASCII, how many columns have a description
 
+Curve = tuple[tuple[int, ...], tuple[int, ...]]
 # Bytes of a record by its rank of 65,536: percentiles 0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9, 100 of the real ones.
-CATALOGUE = (
+CATALOGUE: Curve = (
     (0, 655, 3277, 6554, 16384, 32768, 49152, 58982, 62259, 64881, 65470, 65536),
     (1157, 1318, 1464, 1608, 2051, 2838, 4466, 7519, 10301, 23888, 53716, 194545),
 )
-DIRECTORY = (0, 3277, 16384, 32768, 49152, 62259, 65536), (400, 415, 429, 455, 490, 538, 705)
-CURVES = {"seed": CATALOGUE, "directory": DIRECTORY, "discovery": CATALOGUE}
-FIXED_BYTES = {"seed": 455, "directory": 437, "discovery": 1110}  # a record without columns, text and tags
+DIRECTORY: Curve = (0, 3277, 16384, 32768, 49152, 62259, 65536), (400, 415, 429, 455, 490, 538, 705)
 
 COLUMNS = (
     b'"columns_name": [%(names)b], "columns_field_name": [%(fields)b], "columns_datatype": [%(types)b], '
     b'"columns_description": [%(notes)b], "columns_format": [%(formats)b]'
 )
-TEMPLATES = {
-    "seed": (
-        b'{%(identity)b"source_key": "%(domain)b", "name": "%(name)b", "description": "%(text)b", '
-        b'"url": "https://%(domain)b/d/%(key)b", "updated_at": "%(updated)b", "created_at": "%(created)b", '
-        b'"tags": [%(tags)b], "metadata": {"page_views": %(views)d, "category": "%(topic)b", ' + COLUMNS + b"}}"
-    ),
-    "directory": (
-        b'{%(identity)b"name": "%(name)b", "type": "tabular", "domain": "%(domain)b", '
-        b'"permalink": "https://%(domain)b/d/%(key)b", "createdAt": "%(created)b", "updatedAt": "%(updated)b", '
-        b'"tags": [%(tags)b], "categories": ["%(topic)b"], "owner": "OpenData", "license": null, '
-        b'"retention": {"normalizedSince": "2023-09-08", "normalizedUntil": "2025-09-08", "filter": "updatedAt"}}'
-    ),
-    "discovery": (
-        b'{"resource": {"name": "%(name)b", %(identity)b"parent_fxf": [], "description": "%(text)b", '
-        b'"attribution": null, "contact_email": null, "type": "dataset", "updatedAt": "%(updated)b", '
-        b'"createdAt": "%(created)b", "metadata_updated_at": "%(updated)b", "data_updated_at": "%(updated)b", '
-        b'"page_views": {"page_views_total": %(views)d, "page_views_total_log": 15.241573573460181}, '
-        + COLUMNS
-        + b', "provenance": "official", "lens_view_type": "tabular", "blob_mime_type": null, '
-        b'"hide_from_data_json": false}, "classification": {"categories": [], "tags": [], '
-        b'"domain_category": "%(topic)b", "domain_tags": [%(tags)b], '
-        b'"domain_metadata": [{"key": "Refresh_Frequency", "value": "Monthly"}]}, '
-        b'"metadata": {"domain": "%(domain)b"}, "permalink": "https://%(domain)b/d/%(key)b", '
-        b'"link": "https://%(domain)b/Open-Data/%(slug)b/%(key)b", '
-        b'"owner": {"id": "wuc5-gu64", "user_type": "interactive", "display_name": "Open Data"}}'
-    ),
-}
-IDENTITIES = {"seed": b'"asset_key": "%b", ', "directory": b'"id": "%b", ', "discovery": b'"id": "%b", '}
 
 # Words are split from strings because the formatter gives every element of a long list its own line.
 CITIES = "albany austin bogota cork edmonton fukuoka ghent leeds lyon malmo nantes oslo porto quebec".split()  # noqa: SIM905
@@ -100,13 +72,29 @@ class Runs(Struct, frozen=True):
         return self.joined[: self.starts[middle]] * turns + self.between(first, end)
 
 
+class Lists(Struct, frozen=True):
+    """Lists of equal length, whose elements belong together."""
+
+    runs: list[tuple[bytes, Runs]]  # each with its name in templates
+    widths: list[int]  # where each element would start if its fragments stood together
+
+    @classmethod
+    def of(cls, *runs: tuple[bytes, Runs]) -> Self:
+        """These lists."""
+        return cls(list(runs), [sum(starts) for starts in zip(*(run.starts for _, run in runs), strict=True)])
+
+
 class Corpus(Struct, frozen=True):
     """Everything that records are filled with."""
 
     text: Runs
     tags: Runs
-    columns: list[tuple[bytes, Runs]]
-    widths: list[int]  # where each column would start if its five fragments stood together
+    columns: Lists
+    elements: list[dict[bytes, bytes]]  # name, field, type and note of columns
+
+    def parts(self, template: bytes) -> Lists:
+        """A list of objects, of which each is a column filled into the template."""
+        return Lists.of((b"parts", _runs(template % element + b", " for element in self.elements)))
 
 
 @cache
@@ -121,26 +109,37 @@ def corpus() -> Corpus:
     def phrase(low: int, high: int) -> str:
         return " ".join(pick(WORDS) for _ in range(low + int(random() * (high - low)))).capitalize()
 
-    def runs(fragments: Iterable[str]) -> Runs:
-        encoded = [fragment.encode() for fragment in fragments]
-        return Runs(b"".join(encoded), list(accumulate(map(len, encoded), initial=0)))
-
     # Portals differ in whether they escape non-ASCII text, so both occur.
-    text = runs(
-        json.dumps(pick(SENTENCES).format(phrase(5, 18)), ensure_ascii=random() < ESCAPED)[1:-1] for _ in range(4096)
+    text = _runs(
+        json.dumps(pick(SENTENCES).format(phrase(5, 18)), ensure_ascii=random() < ESCAPED)[1:-1].encode()
+        for _ in range(4096)
     )
     names = [phrase(1, 4) for _ in range(2048)]
     notes = [phrase(4, 12) + "." if random() < DESCRIBED else "" for _ in names]
-    columns = [
-        (b"names", runs(f'"{name}", ' for name in names)),
-        (b"fields", runs(f'"{name.lower().replace(" ", "_")}", ' for name in names)),
-        (b"types", runs(f'"{pick(TYPES)}", ' for _ in names)),
-        (b"notes", runs(f'"{note}", ' for note in notes)),
-        (b"formats", runs(f"{pick(FORMATS)}, " for _ in names)),
-    ]
+    fields = [name.lower().replace(" ", "_") for name in names]
+    types = [pick(TYPES) for _ in names]
+    formats = [pick(FORMATS) for _ in names]
     return Corpus(
         text=text,
-        tags=runs(f'"{name.lower()}", ' for name in names),
-        columns=columns,
-        widths=[sum(starts) for starts in zip(*(runs.starts for _, runs in columns), strict=True)],
+        tags=_runs(f'"{name.lower()}", '.encode() for name in names),
+        columns=Lists.of(
+            (b"names", _listed(names)),
+            (b"fields", _listed(fields)),
+            (b"types", _listed(types)),
+            (b"notes", _listed(notes)),
+            (b"formats", _runs(f"{format_}, ".encode() for format_ in formats)),
+        ),
+        elements=[
+            {b"name": name.encode(), b"field": field.encode(), b"type": type_.encode(), b"note": note.encode()}
+            for name, field, type_, note in zip(names, fields, types, notes, strict=True)
+        ],
     )
+
+
+def _listed(texts: Iterable[str]) -> Runs:
+    return _runs(f'"{text}", '.encode() for text in texts)
+
+
+def _runs(fragments: Iterable[bytes]) -> Runs:
+    encoded = list(fragments)
+    return Runs(b"".join(encoded), list(accumulate(map(len, encoded), initial=0)))

@@ -21,9 +21,11 @@ from msgspec import Struct
 from xxhash import xxh3_128_digest
 
 from seed_registry.errors import SettingsInvalid
-from seed_registry.synthetic.corpus import CITIES, CURVES, FIXED_BYTES, IDENTITIES, RANKS, TEMPLATES, TOPICS, corpus
+from seed_registry.index.dialects import DIALECTS
+from seed_registry.index.dialects.base import Sample
+from seed_registry.settings import DialectName
+from seed_registry.synthetic.corpus import CATALOGUE, CITIES, COLUMNS, DIRECTORY, RANKS, TOPICS, corpus
 
-Dialect = Literal["seed", "directory", "discovery"]
 Format = Literal["json", "ndjson"]
 
 WHOLE = 1_000_000  # percentages are counted in millionths of all records, which keeps every count an exact integer
@@ -34,7 +36,8 @@ KEYS = 36**8  # 4x4 ids: https://dev.socrata.com/docs/endpoints.html
 STRIDE = 1_743_541_808_669  # the golden section of KEYS, coprime to it: n -> n * STRIDE never repeats and looks random
 PAIRS = [f"{left}{right}".encode() for left in ALPHABET for right in ALPHABET]
 COLUMNS_BYTES = 48 << 10  # 18 of the 13,383 real records have more; the corpus gives 72 KiB from any start
-CREATED_DAYS = 3000  # from 2008-01-01; with the three later revisions that there are, no date is past 2020
+FIRST_DAY = 13_879  # 2008-01-01, counted from 1970
+CREATED_DAYS = 3000  # from that day on; with the three later revisions that there are, no date is past 2020
 EDIT_DAYS = 400  # how much later each revision is
 
 
@@ -47,7 +50,7 @@ class Workload(Struct, frozen=True, kw_only=True):
 
     records: int = 1000
     sources: int = 20
-    dialect: Dialect = "seed"
+    dialect: DialectName = "seed"
     format: Format = "json"
     duplicates: float = 0.0
     invalid: float = 0.0
@@ -56,12 +59,14 @@ class Workload(Struct, frozen=True, kw_only=True):
     size: int | None = None
 
     def __post_init__(self) -> None:
-        for flag, value, known in (("dialect", self.dialect, Dialect), ("format", self.format, Format)):
+        for flag, value, known in (("dialect", self.dialect, DialectName), ("format", self.format, Format)):
             if value not in get_args(known):
                 raise SettingsInvalid(f"--{flag} must be one of {', '.join(get_args(known))}, got {value}")
-        if (self.dialect, self.format) == ("directory", "ndjson"):
-            raise SettingsInvalid("--format ndjson does not go with --dialect directory, which is always one document")
-        smallest = FIXED_BYTES[self.dialect]
+        if self.format == "ndjson" and not self.sample.has_lines:
+            raise SettingsInvalid(
+                f"--format ndjson does not go with --dialect {self.dialect}, which is always one document"
+            )
+        smallest = self.sample.fixed_bytes
         for flag, number, low, high in (
             ("records", self.records, 0, KEYS // 2),
             ("sources", self.sources, 1, 1 << 32),
@@ -76,6 +81,21 @@ class Workload(Struct, frozen=True, kw_only=True):
         if self.duplicates + self.invalid > 100:  # noqa: PLR2004  # percent
             both = self.duplicates + self.invalid
             raise SettingsInvalid(f"--duplicates and --invalid together must be at most 100 percent, got {both:g}")
+
+    @property
+    def sample(self) -> Sample:
+        """The templates of its dialect."""
+        return DIALECTS[self.dialect].sample
+
+    @property
+    def portals(self) -> int:
+        """How many portals its records are of."""
+        return self.sources if self.sample.has_portals else 1
+
+    @property
+    def domain(self) -> str | None:
+        """What a load needs as `--domain`; None where the index names its portals."""
+        return _domain(0) if self.format in self.sample.needs_domain else None
 
 
 class Expected(Struct, frozen=True):
@@ -111,39 +131,33 @@ def expected(workload: Workload) -> Expected:
     distinct = -(-workload.records * fresh // WHOLE)
     special = workload.records - distinct
     duplicates = special * repeated // max(repeated + invalid, 1)
-    sources = workload.sources if workload.dialect == "seed" else min(workload.sources, distinct)
+    sources = workload.portals if workload.sample.source else min(workload.portals, distinct)
     return Expected(sources, workload.records, distinct, duplicates, special - duplicates)
 
 
 def _document(workload: Workload) -> Iterator[bytes]:
-    count = workload.records
-    if workload.dialect == "seed":
-        yield b'{"sources": [\n'
-        yield from _separated(_source(number) for number in range(workload.sources))
-        before, after = '\n],\n"assets": [\n', "\n]}\n"
-    elif workload.dialect == "directory":
-        before = (
-            f'{{"schemaVersion": 1, "source": "socrata", "domain": "{_domain(0)}", '
-            '"generatedAt": "2025-09-08T07:15:49.311Z", "retention": {"since": "2023-09-08", "until": "2025-09-08"}, '
-            f'"totalCount": {count}, "datasets": [\n'
-        )
-        after = "\n]}\n"
-    else:
-        before = '{"results": [\n'
-        after = f'\n], "resultSetSize": {count}, "timings": {{"serviceMillis": 42, "searchMillis": [5, 10]}}}}\n'
-    yield before.encode()
+    sample = workload.sample
+    if sample.source:
+        yield sample.sources
+        yield from _separated(_sources(workload))
+    names = {b"domain": _domain(0).encode(), b"records": workload.records}
+    yield sample.before % names
     yield from _separated(_records(workload))
-    yield after.encode()
+    yield sample.after % names
 
 
 def _lines(workload: Workload) -> Iterator[bytes]:
-    checkpoint = b""
-    if workload.dialect == "seed":
-        checkpoint = b'"type": "asset", '
-        for number in range(workload.sources):
-            yield b'{"type": "source", ' + _source(number)[1:] + b"\n"
-    for record in _records(workload, checkpoint):
+    sample = workload.sample
+    if sample.source:
+        for source in _sources(workload):
+            yield _marked(source, sample, b"source") + b"\n"
+    for record in _records(workload):
         yield record + b"\n"
+
+
+def _marked(record: bytes, sample: Sample, kind: bytes) -> bytes:
+    """A record, or the template of one, as it stands in lines."""
+    return b"{" + sample.line % kind + record[1:] if sample.line else record
 
 
 def _separated(records: Iterable[bytes]) -> Iterator[bytes]:
@@ -153,10 +167,9 @@ def _separated(records: Iterable[bytes]) -> Iterator[bytes]:
         separator = b",\n"
 
 
-def _source(number: int) -> bytes:
-    domain = _domain(number)
-    name = f"Open Data Portal {number + 1}"
-    return json.dumps({"source_key": domain, "name": name, "url": f"https://{domain}", "provider": "socrata"}).encode()
+def _sources(workload: Workload) -> Iterator[bytes]:
+    for number in range(workload.portals):
+        yield workload.sample.source % {b"domain": _domain(number).encode(), b"number": number + 1}
 
 
 @lru_cache(maxsize=4096)
@@ -206,8 +219,8 @@ def _original(known: int, duplicate: int) -> tuple[int, int]:
     return number, (number & 1) << 1
 
 
-def _records(workload: Workload, mark: bytes = b"") -> Iterator[bytes]:
-    writer = _Writer(workload, mark)
+def _records(workload: Workload) -> Iterator[bytes]:
+    writer = _Writer(workload)
     for number, revision in _order(workload):
         yield writer.valid(number, revision) if number >= 0 else writer.invalid(number)
 
@@ -215,30 +228,33 @@ def _records(workload: Workload, mark: bytes = b"") -> Iterator[bytes]:
 class _Writer:
     """Writes any record of a workload, in any order."""
 
-    def __init__(self, workload: Workload, mark: bytes) -> None:
+    def __init__(self, workload: Workload) -> None:
         self.workload = workload
-        self.template = b"{" + mark + TEMPLATES[workload.dialect][1:]
-        self.identity = IDENTITIES[workload.dialect]
+        self.sample = sample = workload.sample
+        template = sample.record.replace(b"%(columns)b", COLUMNS)
+        self.template = _marked(template, sample, b"asset") if workload.format == "ndjson" else template
         self.changes = round(workload.changed / 100 * RANKS)
         self.first_key = int.from_bytes(xxh3_128_digest(workload.seed.to_bytes(8, "big")), "big") % KEYS
         self.corpus = corpus()
+        self.lists = self.corpus.parts(sample.part) if sample.part else self.corpus.columns
         self.topics = [
             (json.dumps(topic)[1:-1].encode(), re.sub("[^A-Za-z]+", "-", topic).encode()) for topic in TOPICS
         ]
         days = range(CREATED_DAYS + 4 * EDIT_DAYS)
-        self.days = [b"%bT" % str(date(2008, 1, 1) + timedelta(day)).encode() for day in days]
-        self.ranks, self.sizes = CURVES[workload.dialect]
+        self.days = [b"%bT" % str(date(1970, 1, 1) + timedelta(FIRST_DAY + day)).encode() for day in days]
+        self.has_text = b"%(text)b" in template
+        self.ranks, self.sizes = CATALOGUE if self.has_text else DIRECTORY
         self.median = self.sizes[self.ranks.index(RANKS // 2)]
 
     def valid(self, number: int, revision: int) -> bytes:
         key = self._key(number)
-        return self._record(number, revision, key, self.identity % key)
+        return self._record(number, revision, key, self.sample.identity % key)
 
     def invalid(self, number: int) -> bytes:
         """A certain reject: no key, or one empty, blank, long or with a NUL; in NDJSON also half a line, a number."""
         key = self._key(number)
         keys = (b"", b" \\t ", key + b"\\u0000", key * 112)
-        faults = (b"", *(self.identity % wrong for wrong in keys))
+        faults = (b"", *(self.sample.identity % wrong for wrong in keys))
         fault = -number % (len(faults) + 2 * (self.workload.format == "ndjson"))
         if fault > len(faults):
             return b"42"
@@ -253,12 +269,14 @@ class _Writer:
             ">8H", xxh3_128_digest(number.to_bytes(8, "big", signed=True), self.workload.seed)
         )
         revision += change < self.changes
-        sources = self.workload.sources
+        portals = self.workload.portals
         # Every portal gets a record first; then, as in real catalogues, few portals hold most.
-        domain = _domain(number if 0 <= number < sources else sources * portal * portal >> 32).encode()
+        domain = _domain(number if 0 <= number < portals else portals * portal * portal >> 32).encode()
         title, slug = self.topics[topic % len(TOPICS)]
         time = b"%02d:%02d:%02d.%03dZ" % (clock % 24, topic % 60, portal % 60, columns % 1000)
+        second = clock % 24 * 3600 + topic % 60 * 60 + portal % 60
         created = day % CREATED_DAYS
+        updated = created + 1 + clock % EDIT_DAYS + revision * EDIT_DAYS
         return self.template % {
             b"identity": identity,
             b"key": key,
@@ -268,20 +286,22 @@ class _Writer:
             b"slug": slug,
             b"views": clock * 7,
             b"created": self.days[created] + time,
-            b"updated": self.days[created + 1 + clock % EDIT_DAYS + revision * EDIT_DAYS] + time,
-            **self._filling(self._size(weight) - FIXED_BYTES[self.workload.dialect], words + 7 * revision, columns),
+            b"updated": self.days[updated] + time,
+            b"created_seconds": (FIRST_DAY + created) * 86_400 + second,
+            b"updated_seconds": (FIRST_DAY + updated) * 86_400 + second,
+            **self._filling(self._size(weight) - self.sample.fixed_bytes, words + 7 * revision, columns),
         }
 
     def _filling(self, room: int, words: int, columns: int) -> dict[bytes, bytes]:
-        corpus = self.corpus
-        if self.workload.dialect == "directory":
+        corpus, lists = self.corpus, self.lists
+        if not self.has_text:
             return {b"tags": corpus.tags.run(words, room)[:-2]}
         tags = corpus.tags.run(words, min(room, words % 100))[:-2]
         share = min((room - len(tags)) * (columns % 16) // 16, COLUMNS_BYTES)
-        first = columns % (len(corpus.widths) // 2)
-        end = bisect_right(corpus.widths, corpus.widths[first] + max(share, 0)) - 1
-        filling = {name: runs.between(first, end)[:-2] for name, runs in corpus.columns}
-        used = len(tags) + corpus.widths[end] - corpus.widths[first]
+        first = columns % (len(lists.widths) // 2)
+        end = bisect_right(lists.widths, lists.widths[first] + max(share, 0)) - 1
+        filling = {name: runs.between(first, end)[:-2] for name, runs in lists.runs}
+        used = len(tags) + lists.widths[end] - lists.widths[first]
         return filling | {b"tags": tags, b"text": corpus.text.run(words, room - used)}
 
     def _size(self, weight: int) -> int:
@@ -291,5 +311,7 @@ class _Writer:
         return size if self.workload.size is None else size * self.workload.size // self.median
 
     def _key(self, number: int) -> bytes:
-        left, right = divmod((self.first_key + number * STRIDE) % KEYS, 36**4)
-        return b"%b%b-%b%b" % (PAIRS[left // 1296], PAIRS[left % 1296], PAIRS[right // 1296], PAIRS[right % 1296])
+        code = (self.first_key + number * STRIDE) % KEYS
+        left, right = divmod(code, 36**4)
+        id_ = b"%b%b-%b%b" % (PAIRS[left // 1296], PAIRS[left % 1296], PAIRS[right // 1296], PAIRS[right % 1296])
+        return self.sample.key % {b"id": id_, b"code": code}

@@ -13,7 +13,7 @@ from seed_registry.bench.matrix import run
 from seed_registry.bench.page import open_page
 from seed_registry.bench.regressions import compare, read_results
 from seed_registry.bench.results import COPY_MERGE, STRATEGIES, raise_on_failures
-from seed_registry.cli.config.flags import takes_settings
+from seed_registry.cli.config.flags import Changed, takes_settings
 from seed_registry.cli.config.options import TABLE, Output, RarePanel
 from seed_registry.cli.render.bench import print_comparison, print_progress, print_results
 from seed_registry.cli.render.output import print_output
@@ -25,7 +25,10 @@ _SYNTHETIC = "A synthetic index"
 Result = TypeVar("Result")
 
 
-@takes_settings("database_url", "dialect", "domain", "records_at")
+@takes_settings(
+    *("database_url", "dialect", "domain", "records_at"),
+    dialect=Changed("The shape of the index: of the synthetic one, or if detection fails."),
+)
 def bench(
     index: Annotated[
         str | None,
@@ -106,9 +109,9 @@ def bench(
         batch_bytes=parse_bytes(batch_bytes),
     )
     write_page = open_page(html) if html is not None else None
-    with open_bench_index(index, records=records, size=size, seed=seed) as subject:
+    with open_bench_index(index, dialect=settings.dialect, records=records, size=size, seed=seed) as subject:
         results = run_interruptibly(
-            lambda: run(subject, grid, settings, print_progress, verbose=verbose),
+            lambda: run(subject, grid, subject.completed(settings), print_progress, verbose=verbose),
             left="the scratch schema is dropped, nothing else was touched",
         )
     if write_page is not None:

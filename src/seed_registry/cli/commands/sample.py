@@ -10,17 +10,17 @@ from typing import Annotated, Any, cast, get_args
 import typer
 
 from seed_registry.errors import StorageFailed
-from seed_registry.synthetic import index
+from seed_registry.settings import DialectName
 from seed_registry.synthetic.index import Workload, generate
 
 # Made from the one list there is.
-SampleDialect = StrEnum("SampleDialect", {name: name for name in get_args(index.Dialect)})  # type: ignore[misc]
+SampleDialect = StrEnum("SampleDialect", {name: name for name in get_args(DialectName)})  # type: ignore[misc]
 
 
 def sample(
     *,
     records: Annotated[int, typer.Option(help="Assets.")] = 1000,
-    sources: Annotated[int, typer.Option(help="Sources.")] = 20,
+    sources: Annotated[int, typer.Option(help="Sources, where an index may have several.")] = 20,
     dialect: Annotated[
         SampleDialect, typer.Option(metavar="NAME", help="The shape of the index.")
     ] = SampleDialect.seed,  # type: ignore[attr-defined]
@@ -32,7 +32,10 @@ def sample(
     seed: Annotated[int, typer.Option(help="The same seed makes the same bytes.")] = 0,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="A file instead of stdout.")] = None,
 ) -> None:
-    """Write a synthetic index whose records look and weigh like real ones."""
+    """Write a synthetic index whose records look and weigh like real ones.
+
+    Where nothing in it names the portal, the --domain that a load needs is printed on standard error.
+    """
     workload = Workload(
         records=records,
         sources=sources,
@@ -44,6 +47,8 @@ def sample(
         changed=changed,
         size=size,
     )
+    if workload.domain:
+        typer.echo(f"nothing in this index names its portal: load it with --domain {workload.domain}", err=True)
     try:
         if out is None:
             for chunk in generate(workload):

@@ -21,6 +21,7 @@ from seed_registry.index.dialects.base import (
     Fields,
     Ordinary,
     Portal,
+    Sample,
     first,
     host_of,
     keys_at,
@@ -165,11 +166,36 @@ def _single(shape: Shape) -> tuple[Path, ...]:
     return () if shape.lines or not _are_details(shape.objects.get(("data", "attributes"), set())) else (("data",),)
 
 
+_SAMPLE: Final = Sample(
+    record=(
+        b'{%(identity)b"type": "dataset", "attributes": {"access": "public", "additionalResources": [], '
+        b'"categories": ["%(topic)b"], "content": "Feature Service", "created": %(created_seconds)d000, '
+        b'"description": "%(text)b", "fields": [%(parts)b], "hubType": "Table", "id": "%(key)b", '
+        b'"itemModified": %(updated_seconds)d000, "layer": {"id": 0, "name": "%(name)b"}, "licenseInfo": "CC-BY 4.0", '
+        b'"modified": %(updated_seconds)d000, "name": "%(name)b", "numViews": %(views)d, "orgName": "Open Data", '
+        b'"owner": "opendata", "searchDescription": null, "slug": "open-data::%(slug)b", "snippet": "", '
+        b'"source": "Open Data", "tags": [%(tags)b], "typeKeywords": ["Data", "Service"], "url": '
+        b'"https://services.example/arcgis/rest/services/%(slug)b/FeatureServer/0"}, "links": {"self": '
+        b'"https://opendata.arcgis.com/api/v3/datasets/%(key)b", "itemPage": "https://www.arcgis.com/home/item.html"}}'
+    ),
+    part=(
+        b'{"name": "%(field)b", "type": "esriFieldTypeString", "alias": "%(name)b", "sqlType": "%(type)b", '
+        b'"domain": null, "description": "%(note)b"}'
+    ),
+    key=b"%(code)032x_0",
+    identity=b'"id": "%b", ',
+    before=b'{"data": [\n',
+    after=b'\n], "meta": {"stats": {"count": %(records)d, "totalCount": %(records)d}}}\n',
+    needs_domain=frozenset({"json", "ndjson"}),
+    fixed_bytes=956,
+)
+
 ARCGIS_HUB: Final = Dialect(
     name="arcgis-hub",
     version=1,
     arrays=dict.fromkeys(_ARRAYS, "asset"),
     provider="arcgis",
+    sample=_SAMPLE,
     wire=Item,
     asset=_asset,
     ordinary=Ordinary(_Item, _Keys, _columns, _key_columns),

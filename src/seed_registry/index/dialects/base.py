@@ -17,6 +17,7 @@ from msgspec import Struct
 from seed_registry.index.dialects.global_keys import is_global
 from seed_registry.index.json_envelope import Layout, Path
 from seed_registry.index.shape import Shape
+from seed_registry.index.text_fields import has_text
 
 # Socrata's ids: eight characters of an alphabet without the look-alikes 0, 1, l and o (all of 13,383 real ones).
 _ID: Final = "[2-9a-km-np-z]{4}-[2-9a-km-np-z]{4}"
@@ -116,6 +117,46 @@ def _no_portal(_: Mapping[str, Any]) -> str:
     return ""
 
 
+class Sample(Struct, frozen=True, kw_only=True):
+    """Templates of JSON from which `synthetic` writes indexes of a dialect, with a record on each line.
+
+    They are filled as Python's `%` does. A record may have `%(domain)b` (its portal), `%(key)b`, `%(name)b`,
+    `%(slug)b`, `%(topic)b`, `%(views)d`, `%(created)b` and `%(updated)b` (dates) or `%(created_seconds)d` and
+    `%(updated_seconds)d` (since 1970). Of these there is as much as there is room: `%(tags)b` (texts of a list),
+    `%(text)b`, and either `%(columns)b` (five fields of Socrata's, all lists) or `%(parts)b` (objects of a list). A
+    record without `%(text)b` is short.
+
+    Attributes:
+        record: an object; the field that it is known by stands as `%(identity)b`.
+        identity: that field, a comma behind it; `%b` is all of its value. Without it, and with a blank one, the record
+            has to be a reject.
+        key: from `%(id)b` (`abcd-1234`) or `%(code)d`, a number of at most 42 bits; as hexadecimal, `%(code)012x`.
+        part: one of the objects, with `%(name)b`, `%(field)b`, `%(type)b` and `%(note)b`.
+        before, after: what encloses the records in a document, with `%(records)d` and `%(domain)b`.
+        sources: what stands before the sources in a document that lists them; `before` follows them.
+        source: one of these, with `%(domain)b` and `%(number)d`.
+        line: what a record in lines begins with; `%b` is its kind.
+        has_lines: whether an index may be lines.
+        has_portals: whether the records of an index may be of several portals.
+        needs_domain: the formats in which nothing names the portal, so that a load needs `--domain`.
+        fixed_bytes: of an ordinary record without what is as long as there is room.
+    """
+
+    record: bytes
+    identity: bytes
+    before: bytes
+    after: bytes
+    fixed_bytes: int
+    key: bytes = b"%(id)b"
+    part: bytes = b""
+    sources: bytes = b""
+    source: bytes = b""
+    line: bytes = b""
+    has_lines: bool = True
+    has_portals: bool = False
+    needs_domain: frozenset[str] = frozenset()
+
+
 class Dialect(Struct, frozen=True):
     """One format of index files.
 
@@ -135,6 +176,7 @@ class Dialect(Struct, frozen=True):
         provider: the portal software that an index of this dialect is evidence of.
         providers: others, each with what its indexes have among their first bytes; the first that is found is taken.
         hosts_in: the hosts that the first records name as their portal's, where neither a header nor `--domain` does.
+        sample: how a synthetic index is written.
         lists_sources: whether an index of this dialect lists its sources itself.
         kind_of: for lines, which kind a record is; None where it is neither.
         portal: the portal's host, from the header of a document.
@@ -155,6 +197,7 @@ class Dialect(Struct, frozen=True):
     mapping: Mapping[str, str]
     fits: Callable[[Shape], bool]
     provider: str
+    sample: Sample
     is_global: Callable[[str], bool] | None = is_global
     source: Callable[[Any], Fields] | None = None
     lists_sources: bool = False
@@ -184,11 +227,14 @@ class Dialect(Struct, frozen=True):
 
 
 def first(*values: Any) -> Any:
-    """The first value that is neither None nor an empty string."""
+    """The first value that says anything; if none does, the first that is neither None nor an empty string."""
+    nothing = None
     for value in values:
-        if value is not None and value != "":
+        if has_text(value):
             return value
-    return None
+        if nothing is None and value != "":
+            nothing = value
+    return nothing
 
 
 def host_of(url: Any) -> str | None:
@@ -236,9 +282,10 @@ def socrata_id(text: Any) -> tuple[str, str] | None:
 
 
 def page(source: Any, path: str, key: Any) -> str | None:
-    """The page of a dataset on its portal, where both are known."""
-    if isinstance(source, str) and isinstance(key, str) and source.strip() and key.strip():
-        return f"https://{source.strip().lower()}/{path}/{key.strip()}"
+    """The page of a dataset on its portal, where both are known; a key may be a whole number, as everywhere."""
+    name = str(key) if type(key) is int else key
+    if isinstance(source, str) and isinstance(name, str) and source.strip() and name.strip():
+        return f"https://{source.strip().lower()}/{path}/{name.strip()}"
     return None
 
 

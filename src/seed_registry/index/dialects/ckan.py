@@ -22,6 +22,7 @@ from seed_registry.index.dialects.base import (
     Fields,
     Ordinary,
     Portal,
+    Sample,
     first,
     host_of,
     keys_at,
@@ -72,12 +73,11 @@ _EXTRAS: Final = ("portal_url", "source_url", "harvest_url", "url", "guid")
 
 
 def _asset(package: Package, portal: Portal) -> Fields:
-    name = first(package.name, package.id)
     if source := portal.name:
-        url = page(source, "dataset", name) or package.url
+        url = _page(source, package) or package.url
     else:
         key, source = _host_in(package.extras)
-        url = (page(source, "dataset", name) if key == _EXTRAS[0] else None) or package.url
+        url = (_page(source, package) if key == _EXTRAS[0] else None) or package.url
         source = source or host_of(package.url) or ""
     return Fields(package.id, source, _title(package), _notes(package), url, package.metadata_modified)
 
@@ -92,20 +92,25 @@ def _columns(packages: Sequence[_Package], portal: Portal) -> Columns:
         *_key_columns(packages, portal),
         [package.title or package.name or None for package in packages],
         [package.notes for package in packages],
-        [url or package.url for url, package in zip(urls, packages, strict=True)],
+        [url or _page(portal.name, one) or one.url for url, one in zip(urls, packages, strict=True)],
         [package.metadata_modified for package in packages],
     )
 
 
+def _page(source: str, package: Package | _Package) -> str | None:
+    return page(source, "dataset", package.name) or page(source, "dataset", package.id)
+
+
 def _title(package: Package) -> Any:
     title = package.title
-    if package.title_translated or (title is not None and type(title) is not str):
+    if package.title_translated is not None or (title is not None and type(title) is not str):
         return [title, package.title_translated, package.name]  # the first that says something
     return first(title, package.name)
 
 
 def _notes(package: Package) -> Any:
-    return [package.notes, package.notes_translated] if package.notes_translated else package.notes
+    translated = package.notes_translated
+    return package.notes if translated is None else [package.notes, translated]
 
 
 def _host_in(extras: Any) -> tuple[str, str]:
@@ -144,10 +149,40 @@ def _is_package(keys: set[str]) -> bool:
     return {"id", "metadata_modified"} <= keys or {"id", "name", "resources", "title"} <= keys
 
 
+_SAMPLE: Final = Sample(
+    record=(
+        b'{"author": null, "author_email": null, "creator_user_id": "0f9c2b1e-5d61-4c52-8a3f-6c1f0a7d9e21", '
+        b'%(identity)b"isopen": true, "license_id": "cc-by", "license_title": "CC-BY 4.0", "maintainer": null, '
+        b'"metadata_created": "%(created)b", "metadata_modified": "%(updated)b", "name": "%(slug)b-%(key)b", '
+        b'"notes": "%(text)b", "num_resources": 1, "num_tags": 1, "organization": {"id": '
+        b'"5a1d3c77-9b0e-4d3c-b0a9-1f2e3d4c5b6a", "name": "open-data", "title": "Open Data", "type": "organization", '
+        b'"description": "", "image_url": "", "created": "2014-01-01T00:00:00.000000", "is_organization": true, '
+        b'"approval_status": "approved", "state": "active"}, "owner_org": "5a1d3c77-9b0e-4d3c-b0a9-1f2e3d4c5b6a", '
+        b'"private": false, "state": "active", "title": "%(name)b", "type": "dataset", "url": null, "version": null, '
+        b'"extras": [{"key": "frequency", "value": "monthly"}, {"key": "views", "value": "%(views)d"}], '
+        b'"groups": [{"name": "%(slug)b", "title": "%(topic)b"}], "resources": [%(parts)b], "tags": [%(tags)b]}'
+    ),
+    part=(
+        b'{"cache_url": null, "created": "2019-05-04T12:31:07.124512", "description": "%(note)b", "format": "CSV", '
+        b'"id": "b6f1f0a4-3c1a-4b57-9d5e-0d8d1b2c3e4f", "mimetype": "text/csv", "name": "%(name)b", "position": 0, '
+        b'"size": null, "state": "active", "url": "https://files.example/%(field)b.csv", "url_type": null}'
+    ),
+    key=b"5eed0000-0000-4000-8000-%(code)012x",
+    identity=b'"id": "%b", ',
+    before=(
+        b'{"help": "https://%(domain)b/api/3/action/help_show?name=package_search", "success": true, '
+        b'"result": {"count": %(records)d, "facets": {}, "sort": "metadata_modified desc", "results": [\n'
+    ),
+    after=b'\n], "search_facets": {}}}\n',
+    needs_domain=frozenset({"ndjson"}),
+    fixed_bytes=1090,
+)
+
 CKAN: Final = Dialect(
     name="ckan",
     version=2,
     arrays=dict.fromkeys((*_ARRAYS, ()), "asset"),
+    sample=_SAMPLE,
     wire=Package,
     asset=_asset,
     ordinary=Ordinary(_Package, _Keys, _columns, _key_columns),

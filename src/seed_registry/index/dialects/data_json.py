@@ -24,6 +24,7 @@ from seed_registry.index.dialects.base import (
     Fields,
     Ordinary,
     Portal,
+    Sample,
     by_record,
     first,
     host_of,
@@ -226,6 +227,31 @@ def _hosts_in(beginning: bytes) -> list[str]:
     return [host for host, _ in found.most_common()]
 
 
+_SAMPLE: Final = Sample(
+    record=(
+        b'{"@type": "dcat:Dataset", %(identity)b"accessLevel": "public", "title": "%(name)b", '
+        b'"description": "%(text)b", "issued": "%(created)b", "modified": "%(updated)b", '
+        b'"landingPage": "https://%(domain)b/datasets/%(slug)b-%(key)b", "keyword": [%(tags)b], '
+        b'"theme": ["%(topic)b"], "bureauCode": ["015:11"], "programCode": ["015:001"], '
+        b'"contactPoint": {"@type": "vcard:Contact", "fn": "Open Data", "hasEmail": "mailto:data@%(domain)b"}, '
+        b'"publisher": {"@type": "org:Organization", "name": "Department of Records"}, "distribution": [%(parts)b]}'
+    ),
+    part=(
+        b'{"@type": "dcat:Distribution", "title": "%(name)b", "description": "%(note)b", "mediaType": "text/csv", '
+        b'"format": "%(type)b", "downloadURL": "https://files.example/%(field)b.csv"}'
+    ),
+    key=b"5eed0000-0000-4000-8000-%(code)012x",
+    identity=b'"identifier": "%b", ',
+    before=(
+        b'{"@context": "https://project-open-data.cio.gov/v1.1/schema/catalog.jsonld", '
+        b'"@id": "https://%(domain)b/data.json", "@type": "dcat:Catalog", '
+        b'"conformsTo": "https://project-open-data.cio.gov/v1.1/schema", '
+        b'"describedBy": "https://project-open-data.cio.gov/v1.1/schema/catalog.json", "dataset": [\n'
+    ),
+    after=b"\n]}\n",
+    fixed_bytes=654,
+)
+
 DATA_JSON: Final = Dialect(
     name="data-json",
     version=2,
@@ -239,6 +265,7 @@ DATA_JSON: Final = Dialect(
     provider="dcat",
     providers=_PROVIDERS,
     hosts_in=_hosts_in,
+    sample=_SAMPLE,
     wire=Dataset,
     asset=_asset,
     ordinary=Ordinary(_Dataset, _Keys, by_record(_asset), _key_columns),

@@ -21,6 +21,7 @@ from seed_registry.index.dialects.base import (
     Fields,
     Ordinary,
     Portal,
+    Sample,
     first,
     host_of,
     hosts_of,
@@ -118,11 +119,31 @@ def _is_item(keys: set[str]) -> bool:
     return {"name", "type", "url"} <= keys and not keys.isdisjoint({"global_id", "file_id", "published_at"})
 
 
+_SAMPLE: Final = Sample(
+    record=(
+        b'{"name": "%(name)b", "type": "dataset", "url": "https://doi.org/10.70122/FK2/%(slug)b", '
+        b'%(identity)b"description": "%(text)b", "published_at": "%(updated)b", "publisher": "Open Data", '
+        b'"citationHtml": "Open Data, %(name)b", "identifier_of_dataverse": "open-data", '
+        b'"name_of_dataverse": "Open Data", "citation": "Open Data, %(name)b, V1", "storageIdentifier": '
+        b'"file://10.70122/FK2/%(slug)b", "keywords": [%(tags)b], "subjects": ["%(topic)b"], "fileCount": %(views)d, '
+        b'"versionId": 1, "versionState": "RELEASED", "majorVersion": 1, "minorVersion": 0, '
+        b'"createdAt": "%(created)b", "updatedAt": "%(updated)b", "contacts": [%(parts)b], "authors": ["Open Data"]}'
+    ),
+    part=b'{"name": "%(name)b", "affiliation": "%(note)b", "role": "%(type)b", "handle": "%(field)b"}',
+    key=b"doi:10.70122/FK2/%(id)b",
+    identity=b'"global_id": "%b", ',
+    before=b'{"status": "OK", "data": {"q": "*", "total_count": %(records)d, "start": 0, "items": [\n',
+    after=b'\n], "count_in_response": %(records)d}}\n',
+    needs_domain=frozenset({"json", "ndjson"}),
+    fixed_bytes=771,
+)
+
 DATAVERSE: Final = Dialect(
     name="dataverse",
     version=1,
     arrays=dict.fromkeys(_PATHS, "asset"),
     provider="dataverse",
+    sample=_SAMPLE,
     wire=Item,
     asset=_asset,
     ordinary=Ordinary(_Dataset, _Keys, _columns, _key_columns),

@@ -19,6 +19,7 @@ from seed_registry.index.dialects.base import (
     Fields,
     Ordinary,
     Portal,
+    Sample,
     first,
     host_of,
     is_catalog,
@@ -80,7 +81,7 @@ def _columns(records: Sequence[_Dataset], portal: Portal) -> Columns:
 
 def _asset(record: DirectoryRecord, portal: Portal) -> Fields:
     # A domain of the record's own is no hint: it alone distinguishes the portals of a list of several.
-    source = record.domain or portal.name or first(host_of(record.permalink), host_of(record.resource_url))
+    source = first(record.domain, portal.name, host_of(record.permalink), host_of(record.resource_url))
     url = first(record.permalink, page(source, "d", record.id))
     return Fields(record.id, source, record.name, record.description, url, record.updatedAt)
 
@@ -112,12 +113,32 @@ def _names_portals(shape: Shape) -> bool:
     return any("domain" in keys_at(shape, *path) for path in ((), ("datasets",), ("kept",)))
 
 
+_SAMPLE: Final = Sample(
+    record=(
+        b'{%(identity)b"name": "%(name)b", "type": "tabular", "domain": "%(domain)b", '
+        b'"permalink": "https://%(domain)b/d/%(key)b", "createdAt": "%(created)b", "updatedAt": "%(updated)b", '
+        b'"tags": [%(tags)b], "categories": ["%(topic)b"], "owner": "OpenData", "license": null, '
+        b'"retention": {"normalizedSince": "2023-09-08", "normalizedUntil": "2025-09-08", "filter": "updatedAt"}}'
+    ),
+    identity=b'"id": "%b", ',
+    before=(
+        b'{"schemaVersion": 1, "source": "socrata", "domain": "%(domain)b", '
+        b'"generatedAt": "2025-09-08T07:15:49.311Z", "retention": {"since": "2023-09-08", "until": "2025-09-08"}, '
+        b'"totalCount": %(records)d, "datasets": [\n'
+    ),
+    after=b"\n]}\n",
+    has_lines=False,
+    has_portals=True,
+    fixed_bytes=437,
+)
+
 DIRECTORY: Final = Dialect(
     name="directory",
     version=1,
     arrays={("datasets",): "asset", ("kept",): "asset", (): "asset"},
     provider="socrata",
     is_global=None,  # Socrata's ids
+    sample=_SAMPLE,
     wire=DirectoryRecord,
     asset=_asset,
     ordinary=Ordinary(_Dataset, _Keys, _columns, _key_columns),

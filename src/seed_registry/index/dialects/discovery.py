@@ -18,6 +18,7 @@ from seed_registry.index.dialects.base import (
     Fields,
     Ordinary,
     Portal,
+    Sample,
     first,
     keys_at,
 )
@@ -124,12 +125,34 @@ def _fits(shape: Shape) -> bool:
     )
 
 
+_SAMPLE: Final = Sample(
+    record=(
+        b'{"resource": {"name": "%(name)b", %(identity)b"parent_fxf": [], "description": "%(text)b", '
+        b'"attribution": null, "contact_email": null, "type": "dataset", "updatedAt": "%(updated)b", '
+        b'"createdAt": "%(created)b", "metadata_updated_at": "%(updated)b", "data_updated_at": "%(updated)b", '
+        b'"page_views": {"page_views_total": %(views)d, "page_views_total_log": 15.241573573460181}, '
+        b'%(columns)b, "provenance": "official", "lens_view_type": "tabular", "blob_mime_type": null, '
+        b'"hide_from_data_json": false}, "classification": {"categories": [], "tags": [], '
+        b'"domain_category": "%(topic)b", "domain_tags": [%(tags)b], '
+        b'"domain_metadata": [{"key": "Refresh_Frequency", "value": "Monthly"}]}, '
+        b'"metadata": {"domain": "%(domain)b"}, "permalink": "https://%(domain)b/d/%(key)b", '
+        b'"link": "https://%(domain)b/Open-Data/%(slug)b/%(key)b", '
+        b'"owner": {"id": "wuc5-gu64", "user_type": "interactive", "display_name": "Open Data"}}'
+    ),
+    identity=b'"id": "%b", ',
+    before=b'{"results": [\n',
+    after=b'\n], "resultSetSize": %(records)d, "timings": {"serviceMillis": 42, "searchMillis": [5, 10]}}\n',
+    has_portals=True,
+    fixed_bytes=1110,
+)
+
 DISCOVERY: Final = Dialect(
     name="discovery",
     version=1,
     arrays={("results",): "asset", (): "asset"},
     provider="socrata",
     is_global=None,  # Socrata's ids
+    sample=_SAMPLE,
     wire=Result,
     asset=_asset,
     ordinary=Ordinary(_Result, _Keys, _columns, _key_columns),

@@ -22,6 +22,7 @@ from seed_registry.index.dialects.base import (
     Fields,
     Ordinary,
     Portal,
+    Sample,
     first,
     keys_at,
     keys_in,
@@ -157,11 +158,32 @@ def _is_dataset(keys: set[str]) -> bool:
     return not keys.isdisjoint({"dataset_id", "datasetid"}) and not keys.isdisjoint({"metas", "has_records"})
 
 
+_SAMPLE: Final = Sample(
+    record=(
+        b'{"visibility": "domain", %(identity)b"dataset_uid": "da_%(key)b", "has_records": true, '
+        b'"features": ["analyze", "timeserie"], "attachments": [], "data_visible": true, "fields": [%(parts)b], '
+        b'"metas": {"default": {"title": "%(name)b", "description": "%(text)b", "theme": ["%(topic)b"], '
+        b'"keyword": [%(tags)b], "license": "CC-BY 4.0", "language": "en", "modified": "%(updated)b", '
+        b'"data_processed": "%(updated)b", "metadata_processed": "%(updated)b", "publisher": "Open Data", '
+        b'"references": null, "records_count": %(views)d, "attributions": null, "federated": false}}}'
+    ),
+    part=(
+        b'{"name": "%(field)b", "description": "%(note)b", "annotations": {}, "label": "%(name)b", "type": "%(type)b"}'
+    ),
+    key=b"set-%(id)b",
+    identity=b'"dataset_id": "%b", ',
+    before=b'{"total_count": %(records)d, "results": [\n',
+    after=b"\n]}\n",
+    needs_domain=frozenset({"json", "ndjson"}),
+    fixed_bytes=623,
+)
+
 OPENDATASOFT: Final = Dialect(
     name="opendatasoft",
     version=1,
     arrays=dict.fromkeys(_PATHS, "asset"),
     provider="opendatasoft",
+    sample=_SAMPLE,
     wire=Entry,
     asset=_asset,
     ordinary=Ordinary(_Entry, _Keys, _columns, _key_columns),

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from seed_registry.index.dialects.base import Columns, Dialect, Fields, Ordinary, Portal, first
+from seed_registry.index.dialects.base import Columns, Dialect, Fields, Ordinary, Portal, Sample, first
 
 
 class SeedRecord(Struct, gc=False):
@@ -96,12 +96,32 @@ def _source(record: SeedRecord) -> Fields:
     return Fields(key, key, record.name, None, first(record.url, record.permalink, record.link))
 
 
+_SAMPLE: Final = Sample(
+    record=(
+        b'{%(identity)b"source_key": "%(domain)b", "name": "%(name)b", "description": "%(text)b", '
+        b'"url": "https://%(domain)b/d/%(key)b", "updated_at": "%(updated)b", "created_at": "%(created)b", '
+        b'"tags": [%(tags)b], "metadata": {"page_views": %(views)d, "category": "%(topic)b", %(columns)b}}'
+    ),
+    identity=b'"asset_key": "%b", ',
+    sources=b'{"sources": [\n',
+    source=(
+        b'{"source_key": "%(domain)b", "name": "Open Data Portal %(number)d", "url": "https://%(domain)b", '
+        b'"provider": "socrata"}'
+    ),
+    before=b'\n],\n"assets": [\n',
+    after=b"\n]}\n",
+    line=b'"type": "%b", ',
+    has_portals=True,
+    fixed_bytes=455,
+)
+
 SEED: Final = Dialect(
     name="seed",
     version=1,
     arrays={("sources",): "source", ("assets",): "asset"},
     provider="socrata",
     is_global=None,  # the operator answers for them: an asset goes to the source that its record names
+    sample=_SAMPLE,
     wire=SeedRecord,
     asset=_asset,
     mapping={

@@ -20,6 +20,7 @@ from seed_registry.index.dialects.base import (
     Fields,
     Ordinary,
     Portal,
+    Sample,
     first,
     host_of,
     hosts_of,
@@ -107,11 +108,33 @@ def _is_dataset(keys: set[str]) -> bool:
     )
 
 
+_SAMPLE: Final = Sample(
+    record=(
+        b'{%(identity)b"title": "%(name)b", "acronym": null, "slug": "%(slug)b-%(key)b", "description": "%(text)b", '
+        b'"created_at": "%(created)b", "last_modified": "%(updated)b", "last_update": "%(updated)b", '
+        b'"deleted": null, "private": false, "featured": false, "frequency": "monthly", "license": "lov2", '
+        b'"badges": [], "extras": {}, "metrics": {"views": %(views)d}, "tags": [%(tags)b], "resources": [%(parts)b], '
+        b'"organization": {"class": "Organization", "name": "Open Data", "slug": "open-data"}, "owner": null, '
+        b'"spatial": null, "temporal_coverage": null, "uri": "https://%(domain)b/api/1/datasets/%(key)b/", '
+        b'"page": "https://%(domain)b/datasets/%(slug)b-%(key)b/"}'
+    ),
+    part=(
+        b'{"title": "%(name)b", "description": "%(note)b", "filetype": "file", "type": "main", "format": "csv", '
+        b'"mime": "%(type)b", "url": "https://files.example/%(field)b.csv"}'
+    ),
+    key=b"%(code)024x",
+    identity=b'"id": "%b", ',
+    before=b'{"data": [\n',
+    after=b'\n], "next_page": null, "page": 1, "page_size": %(records)d, "total": %(records)d}\n',
+    fixed_bytes=788,
+)
+
 UDATA: Final = Dialect(
     name="udata",
     version=1,
     arrays=dict.fromkeys(_PATHS, "asset"),
     provider="udata",
+    sample=_SAMPLE,
     wire=Dataset,
     asset=_asset,
     ordinary=Ordinary(_Dataset, _Keys, _columns, _key_columns),

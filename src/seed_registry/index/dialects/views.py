@@ -17,6 +17,7 @@ from seed_registry.index.dialects.base import (
     Fields,
     Ordinary,
     Portal,
+    Sample,
     by_record,
     first,
     keys_at,
@@ -75,12 +76,35 @@ def _whole(shape: Shape) -> bool:
     return not shape.lines and _is_view(set(shape.keys))
 
 
+_SAMPLE: Final = Sample(
+    record=(
+        b'{%(identity)b"name": "%(name)b", "assetType": "dataset", "averageRating": 0, "category": "%(topic)b", '
+        b'"createdAt": %(created_seconds)d, "description": "%(text)b", "displayType": "table", '
+        b'"downloadCount": %(views)d, "hideFromCatalog": false, "newBackend": true, "numberOfComments": 0, '
+        b'"oid": 41836912, "provenance": "official", '
+        b'"publicationStage": "published", "rowsUpdatedAt": %(updated_seconds)d, "rowsUpdatedBy": "wuc5-gu64", '
+        b'"tableId": 17424951, "totalTimesRated": 0, "viewCount": %(views)d, "viewLastModified": %(updated_seconds)d, '
+        b'"viewType": "tabular", "columns": [%(parts)b], "grants": [{"inherited": false, "type": "viewer", '
+        b'"flags": ["public"]}], "owner": {"id": "wuc5-gu64", "displayName": "Open Data"}, "tags": [%(tags)b]}'
+    ),
+    part=(
+        b'{"id": 290593742, "name": "%(name)b", "dataTypeName": "%(type)b", "description": "%(note)b", '
+        b'"fieldName": "%(field)b", "position": 1, "renderTypeName": "text", "format": {}}'
+    ),
+    identity=b'"id": "%b", ',
+    before=b"[\n",
+    after=b"\n]\n",
+    needs_domain=frozenset({"json", "ndjson"}),
+    fixed_bytes=707,
+)
+
 VIEWS: Final = Dialect(
     name="views",
     version=1,
     arrays={(): "asset"},
     provider="socrata",
     is_global=None,  # Socrata's ids
+    sample=_SAMPLE,
     wire=View,
     asset=_asset,
     ordinary=Ordinary(_View, _Keys, by_record(_asset), _key_columns),
