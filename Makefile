@@ -45,6 +45,7 @@ format: $(INSTALLED)  ## Format the code.
 
 bench: $(INSTALLED)  ## Measure decoding, starting, and loading next to psql and the peers that are set up, into docs/benchmarks.md (an hour).
 	$(BIN)/python benchmarks/decoding.py
+	$(BIN)/python benchmarks/decoding.py --dialects --megabytes 10 --repeat 9 --bytes 2000,4400 --write-docs dialects
 	$(BIN)/python benchmarks/starting.py $(COMMITS) --write-docs starting
 	$(LOADING) --write-docs mid
 	$(LOADING) --ways first,unchanged --batch-size 500 --write-docs mid-500

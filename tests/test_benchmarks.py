@@ -14,6 +14,7 @@ import scaling
 import tables
 from ground import Measurement
 from programs import CURRENT, Program
+from seed_registry.index.dialects import DIALECTS
 from seed_registry.postgres.connection import session
 from seed_registry.settings import DatabaseUrl
 from targets import comparisons_table, targets
@@ -42,6 +43,24 @@ def rows(text: str) -> dict[str, list[str]]:
     """The rows of all Markdown tables by their first cell."""
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     return {cells[0]: cells[1:] for cells in lines}
+
+
+@pytest.mark.slow
+def test_the_decoding_benchmark_compares_every_dialect_with_seed() -> None:
+    text = printed("decoding.py", "--dialects", "--megabytes", "1", "--repeat", "1", "--bytes", "2500")
+    table = rows(text)
+    assert set(DIALECTS) <= set(table)
+    assert all(1_900 <= int(table[name][0].replace(",", "")) <= 3_100 for name in DIALECTS)  # of one weight
+    assert table["seed"][2] == table["seed"][4] == "1.00"
+    assert table["seed"][-1] == "yes"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_the_decoding_benchmark_reads_a_sample_of_every_dialect(dialect: str) -> None:
+    text = printed("decoding.py", "--dialect", dialect, "--megabytes", "1", "--repeat", "1")
+    assert ("lines " in text) == DIALECTS[dialect].sample.has_lines
+    assert "document, ijson" in text
 
 
 @pytest.mark.slow

@@ -149,6 +149,19 @@ async def test_an_index_of_one_record_with_a_wrong_value_is_read_or_named(name: 
             require_accounted(name, form, [record], reading)
 
 
+@pytest.mark.parametrize("name", [name for name, dialect in DIALECTS.items() if dialect.source])
+async def test_a_wrong_value_in_any_field_of_a_source_harms_no_other_record(name: str) -> None:
+    listed, assets = around(name, "ndjson", 0)[0].splitlines(), list(good_records(name, "ndjson"))
+    paths = list(read_fields(DIALECTS[name].wire))
+    wrong = [encoded(changed(listed[1], path, value)) for path in paths for value in WRONG if path != ("type",)]
+    data = b"\n".join([listed[0], *wrong, *assets, b""])
+    reading = await read_in_both_ways(data, settings_of(name, "ndjson"))
+    assert len([one for one in reading.records if not isinstance(one, Asset)]) == 1 + len(wrong)
+    # A line that is no JSON counts as an asset.
+    assert {(one.kind, one.reason) for one in reading.records if isinstance(one, Reject)} >= {("source", "no_key")}
+    assert [row(one) for one in reading.assets] == [row(decoded(name, "ndjson", one)) for one in assets]
+
+
 @every_form
 async def test_a_missing_field_harms_no_other_record(name: str, form: str) -> None:
     good, paths = good_records(name, form), list(read_fields(DIALECTS[name].wire))

@@ -1026,7 +1026,8 @@ def test_the_page_of_a_number_is_that_of_its_text() -> None:
 
 
 def test_a_package_with_a_name_that_is_none_has_the_page_of_its_id() -> None:
-    for name in (None, "", " ", {}, []):
+    names: list[Any] = [None, "", " ", {}, []]
+    for name in names:
         record = json.dumps({"id": "abc", "name": name, "url": "https://other.org"}).encode()
         asset = Decoder(CKAN, domain="d.org").decode(RawRecord(record, 1, 0, "asset"))
         assert isinstance(asset, Asset)
