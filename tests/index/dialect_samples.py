@@ -88,8 +88,10 @@ def changed(record: bytes, path: tuple[str, ...], value: Any) -> dict[str, Any]:
 
 @cache
 def decoder_of(name: str, form: str) -> Decoder:
-    """With a portal, from the header or from `--domain`, where the form of the sample has one."""
-    decoder = Decoder(DIALECTS[name], domain=settings_of(name, form).domain or "")
+    """With a portal, of the header, `--domain` or the first records, where the form of the sample has one."""
+    dialect = DIALECTS[name]
+    hosts = dialect.hosts_in(b"".join(good_records(name, form)))
+    decoder = Decoder(dialect, domain=settings_of(name, form).domain or "", agreed=hosts[0] if hosts else "")
     decoder.take_header(HOST.decode() if form == "json" else "", complete=True)
     return decoder
 

@@ -221,6 +221,7 @@ def test_invalid_lines_are_invalid_in_every_way() -> None:
 
 
 @every_shape
+@pytest.mark.sampled(4)
 def test_half_of_the_duplicates_repeat_exactly_and_half_are_later_versions(dialect: DialectName, form: Format) -> None:
     lines = lines_of(Workload(records=2000, dialect=dialect, format=form, duplicates=20))
     first: dict[str, tuple[int, bytes]] = {}
@@ -273,6 +274,7 @@ def test_none_or_all_records_change(changed: float) -> None:
 
 
 @pytest.mark.parametrize("dialect", [name for name, one in DIALECTS.items() if b"%(text)b" in one.sample.record])
+@pytest.mark.sampled(3)
 def test_records_weigh_what_real_ones_do(dialect: DialectName) -> None:
     sizes = sorted(map(len, lines_of(Workload(records=10_000, dialect=dialect))))
     assert 2000 <= statistics.median(sizes) <= 3200
