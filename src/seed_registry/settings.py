@@ -27,7 +27,7 @@ PERCENTAGE_AFTER_RECORDS = 1_000
 AUTO = 0
 
 PoolerName = Literal["auto", "none", "transaction"]
-DialectName = Literal["seed", "directory", "discovery", "views", "data-json", "ckan"]
+DialectName = Literal["seed", "directory", "discovery", "views", "data-json", "ckan", "dcat-ap"]
 
 # The sections of the help.
 INPUT: Final = "What to load"

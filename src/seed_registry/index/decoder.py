@@ -10,7 +10,7 @@ these checks once Postgres has refused a batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from itertools import islice, repeat
 from operator import attrgetter
@@ -71,6 +71,7 @@ class Decoder:
         dialect, provider: of the records, and of their sources.
         portal: from the header of the document, and from `--domain`.
         header_complete: whether that is final; before that, an asset that depends on it has no source key.
+        join: completes the wire Struct of an asset that is decoded by itself, and returns what else it is hashed over.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Decoder:
         """
         self.portal = Portal(domain=domain)
         self.header_complete = header_complete
+        self.join: Callable[[Any], tuple[Any, bytes]] | None = None
         self.dialect = dialect
         self.provider = provider or dialect.provider
         self._kind_of = dialect.kind_of
@@ -125,14 +127,9 @@ class Decoder:
                 record, "record_too_large", f"{record.excess:,} bytes long; raise --max-record-bytes to load it"
             )
         try:
-            wire = self._decode(data)
+            wire = self.wire_of(data)
         except (ValueError, RecursionError) as exc:
-            if "out of range" not in str(exc):
-                return _undecodable(record, exc)
-            try:
-                wire = self._spelled(data)  # a number beyond float and int64 is kept as a text
-            except (ValueError, RecursionError) as exc:
-                return _undecodable(record, exc)
+            return _undecodable(record, exc)
         if not data.isascii() and not is_utf8(data):
             return _reject(record, "bad_utf8", f"record {REASONS['bad_utf8']}")
         if may_be_deep(data) and depth(data) > MAX_DEPTH:
@@ -147,6 +144,19 @@ class Decoder:
         if kind == "source":
             return self._source(record, wire, data)
         return _reject(record, "no_type", f"record {REASONS['no_type']}")
+
+    def wire_of(self, data: bytes) -> Any:
+        """The wire Struct of a record, unchecked.
+
+        Raises:
+            ValueError, RecursionError: it has none.
+        """
+        try:
+            return self._decode(data)
+        except ValueError as exc:
+            if "out of range" not in str(exc):
+                raise
+            return self._spelled(data)  # a number beyond float and int64 is kept as a text
 
     def decode_wires(self, data: list[bytes], *, keys_only: bool = False) -> tuple[list[Any], list[int]]:
         """Return wire Structs of ordinary assets, None for each that is not, and the positions of these."""
@@ -257,12 +267,12 @@ class Decoder:
 
     def check(self, asset: Asset, unchecked: _Unchecked) -> Record | None:
         """Decode an asset again, with all checks."""
-        now = self.portal, self.header_complete
-        self.portal, self.header_complete = unchecked.portal, unchecked.header_complete
+        now = self.portal, self.header_complete, self.join
+        self.portal, self.header_complete, self.join = unchecked.portal, unchecked.header_complete, None
         try:
             return self.decode(RawRecord(asset.raw, asset.line, asset.offset, "asset"))
         finally:
-            self.portal, self.header_complete = now
+            self.portal, self.header_complete, self.join = now
 
     def _sources_and_seeds(self, values: Sequence[Any]) -> tuple[Sequence[str], Iterable[int]]:
         """Return the keys of sources as stored, empty for missing or invalid ones, and the seeds of hashes."""
@@ -313,6 +323,10 @@ class Decoder:
         fields = self._fields_of(wire, self.portal)
         if fields is None:
             return None
+        join, others = self.join, b""
+        if join is not None:
+            wire, others = join(wire)
+            fields = self._fields_of(wire, self.portal) or fields
         key = _key(fields.key)
         if problem := _key_problem(key):
             return _reject(record, problem, f"asset {REASONS[problem]}", key=key)
@@ -329,8 +343,9 @@ class Decoder:
         date_ignored = is_unusual and updated_at is None
         name, description, url, ignored = fields.name, fields.description, fields.url, _NONE
         if _are_unusual(fields):
-            name, description, url, ignored = self._texts(self._fields_of(self._spelled(data), self.portal) or fields)
-        elif repaired:  # else there is no U+0000 in them: JSON has no other way to write it
+            spelled = self._spelled(data) if join is None else join(self._spelled(data))[0]
+            name, description, url, ignored = self._texts(self._fields_of(spelled, self.portal) or fields)
+        elif repaired or others:  # else there is no U+0000 in them: JSON has no other way to write it
             name, description, url, ignored = self._texts(fields)
         return Asset(
             key,
@@ -340,7 +355,7 @@ class Decoder:
             url,
             updated_at,
             data,
-            xxhash.xxh3_128_digest(record.data, seed),
+            xxhash.xxh3_128_digest(record.data + others, seed),
             record.line,
             record.offset,
             own_key=self._is_global is not None and not self._is_global(key),

@@ -6,13 +6,14 @@ from functools import lru_cache
 from typing import Any
 
 from seed_registry.index.byte_stream import OpenIndex
-from seed_registry.index.choice import choose, layout_of, require_domain
+from seed_registry.index.choice import choose, is_graph, layout_of, require_domain
 from seed_registry.index.decoder import Decoder
 from seed_registry.index.dialects import ARRAYS, looks_like_record
 from seed_registry.index.json_document import DocumentFramer
 from seed_registry.index.json_envelope import Layout
 from seed_registry.index.json_piece import PieceFramer
 from seed_registry.index.ndjson import LineFramer
+from seed_registry.index.node_graph import NodeGraph
 from seed_registry.index.piece_decoder import PieceDecoder
 from seed_registry.index.shards import decode_dress
 from seed_registry.index.sniff import sniff
@@ -29,6 +30,7 @@ class RecordFormat:
         shape: of its beginning.
         pieces: the decoder of its records.
         layout: of a document; it has no arrays where the records are lines.
+        is_graph: whether its records are some of the nodes of a graph.
     """
 
     def __init__(self, opened: OpenIndex, settings: Settings, salt: str = "") -> None:
@@ -52,6 +54,9 @@ class RecordFormat:
         self.shape = shape
         self.pieces = PieceDecoder(decoder, looks_like_record, ARRAYS, is_document=not shape.lines)
         self.layout = Layout({}) if shape.lines else layout_of(dialect, shape, settings)
+        self.is_graph = is_graph(dialect, self.layout)
+        if self.is_graph and dialect.graph is not None:
+            self.pieces.graph = NodeGraph(dialect.graph, self.pieces)
         self._max_record_bytes = settings.max_record_bytes
 
     def framer(self, offset: int, line: int = 1) -> LineFramer | DocumentFramer:
@@ -59,7 +64,8 @@ class RecordFormat:
         options = self._options(offset, line)
         if self.shape.lines:
             return LineFramer(**options)
-        return DocumentFramer(self.layout, is_record=looks_like_record, decode=self.pieces.decode_elements, **options)
+        decode = _undecoded if self.is_graph else self.pieces.decode_elements
+        return DocumentFramer(self.layout, is_record=looks_like_record, decode=decode, **options)
 
     def piece_framer(self, dress: bytes, offset: int, line: int, *, is_first: bool, is_last: bool) -> PieceFramer:
         """A framer of a piece of a document."""
@@ -75,3 +81,8 @@ class RecordFormat:
 
     def _options(self, offset: int, line: int) -> dict[str, Any]:
         return {"max_record_bytes": self._max_record_bytes, "offset": offset, "line": line}
+
+
+def _undecoded(data: list[bytes]) -> tuple[list[Any], list[int]]:
+    """Leave the nodes of a graph for later: few are records, and these wait."""
+    return [], list(range(len(data)))
