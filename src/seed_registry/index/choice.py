@@ -56,7 +56,9 @@ def choose(shape: Shape, settings: Settings, name: str) -> tuple[Dialect, Shape]
 
 
 def layout_of(dialect: Dialect, shape: Shape, settings: Settings) -> Layout:
-    """The layout of a document of this dialect and shape."""
+    """The layout of a document of this dialect and shape; it has no arrays where the records are lines."""
+    if shape.lines:
+        return Layout({})
     if settings.records_at is not None:
         path, nested = _named_path(settings.records_at)
         return Layout({path: "asset"}, nested, is_sequence=dialect.is_paged)

@@ -10,7 +10,6 @@ from seed_registry.index.choice import choose, is_graph, layout_of, require_doma
 from seed_registry.index.decoder import Decoder
 from seed_registry.index.dialects import ARRAYS, looks_like_record
 from seed_registry.index.json_document import DocumentFramer
-from seed_registry.index.json_envelope import Layout
 from seed_registry.index.json_piece import PieceFramer
 from seed_registry.index.ndjson import LineFramer
 from seed_registry.index.node_graph import NodeGraph
@@ -53,7 +52,7 @@ class RecordFormat:
         )
         self.shape = shape
         self.pieces = PieceDecoder(decoder, looks_like_record, ARRAYS, is_document=not shape.lines)
-        self.layout = Layout({}) if shape.lines else layout_of(dialect, shape, settings)
+        self.layout = layout_of(dialect, shape, settings)
         self.is_graph = is_graph(dialect, self.layout)
         if self.is_graph and dialect.graph is not None:
             self.pieces.graph = NodeGraph(dialect.graph, self.pieces)
