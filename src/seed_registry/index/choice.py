@@ -85,7 +85,8 @@ def layout_of(dialect: Dialect, shape: Shape, settings: Settings) -> Layout:
 
 def is_graph(dialect: Dialect, layout: Layout) -> bool:
     """Whether the records in a document of this layout are some of the nodes of a graph."""
-    return dialect.graph is not None and not dialect.graph.paths.isdisjoint(layout.arrays)
+    is_record = () in layout.singles
+    return dialect.graph is not None and not is_record and not dialect.graph.paths.isdisjoint(layout.arrays)
 
 
 def require_domain(dialect: Dialect, settings: Settings, name: str) -> None:

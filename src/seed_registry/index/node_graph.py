@@ -11,16 +11,18 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from seed_registry.errors import StorageFailed
 from seed_registry.index.dialects.base import Graph
-from seed_registry.index.piece_decoder import PieceDecoder
 from seed_registry.key_hashes import hash_key
 from seed_registry.records import Piece, RawBlock, RawRecord, Record, Reject
 from seed_registry.spill import Spool
+
+if TYPE_CHECKING:
+    from seed_registry.index.piece_decoder import PieceDecoder
 
 # One bit for each of 2^26 hashes of names: that two names share one costs time only.
 _FILTER_BITS: Final = 1 << 26
