@@ -323,9 +323,9 @@ class Decoder:
         fields = self._fields_of(wire, self.portal)
         if fields is None:
             return None
-        join, others = self.join, b""
-        if join is not None:
-            wire, others = join(wire)
+        others = b""
+        if self.join is not None:
+            wire, others = self.join(wire)
             fields = self._fields_of(wire, self.portal) or fields
         key = _key(fields.key)
         if problem := _key_problem(key):
@@ -341,12 +341,7 @@ class Decoder:
             seed = self._seed_of(source_key)
         updated_at, is_unusual = parse_timestamp(fields.date)
         date_ignored = is_unusual and updated_at is None
-        name, description, url, ignored = fields.name, fields.description, fields.url, _NONE
-        if _are_unusual(fields):
-            spelled = self._spelled(data) if join is None else join(self._spelled(data))[0]
-            name, description, url, ignored = self._texts(self._fields_of(spelled, self.portal) or fields)
-        elif repaired or others:  # else there is no U+0000 in them: JSON has no other way to write it
-            name, description, url, ignored = self._texts(fields)
+        name, description, url, ignored = self._texts_of(fields, data, is_changed=repaired or bool(others))
         return Asset(
             key,
             source_key,
@@ -374,6 +369,18 @@ class Decoder:
         if self._speller is None:
             self._speller = LiteralNumberDecoder(self.dialect.wire)
         return self._speller.decode(data)
+
+    def _texts_of(
+        self, fields: Fields, data: bytes, *, is_changed: bool
+    ) -> tuple[str | None, str | None, str | None, tuple[str, ...]]:
+        """The same as `_texts`, at little cost where these are texts; if nothing `is_changed` U+0000 is not in them."""
+        if _are_unusual(fields):
+            if _has_number([fields.name, fields.description, fields.url]):
+                spelled = self._spelled(data) if self.join is None else self.join(self._spelled(data))[0]
+                fields = self._fields_of(spelled, self.portal) or fields
+        elif not is_changed:
+            return fields.name, fields.description, fields.url, _NONE
+        return self._texts(fields)
 
     def _texts(self, fields: Fields) -> tuple[str | None, str | None, str | None, tuple[str, ...]]:
         """Name, description, URL, and which of them are null because their value is not a text."""
@@ -477,6 +484,15 @@ def _are_unusual(fields: Fields) -> bool:
         or (description is not None and (type(description) is not str or description[:1] == "{"))
         or (url is not None and type(url) is not str)
     )
+
+
+def _has_number(value: Any) -> bool:
+    """Whether there is a number in it, which may have lost its spelling."""
+    if type(value) is list:
+        return any(map(_has_number, value))
+    if type(value) is dict:
+        return any(map(_has_number, value.values()))
+    return isinstance(value, (int, float)) and type(value) is not bool
 
 
 def _reject(record: RawRecord, reason: str, detail: str, *, key: str | None = None, kind: str = "") -> Reject:

@@ -24,6 +24,8 @@ from seed_registry.spill import Spool
 if TYPE_CHECKING:
     from seed_registry.index.piece_decoder import PieceDecoder
 
+# Of a record that waits: line, offset, excess, and the hash of its name.
+_NUMBERS: Final = 4
 # One bit for each of 2^26 hashes of names: that two names share one costs time only.
 _FILTER_BITS: Final = 1 << 26
 # What completes a record, beyond any that is meant: a hostile graph has a million parts of one node.
@@ -53,9 +55,10 @@ class NodeGraph:
         self._graph = graph
         self._pieces = pieces
         self._decoder = pieces.decoder
-        self._waiting = Spool(3)
+        self._decode_head = msgspec.json.Decoder(graph.wire).decode
+        self._waiting = Spool(_NUMBERS)
         self._nodes = _Nodes()
-        self._seen = bytearray()
+        self._seen, self._kept = _Names(), _Names()
         self._has_nodes = False
 
     def take(self, pieces: Iterable[Piece]) -> Reject | None:
@@ -72,10 +75,22 @@ class NodeGraph:
         Raises:
             StorageFailed: the disk is full.
         """
-        for batch in self._batches():
-            records = self._joined(batch) if self._nodes.count else self._plain(batch)
-            self.count += len(records)
-            yield records
+        block = RawBlock([], [], [], "asset")  # of records that no other node completes
+        size = 0
+        for line, offset, excess, name_hash, data in self._waiting:
+            size += len(data)
+            if excess or self._is_joined(data, name_hash):
+                yield self._decoded([block])
+                yield self._joined(RawRecord(data, line, offset, "asset", excess))
+            else:
+                block.data.append(data)
+                block.lines.append(line)  # type: ignore[attr-defined]
+                block.offsets.append(offset)  # type: ignore[attr-defined]
+                if size < _BATCH_BYTES:
+                    continue
+                yield self._decoded([block])
+            block, size = RawBlock([], [], [], "asset"), 0
+        yield self._decoded([block])
 
     def end(self) -> None:
         """Forget the document, for the next one."""
@@ -83,81 +98,68 @@ class NodeGraph:
         self._has_nodes = False
         self._waiting.close()
         self._nodes.close()
-        self._waiting, self._nodes = Spool(3), _Nodes()
+        self._waiting, self._nodes = Spool(_NUMBERS), _Nodes()
         self.header, self.count = {}, 0
         self.number += 1
 
     def _take(self, raw: RawRecord) -> Reject | None:
         graph, self._has_nodes = self._graph, True
         try:
-            node = None if raw.excess else self._decoder.wire_of(raw.data)
+            node = None if raw.excess else self._head_of(raw.data)
         except (ValueError, RecursionError):
             found = self._decoder.decode(raw)
             if type(found) is Reject and found.reason == "not_json":
                 return found
             node = None
         if node is None:  # it will be rejected, in its order
-            self._wait(raw)
+            self._wait(raw, 0)
             return None
         for key, value in graph.header(node).items():
             self.header[key] = value if self.header.get(key, value) == value else None
-        name, holds_records = graph.name(node), graph.holds_records(node)
+        name = graph.name(node)
+        name_hash = hash_key(str(self.number), name) >> 1 if name else 0  # a signed number
+        holds_records = graph.holds_records(node)
         if holds_records:
-            self._wait(raw)
-        if name and (self._is_repeated(name) if holds_records else graph.completes(node)):
+            self._wait(raw, name_hash)
+        if name and (self._seen.add(name_hash) if holds_records else graph.completes(node)):
             self._nodes.add(name, raw)
+            self._kept.add(name_hash)
         return None
 
-    def _wait(self, raw: RawRecord) -> None:
-        self._waiting.append(raw.data, raw.line, raw.offset, raw.excess)
+    def _head_of(self, data: bytes) -> Any:
+        try:
+            return self._decode_head(data)
+        except ValueError as exc:
+            if "out of range" not in str(exc):
+                raise
+            return self._decoder.wire_of(data)  # it has all these fields
 
-    def _is_repeated(self, name: str) -> bool:
-        """Whether a node of this name that holds records may have been taken before."""
-        if not self._seen:
-            self._seen = bytearray(_FILTER_BITS >> 3)
-        bit = hash_key(str(self.number), name) % _FILTER_BITS
-        at, flag = bit >> 3, 1 << (bit & 7)
-        is_repeated = bool(self._seen[at] & flag)
-        self._seen[at] |= flag
-        return is_repeated
+    def _wait(self, raw: RawRecord, name_hash: int) -> None:
+        self._waiting.append(raw.data, raw.line, raw.offset, raw.excess, name_hash)
 
-    def _batches(self) -> Iterator[list[RawRecord]]:
-        batch: list[RawRecord] = []
-        size = 0
-        for line, offset, excess, data in self._waiting:
-            batch.append(RawRecord(data, line, offset, "asset", excess))
-            size += len(data)
-            if size >= _BATCH_BYTES:
-                yield batch
-                batch, size = [], 0
-        if batch:
-            yield batch
+    def _is_joined(self, data: bytes, name_hash: int) -> bool:
+        """Whether other nodes may complete a record that waited."""
+        if not self._nodes.count:
+            return False
+        if self._kept.has(name_hash):
+            return True
+        try:
+            return self._graph.refers(self._decoder.wire_of(data))
+        except (ValueError, RecursionError):
+            return False
 
-    def _plain(self, batch: list[RawRecord]) -> list[Record]:
-        """Decode records that no other node completes."""
-        pieces: list[Piece] = []
-        for raw in batch:
-            if raw.excess:
-                pieces.append(raw)
-                continue
-            if not pieces or type(pieces[-1]) is not RawBlock:
-                pieces.append(RawBlock([], [], [], "asset"))
-            block: Any = pieces[-1]
-            block.data.append(raw.data)
-            block.lines.append(raw.line)
-            block.offsets.append(raw.offset)
-        return self._pieces.decode(pieces)
-
-    def _joined(self, batch: list[RawRecord]) -> list[Record]:
-        """Decode records that other nodes may complete."""
-        records: list[Record] = []
-        for raw in batch:
-            self._decoder.join = partial(self._join, raw)
-            try:
-                records += self._pieces.decode([raw])
-            finally:
-                self._decoder.join = None
+    def _decoded(self, pieces: list[Piece]) -> list[Record]:
+        records = self._pieces.decode(pieces)
+        self.count += len(records)
         return records
+
+    def _joined(self, raw: RawRecord) -> list[Record]:
+        """Decode a record that other nodes may complete."""
+        self._decoder.join = partial(self._join, raw)
+        try:
+            return self._decoded([raw])
+        finally:
+            self._decoder.join = None
 
     def _join(self, raw: RawRecord, wire: Any) -> tuple[Any, bytes]:
         """A record with what completes it, and the bytes of that, in an order that is not that of the file."""
@@ -180,6 +182,27 @@ class NodeGraph:
         if has_parts and name == self._graph.name(self._decoder.wire_of(raw.data)):  # not so of a record inside it
             self._nodes.add(name, raw)  # later parts of the node find this one
         return wire, b"".join(sorted(set(used)))
+
+
+class _Names:
+    """Which names there were, by one bit of their hashes; of others it says so, too, now and then."""
+
+    def __init__(self) -> None:
+        self._bits = bytearray()
+
+    def has(self, name_hash: int) -> bool:
+        """Whether the name may have been added."""
+        bit = name_hash % _FILTER_BITS
+        return bool(self._bits and self._bits[bit >> 3] & (1 << (bit & 7)))
+
+    def add(self, name_hash: int) -> bool:
+        """Add a name, and return whether it may have been added before."""
+        before = self.has(name_hash)
+        if not self._bits:
+            self._bits = bytearray(_FILTER_BITS >> 3)
+        bit = name_hash % _FILTER_BITS
+        self._bits[bit >> 3] |= 1 << (bit & 7)
+        return before
 
 
 class _Nodes:

@@ -102,22 +102,24 @@ class Ordinary(Struct, frozen=True):
 class Graph(Struct, frozen=True):
     """How nodes of all types, in any order, become records (https://www.w3.org/TR/json-ld11/#node-objects).
 
-    Each node is decoded with the dialect's wire Struct, and these functions are asked about it.
-
     Attributes:
         paths: of the arrays of nodes, and of an object in place of one.
+        wire: a Struct with the fields that the functions of nodes read; those of records get the dialect's wire Struct.
         name: of a node; empty if it has none.
         header: what a node says about the whole graph, as the header of a document would.
         holds_records: whether a node is a record, or has some in it.
         completes: whether a node that holds none may complete a record.
+        refers: whether a record has references to nodes that may complete it, or has records in it that may.
         join: completes a record by other nodes, which are looked up by their name.
     """
 
     paths: frozenset[Path]
+    wire: type[Struct]
     name: Callable[[Any], str]
     header: Callable[[Any], Mapping[str, Any]]
     holds_records: Callable[[Any], bool]
     completes: Callable[[Any], bool]
+    refers: Callable[[Any], bool]
     join: Callable[[Any, Callable[[str], list[bytes]]], Any]
 
 

@@ -41,6 +41,7 @@ from seed_registry.index.dialects.dcat_nodes import (
     PLAIN,
     SPELLINGS,
     VALUE_OF,
+    Head,
     Node,
     addresses,
     completes,
@@ -53,6 +54,7 @@ from seed_registry.index.dialects.dcat_nodes import (
     literal,
     page_of,
     plain,
+    refers,
     spelled,
     values_in,
 )
@@ -249,9 +251,11 @@ DCAT_AP: Final = Dialect(
     inner=(b'dataset"', Layout(dict.fromkeys(_INNER, "asset"), singles=_INNER, links=_INNER)),
     graph=Graph(
         frozenset(_GRAPHS),
+        Head,
         name=lambda node: node.id if type(node.id) is str else "",
         header=_header,
         holds_records=lambda node: is_a(node, DATASETS | CATALOGS),
+        refers=lambda node: is_a(node, CATALOGS) or refers(node),
         completes=completes,
         join=join,
     ),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
-from msgspec import defstruct
+from msgspec import Struct, defstruct
 
 from seed_registry.index.dialects.base import first
 
@@ -41,14 +41,19 @@ SPELLINGS: Final = {
     "part_of": spelled("isPartOf", DCT, PLAIN),
 }
 _NAMED: Final = {f"{key}_{number}": name for key, names in SPELLINGS.items() for number, name in enumerate(names)}
-# The fields that are read of a node.
-Node: Final = defstruct(
-    "Node",
-    [("id", Any, None), ("type", Any, None), *((key, Any, None) for key in _NAMED)],
-    rename={"id": "@id", "type": "@type", **_NAMED},
-    module=__name__,
-    gc=False,
-)
+# The fields that a node, or a part of one, gives to a dataset.
+_OF_DATASETS: Final = ("identifier", "other_identifier", "title", "description", "modified", "landing_page")
+_OF_VALUES: Final = ("notation", "value", "page")
+
+
+def _struct(name: str, keys: Iterable[str]) -> type[Struct]:
+    members = [("id", Any, None), ("type", Any, None), *((key, Any, None) for key in keys)]
+    return defstruct(name, members, rename={"id": "@id", "type": "@type", **_NAMED}, module=__name__, gc=False)
+
+
+# The fields that are read of a dataset, and those that are read of all nodes.
+Node: Final = _struct("Node", _NAMED)
+Head: Final = _struct("Head", (key for key in _NAMED if not key.startswith(_OF_DATASETS)))
 
 
 def _reader(key: str) -> Callable[[Any], Any]:
@@ -59,9 +64,6 @@ def _reader(key: str) -> Callable[[Any], Any]:
 
 # From a node to the value of a field.
 VALUE_OF: Final = {key: _reader(key) for key in SPELLINGS}
-# The fields that a node, or a part of one, gives to a dataset.
-_OF_DATASETS: Final = ("identifier", "other_identifier", "title", "description", "modified", "landing_page")
-_OF_VALUES: Final = ("notation", "value", "page")
 _REFERRING: Final = tuple(
     key for key in _NAMED if key.startswith(("identifier", "other_identifier", "title", "description", "landing_page"))
 )
@@ -156,8 +158,12 @@ def is_reference(node: Any) -> bool:
 
 def completes(node: Any) -> bool:
     """Whether a node that holds no dataset may give one a value: a part of it, or one that it refers to."""
-    keys = _OF_VALUES if node.type is not None else (*_OF_VALUES, *_OF_DATASETS)
-    return any(VALUE_OF[key](node) is not None for key in keys)
+    return node.type is None or any(VALUE_OF[key](node) is not None for key in _OF_VALUES)
+
+
+def refers(node: Any) -> bool:
+    """Whether a dataset has references in the place of values."""
+    return any(_name_in(key, one) for key in _REFERRING for one in values_in(getattr(node, key)))
 
 
 def join(node: Any, look_up: Callable[[str], list[bytes]]) -> Any:
@@ -165,20 +171,26 @@ def join(node: Any, look_up: Callable[[str], list[bytes]]) -> Any:
     if type(node.id) is str and (parts := look_up(node.id)):
         node = _merged([node, *map(_decode_node, parts)])
     for key in _REFERRING:
-        value = getattr(node, key)
-        if type(value) is dict or (type(value) is list and any(type(one) is dict for one in value)):
-            found = [_resolved(one, look_up, is_page=key.startswith("landing_page")) for one in values_in(value)]
-            node = msgspec.structs.replace(node, **{key: found})
+        values = values_in(getattr(node, key))
+        names = [_name_in(key, one) for one in values]
+        if any(names):
+            joined = [_embedding(one, look_up(name)) if name else one for one, name in zip(values, names, strict=True)]
+            node = msgspec.structs.replace(node, **{key: joined})
     return node
 
 
-def _resolved(value: Any, look_up: Callable[[str], list[bytes]], *, is_page: bool) -> Any:
+def _name_in(key: str, value: Any) -> str:
+    """The name of the node that a value stands for; empty if it stands for itself, as the IRI of a page does."""
     name = value.get("@id") if type(value) is dict and "@value" not in value else None
-    if type(name) is not str or (is_page and not name.startswith("_:")):
-        return value
-    for data in look_up(name):
-        value = {**_decode_any(data), **value}
-    return value
+    is_name = type(name) is str and (name.startswith("_:") or not key.startswith("landing_page"))
+    return name if is_name else ""  # type: ignore[return-value]
+
+
+def _embedding(reference: dict[str, Any], nodes: list[bytes]) -> dict[str, Any]:
+    """A reference with the fields of its nodes."""
+    for data in nodes:
+        reference = {**_decode_any(data), **reference}
+    return reference
 
 
 def _merged(parts: Sequence[Any]) -> Any:
