@@ -59,7 +59,7 @@ class NodeGraph:
         self._waiting = Spool(_NUMBERS)
         self._nodes = _Nodes()
         self._seen, self._kept = _Names(), _Names()
-        self._has_nodes = False
+        self._has_nodes = self._has_values = False
 
     def take(self, pieces: Iterable[Piece]) -> Reject | None:
         """Take nodes; returns the first one that is not JSON, and so the document is not, either.
@@ -75,27 +75,24 @@ class NodeGraph:
         Raises:
             StorageFailed: the disk is full.
         """
-        block = RawBlock([], [], [], "asset")  # of records that no other node completes
+        alone: list[tuple[bytes, int, int]] = []  # records that no other node completes
         size = 0
         for line, offset, excess, name_hash, data in self._waiting:
-            size += len(data)
-            if excess or self._is_joined(data, name_hash):
-                yield self._decoded([block])
+            is_alone = not excess and not self._is_joined(data, name_hash)
+            if is_alone:
+                alone.append((data, line, offset))
+                size += len(data)
+            if not is_alone or size >= _BATCH_BYTES:
+                yield self._decoded_alone(alone)
+                alone, size = [], 0
+            if not is_alone:
                 yield self._joined(RawRecord(data, line, offset, "asset", excess))
-            else:
-                block.data.append(data)
-                block.lines.append(line)  # type: ignore[attr-defined]
-                block.offsets.append(offset)  # type: ignore[attr-defined]
-                if size < _BATCH_BYTES:
-                    continue
-                yield self._decoded([block])
-            block, size = RawBlock([], [], [], "asset"), 0
-        yield self._decoded([block])
+        yield self._decoded_alone(alone)
 
     def end(self) -> None:
         """Forget the document, for the next one."""
-        self.is_other = self._has_nodes and not self.count and not self.header
-        self._has_nodes = False
+        self.is_other = self._has_nodes and not self._waiting.count and not self.header
+        self._has_nodes = self._has_values = False
         self._waiting.close()
         self._nodes.close()
         self._waiting, self._nodes = Spool(_NUMBERS), _Nodes()
@@ -124,6 +121,7 @@ class NodeGraph:
         if name and (self._seen.add(name_hash) if holds_records else graph.completes(node)):
             self._nodes.add(name, raw)
             self._kept.add(name_hash)
+            self._has_values |= not holds_records
         return None
 
     def _head_of(self, data: bytes) -> Any:
@@ -139,14 +137,18 @@ class NodeGraph:
 
     def _is_joined(self, data: bytes, name_hash: int) -> bool:
         """Whether other nodes may complete a record that waited."""
-        if not self._nodes.count:
-            return False
         if self._kept.has(name_hash):
             return True
         try:
-            return self._graph.refers(self._decoder.wire_of(data))
+            return self._has_values and self._graph.refers(self._decoder.wire_of(data))
         except (ValueError, RecursionError):
             return False
+
+    def _decoded_alone(self, rows: list[tuple[bytes, int, int]]) -> list[Record]:
+        if not rows:
+            return []
+        data, lines, offsets = zip(*rows, strict=True)
+        return self._decoded([RawBlock(list(data), lines, offsets, "asset")])
 
     def _decoded(self, pieces: list[Piece]) -> list[Record]:
         records = self._pieces.decode(pieces)
@@ -209,7 +211,6 @@ class _Nodes:
     """Nodes by their names, in a temporary database of SQLite: a few megabytes of memory, the rest on disk."""
 
     def __init__(self) -> None:
-        self.count = 0
         self._database: sqlite3.Connection | None = None
 
     def add(self, name: str, raw: RawRecord) -> None:
@@ -232,7 +233,6 @@ class _Nodes:
             self._database.execute("insert or ignore into node values (?, ?, ?)", row)
         except sqlite3.Error as exc:
             raise StorageFailed(f"a temporary file cannot be written: {exc}; set TMPDIR to another") from exc
-        self.count += 1
 
     def find(self, name: str, place: int) -> Iterator[bytes]:
         """The nodes of this name, but for the one at a place."""

@@ -67,7 +67,7 @@ VALUE_OF: Final = {key: _reader(key) for key in SPELLINGS}
 _REFERRING: Final = tuple(
     key for key in _NAMED if key.startswith(("identifier", "other_identifier", "title", "description", "landing_page"))
 )
-
+_referring = attrgetter(*_REFERRING)
 
 # A series is a grouping of datasets, unless it says that it is one itself.
 DATASETS: Final = {*spelled("Dataset", DCAT, PLAIN)}
@@ -163,7 +163,10 @@ def completes(node: Any) -> bool:
 
 def refers(node: Any) -> bool:
     """Whether a dataset has references in the place of values."""
-    return any(_name_in(key, one) for key in _REFERRING for one in values_in(getattr(node, key)))
+    given = (
+        (key, value) for key, value in zip(_REFERRING, _referring(node), strict=True) if type(value) in (list, dict)
+    )
+    return any(_name_in(key, one) for key, value in given for one in values_in(value))
 
 
 def join(node: Any, look_up: Callable[[str], list[bytes]]) -> Any:
