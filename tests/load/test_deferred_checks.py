@@ -26,6 +26,7 @@ from seed_registry.index.decoder import Decoder
 from seed_registry.index.dialects.base import Dialect
 from seed_registry.index.dialects.ckan import CKAN
 from seed_registry.index.dialects.data_json import DATA_JSON
+from seed_registry.index.dialects.dcat_ap import DCAT_AP
 from seed_registry.index.dialects.directory import DIRECTORY
 from seed_registry.index.dialects.discovery import DISCOVERY
 from seed_registry.index.dialects.seed import SEED
@@ -41,7 +42,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("at_home")]
 SCALE = int(os.environ.get("EXAMPLES_SCALE", "1"))
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-DIALECTS = {dialect.name: dialect for dialect in (SEED, DIRECTORY, DISCOVERY, CKAN, DATA_JSON, VIEWS)}
+DIALECTS = {dialect.name: dialect for dialect in (SEED, DIRECTORY, DISCOVERY, CKAN, DATA_JSON, VIEWS, DCAT_AP)}
 
 # --- values that a field may have, as JSON ---------------------------------------------------------------------------
 
@@ -71,6 +72,16 @@ keys = st.one_of(
 hosts = st.sampled_from([
     b'"a.org"', b'" A.org "', b'"b.org"', b'""', b"null", b"5", b'"c\\u0000.org"', b'"https://a.org/x"',
 ])  # fmt: skip
+literals = st.one_of(
+    texts,
+    st.builds(lambda text: b'{"@value":%s}' % text, texts),
+    st.builds(lambda text: b'[{"@value":%s,"@language":"de"}]' % text, texts),
+    st.builds(lambda one, other: b'[{"@value":%s,"@language":"de"},%s]' % (one, other), texts, texts),
+)
+pages = st.sampled_from([
+    b'"https://a.org/x"', b'"hello"', b'{"@id":"https://a.org/x"}', b'[{"@id":"_:b"}]', b'[{"@value":"x"}]', b'""',
+    b'{"@id":"_:b","foaf:page":"https://a.org/p"}', b'[{"@id":"a:x","@value":"https://a.org/y"}]', b"7", b"null", b"{}",
+])  # fmt: skip
 FIELDS: dict[str, list[tuple[str, st.SearchStrategy[bytes]]]] = {
     "seed": [
         ("asset_key", keys), ("id", keys), ("source_key", hosts), ("domain", hosts), ("name", texts),
@@ -88,6 +99,14 @@ FIELDS: dict[str, list[tuple[str, st.SearchStrategy[bytes]]]] = {
     "data-json": [
         ("identifier", keys), ("@id", keys), ("title", texts), ("description", texts), ("landingPage", hosts),
         ("modified", dates), ("seriesMember", st.sampled_from([b"null", b"[]", b'[{"identifier":"inner"}]'])),
+    ],
+    "dcat-ap": [
+        ("@type", st.sampled_from([b'"dcat:Dataset"', b'["x","http://www.w3.org/ns/dcat#Dataset"]', b'"Dataset"',
+                                   b'"dcat:Distribution"', b'["dcat:Catalog","dcat:Dataset"]', b"null", b"[]"])),
+        ("@id", keys), ("dct:identifier", keys | literals), ("http://purl.org/dc/terms/identifier", literals),
+        ("adms:identifier", st.sampled_from([b'{"skos:notation":"n"}', b"null"])), ("dct:title", literals),
+        ("title", texts), ("http://purl.org/dc/terms/description", literals), ("dcterms:modified", dates | literals),
+        ("dcat:landingPage", pages),
     ],
     "views": [
         ("id", keys), ("name", texts), ("description", texts), ("rowsUpdatedAt", dates), ("viewLastModified", dates),
@@ -188,6 +207,7 @@ ORDINARY = {
     "discovery": b'{"resource":{"id":"abcd-2345","name":"n"},"metadata":{"domain":"a.org"},"permalink":"https://a.org"}',
     "ckan": b'{"id":"k","name":"n","title":"t","notes":"d","metadata_modified":"2024-05-06"}',
     "data-json": b'{"identifier":"k","title":"t","landingPage":"https://a.org/x","modified":"2024-05-06"}',
+    "dcat-ap": b'{"@type":["dcat:Dataset"],"@id":"_:b","dct:identifier":[{"@value":"k"}],"dct:title":"t"}',
     "views": b'{"id":"abcd-2345","name":"n","rowsUpdatedAt":1700000000}',
 }
 

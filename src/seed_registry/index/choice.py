@@ -80,7 +80,7 @@ def layout_of(dialect: Dialect, shape: Shape, settings: Settings) -> Layout:
         else:
             arrays = {path: kind for path, kind in arrays.items() if path not in dialect.graph.paths}
         singles = frozenset(path for path in singles if path in arrays)
-    return Layout(arrays, nested, singles, dialect.links, dialect.is_paged)
+    return Layout(arrays, nested, singles, dialect.links, dialect.is_paged, dialect.kept)
 
 
 def is_graph(dialect: Dialect, layout: Layout) -> bool:

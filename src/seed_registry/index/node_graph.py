@@ -93,11 +93,15 @@ class NodeGraph:
         """Forget the document, for the next one."""
         self.is_other = self._has_nodes and not self._waiting.count and not self.header
         self._has_nodes = self._has_values = False
-        self._waiting.close()
-        self._nodes.close()
+        self.close()
         self._waiting, self._nodes = Spool(_NUMBERS), _Nodes()
         self.header, self.count = {}, 0
         self.number += 1
+
+    def close(self) -> None:
+        """Free the disk space."""
+        self._waiting.close()
+        self._nodes.close()
 
     def _take(self, raw: RawRecord) -> Reject | None:
         graph, self._has_nodes = self._graph, True

@@ -107,18 +107,22 @@ class IndexReader:
             IndexNotUnderstood: there is no array of records in the document.
         """
         chunks = self._opened.chunks()
-        while True:
-            with self._stages.timed("reading"):
-                chunk = await anext(chunks, None)
-            if chunk is None:
-                break
-            size = len(chunk) if self.checks.keys_only else PIECE_BYTES
-            for start in range(0, len(chunk), size):
-                for records in self._framed(partial(self._framer.feed, chunk[start : start + size])):
-                    yield records
-                await anyio.lowlevel.checkpoint()  # let the sessions send and receive
-        for records in self._framed(self._framer.finish, at_end=True):
-            yield records
+        try:
+            while True:
+                with self._stages.timed("reading"):
+                    chunk = await anext(chunks, None)
+                if chunk is None:
+                    break
+                size = len(chunk) if self.checks.keys_only else PIECE_BYTES
+                for start in range(0, len(chunk), size):
+                    for records in self._framed(partial(self._framer.feed, chunk[start : start + size])):
+                        yield records
+                    await anyio.lowlevel.checkpoint()  # let the sessions send and receive
+            for records in self._framed(self._framer.finish, at_end=True):
+                yield records
+        finally:
+            if self._graph is not None:
+                self._graph.close()
 
     def scan(self) -> list[str]:
         """Read on with the keys of ordinary assets only, which are added to the list returned; others are records."""

@@ -143,6 +143,7 @@ class Dialect(Struct, frozen=True):
     Attributes:
         version: goes into every content hash: raise it when the mapping changes, and a reload rewrites what differs.
         arrays, nested, links: where records are in a document, as in `Layout`.
+        kept: the arrays in the header of a document that `portal` and `totals` need, as in `Layout`.
         inner: a text that only records with records inside them contain, and the layout of these.
         singles: where this document may have one record instead of an array of them.
         is_paged: whether several documents may follow one another in an index.
@@ -187,6 +188,7 @@ class Dialect(Struct, frozen=True):
     former_key: Callable[[Any], str | None] | None = None
     nested: Mapping[Path, Path] = {}
     links: frozenset[Path] = frozenset()
+    kept: frozenset[Path] = frozenset()
     inner: tuple[bytes, Layout] | None = None
     graph: Graph | None = None
     singles: Callable[[Shape], Iterable[Path]] = lambda _: ()

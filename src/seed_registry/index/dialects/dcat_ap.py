@@ -211,6 +211,7 @@ _INNER: Final = frozenset((*_ARRAYS, *((name,) for name in spelled("dataset", PL
 _NESTED: Final[dict[Path, Path]] = dict.fromkeys(
     [(name,) for name in spelled("catalog", DCAT) + spelled("hasPart", DCT)], ()
 ) | {(name,): (name,) for name in spelled("service", DCAT) + spelled("record", DCAT)}  # fmt: skip
+_OF_CATALOGS: Final = {name for key in ("dataset", "catalog", "service") for name in spelled(key, DCAT)}
 # Of aliases these are schema.org's as well: it has no title.
 _ALIASES: Final = {"@type", "title"}
 
@@ -222,8 +223,8 @@ def _has_terms(keys: set[str]) -> bool:
 def _fits(shape: Shape) -> bool:
     keys = set(shape.keys)
     if shape.lines:
-        return _has_terms(keys) and keys.isdisjoint(name for (name,) in _ARRAYS) and "@graph" not in keys
-    if not keys.isdisjoint(name for (name,) in _ARRAYS):
+        return _has_terms(keys) and keys.isdisjoint(_OF_CATALOGS) and "@graph" not in keys
+    if not keys.isdisjoint(_OF_CATALOGS):
         return True
     context = shape.objects.get(("@context",), set())
     if shape.is_empty("@graph"):
@@ -248,6 +249,7 @@ DCAT_AP: Final = Dialect(
     nested=_NESTED,
     links=frozenset((*_ARRAYS, *_SERVED)),
     singles=lambda _: (*_ARRAYS, *_SERVED, ("@graph",)),
+    kept=frozenset((name,) for key in ("homepage", "total") for name in SPELLINGS[key]),
     inner=(b'dataset"', Layout(dict.fromkeys(_INNER, "asset"), singles=_INNER, links=_INNER)),
     graph=Graph(
         frozenset(_GRAPHS),

@@ -200,9 +200,15 @@ def _merged(parts: Sequence[Any]) -> Any:
     """One node of its parts, whatever their order."""
     values = {}
     for key in Node.__struct_fields__[1:]:
-        found = {repr(value): value for part in parts for value in values_in(getattr(part, key))}
-        values[key] = [found[text] for text in sorted(found)] or None
+        found = {_order(value): value for part in parts for value in values_in(getattr(part, key))}
+        values[key] = [found[order] for order in sorted(found)] or None
     return Node(parts[0].id, **values)
+
+
+def _order(value: Any) -> tuple[str, str]:
+    """By language and text, however a literal is written."""
+    is_literal = type(value) is dict and "@value" in value
+    return (str(value.get("@language", "")), repr(value["@value"])) if is_literal else ("", repr(value))
 
 
 _decode_node = msgspec.json.Decoder(Node).decode
