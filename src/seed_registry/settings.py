@@ -40,6 +40,7 @@ DialectName = Literal[
     "opendatasoft",
     "udata",
     "dataverse",
+    "dcat-ap",
 ]
 
 # The sections of the help.

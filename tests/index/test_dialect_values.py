@@ -22,6 +22,8 @@ Path = tuple[str, ...]
 
 COLUMNS = ("name", "description", "url", "updated_at")
 PROBES = ("https://probe.example/p", "2001-02-03T04:05:06Z", 981_173_106, 981_173_106_000)
+# An identifier, which is the URL of a page only where it looks like one.
+IDENTIFIERS = {("@id",)}
 ABOUT = {"@type", "type", "@language", "language", "lang", "xml:lang"}
 
 word = st.text('abcé公{["\\ \n', min_size=1, max_size=12)
@@ -87,7 +89,7 @@ def filled(name: str) -> dict[Path, set[str]]:
     found: dict[Path, set[str]] = {}
     bare = bare_record(name)
     before = decoded(name, bare)
-    for path in read_fields(DIALECTS[name].wire):
+    for path in [path for path in read_fields(DIALECTS[name].wire) if path not in IDENTIFIERS]:
         for probe in PROBES:
             asset = decoded(name, changed(json.dumps(bare).encode(), path, probe))
             if isinstance(asset, Asset) and (asset.key, asset.source_key) == (before.key, before.source_key):

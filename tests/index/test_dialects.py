@@ -824,7 +824,7 @@ def test_every_dialect_that_the_settings_know_exists() -> None:
     assert [name for name, dialect in DIALECTS.items() if dialect.needs_domain] == ["views"]
     providers = {name: dialect.provider for name, dialect in DIALECTS.items() if dialect.provider != "socrata"}
     own = {name: name for name in ("ckan", "opendatasoft", "udata", "dataverse")}
-    assert providers == own | {"arcgis-hub": "arcgis", "data-json": "dcat"}
+    assert providers == own | {"arcgis-hub": "arcgis", "data-json": "dcat", "dcat-ap": "dcat"}
 
 
 # ArcGIS Hub, Opendatasoft, udata and Dataverse

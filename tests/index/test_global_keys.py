@@ -94,7 +94,7 @@ def test_a_number_is_a_portals_own(number: int) -> None:
 
 def test_dialects_declare_whether_their_keys_are_global() -> None:
     judged = {name for name, dialect in DIALECTS.items() if dialect.is_global is is_global}
-    assert judged == {"data-json", "ckan", "arcgis-hub", "opendatasoft", "udata", "dataverse"}
+    assert judged == {"data-json", "ckan", "arcgis-hub", "opendatasoft", "udata", "dataverse", "dcat-ap"}
     assert all(dialect.is_global in (None, is_global) for dialect in DIALECTS.values())
 
 
@@ -103,6 +103,8 @@ def test_dialects_declare_whether_their_keys_are_global() -> None:
     [
         ("data-json", {"identifier": "1", "title": "One"}, True),
         ("data-json", {"identifier": f"https://a.example/{UUID}", "title": "One"}, False),
+        ("dcat-ap", {"@type": "dcat:Dataset", "dct:identifier": "1"}, True),
+        ("dcat-ap", {"@type": "dcat:Dataset", "@id": "https://a.example/dataset/1"}, False),
         ("ckan", {"id": "population"}, True),
         ("ckan", {"id": UUID}, False),
         ("arcgis-hub", {"id": f"{UUID.replace('-', '')}_0", "attributes": {"name": "One"}}, False),

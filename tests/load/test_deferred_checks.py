@@ -28,6 +28,7 @@ from seed_registry.index.dialects.base import Dialect
 from seed_registry.index.dialects.ckan import CKAN
 from seed_registry.index.dialects.data_json import DATA_JSON
 from seed_registry.index.dialects.dataverse import DATAVERSE
+from seed_registry.index.dialects.dcat_ap import DCAT_AP
 from seed_registry.index.dialects.directory import DIRECTORY
 from seed_registry.index.dialects.discovery import DISCOVERY
 from seed_registry.index.dialects.opendatasoft import OPENDATASOFT
@@ -58,6 +59,7 @@ DIALECTS = {
         OPENDATASOFT,
         UDATA,
         DATAVERSE,
+        DCAT_AP,
     )
 }
 
@@ -113,6 +115,16 @@ details = inner(
 )  # fmt: skip
 old_metas = (("title", texts), ("description", texts), ("modified", dates))
 metas = inner(("default", inner(*old_metas)), *old_metas)
+literals = st.one_of(
+    texts,
+    st.builds(lambda text: b'{"@value":%s}' % text, texts),
+    st.builds(lambda text: b'[{"@value":%s,"@language":"de"}]' % text, texts),
+    st.builds(lambda one, other: b'[{"@value":%s,"@language":"de"},%s]' % (one, other), texts, texts),
+)
+landing_pages = st.sampled_from([
+    b'"https://a.org/x"', b'"hello"', b'{"@id":"https://a.org/x"}', b'[{"@id":"_:b"}]', b'[{"@value":"x"}]', b'""',
+    b'{"@id":"_:b","foaf:page":"https://a.org/p"}', b'[{"@id":"a:x","@value":"https://a.org/y"}]', b"7", b"null", b"{}",
+])  # fmt: skip
 FIELDS: dict[str, list[tuple[str, st.SearchStrategy[bytes]]]] = {
     "seed": [
         ("asset_key", keys), ("id", keys), ("source_key", hosts), ("domain", hosts), ("name", texts),
@@ -144,6 +156,14 @@ FIELDS: dict[str, list[tuple[str, st.SearchStrategy[bytes]]]] = {
         ("type", st.sampled_from([b'"dataset"', b'"dataset"', b'"file"', b'"dataverse"', b"null", b"7", b'""'])),
         ("global_id", keys), ("name", texts), ("description", texts), ("url", pages), ("image_url", pages),
         ("published_at", dates), ("updatedAt", dates),
+    ],
+    "dcat-ap": [
+        ("@type", st.sampled_from([b'"dcat:Dataset"', b'["x","http://www.w3.org/ns/dcat#Dataset"]', b'"Dataset"',
+                                   b'"dcat:Distribution"', b'["dcat:Catalog","dcat:Dataset"]', b"null", b"[]"])),
+        ("@id", keys), ("dct:identifier", keys | literals), ("http://purl.org/dc/terms/identifier", literals),
+        ("adms:identifier", st.sampled_from([b'{"skos:notation":"n"}', b"null"])), ("dct:title", literals),
+        ("title", texts), ("http://purl.org/dc/terms/description", literals), ("dcterms:modified", dates | literals),
+        ("dcat:landingPage", landing_pages),
     ],
     "views": [
         ("id", keys), ("name", texts), ("description", texts), ("rowsUpdatedAt", dates), ("viewLastModified", dates),
@@ -248,6 +268,7 @@ ORDINARY = {
     "opendatasoft": b'{"dataset_id":"k","metas":{"default":{"title":"t","modified":"2024-05-06"}}}',
     "udata": b'{"id":"k","title":"t","page":"https://a.org/x","uri":null,"last_modified":"2024-05-06"}',
     "dataverse": b'{"type":"dataset","global_id":"doi:10.1234/x","url":"https://doi.org/10.1234/x","name":"n"}',
+    "dcat-ap": b'{"@type":["dcat:Dataset"],"@id":"_:b","dct:identifier":[{"@value":"k"}],"dct:title":"t"}',
     "views": b'{"id":"abcd-2345","name":"n","rowsUpdatedAt":1700000000}',
 }
 

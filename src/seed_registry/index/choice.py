@@ -57,7 +57,9 @@ def choose(shape: Shape, settings: Settings, name: str) -> tuple[Dialect, Shape]
 
 
 def layout_of(dialect: Dialect, shape: Shape, settings: Settings) -> Layout:
-    """The layout of a document of this dialect and shape."""
+    """The layout of a document of this dialect and shape; it has no arrays where the records are lines."""
+    if shape.lines:
+        return Layout({})
     if settings.records_at is not None:
         path, nested = _named_path(settings.records_at)
         return Layout({path: "asset"}, nested, is_sequence=dialect.is_paged)
@@ -68,8 +70,24 @@ def layout_of(dialect: Dialect, shape: Shape, settings: Settings) -> Layout:
     if is_in_array:
         arrays.pop((), None)
         nested[()] = ()
-    singles = frozenset(dialect.singles(shape.page if is_in_array and shape.page else shape))
-    return Layout(arrays, nested, singles, dialect.links, dialect.is_paged)
+    document = shape.page if is_in_array and shape.page else shape
+    singles = frozenset(dialect.singles(document))
+    if dialect.graph is not None:
+        found = {
+            path for path in dialect.graph.paths if path in document.arrays or path in {*document.objects} & singles
+        }
+        if found:  # all its records are nodes of it
+            arrays, nested = {path: arrays[path] for path in found if path in arrays}, {(): ()} if is_in_array else {}
+        else:
+            arrays = {path: kind for path, kind in arrays.items() if path not in dialect.graph.paths}
+        singles = frozenset(path for path in singles if path in arrays)
+    return Layout(arrays, nested, singles, dialect.links, dialect.is_paged, dialect.kept)
+
+
+def is_graph(dialect: Dialect, layout: Layout) -> bool:
+    """Whether the records in a document of this layout are some of the nodes of a graph."""
+    is_record = () in layout.singles
+    return dialect.graph is not None and not is_record and not dialect.graph.paths.isdisjoint(layout.arrays)
 
 
 def require_domain(dialect: Dialect, settings: Settings, name: str) -> None:

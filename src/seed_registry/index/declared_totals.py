@@ -176,7 +176,16 @@ class Pages:
         self._portals: list[tuple[int, str]] = []  # where pages begin, and their portals, from the first that waits on
         self._summary = PageSummary()
 
-    def note(self, framer: DocumentFramer, portal: str, records: Sequence[Record], *, waits: bool) -> Problem | None:
+    def note(
+        self,
+        framer: DocumentFramer,
+        portal: str,
+        records: Sequence[Record],
+        *,
+        waits: bool,
+        header: Mapping[str, Any] | None = None,
+        count: int | None = None,
+    ) -> Problem | None:
         """Note the records read of a page so far; returns a problem if the pages are of too many portals.
 
         Args:
@@ -184,6 +193,8 @@ class Pages:
             portal: from its header.
             records: the last ones read of it.
             waits: whether they may depend on a header that is not read yet.
+            header: of the page, if not the framer's.
+            count: the number of records in the page, if not that of its elements.
         """
         if self._dialect.totals and not portal and len(self._sources) < 2:  # noqa: PLR2004  # one, or several
             self._sources.update(record.source_key for record in records if type(record) is Asset)
@@ -197,12 +208,14 @@ class Pages:
                     f"more than {_MOST_PORTALS:,} changes of the portal: split the index", framer.page_offset
                 )
             self._portals.append((framer.page_offset, portal))
-        part, header = self._part(framer), self._header(framer.header, portal)
+        part, noted = self._part(framer), self._header(framer.header if header is None else header, portal)
+        if count is not None:
+            part.counts = [(path, count) for path, _ in part.counts[:1]]
         self._sources, self._waits = set(), False
         if self._summary.header is None:
-            self._summary.first, self._summary.header = part, header
+            self._summary.first, self._summary.header = part, noted
         else:
-            self._summary.later.end(header, part, self._dialect.arrays)
+            self._summary.later.end(noted, part, self._dialect.arrays)
         return None
 
     def portal_at(self, offset: int) -> str | None:

@@ -10,7 +10,7 @@ these checks once Postgres has refused a batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from itertools import islice, repeat
 from operator import attrgetter
@@ -71,6 +71,7 @@ class Decoder:
         dialect, provider: of the records, and of their sources.
         portal: from the header of the document, and from `--domain`.
         header_complete: whether that is final; before that, an asset that depends on it has no source key.
+        join: completes the wire Struct of an asset that is decoded by itself, and returns what else it is hashed over.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Decoder:
         """
         self.portal = Portal(domain=domain, agreed=agreed)
         self.header_complete = header_complete or not dialect.has_portal
+        self.join: Callable[[Any], tuple[Any, bytes]] | None = None
         self.dialect = dialect
         self.provider = provider or dialect.provider
         self._kind_of = dialect.kind_of
@@ -127,14 +129,9 @@ class Decoder:
                 record, "record_too_large", f"{record.excess:,} bytes long; raise --max-record-bytes to load it"
             )
         try:
-            wire = self._decode(data)
+            wire = self.wire_of(data)
         except (ValueError, RecursionError) as exc:
-            if "out of range" not in str(exc):
-                return _undecodable(record, exc)
-            try:
-                wire = self._spelled(data)  # a number beyond float and int64 is kept as a text
-            except (ValueError, RecursionError) as exc:
-                return _undecodable(record, exc)
+            return _undecodable(record, exc)
         if not data.isascii() and not is_utf8(data):
             return _reject(record, "bad_utf8", f"record {REASONS['bad_utf8']}")
         if may_be_deep(data) and depth(data) > MAX_DEPTH:
@@ -149,6 +146,19 @@ class Decoder:
         if kind == "source":
             return self._source(record, wire, data)
         return _reject(record, "no_type", f"record {REASONS['no_type']}")
+
+    def wire_of(self, data: bytes) -> Any:
+        """The wire Struct of a record, unchecked.
+
+        Raises:
+            ValueError, RecursionError: it has none.
+        """
+        try:
+            return self._decode(data)
+        except ValueError as exc:
+            if "out of range" not in str(exc):
+                raise
+            return self._spelled(data)  # a number beyond float and int64 is kept as a text
 
     def decode_wires(self, data: list[bytes], *, keys_only: bool = False) -> tuple[list[Any], list[int]]:
         """Return wire Structs of ordinary assets, None for each that is not, and the positions of these."""
@@ -259,12 +269,12 @@ class Decoder:
 
     def check(self, asset: Asset, unchecked: _Unchecked) -> Record | None:
         """Decode an asset again, with all checks."""
-        now = self.portal, self.header_complete
-        self.portal, self.header_complete = unchecked.portal, unchecked.header_complete
+        now = self.portal, self.header_complete, self.join
+        self.portal, self.header_complete, self.join = unchecked.portal, unchecked.header_complete, None
         try:
             return self.decode(RawRecord(asset.raw, asset.line, asset.offset, "asset"))
         finally:
-            self.portal, self.header_complete = now
+            self.portal, self.header_complete, self.join = now
 
     def _sources_and_seeds(self, values: Sequence[Any]) -> tuple[Sequence[str], Iterable[int]]:
         """Return the keys of sources as stored, empty for missing or invalid ones, and the seeds of hashes."""
@@ -315,6 +325,10 @@ class Decoder:
         fields = self._fields_of(wire, self.portal)
         if fields is None:
             return None
+        others = b""
+        if self.join is not None:
+            wire, others = self.join(wire)
+            fields = self._fields_of(wire, self.portal) or fields
         key = _key(fields.key)
         if problem := _key_problem(key):
             return _reject(record, problem, f"asset {REASONS[problem]}", key=key)
@@ -329,11 +343,7 @@ class Decoder:
             seed = self._seed_of(source_key)
         updated_at, is_unusual = parse_timestamp(fields.date)
         date_ignored = is_unusual and updated_at is None
-        name, description, url, ignored = fields.name, fields.description, fields.url, _NONE
-        if _are_unusual(fields):
-            name, description, url, ignored = self._texts(self._fields_of(self._spelled(data), self.portal) or fields)
-        elif repaired:  # else there is no U+0000 in them: JSON has no other way to write it
-            name, description, url, ignored = self._texts(fields)
+        name, description, url, ignored = self._texts_of(fields, data, is_changed=repaired or bool(others))
         return Asset(
             key,
             source_key,
@@ -342,7 +352,7 @@ class Decoder:
             url,
             updated_at,
             data,
-            xxhash.xxh3_128_digest(record.data, seed),
+            xxhash.xxh3_128_digest(record.data + others, seed),
             record.line,
             record.offset,
             own_key=self._is_global is not None and not self._is_global(key),
@@ -361,6 +371,18 @@ class Decoder:
         if self._speller is None:
             self._speller = LiteralNumberDecoder(self.dialect.wire)
         return self._speller.decode(data)
+
+    def _texts_of(
+        self, fields: Fields, data: bytes, *, is_changed: bool
+    ) -> tuple[str | None, str | None, str | None, tuple[str, ...]]:
+        """The same as `_texts`, at little cost where these are texts; if nothing `is_changed` U+0000 is not in them."""
+        if _are_unusual(fields):
+            if _has_number([fields.name, fields.description, fields.url]):
+                spelled = self._spelled(data) if self.join is None else self.join(self._spelled(data))[0]
+                fields = self._fields_of(spelled, self.portal) or fields
+        elif not is_changed:
+            return fields.name, fields.description, fields.url, _NONE
+        return self._texts(fields)
 
     def _texts(self, fields: Fields) -> tuple[str | None, str | None, str | None, tuple[str, ...]]:
         """Name, description, URL, and which of them are null because their value is not a text."""
@@ -468,6 +490,15 @@ def _are_unusual(fields: Fields) -> bool:
         or (description is not None and (type(description) is not str or description[:1] == "{"))
         or (url is not None and (type(url) is not str or url[:1] == "{"))
     )
+
+
+def _has_number(value: Any) -> bool:
+    """Whether there is a number in it, which may have lost its spelling."""
+    if type(value) is list:
+        return any(map(_has_number, value))
+    if type(value) is dict:
+        return any(map(_has_number, value.values()))
+    return isinstance(value, (int, float)) and type(value) is not bool
 
 
 def _reject(record: RawRecord, reason: str, detail: str, *, key: str | None = None, kind: str = "") -> Reject:

@@ -220,7 +220,7 @@ class DocumentFramer:
                 return start, False  # cut by the end of the chunk
             text, offset = buffer[start : token.end()], self._base + start
             position = token.end()
-            if token[0] == b"[":
+            if token[0] == b"[" and not self._is_kept(envelope):
                 envelope.pass_over(text, offset)
                 self._open_array(envelope)
                 return position, True
@@ -230,6 +230,11 @@ class DocumentFramer:
             envelope.take(token, text, offset)
             if envelope.closed:
                 return self._close_level(position)
+
+    def _is_kept(self, envelope: Envelope) -> bool:
+        """Whether the array that begins here is a value of the header, or in one."""
+        path, root = envelope.at, len(envelope.root)
+        return bool(self.layout.kept) and path[: root + 1] in self.layout.kept
 
     def _is_apart(self, envelope: Envelope) -> bool:
         """Whether the object that begins here is a record, or is read like a document of its own."""

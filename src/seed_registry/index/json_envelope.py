@@ -43,6 +43,7 @@ class Layout(Struct, frozen=True):
         singles: where one object may stand in place of an array of them; `()` is a document that is a record itself.
         links: those of the arrays in which a text is no record, but names one that stands elsewhere.
         is_sequence: whether further documents may follow the first one.
+        kept: the arrays that are values of the header; all others are empty in it.
     """
 
     arrays: Mapping[Path, str]
@@ -50,6 +51,7 @@ class Layout(Struct, frozen=True):
     singles: frozenset[Path] = frozenset()
     links: frozenset[Path] = frozenset()
     is_sequence: bool = False
+    kept: frozenset[Path] = frozenset()
 
 
 class Envelope:
@@ -97,11 +99,11 @@ class Envelope:
         """Take the next token, with the white space before it."""
         self.pass_over(text, offset)
         match token[0]:
-            case b"{":
+            case b"{" | b"[":
                 self.path.append("")
                 if self._depth + len(self.path) > MAX_DEPTH:
                     raise Broken(f"nested deeper than {MAX_DEPTH} levels", offset)
-            case b"}" if self.path:
+            case b"}" | b"]" if self.path:
                 self.path.pop()
                 self.closed = not self.path
             case b"]" | b"}":

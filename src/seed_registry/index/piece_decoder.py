@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from seed_registry.index.decoder import Decoder
 from seed_registry.index.json_document import DocumentFramer
 from seed_registry.index.json_envelope import Layout, Path
 from seed_registry.index.unread_arrays import IsRecord, UnreadArrays
 from seed_registry.records import Asset, Piece, RawBlock, RawRecord, Record, Reject, raw_records
+
+if TYPE_CHECKING:
+    from seed_registry.index.node_graph import NodeGraph
 
 # Reasons for rejecting what may be an envelope of records.
 _NO_RECORD = ("no_key", "no_type")
@@ -46,6 +50,7 @@ class PieceDecoder:
         decoder: of single records and of columns.
         unread: counts what looks like records in records that were rejected.
         keys: None, or a list: then ordinary assets are not decoded, their keys are added here.
+        graph: takes the pieces in the place of this decoder, if they are nodes of a graph.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class PieceDecoder:
         self.decoder = decoder
         self.unread = UnreadArrays(is_record)
         self.keys: list[str] | None = None
+        self.graph: NodeGraph | None = None
         self._arrays = arrays
         self._is_document = is_document
         self._inner = decoder.dialect.inner
@@ -131,9 +137,8 @@ class PieceDecoder:
     def _decode_one(self, raw: RawRecord, records: list[Record]) -> bool:
         """Add a record, and those inside it; returns whether to go on after it."""
         record = self.decoder.decode(raw)
-        if record is None:
-            return True
-        records.append(record)
+        if record is not None:
+            records.append(record)
         if type(record) is Reject:
             if record.reason == "not_json" and self._is_document:
                 return False
@@ -145,8 +150,12 @@ class PieceDecoder:
         return True
 
     def _inner_records(self, raw: RawRecord, layout: Layout) -> Iterator[Record]:
-        """Decode the records inside a record: each is one of its own."""
+        """Decode the records inside a record, or inside a node that is none: each is one of its own."""
         framer = DocumentFramer(layout, max_record_bytes=len(raw.data), offset=raw.offset, line=raw.line)
-        for one in raw_records(framer.feed(raw.data)):
-            if (record := self.decoder.decode(one)) is not None:
+        found, decoder, now = raw_records(framer.feed(raw.data)), self.decoder, self.decoder.portal
+        if decoder.dialect.graph is not None and (portal := decoder.dialect.portal(framer.header)):
+            decoder.portal = replace(now, header=portal)  # the node is a catalog of its own
+        for one in found:
+            if (record := decoder.decode(one)) is not None:
                 yield record
+        decoder.portal = now

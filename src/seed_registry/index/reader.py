@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import anyio.lowlevel
 from msgspec.structs import replace
@@ -21,6 +22,9 @@ from seed_registry.index.shape import Shape
 from seed_registry.records import Asset, Piece, RawRecord, Record, Reject
 from seed_registry.report import Stages
 from seed_registry.shortfall import Total
+
+if TYPE_CHECKING:
+    from seed_registry.index.node_graph import NodeGraph
 
 # Some hundred records: decoding them whole holds the event loop for a millisecond or two.
 PIECE_BYTES = 256 << 10
@@ -75,6 +79,10 @@ class IndexReader:
         self._decoder = pieces.decoder
         self._framer = framer
         self._document = framer if isinstance(framer, DocumentFramer) else None
+        self._graph = pieces.graph
+        if self._graph is not None:
+            committed = "no record of the document was written, because its nodes belong together"
+        self._header: Mapping[str, Any] = {}  # of the last graph
         self._pages = Pages(self.dialect)
         self._stages = stages
         self._committed = committed
@@ -103,18 +111,22 @@ class IndexReader:
             IndexNotUnderstood: there is no array of records in the document.
         """
         chunks = self._opened.chunks()
-        while True:
-            with self._stages.timed("reading"):
-                chunk = await anext(chunks, None)
-            if chunk is None:
-                break
-            size = len(chunk) if self.checks.keys_only else PIECE_BYTES
-            for start in range(0, len(chunk), size):
-                for records in self._framed(partial(self._framer.feed, chunk[start : start + size])):
-                    yield records
-                await anyio.lowlevel.checkpoint()  # let the sessions send and receive
-        for records in self._framed(self._framer.finish, at_end=True):
-            yield records
+        try:
+            while True:
+                with self._stages.timed("reading"):
+                    chunk = await anext(chunks, None)
+                if chunk is None:
+                    break
+                size = len(chunk) if self.checks.keys_only else PIECE_BYTES
+                for start in range(0, len(chunk), size):
+                    for records in self._framed(partial(self._framer.feed, chunk[start : start + size])):
+                        yield records
+                    await anyio.lowlevel.checkpoint()  # let the sessions send and receive
+            for records in self._framed(self._framer.finish, at_end=True):
+                yield records
+        finally:
+            if self._graph is not None:
+                self._graph.close()
 
     def scan(self) -> list[str]:
         """Read on with the keys of ordinary assets only, which are added to the list returned; others are records."""
@@ -132,6 +144,8 @@ class IndexReader:
 
     def total(self) -> int | None:
         """The number of records that the portal has, from the last header."""
+        if self._graph is not None:
+            return self._pages.total(self._header)
         return self._pages.total(self._document.header) if self._document else None
 
     def found(self) -> list[str]:
@@ -162,29 +176,59 @@ class IndexReader:
             yield records
             if problem:
                 raise problem
+            if self._graph is not None and self._document is not None and self._document.closed:
+                yield from self._joined(self._graph, self._document)
             if self._document is None or not self._document.pending:
                 return
             step = self._framer.finish if at_end else partial(self._framer.feed, b"")
+
+    def _joined(self, graph: NodeGraph, framer: DocumentFramer) -> Iterator[list[Record]]:
+        """Yield the records of a graph that has ended."""
+        if graph.number == framer.pages:
+            return  # it was read before
+        self._header = graph.header
+        self._decoder.take_header(self.dialect.portal(graph.header), complete=True)
+        records = graph.records()
+        while True:
+            with self._stages.timed("decoding"):
+                batch = next(records, None)
+            if batch is None:
+                break
+            yield batch
+        portal = self._decoder.portal.name
+        self._pages.note(framer, portal, [], waits=False, header=graph.header, count=graph.count)
+        graph.end()
 
     def _decoded(self, pieces: list[Piece], *, at_end: bool = False) -> tuple[list[Record], SeedRegistryError | None]:
         """Return the records, and the error in the document behind them."""
         framer = self._document
         if framer is None:
             return self._pieces.decode(pieces), None
-        self._take_header(framer)
-        records = self._pieces.decode(pieces)
-        last = records[-1] if records else None
+        records: list[Record] = []
+        if self._graph is not None:
+            last: Record | None = self._graph.take(pieces)
+        else:
+            self._take_header(framer)
+            records = self._pieces.decode(pieces)
+            last = records[-1] if records else None
         if type(last) is Reject and last.reason == "not_json":
             error = ValueError(last.detail)
             problem = Problem(error_text(error), last.offset + error_position(error))
             return records[:-1], self._broken(problem)
-        waits = not self._decoder.header_complete
-        if found := self._pages.note(framer, self._decoder.portal.header, records, waits=waits) or framer.problem:
+        if found := self._noted(framer, records) or framer.problem:
             return records, self._broken(found)
+        if at_end and self._graph is not None and self._graph.is_other and framer.pages == 1:
+            return records, IndexNotUnderstood(f"{self.name} has no node that is a record of {self.dialect.name}")
         if at_end and not framer.pending and not framer.has_found:
             hint = "name its path with --records-at"
             return records, IndexNotUnderstood(f"{self.name} has {framer.nothing_found}: {hint}")
         return records, None
+
+    def _noted(self, framer: DocumentFramer, records: list[Record]) -> Problem | None:
+        if self._graph is not None:
+            return None  # it is noted at its end
+        waits = not self._decoder.header_complete
+        return self._pages.note(framer, self._decoder.portal.header, records, waits=waits)
 
     def _take_header(self, framer: DocumentFramer) -> None:
         # a document that is an array has no header

@@ -6,13 +6,13 @@ from functools import lru_cache
 from typing import Any, Final
 
 from seed_registry.index.byte_stream import OpenIndex
-from seed_registry.index.choice import choose, layout_of, require_domain
+from seed_registry.index.choice import choose, is_graph, layout_of, require_domain
 from seed_registry.index.decoder import Decoder
 from seed_registry.index.dialects import ARRAYS, Dialect, looks_like_record
 from seed_registry.index.json_document import DocumentFramer
-from seed_registry.index.json_envelope import Layout
 from seed_registry.index.json_piece import PieceFramer
 from seed_registry.index.ndjson import LineFramer
+from seed_registry.index.node_graph import NodeGraph
 from seed_registry.index.piece_decoder import PieceDecoder
 from seed_registry.index.shards import decode_dress
 from seed_registry.index.sniff import sniff
@@ -32,6 +32,7 @@ class RecordFormat:
         hosts: those that the first records name as their portal's, where they disagree and nothing else names it.
         pieces: the decoder of its records.
         layout: of a document; it has no arrays where the records are lines.
+        is_graph: whether its records are some of the nodes of a graph.
     """
 
     def __init__(self, opened: OpenIndex, settings: Settings, salt: str = "") -> None:
@@ -59,7 +60,10 @@ class RecordFormat:
         is_told = settings.domain or dialect.portal(shape.keys)
         self.hosts = hosts if len(hosts) > 1 and not is_told else []
         self.pieces = PieceDecoder(decoder, looks_like_record, ARRAYS, is_document=not shape.lines)
-        self.layout = Layout({}) if shape.lines else layout_of(dialect, shape, settings)
+        self.layout = layout_of(dialect, shape, settings)
+        self.is_graph = is_graph(dialect, self.layout)
+        if self.is_graph and dialect.graph is not None:
+            self.pieces.graph = NodeGraph(dialect.graph, self.pieces)
         self._max_record_bytes = settings.max_record_bytes
 
     def framer(self, offset: int, line: int = 1) -> LineFramer | DocumentFramer:
@@ -67,7 +71,8 @@ class RecordFormat:
         options = self._options(offset, line)
         if self.shape.lines:
             return LineFramer(**options)
-        return DocumentFramer(self.layout, is_record=looks_like_record, decode=self.pieces.decode_elements, **options)
+        decode = _undecoded if self.is_graph else self.pieces.decode_elements
+        return DocumentFramer(self.layout, is_record=looks_like_record, decode=decode, **options)
 
     def piece_framer(self, dress: bytes, offset: int, line: int, *, is_first: bool, is_last: bool) -> PieceFramer:
         """A framer of a piece of a document."""
@@ -87,3 +92,8 @@ class RecordFormat:
 
 def _provider(dialect: Dialect, beginning: bytes) -> str:
     return next((name for name, sign in dialect.providers.items() if sign.search(beginning)), dialect.provider)
+
+
+def _undecoded(data: list[bytes]) -> tuple[list[Any], list[int]]:
+    """Leave the nodes of a graph for later: few are records, and these wait."""
+    return [], list(range(len(data)))

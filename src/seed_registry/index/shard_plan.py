@@ -47,10 +47,8 @@ async def cut(index: IndexRef, settings: Settings, shard_bytes: int) -> Cut:
         found = RecordFormat(opened, settings)
         if opened.size is None:
             return _whole("a pipe, or a URL of unknown size, cannot be read at several places")
-        if opened.size <= shard_bytes:
-            return _whole("it is no larger than one shard", opened)
-        if index.kind == "url" and not opened.etag:
-            return _whole("its server gives it no strong ETag, by which each shard would know it again", opened)
+        if reason := _reason(opened, found, shard_bytes):
+            return _whole(reason, opened)
         if opened.is_packed:
             return await _packed(opened, settings, shard_bytes, is_lines=found.shape.lines)
         try:
@@ -63,6 +61,17 @@ async def cut(index: IndexRef, settings: Settings, shard_bytes: int) -> Cut:
                 return await _document(opened, file, found.layout, shard_bytes, settings.max_record_bytes)
         except NoRanges as exc:
             return _whole(exc.reason, opened)
+
+
+def _reason(opened: OpenIndex, found: RecordFormat, shard_bytes: int) -> str:
+    """Why an index of known size is one shard, if its first bytes tell."""
+    if opened.size is not None and opened.size <= shard_bytes:
+        return "it is no larger than one shard"
+    if found.is_graph:
+        return "it is a graph, whose nodes may refer to any others"
+    if opened.index.kind == "url" and not opened.etag:
+        return "its server gives it no strong ETag, by which each shard would know it again"
+    return ""
 
 
 async def _document(

@@ -103,6 +103,30 @@ class Ordinary(Struct, frozen=True):
     line_keys: type[Struct] | None = None
 
 
+class Graph(Struct, frozen=True):
+    """How nodes of all types, in any order, become records (https://www.w3.org/TR/json-ld11/#node-objects).
+
+    Attributes:
+        paths: of the arrays of nodes, and of an object in place of one.
+        wire: a Struct with the fields that the functions of nodes read; those of records get the dialect's wire Struct.
+        name: of a node; empty if it has none.
+        header: what a node says about the whole graph, as the header of a document would.
+        holds_records: whether a node is a record, or has some in it.
+        completes: whether a node that holds none may complete a record.
+        refers: whether a record has references to nodes that may complete it, or has records in it that may.
+        join: completes a record by other nodes, which are looked up by their name.
+    """
+
+    paths: frozenset[Path]
+    wire: type[Struct]
+    name: Callable[[Any], str]
+    header: Callable[[Any], Mapping[str, Any]]
+    holds_records: Callable[[Any], bool]
+    completes: Callable[[Any], bool]
+    refers: Callable[[Any], bool]
+    join: Callable[[Any, Callable[[str], list[bytes]]], Any]
+
+
 def by_record(asset: Callable[[Any, Portal], Fields | None]) -> Callable[[list[Any], Portal], Columns]:
     """All columns, from a function of one record."""
 
@@ -163,6 +187,7 @@ class Dialect(Struct, frozen=True):
     Attributes:
         version: goes into every content hash: raise it when the mapping changes, and a reload rewrites what differs.
         arrays, nested, links: where records are in a document, as in `Layout`.
+        kept: the arrays in the header of a document that `portal` and `totals` need, as in `Layout`.
         inner: a text that only records with records inside them contain, and the layout of these.
         singles: where this document may have one record instead of an array of them.
         is_paged: whether several documents may follow one another in an index.
@@ -181,6 +206,7 @@ class Dialect(Struct, frozen=True):
         kind_of: for lines, which kind a record is; None where it is neither.
         portal: the portal's host, from the header of a document.
         declared: by array, the header field with its number of records.
+        graph: how nodes of all types become records, in documents that have these; None if there are no such documents.
         totals: paths in the header that may have the number of records of the portal for the query.
         needs_domain: whether no index of this dialect names its portal, so that `--domain` is required.
         refuses_domain: why `--domain` cannot be used, if it cannot.
@@ -212,7 +238,9 @@ class Dialect(Struct, frozen=True):
     former_key: Callable[[Any], str | None] | None = None
     nested: Mapping[Path, Path] = {}
     links: frozenset[Path] = frozenset()
+    kept: frozenset[Path] = frozenset()
     inner: tuple[bytes, Layout] | None = None
+    graph: Graph | None = None
     singles: Callable[[Shape], Iterable[Path]] = lambda _: ()
     is_paged: bool = True
     typical: frozenset[str] = frozenset()
