@@ -560,6 +560,9 @@ def test_a_header_is_given_where_nobody_reads_it(shell: Shell) -> None:
 
 # Messages whose fix another test executes, by that test (or how its name begins).
 ELSEWHERE = {
+    "synthetic/test_sample_loads.py::test_a_load_counts_what_is_expected_of_a_sample": [
+        "nothing in this index names its portal: load it with --domain {}"
+    ],
     "index/test_dialects.py::test_two_dialects_that_fit_equally_well_are_an_error_that_names_both": [
         "say which with --dialect; `seed-registry explain` with either shows the rows that it makes"
     ],

@@ -29,7 +29,7 @@ from memory_index import Reading, read
 
 from seed_registry.errors import IndexBroken, SettingsInvalid
 from seed_registry.index.dialects import DIALECTS
-from seed_registry.records import Asset, Record, Reject, Source
+from seed_registry.records import Asset, RawRecord, Record, Reject, Source
 from seed_registry.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -127,7 +127,11 @@ async def test_a_wrong_value_in_any_field_harms_no_other_record(name: str, form:
     data = index_of(name, form, records)
     reading = await read_in_both_ways(data, settings_of(name, form))
     require_accounted(name, form, records, reading)
-    alone = [row(one) for record in records if (one := decoded(name, form, record))]
+    assert reading.reader is not None
+    kind = "asset" if form == "json" else ""
+    # Each on its own, with the portal that the index as a whole suggests.
+    each = (reading.reader.decode(RawRecord(record, 1, 0, kind)) for record in records)
+    alone = [row(one) for one in each if one is not None]
     assert [row(one) for one in reading.records if one.line and not is_listed(one, form)][-len(alone) :] == alone
     assert [row(one) for one in reading.assets[-2:]] == [row(decoded(name, form, one)) for one in good[2:]]
     known = data.decode().lower() + HOST.decode()
@@ -219,7 +223,7 @@ async def test_a_key_that_comes_twice_is_read_twice(name: str, form: str) -> Non
 
 
 @every_form
-@pytest.mark.parametrize("levels", [400, 600, 2_000])
+@pytest.mark.parametrize("levels", [400, 600])
 @pytest.mark.parametrize("opening", [b"[", b'{"x":'])
 async def test_a_deep_field_is_kept_or_its_record_rejected(name: str, form: str, levels: int, opening: bytes) -> None:
     good = good_records(name, form)
@@ -276,7 +280,7 @@ async def require_cut_is_noticed(name: str, form: str, step: int) -> None:
 
 @every_form
 async def test_an_index_cut_off_anywhere_is_read_to_the_cut_and_said_to_be_cut(name: str, form: str) -> None:
-    await require_cut_is_noticed(name, form, 61)
+    await require_cut_is_noticed(name, form, 97)
 
 
 @pytest.mark.slow
@@ -329,9 +333,9 @@ async def test_a_page_of_another_dialect_is_not_lost(name: str, between: bytes) 
                 sources = sum(isinstance(one, Source) for one in reading.records)
                 assert len(reading.records) - sources + reading.unread == 7, (name, other, domain)
             keys = {row(decoded(name, "json", one))[0] for one in good[:2]}
-            is_named = domain or settings_of(name, "json").domain is None
-            if is_named and reading.reader is not None and reading.reader.dialect.name == name:
-                assert keys <= {asset.key for asset in reading.assets}, (name, other)
+            if reading.reader is not None and reading.reader.dialect.name == name:
+                found = {one.key for one in reading.records if not isinstance(one, Source)}
+                assert keys <= found, (name, other)
 
 
 @pytest.mark.parametrize(("name", "other"), list(permutations([name for name, form in FORMS if form == "ndjson"], 2)))

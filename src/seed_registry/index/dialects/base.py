@@ -283,7 +283,7 @@ def hosts_of(urls: Iterable[str]) -> list[str | None]:
     hosts = []
     for url in urls:
         end = url.find("/", _SITE)
-        site = url if end < 0 else url[:end]
+        site = url if end < 0 else url[: end + 1]
         if site not in found:
             found[site] = host_of(site)
         hosts.append(found[site])
