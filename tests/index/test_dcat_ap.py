@@ -489,7 +489,7 @@ async def test_a_bad_node_is_a_reject_in_its_place(tmp_path: Path, data: bytes) 
     ]
     content = b'{"@graph":[' + b",\n".join([*nodes, json.dumps(CATALOG).encode()]) + b"]}"
     found = await read(tmp_path / "index.json", content, max_record_bytes=70_000)
-    assert [one.key if isinstance(one, Asset) else one.reason for one in found] == ["one", REJECTED[data], "two"]
+    assert [one.reason if isinstance(one, Reject) else one.key for one in found] == ["one", REJECTED[data], "two"]
     assert [one.line for one in found] == [1, 2, 3]
     assert [content[one.offset :][:1] for one in found] == [node[:1] for node in nodes]
 
