@@ -185,7 +185,7 @@ def test_a_completion_script_comes_out(shell: str, tmp_path: Path) -> None:
         ("schema ", {"apply", "check", "show", "grants"}),
         ("config s", {"show"}),
         ("load --dial", {"--dialect"}),
-        ("load --dialect d", {"directory", "discovery", "data-json"}),
+        ("load --dialect d", {"directory", "discovery", "data-json", "dcat-ap"}),
         ("load --batch-", {"--batch-size", "--batch-bytes"}),
     ],
 )

@@ -15,6 +15,7 @@ from seed_registry.index.dialects import DIALECTS
 from seed_registry.index.dialects.base import Portal, host_of, socrata_id
 from seed_registry.index.dialects.ckan import CKAN
 from seed_registry.index.dialects.data_json import DATA_JSON
+from seed_registry.index.dialects.dcat_ap import DCAT_AP
 from seed_registry.index.dialects.directory import DIRECTORY
 from seed_registry.index.dialects.discovery import DISCOVERY
 from seed_registry.index.dialects.seed import SEED
@@ -654,6 +655,7 @@ def test_texts_of_the_real_world_are_kept_exactly(text: str) -> None:
         (VIEWS, common),
         (DATA_JSON, {"identifier": "abcd-2345", "title": text, "description": text}),
         (CKAN, {"id": "k", "title": text, "notes": text}),
+        (DCAT_AP, {"@type": "dcat:Dataset", "@id": "k", "dct:title": text, "dct:description": text}),
     ):
         found = asset(dialect, record, "d.org")
         assert (found.name, found.description) == (text, text)

@@ -13,6 +13,7 @@ from seed_registry.index.decoder import MAX_KEY_BYTES, Decoder
 from seed_registry.index.dialects.base import Dialect, Portal
 from seed_registry.index.dialects.ckan import CKAN
 from seed_registry.index.dialects.data_json import DATA_JSON
+from seed_registry.index.dialects.dcat_ap import DCAT_AP
 from seed_registry.index.dialects.directory import DIRECTORY
 from seed_registry.index.dialects.discovery import DISCOVERY
 from seed_registry.index.dialects.seed import SEED
@@ -102,6 +103,8 @@ def test_a_text_that_is_what_agency_and_notation_are_written_as_is_another_ident
         (DISCOVERY, lambda key: {"resource": {"id": key}, "metadata": {"domain": "d.org"}}),
         (VIEWS, lambda key: {"id": key}),
         (CKAN, lambda key: {"id": key, "name": "abcd-2345"}),
+        (DCAT_AP, lambda key: {"@type": "dcat:Dataset", "dct:identifier": key}),
+        (DCAT_AP, lambda key: {"@type": "dcat:Dataset", "@id": "_:b", "dct:identifier": [{"@value": key}]}),
     ],
 )
 @untimed
