@@ -19,6 +19,7 @@ from seed_registry.index.dialects.base import Portal, first, host_of, hosts_of, 
 from seed_registry.index.dialects.ckan import CKAN
 from seed_registry.index.dialects.data_json import DATA_JSON
 from seed_registry.index.dialects.dataverse import DATAVERSE
+from seed_registry.index.dialects.dcat_ap import DCAT_AP
 from seed_registry.index.dialects.directory import DIRECTORY
 from seed_registry.index.dialects.discovery import DISCOVERY
 from seed_registry.index.dialects.opendatasoft import OPENDATASOFT
@@ -811,6 +812,7 @@ def test_texts_of_the_real_world_are_kept_exactly(text: str) -> None:
         (OPENDATASOFT, {"dataset_id": "k", "metas": {"default": {"title": text, "description": text}}}),
         (UDATA, {"id": "k", "title": text, "description": text}),
         (DATAVERSE, {"global_id": "k", "name": text, "description": text}),
+        (DCAT_AP, {"@type": "dcat:Dataset", "@id": "k", "dct:title": text, "dct:description": text}),
     ):
         found = asset(dialect, record, "d.org")
         assert (found.name, found.description) == (text, text)

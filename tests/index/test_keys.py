@@ -15,6 +15,7 @@ from seed_registry.index.dialects.base import Dialect, Portal
 from seed_registry.index.dialects.ckan import CKAN
 from seed_registry.index.dialects.data_json import DATA_JSON
 from seed_registry.index.dialects.dataverse import DATAVERSE
+from seed_registry.index.dialects.dcat_ap import DCAT_AP
 from seed_registry.index.dialects.directory import DIRECTORY
 from seed_registry.index.dialects.discovery import DISCOVERY
 from seed_registry.index.dialects.opendatasoft import OPENDATASOFT
@@ -112,6 +113,8 @@ def test_a_text_that_is_what_agency_and_notation_are_written_as_is_another_ident
         (OPENDATASOFT, lambda key: {"dataset": {"dataset_id": key}}),
         (UDATA, lambda key: {"id": key, "slug": "abcd-2345"}),
         (DATAVERSE, lambda key: {"type": "dataset", "global_id": key, "url": "https://doi.org/10.1234/x"}),
+        (DCAT_AP, lambda key: {"@type": "dcat:Dataset", "dct:identifier": key}),
+        (DCAT_AP, lambda key: {"@type": "dcat:Dataset", "@id": "_:b", "dct:identifier": [{"@value": key}]}),
     ],
 )
 @untimed

@@ -11,6 +11,8 @@ from msgspec import Struct
 
 # Envelopes nest two levels in practice.
 MAX_DEPTH: Final = 64
+# In the place of a key, in an array that is kept; no key has this character as it is.
+_IN_ARRAY: Final = "\0"
 # Of each key in the path of a message, and of the path.
 _PLACE_CHARACTERS: Final = 200
 
@@ -100,10 +102,10 @@ class Envelope:
         self.pass_over(text, offset)
         match token[0]:
             case b"{" | b"[":
-                self.path.append("")
+                self.path.append("" if token[0] == b"{" else _IN_ARRAY)
                 if self._depth + len(self.path) > MAX_DEPTH:
                     raise Broken(f"nested deeper than {MAX_DEPTH} levels", offset)
-            case b"}" | b"]" if self.path:
+            case b"}" | b"]" if self.path and (token[0] == b"]") == (self.path[-1] == _IN_ARRAY):
                 self.path.pop()
                 self.closed = not self.path
             case b"]" | b"}":
