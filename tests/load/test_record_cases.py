@@ -263,28 +263,40 @@ async def test_the_texts_of_sources_are_counted_too(database_url: DatabaseUrl, t
 # real files
 
 
-REAL = {
-    "arcgis_hub_county.json": ({}, 61, 1),
-    "udata_evian.json": ({}, 8, 1),
-    "usmart_data_json.json": ({"domain": "data.body.example.org"}, 31, 1),
-    "ckan_search_first_page.json": ({}, 10, 1),
-    "arcgis_hub_search.json": ({"domain": "data.council.example.org"}, 8, 1),
+TOLD = "data.body.example.org"
+# Settings, records, keys, portal and its software.
+REAL: dict[str, tuple[dict[str, Any], int, int, str, str]] = {
+    "arcgis_hub_county.json": ({}, 61, 61, "data-wcmn.opendata.arcgis.com", "arcgis"),
+    "arcgis_hub_dcat_ap.json": ({}, 22, 22, "map-highland.opendata.arcgis.com", "arcgis"),
+    "arcgis_hub_search.json": ({"domain": TOLD}, 8, 8, TOLD, "arcgis"),
+    "ckan_search_first_page.json": ({}, 10, 10, "data.birmingham.gov.uk", "ckan"),
+    "dcatus3_0_nested_catalog.json": ({}, 3, 3, "example.gov", "dcat"),
+    "dcatus3_0_series_with_members.json": ({}, 4, 2, "example.gov", "dcat"),
+    "dcatus3_0_service_serves_dataset.json": ({}, 1, 1, "example.gov", "dcat"),
+    "udata_evian.json": ({}, 8, 8, "ville-d-evian-opendata-ville-evian.hub.arcgis.com", "arcgis"),
+    "udata_flat.jsonld": ({}, 3, 3, "data.test.org", "dcat"),
+    "udata_paged-collection-1.jsonld": ({}, 3, 3, "data.test.org", "dcat"),
+    "udata_paged-collection-2.jsonld": ({}, 1, 1, "data.test.org", "dcat"),
+    "usmart_data_json.json": ({"domain": TOLD}, 31, 31, TOLD, "dcat"),
 }
 
 
+def test_every_real_index_of_another_portal_is_in_the_table(shared_data: Path) -> None:
+    assert {path.name for path in (shared_data / "portals").iterdir()} == REAL.keys()
+
+
 @pytest.mark.parametrize("name", REAL)
-async def test_every_record_of_a_real_index_is_a_row_of_its_own(
+async def test_every_record_of_a_real_index_of_another_portal_is_loaded_and_a_second_load_changes_nothing(
     database_url: DatabaseUrl, shared_data: Path, name: str
 ) -> None:
-    settings, assets, sources = REAL[name]
+    settings, records, keys, portal, provider = REAL[name]
     path = shared_data / "portals" / name
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
     report = await load(database_url, path, **settings)
-    assert (report.assets.read, report.assets.inserted, report.sources.inserted) == (assets, assets, sources)
-    assert (report.dates_ignored, report.texts_ignored) == (0, 0)
-    if settings:
-        assert set(await column(database_url, "source_key")) == {settings["domain"]}
+    assert (report.assets.read, report.assets.inserted, report.sources.inserted) == (records, keys, 1)
+    assert (report.dates_ignored, report.texts_ignored, report.unread_records) == (0, 0, [])
+    assert (report.provider, set(await column(database_url, "source_key"))) == (provider, {portal})
+    again = await load(database_url, path, **settings)
+    assert (again.assets.unchanged, again.assets.inserted, again.assets.updated) == (keys, 0, 0)
 
 
 async def execute(url: DatabaseUrl, statement: str, *arguments: Any) -> None:
