@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,12 +17,14 @@ from sharded import sharded, whole
 
 from seed_registry import DatabaseUrl, MaxRejects, Report, Settings, ingest
 from seed_registry.errors import IndexBroken, IndexNotUnderstood
+from seed_registry.index.decoder import Decoder
+from seed_registry.index.dialects.dcat_ap import DCAT_AP
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.key_scan import scan_keys
 from seed_registry.index.open import read_index
 from seed_registry.index.shard_plan import cut
 from seed_registry.key_hashes import hash_key
-from seed_registry.records import Asset, Record, Reject
+from seed_registry.records import Asset, RawBlock, RawRecord, Record, Reject
 from seed_registry.shortfall import Total
 
 pytestmark = pytest.mark.anyio
@@ -279,6 +282,36 @@ async def test_of_several_languages_one_is_taken(
     assert (found.name, found.description) == (name, "Wald")
 
 
+async def test_a_dataset_with_datasets_in_it_is_read_alike_strictly_and_not(tmp_path: Path) -> None:
+    outer = {**DATASET, "dcat:dataset": [{**DATASET, "@id": "https://other.org/2", "dct:identifier": "two"}]}
+    path = tmp_path / "index.json"
+    for content in ({**CATALOG, "dcat:dataset": [outer] * 3}, graph(CATALOG, outer)):
+        path.write_text(json.dumps(content))
+        for is_strict in (False, True):
+            async with read_index(IndexRef.of(path), Settings()) as reader:
+                reader.checks.is_strict = is_strict
+                found = [one for records in [r async for r in reader.records()] for one in records]
+            assert {(one.key, one.source_key) for one in found if isinstance(one, Asset)} == {
+                ("one", "data.example.org"),
+                ("two", "data.example.org"),
+            }
+
+
+@pytest.mark.parametrize("field", ["identifier", "title", "description", "modified"])
+async def test_of_several_spellings_the_first_that_says_something_is_taken(field: str) -> None:
+    spelled = [f"{prefix}{field}" for prefix in ("dct:", "dcterms:", NAMESPACES["dct:"])]
+    for values in product(
+        (None, "", {"@value": ""}, [{"@value": ""}], "2024-05-06", {"@value": "2024-05-07"}), repeat=3
+    ):
+        fields = {name: value for name, value in zip(spelled, values, strict=True) if value is not None}
+        data = json.dumps({"@type": "dcat:Dataset", "@id": "https://d.org/1", **fields}).encode()
+        decoder = Decoder(DCAT_AP, domain="d.org")
+        alone = decoder.decode(RawRecord(data, 1, 0, "asset"))
+        (ordinary,), _ = decoder.decode_ordinary(RawBlock([data], [1], [0], "asset"))
+        assert isinstance(alone, Asset)
+        assert (*row(ordinary), ordinary.content_hash) == (*row(alone), alone.content_hash)
+
+
 async def test_numbers_keep_their_spelling_and_what_is_no_text_is_counted(tmp_path: Path) -> None:
     node = (
         b'{"@type":"dcat:Dataset","dct:identifier":"k","dct:title":[{"@value":1.50}],"dct:description":{"@id":"_:t"}}'
@@ -510,6 +543,17 @@ async def test_other_nodes_may_be_anything(tmp_path: Path) -> None:
     assert len(found) == 2  # what a node is that cannot be read is not known
 
 
+@pytest.mark.parametrize("name", ["@type", "@id", "dct:title", "dcat:landingPage", "dct:modified", "hydra:totalItems"])
+@pytest.mark.parametrize("inner", ["", "@value", "rdf:value", "foaf:page", "foaf:homepage", "en"])
+async def test_a_value_of_hundreds_of_levels_is_no_crash(tmp_path: Path, name: str, inner: str) -> None:
+    value = f'{{"{inner}":' * 490 + "1" + "}" * 490 if inner else "[" * 490 + "]" * 490
+    for node in ('{"@type":"dcat:Dataset","dct:identifier":"k",%s}', '{"@type":"dcat:Catalog",%s}'):
+        nodes = [json.dumps(CATALOG), node % f'"{name}":{value}', json.dumps(DATASET)]
+        found = await read(tmp_path / "index.json", f'{{"@graph":[{",".join(nodes)}]}}'.encode())
+        assert [one.key for one in found if isinstance(one, Asset)][-1:] == ["one"]
+        assert all(one.reason == "too_deep" for one in found if isinstance(one, Reject))
+
+
 async def test_nothing_of_a_graph_that_is_cut_off_is_loaded(tmp_path: Path) -> None:
     data = json.dumps(graph(DATASET, CATALOG)).encode()
     for end in range(data.index(b"]"), len(data) - 1, 7):
@@ -557,7 +601,8 @@ def many(count: int) -> list[Json]:
 
 async def test_datasets_in_a_catalog_are_cut_and_a_graph_is_not(tmp_path: Path) -> None:
     path = tmp_path / "index.json"
-    for content in ({**CATALOG, "dcat:dataset": many(400)}, {"dcat:dataset": many(400), **CATALOG}):
+    at_home = {"@type": ["dcat:Catalog"], "foaf:homepage": [{"@value": "https://home.org"}], "dcat:dataset": many(400)}
+    for content in ({**CATALOG, "dcat:dataset": many(400)}, {"dcat:dataset": many(400), **CATALOG}, at_home):
         path.write_text(json.dumps(content))
         one, parts = await whole(path), await sharded(path, 40_000)
         assert len(parts.shards) > 2

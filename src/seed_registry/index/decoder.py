@@ -141,10 +141,13 @@ class Decoder:
             fixed = without_nul(data)
             repaired, data = fixed != data, fixed
         kind = record.kind or self._kind_of(wire)
-        if kind == "asset":
-            return self._asset(record, wire, data, repaired)
-        if kind == "source":
-            return self._source(record, wire, data)
+        try:
+            if kind == "asset":
+                return self._asset(record, wire, data, repaired)
+            if kind == "source":
+                return self._source(record, wire, data)
+        except RecursionError as exc:  # in the value of a field, of some hundred levels
+            return _undecodable(record, exc)
         return _reject(record, "no_type", f"record {REASONS['no_type']}")
 
     def wire_of(self, data: bytes) -> Any:

@@ -107,15 +107,16 @@ class NodeGraph:
         graph, self._has_nodes = self._graph, True
         try:
             node = None if raw.excess else self._head_of(raw.data)
+            header = {} if node is None else graph.header(node)
         except (ValueError, RecursionError):
             found = self._decoder.decode(raw)
             if type(found) is Reject and found.reason == "not_json":
                 return found
-            node = None
+            node, header = None, {}
         if node is None:  # it will be rejected, in its order
             self._wait(raw, 0)
             return None
-        for key, value in graph.header(node).items():
+        for key, value in header.items():
             self.header[key] = value if self.header.get(key, value) == value else None
         name = graph.name(node)
         name_hash = hash_key(str(self.number), name) >> 1 if name else 0  # a signed number

@@ -146,14 +146,14 @@ class PieceDecoder:
                 with suppress(ValueError, RecursionError):
                     self.unread.look_for(self._arrays, msgspec.json.decode(raw.data))
         if self._inner is not None and self._inner[0] in raw.data and not raw.excess:
-            records += self._inner_records(raw, self._inner[1])
+            records += self._inner_records(raw, self._inner[1], is_node=record is None)
         return True
 
-    def _inner_records(self, raw: RawRecord, layout: Layout) -> Iterator[Record]:
-        """Decode the records inside a record, or inside a node that is none: each is one of its own."""
+    def _inner_records(self, raw: RawRecord, layout: Layout, *, is_node: bool) -> Iterator[Record]:
+        """Decode the records inside a record, or inside a node of a graph that is none: each is one of its own."""
         framer = DocumentFramer(layout, max_record_bytes=len(raw.data), offset=raw.offset, line=raw.line)
         found, decoder, now = raw_records(framer.feed(raw.data)), self.decoder, self.decoder.portal
-        if decoder.dialect.graph is not None and (portal := decoder.dialect.portal(framer.header)):
+        if is_node and decoder.dialect.graph is not None and (portal := decoder.dialect.portal(framer.header)):
             decoder.portal = replace(now, header=portal)  # the node is a catalog of its own
         for one in found:
             if (record := decoder.decode(one)) is not None:

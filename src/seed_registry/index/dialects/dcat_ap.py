@@ -86,7 +86,7 @@ _Link = str | _Page | tuple[_Page]
 
 
 class _Keys(Struct, gc=False):
-    """The fields of an ordinary dataset: each has one value, which says all."""
+    """The fields of an ordinary dataset: each has one value, which says all, and there are no datasets in it."""
 
     type: str | list[str] = field(name="@type")
     id: str | None = field(default=None, name="@id")
@@ -94,6 +94,9 @@ class _Keys(Struct, gc=False):
     identifier_1: _Text | None = field(default=None, name="dcterms:identifier")
     identifier_2: _Text | None = field(default=None, name="http://purl.org/dc/terms/identifier")
     identifier_3: None = field(default=None, name="identifier")
+    dataset_0: None = field(default=None, name="dcat:dataset")
+    dataset_1: None = field(default=None, name="http://www.w3.org/ns/dcat#dataset")
+    dataset_2: None = field(default=None, name="dataset")
 
 
 class _Dataset(_Keys, gc=False):
@@ -138,9 +141,13 @@ def _plain_text(*values: Any) -> str | None:
 
 
 def _given(*values: Any) -> Any:
-    """The value that there is, without the list around it."""
-    found = next((value for value in values if value is not None), None)
-    return found[0] if type(found) is tuple else found
+    """The first value that says something, without the list around it."""
+    for value in values:
+        if value is not None:
+            found = value[0] if type(value) is tuple else value
+            if (found if type(found) is str else found.value) != "":
+                return found
+    return None
 
 
 def _ordinary_key(dataset: _Keys) -> str | None:

@@ -59,7 +59,7 @@ Head: Final = _struct("Head", (key for key in _NAMED if not key.startswith(_OF_D
 def _reader(key: str) -> Callable[[Any], Any]:
     """The value of a node under the first spelling that says something."""
     values = attrgetter(*(f"{key}_{number}" for number in range(len(SPELLINGS[key]))))
-    return lambda node: first(*values(node))
+    return lambda node: next((value for value in values(node) if value is not None and literal(value) != ""), None)
 
 
 # From a node to the value of a field.
