@@ -560,6 +560,9 @@ def test_a_header_is_given_where_nobody_reads_it(shell: Shell) -> None:
 
 # Messages whose fix another test executes, by that test (or how its name begins).
 ELSEWHERE = {
+    "index/test_dialects.py::test_a_named_dialect_that_does_not_fit_is_refused_where_another_does": [
+        "leave --dialect out"
+    ],
     "synthetic/test_sample_loads.py::test_a_load_counts_what_is_expected_of_a_sample": [
         "nothing in this index names its portal: load it with --domain {}"
     ],

@@ -378,7 +378,9 @@ def test_a_named_array_is_known_by_its_elements() -> None:
     assert chosen(data, records_at="result.results") == ("discovery", False)
     data = json.dumps({"result": {"results": [DATASET]}}).encode()
     assert chosen(data, records_at="result.results") == ("directory", False)
-    assert chosen(data, records_at="result.results", dialect="discovery") == ("discovery", False)
+    assert chosen(data, records_at="result.results", dialect="directory") == ("directory", False)
+    with pytest.raises(IndexNotUnderstood, match="of the dialect directory, not of discovery"):
+        chosen(data, records_at="result.results", dialect="discovery")
     for record, dialect in ((VIEW, "views"), (DATA_SET, "data-json"), (PACKAGE, "ckan"), (DCAT_PACKAGE, "ckan")):
         data = json.dumps({"one": {"id": "x", "columns": [1], "packages": [record]}}).encode()
         assert chosen(data, records_at="one.packages") == (dialect, False)
@@ -1034,3 +1036,14 @@ def test_a_package_with_a_name_that_is_none_has_the_page_of_its_id() -> None:
         asset = Decoder(CKAN, domain="d.org").decode(RawRecord(record, 1, 0, "asset"))
         assert isinstance(asset, Asset)
         assert asset.url == "https://d.org/dataset/abc"
+
+
+@pytest.mark.parametrize("lines", [False, True])
+def test_a_named_dialect_that_does_not_fit_is_refused_where_another_does(lines: bool) -> None:
+    data = lines_of(PACKAGE, PACKAGE) if lines else json.dumps([PACKAGE]).encode()
+    with pytest.raises(IndexNotUnderstood) as caught:
+        chosen(data, dialect="udata")
+    first_line, fix = str(caught.value).split("\n")
+    assert "is an index of the dialect ckan, not of udata: its records have id, metadata_modified, name" in first_line
+    assert fix == "leave --dialect out"
+    assert chosen(data)[0] == "ckan", "the fix"

@@ -42,9 +42,10 @@ def choose(shape: Shape, settings: Settings, name: str) -> tuple[Dialect, Shape]
         IndexNotUnderstood: none fits; the message describes the shape and names the options.
     """
     known = [DIALECTS[settings.dialect]] if settings.dialect else list(DIALECTS.values())
-    for ways in _ways(shape, settings):
-        if fitting := [(dialect, way) for dialect in known if (way := _fitting(dialect, ways))]:
-            return _best(fitting, name)
+    if found := _fitting(known, shape, settings):
+        return _best(found, name)
+    if settings.dialect and (found := _fitting(list(DIALECTS.values()), shape, settings)):
+        raise _another(known[0], found, name)
     if problem := _refusal(shape, known, name):
         raise IndexNotUnderstood(problem)
     if settings.dialect:
@@ -129,8 +130,29 @@ class _Way(Struct, frozen=True):
     is_paged: bool = False
 
 
-def _fitting(dialect: Dialect, ways: Sequence[_Way]) -> _Way | None:
-    return next((w for w in ways if dialect.fits(w.looks_like) and (dialect.is_paged or not w.is_paged)), None)
+def _fitting(known: Sequence[Dialect], shape: Shape, settings: Settings) -> list[tuple[Dialect, _Way]]:
+    """The dialects that fit an index taken in the plainest way that fits any."""
+    for ways in _ways(shape, settings):
+        found = [
+            (dialect, way)
+            for dialect in known
+            for way in [
+                next((w for w in ways if dialect.fits(w.looks_like) and (dialect.is_paged or not w.is_paged)), None)
+            ]
+            if way is not None
+        ]
+        if found:
+            return found
+    return []
+
+
+def _another(named: Dialect, found: Sequence[tuple[Dialect, _Way]], name: str) -> IndexNotUnderstood:
+    names = " or ".join(dialect.name for dialect, _ in found)
+    fields = _listed(set().union(*(_typical(dialect, way.looks_like) for dialect, way in found)))
+    return IndexNotUnderstood(
+        f"{name} is an index of the dialect {names}, not of {named.name}: its records have {fields}\n"
+        "leave --dialect out"
+    )
 
 
 def _best(fitting: Sequence[tuple[Dialect, _Way]], name: str) -> tuple[Dialect, Shape]:
