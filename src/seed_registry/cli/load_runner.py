@@ -13,7 +13,7 @@ from seed_registry.cli.garbage import rare_collection
 from seed_registry.cli.progress.fanout import ProgressFanout
 from seed_registry.cli.render.output import print_output
 from seed_registry.cli.signals import run_interruptibly
-from seed_registry.errors import IndexesFailed, TooManyRejects, VerificationFailed
+from seed_registry.errors import IndexesFailed, NotRetired, TooManyRejects, VerificationFailed
 from seed_registry.escape import printable
 from seed_registry.report import Progress, Report, Tally
 
@@ -47,7 +47,7 @@ def run_and_print(
     try:
         with sinks as progress, rare_collection():
             report = run_interruptibly(lambda: work(progress))
-    except (VerificationFailed, IndexesFailed, TooManyRejects) as exc:
+    except (VerificationFailed, IndexesFailed, TooManyRejects, NotRetired) as exc:
         if exc.report is not None:
             is_whole = not isinstance(exc, TooManyRejects) or exc.is_whole
             print_result(exc.report, progress.tally, output=output, is_whole=is_whole)

@@ -157,6 +157,8 @@ def indexes(recording: Recording) -> Iterable[str]:
         "resumed",
         "older",
         "not_written",
+        "retired",
+        "returned",
     ]
     columns = [name for name in columns if name == "read" or any(part.assets.get(name) for part in parts)]
     rows = [

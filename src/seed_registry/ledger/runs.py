@@ -15,7 +15,8 @@ from seed_registry.postgres.sql_files import statement
 from seed_registry.postgres.timeouts import io_timeout
 
 _WITHOUT_LEDGER: Final = (
-    "no history, no resuming, until its owner runs `seed-registry schema apply` and `seed-registry schema grants ROLE`"
+    "no history, no resuming, until its owner runs `seed-registry schema upgrade` "
+    "and `seed-registry schema grants ROLE`"
 )
 
 
@@ -32,6 +33,12 @@ class NewRun(Struct, frozen=True):
     key: str
     indexes: Sequence[str]
     rejects: str | None
+
+
+async def is_current(connection: asyncpg.Connection[Any]) -> bool:
+    """Whether there is a ledger, and it is of this version."""
+    row = await connection.fetchrow(statement("ledger/ledger_usable"))
+    return row is not None and bool(row["is_there"] and row["is_current"])
 
 
 async def create(connection: asyncpg.Connection[Any]) -> str | None:

@@ -22,6 +22,8 @@ _FIELDS = {"updated_at": "date", "url": "URL"}
 _WIDE = 72
 # A line this long is not broken where it goes to a file.
 _UNBROKEN_COLUMNS = 200
+# Shown where there are any.
+_RARE_COUNTS = ("missing_source", "resumed", "older", "not_written", "retired", "returned")
 
 
 def format_event(level: str, event: str, fields: dict[str, Any]) -> Text:
@@ -133,7 +135,11 @@ def unbroken() -> Console:
 
 def _counts_table(report: Report) -> Table:
     names = ["read", "inserted", "updated", "unchanged", "duplicate", "rejected"]
-    names += [name for name in ("missing_source", "resumed", "older", "not_written") if getattr(report.assets, name)]
+    names += [
+        name
+        for name in ("missing_source", "resumed", "older", "not_written", "retired", "returned")
+        if getattr(report.assets, name)
+    ]
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for name in names:
