@@ -65,6 +65,8 @@ class DryRunConclusion(Conclusion):
         """The plan; `sources` are all that the indexes named, by key."""
         self._run.progress.tell("info", "planning")
         tally, collector, found, main = self._run.tally, self._collector, self._found, self._main
+        # No batch takes a mark that the next one would miss. Several processes have collectors of their own.
+        tally.assets.returned = collector.returned.count() or tally.assets.returned
         new, changed = tally.assets.inserted, tally.assets.updated
         wal = wal_bytes(new, changed, collector.bytes_to_write / max(collector.assets_to_write, 1))
         missing: tuple[MissingPlan | None, MissingPlan | None] = None, None
