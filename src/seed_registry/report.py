@@ -535,6 +535,12 @@ class Report(Struct, frozen=True, omit_defaults=True):
     shards: list[ShardReport] = []
     retirement: Retirement | None = None
 
+    @property
+    def has_changes(self) -> bool:
+        """Whether, after a dry run, a load would write anything."""
+        marks = self.assets.retired or self.assets.returned
+        return self.plan is not None and bool(self.plan.has_changes or marks)
+
 
 class Progress(Protocol):
     """Receives what a load does: to draw it, log it or count it. The load itself prints nothing."""

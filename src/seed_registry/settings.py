@@ -319,7 +319,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         str | None,
         Flag("Path of the array of records, like result.results or groups[].datasets.", INPUT, "PATH", is_rare=True),
     ] = None
-    derive_sources: Annotated[bool, Flag("Create sources that the index does not list.", INPUT)] = False
+    derive_sources: Annotated[bool, Flag("Create sources that the index does not list.", INPUT, is_rare=True)] = False
     schema: str = "registry"  # of the tables
     # By the field, like assets.asset_key
     columns: Annotated[
@@ -336,7 +336,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = field(default_factory=dict)
     full: Annotated[bool, Flag("Compare values, not content hashes.", INPUT, is_rare=True)] = False
     # None: a file of this run's in the home directory
-    rejects: Annotated[str | None, Flag("The file for rejected records [default: a new one]", LIMITS, "FILE")] = None
+    rejects: Annotated[
+        str | None, Flag("The file for rejected records [default: a new one]", LIMITS, "FILE", is_rare=True)
+    ] = None
     complete: Annotated[bool, Flag("Exit with 4 if an index is known to be incomplete.", SAFETY, is_rare=True)] = False
     max_rejects: Annotated[MaxRejects, Flag("Exit with 3 above this.", LIMITS, "N|P%", parse=MaxRejects.parse)] = (
         MaxRejects()
@@ -390,7 +392,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     source_cache: Annotated[
         str | None, Flag("File that keeps the sources' ids between runs.", SAFETY, "FILE", is_rare=True)
     ] = None
-    keep_going: Annotated[bool, Flag("Load the others when an index is bad.", INPUT)] = False
+    keep_going: Annotated[bool, Flag("Load the others when an index is bad.", INPUT, is_rare=True)] = False
     retire: Annotated[bool, Flag("Mark assets that their portals no longer list.", SAFETY)] = False
     max_retire: Annotated[
         MaxRetire,

@@ -23,7 +23,7 @@ CHANGES_EXIT_CODE: Final = 2
 
 def detailed_exit_code(report: Report) -> int:
     """Return 0 if a load would write nothing, 2 if it would."""
-    return CHANGES_EXIT_CODE if report.plan is not None and report.plan.has_changes else 0
+    return CHANGES_EXIT_CODE if report.has_changes else 0
 
 
 def run_and_print(

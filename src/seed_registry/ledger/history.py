@@ -29,8 +29,8 @@ class RunRecord(Struct, frozen=True):
 
     Attributes:
         resumed: how often it was resumed.
-        outcome: running, done, failed, interrupted, too_many_rejects, not_retired or verification_failed; a run that was
-            killed stays running.
+        outcome: running, done, failed, interrupted, too_many_rejects, not_retired or verification_failed; a run that
+            was killed stays running.
         rejects: the path of its rejects file.
         committed: the counts of assets in its checkpoints, of all its attempts together; None if it has none any more.
     """

@@ -136,7 +136,7 @@ def _place(example: RejectExample, *, several: bool) -> str:
 
 
 def _verdict(report: Report, plan: Plan, tally: Tally) -> Iterator[Text]:
-    if plan.missing_upstream is not None and plan.missing_upstream.count:
+    if plan.missing_upstream is not None and plan.missing_upstream.count and report.retirement is None:
         yield Text("Missing upstream: in the registry, but not in what was read. A load leaves it.")
     if plan.rekeyed is not None and plan.rekeyed.count:
         rows = counted(plan.rekeyed.count, "row")
@@ -154,8 +154,8 @@ def _verdict(report: Report, plan: Plan, tally: Tally) -> Iterator[Text]:
         yield Text(f"{says}: a load's verification would fail.", "red")
     for note in gaps(report):
         yield Text(f"{note[0].upper()}{note[1:]}.", "yellow")
-    if plan.has_changes:
-        yield Text(f"A load would {_deeds(plan)}.", "bold")
+    if report.has_changes:
+        yield Text(f"A load would {_deeds(report, plan)}.", "bold")
         yield Text(f"It would {_effort(plan.estimate)}.")
     elif not empty_handed(report):
         yield Text("Nothing to do: a load would change nothing.", "bold")
@@ -165,7 +165,7 @@ def _verdict(report: Report, plan: Plan, tally: Tally) -> Iterator[Text]:
     yield Text(f"Nothing was written. Read: {', '.join(facts)}.", "dim")
 
 
-def _deeds(plan: Plan) -> str:
+def _deeds(report: Report, plan: Plan) -> str:
     assets, sources = plan.assets, plan.sources
     deeds = [
         f"{verb} {counted(count, what)}"
@@ -174,6 +174,8 @@ def _deeds(plan: Plan) -> str:
             ("update", sources.changed, "source"),
             ("insert", assets.new, "asset"),
             ("update", assets.changed, "asset"),
+            ("retire", report.assets.retired, "asset"),
+            ("take the mark from", report.assets.returned, "retired asset"),
         )
         if count
     ]
