@@ -159,6 +159,11 @@ do $$ begin
   end if;
 end $$;
 
+-- The keys that a run with --retire lists, where another was at work when it had read them: 8 bytes each, by part.
+create unlogged table if not exists seed_registry.listed_keys (
+  run_id text not null, part int not null, hashes bytea not null, primary key (run_id, part)
+);
+
 -- A run by shards (docs/architecture.md): what its processes share. All of it is deleted with the end of the run.
 
 create table if not exists seed_registry.shards (

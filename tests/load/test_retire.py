@@ -409,7 +409,7 @@ async def test_a_column_of_another_name(site: Site, type_: str) -> None:
 @pytest.mark.parametrize(
     ("column", "problem"),
     [
-        ("id", "is int8, not"),
+        ("id", "is NOT NULL"),
         ("created_at", "is NOT NULL"),
         ("nothing", "has no column nothing"),
         ("updated_at", "cannot both go to updated_at"),
@@ -528,8 +528,9 @@ async def test_what_another_run_lists_meanwhile_is_left_alone(site: Site, *, oth
         report = await site.load(index, retire=True, progress=watch)
     assert await site.retired() == ["b0048", "b0049"]
     assert report.retirement is not None
-    assert [one.source for one in report.retirement.left_alone] == [A]
-    assert [fields["source"] for event, fields in watch.events if event == "not_retired"] == [A]
+    left = [] if other_retires else [A]  # one that retires shows which keys it lists
+    assert [one.source for one in report.retirement.left_alone] == left
+    assert [fields["source"] for event, fields in watch.events if event == "not_retired"] == left
     await site.load(index, retire=True)
     assert await site.retired() == ["a0048", "a0049", "b0048", "b0049"]
 
@@ -565,6 +566,22 @@ async def test_two_runs_at_once_never_retire_what_either_lists(site: Site) -> No
     reports = await asyncio.gather(*(site.load(index, retire=True) for index in indexes))
     assert await site.retired() == []
     assert all(report.retirement is not None and report.retirement.reason is None for report in reports)
+
+
+async def test_of_two_runs_at_once_the_later_one_retires_what_neither_lists(site: Site) -> None:
+    await site.load(site.write(*assets(range(60))))
+    indexes = site.write(*assets(range(57))), site.write(*assets(range(3, 58)))
+    reports = await asyncio.gather(*(site.load(index, retire=True) for index in indexes))
+    assert await site.retired() == ["a0058", "a0059"]
+    # One may be done before the other begins, which then takes marks.
+    assert sum(report.assets.retired - report.assets.returned for report in reports) == 2
+
+
+async def test_what_an_earlier_run_listed_is_retired(site: Site) -> None:
+    await site.load(site.write(*assets(range(60))))
+    both = site.write(*assets(range(60))), site.write(*assets(range(60)))
+    await asyncio.gather(*(site.load(index, retire=True) for index in both))  # these show their keys
+    assert (await site.load(site.write(*assets(range(58))), retire=True)).assets.retired == 2
 
 
 # Runs that are killed

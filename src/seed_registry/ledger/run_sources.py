@@ -2,11 +2,16 @@
 
 A run notes a source, and commits, before it looks up the first of its assets. A run that retires assets of the source
 locks it against that, and then looks for such notes. So either it sees the note, or the other run sees its marks.
+
+A run that retires shows the keys that it lists once it has read them all, if another is at work: so of two that list
+assets of one source at the same time the later one can retire what neither lists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from array import array
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 
 import asyncpg
@@ -15,6 +20,7 @@ from msgspec import Struct
 from seed_registry.ledger.locks import lock_number
 from seed_registry.postgres.pooler import is_pooled
 from seed_registry.postgres.sql_files import statement
+from seed_registry.spill import PARTS
 
 # Each takes a place in the server's table of locks until the transaction ends.
 _AT_ONCE: Final = 200
@@ -64,11 +70,50 @@ async def find_begin(connection: asyncpg.Connection[Any], run_id: str) -> Begin:
 
 
 async def find_others(
-    connection: asyncpg.Connection[Any], run_id: str, sources: Sequence[str], begin: Begin
+    connection: asyncpg.Connection[Any], runs: Sequence[str], sources: Sequence[str], begin: Begin
 ) -> dict[str, str]:
-    """Return those of the sources that another run has listed since this one began, each with that run."""
-    rows = await connection.fetch(statement("ledger/other_runs"), run_id, list(sources), str(begin.xid), begin.running)
+    """Return those of the sources that a run but these has listed since this one began, each with that run."""
+    rows = await connection.fetch(
+        statement("ledger/other_runs"), list(runs), list(sources), str(begin.xid), begin.running
+    )
     return {row["source"]: row["run_id"] for row in rows}
+
+
+async def publish_keys(connection: asyncpg.Connection[Any], run_id: str, parts: Iterable[array[int]]) -> bool:
+    """Show which keys a run lists, by their hashes, if another run is at work; return whether one is."""
+    query = "select exists (select from seed_registry.runs where outcome = 'running' and run_id <> $1)"
+    if not await connection.fetchval(query, run_id):
+        return False
+    async with connection.transaction():
+        await connection.execute("delete from seed_registry.listed_keys where run_id = $1", run_id)
+        await connection.executemany(
+            "insert into seed_registry.listed_keys (run_id, part, hashes) values ($1, $2, $3)",
+            ((run_id, number, _swapped(part).tobytes()) for number, part in enumerate(parts)),
+        )
+    return True
+
+
+async def find_published(connection: asyncpg.Connection[Any], run_id: str, begin: Begin) -> list[str]:
+    """Return the other runs that have listed assets since this one began, and show their keys."""
+    rows = await connection.fetch(statement("ledger/published_runs"), run_id, str(begin.xid), begin.running)
+    return [row["run_id"] for row in rows]
+
+
+async def read_keys(connection: asyncpg.Connection[Any], run_id: str) -> AsyncIterator[array[int]]:
+    """The hashes of the keys that a run shows, by part."""
+    for part in range(PARTS):
+        query = "select hashes from seed_registry.listed_keys where run_id = $1 and part = $2"
+        hashes = array("Q")
+        hashes.frombytes(await connection.fetchval(query, run_id, part) or b"")
+        yield _swapped(hashes)
+
+
+def _swapped(hashes: array[int]) -> array[int]:
+    """The same numbers in the order of bytes of the ledger."""
+    if sys.byteorder == "big":
+        hashes = array("Q", hashes)
+        hashes.byteswap()
+    return hashes
 
 
 async def lock_sources(connection: asyncpg.Connection[Any], sources: Sequence[str]) -> None:

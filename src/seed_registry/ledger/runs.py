@@ -93,6 +93,8 @@ async def _enter(connection: asyncpg.Connection[Any], run: NewRun, *, resume: bo
                 "finished_at = null where run_id = $1",
                 unfinished.run_id,
             )
+            # It reads its indexes again, which may be others by now.
+            await connection.execute("delete from seed_registry.listed_keys where run_id = $1", unfinished.run_id)
             return Ledger(unfinished.run_id, unfinished)
         # Only the last run of a key can be resumed.
         usable = await connection.fetchrow(statement("ledger/ledger_usable"))
@@ -102,6 +104,7 @@ async def _enter(connection: asyncpg.Connection[Any], run: NewRun, *, resume: bo
                 "where rest.run_id = run.run_id and run.key = $1",
                 run.key,
             )
+        await connection.execute(statement("ledger/forget_sources"))
         await connection.execute(
             "insert into seed_registry.runs (run_id, key, indexes, rejects) values ($1, $2, $3, $4)",
             run.run_id,

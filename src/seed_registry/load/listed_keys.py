@@ -26,6 +26,7 @@ class ListedKeys:
         self.unreadable = 0
         self._sent = DistinctHashes()
         self._skipped = MarkedHashes()
+        self._skips = False
         self._rejected = Spool(0)
 
     def send(self, row_hashes: Sequence[int]) -> None:
@@ -40,6 +41,7 @@ class ListedKeys:
         """Note a record that is not loaded, for its source is not listed."""
         if self.keeps_keys:
             self._skipped.add(_bare(key))
+            self._skips = True
 
     def reject(self, reason: str, key: str | None) -> None:
         """Note a reject.
@@ -52,6 +54,7 @@ class ListedKeys:
             return
         if self.keeps_keys:
             self._skipped.add(_bare(key))
+            self._skips = True
         if reason != _OF_ANOTHER and "\0" not in key:
             self._rejected.append(key.encode(errors="replace"))
 
@@ -64,6 +67,11 @@ class ListedKeys:
     def rejected(self) -> Iterator[str]:
         """The keys of rejects that are of an asset of their own source."""
         return (data.decode() for (data,) in self._rejected)
+
+    @property
+    def has_skipped(self) -> bool:
+        """Whether there are keys that `parts` lacks."""
+        return self._skips
 
     def parts(self) -> Iterator[array[int]]:
         """The hashes of what went to the database, see `DistinctHashes.parts`."""

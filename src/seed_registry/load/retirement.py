@@ -12,7 +12,16 @@ from typing import Any
 
 from seed_registry.errors import DatabaseRefused, SettingsInvalid
 from seed_registry.ledger.checkpoints import Ledger
-from seed_registry.ledger.run_sources import Begin, find_begin, find_others, lock_sources, source_name
+from seed_registry.ledger.run_sources import (
+    Begin,
+    find_begin,
+    find_others,
+    find_published,
+    lock_sources,
+    publish_keys,
+    read_keys,
+    source_name,
+)
 from seed_registry.load.context import RegistryState, RunContext
 from seed_registry.load.guard import Guard, not_begun
 from seed_registry.load.listed_keys import ListedKeys
@@ -22,6 +31,7 @@ from seed_registry.records import SourceRow
 from seed_registry.registry.marks import take_marks
 from seed_registry.registry.queries import retire
 from seed_registry.report import LeftAlone, Retirement
+from seed_registry.spill import DistinctHashes
 
 
 class Retirer:
@@ -36,6 +46,7 @@ class Retirer:
         self._ledger = ledger
         self._listed_keys = listed_keys
         self._begin: Begin | None = None
+        self._known: list[str] = []  # runs whose keys are known, this one among them
 
     async def begin(self) -> None:
         """Note the begin of the run.
@@ -74,17 +85,34 @@ class Retirer:
             return not_begun(settings, obstacle)
         self._run.progress.tell("info", "retiring")
         self._listed_keys.settle()
-        query = UnlistedQuery(self._state.tables, sources, self._listed_keys, seconds=settings.io_timeout_seconds)
+        others = await self._main.do(self._exchange_keys, is_limited=False)
+        query = UnlistedQuery(
+            self._state.tables, sources, self._listed_keys, others=others, seconds=settings.io_timeout_seconds
+        )
         unlisted = await self._main.do(query.find, is_limited=False)
+        others.close()
         try:
             guard = Guard(settings.max_retire, sources, unlisted)
-            others: dict[Any, LeftAlone] = {}
+            left: dict[Any, LeftAlone] = {}
             if (reason := guard.reason) is None and guard.count:
-                others = await self._mark(sources, unlisted)
+                left = await self._mark(sources, unlisted)
         finally:
             unlisted.close()
         self._run.tally.assets.retired = await self._main.do(self._retired)
-        return guard.retirement(reason, sorted(others.values(), key=lambda one: one.source))
+        return guard.retirement(reason, sorted(left.values(), key=lambda one: one.source))
+
+    async def _exchange_keys(self, connection: Connection) -> DistinctHashes:
+        """Show the keys that this run lists to others that are at work, and return those that such runs list."""
+        run_id = self._ledger.run_id
+        assert self._begin is not None
+        if not self._listed_keys.has_skipped:  # what is skipped has no hash of the unique key
+            await publish_keys(connection, run_id, self._listed_keys.parts())
+        others = DistinctHashes()
+        self._known = [run_id, *await find_published(connection, run_id, self._begin)]
+        for other in self._known[1:]:
+            async for hashes in read_keys(connection, other):
+                others.extend(hashes)
+        return others
 
     async def _mark(self, sources: Mapping[str, SourceRow], unlisted: UnlistedAssets) -> dict[Any, LeftAlone]:
         names = {row.id: key for key, row in sources.items() if row.id is not None}
@@ -114,7 +142,7 @@ class Retirer:
         ]
         async with connection.transaction():
             await lock_sources(connection, list(wanted))
-            others = await find_others(connection, run_id, list(wanted), self._begin)
+            others = await find_others(connection, self._known, list(wanted), self._begin)
             allowed = [id_ for name, id_ in wanted.items() if name not in others]
             query = retire(table, self._state.tables.sources.id_type or "int8")
             status = await connection.execute(query, *columns, str(self._begin.xid), allowed)

@@ -126,9 +126,19 @@ class UnlistedQuery:
     """The statements that find unlisted assets."""
 
     def __init__(
-        self, tables: Tables, sources: Mapping[str, SourceRow], listed_keys: ListedKeys, *, seconds: float | None
+        self,
+        tables: Tables,
+        sources: Mapping[str, SourceRow],
+        listed_keys: ListedKeys,
+        *,
+        others: DistinctHashes | None = None,
+        seconds: float | None,
     ) -> None:
-        """`sources` are those that the indexes cover, by key; one fetch may take `seconds`."""
+        """`sources` are those that the indexes cover, by key; one fetch may take `seconds`.
+
+        `others` are the keys that other runs list.
+        """
+        self._others = others or DistinctHashes()
         self._tables = tables
         self._listed_keys = listed_keys
         self._seconds = seconds
@@ -167,8 +177,9 @@ class UnlistedQuery:
             else:
                 async for rows in self._rows(connection, self._fields):
                     held.extend(self._hash_of(row) for row in rows)
-            for of_registry, of_indexes in zip(held.parts(), self._listed_keys.parts(), strict=True):
-                missing.extend(set(of_registry).difference(of_indexes))
+            listed = zip(held.parts(), self._listed_keys.parts(), self._others.parts(), strict=True)
+            for of_registry, of_indexes, of_others in listed:
+                missing.extend(set(of_registry).difference(of_indexes, of_others))
         finally:
             held.close()
         return missing if missing.count else None

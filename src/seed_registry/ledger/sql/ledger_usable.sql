@@ -4,7 +4,7 @@ with relations as (
   select
     relation.relname,
     -- what a load by several processes needs besides
-    relation.relname not in ('runs', 'checkpoints', 'run_sources') as is_of_shards,
+    relation.relname not in ('runs', 'checkpoints', 'run_sources', 'listed_keys') as is_of_shards,
     relation.relname = 'checkpoints' and exists (
       select from pg_catalog.pg_attribute as attribute
       where attribute.attrelid = relation.oid and attribute.attname = 'returned' and not attribute.attisdropped
@@ -18,7 +18,7 @@ with relations as (
   join pg_catalog.pg_namespace as namespace on namespace.oid = relation.relnamespace
   where namespace.nspname = 'seed_registry'
     and relation.relname in (
-      'runs', 'checkpoints', 'run_sources', 'shards', 'shard_rejects', 'shard_keys', 'shard_repeats', 'parked'
+      'runs', 'checkpoints', 'run_sources', 'listed_keys', 'shards', 'shard_rejects', 'shard_keys', 'shard_repeats', 'parked'
     )
 )
 select
