@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import product
 from typing import Any, Final
 
 import asyncpg
@@ -20,7 +21,7 @@ from msgspec import Struct
 from seed_registry.ledger.locks import lock_number
 from seed_registry.postgres.pooler import is_pooled
 from seed_registry.postgres.sql_files import statement
-from seed_registry.spill import PARTS
+from seed_registry.spill import PARTS, DistinctHashes
 
 # Each takes a place in the server's table of locks until the transaction ends.
 _AT_ONCE: Final = 200
@@ -99,13 +100,19 @@ async def find_published(connection: asyncpg.Connection[Any], run_id: str, begin
     return [row["run_id"] for row in rows]
 
 
-async def read_keys(connection: asyncpg.Connection[Any], run_id: str) -> AsyncIterator[array[int]]:
-    """The hashes of the keys that a run shows, by part."""
-    for part in range(PARTS):
-        query = "select hashes from seed_registry.listed_keys where run_id = $1 and part = $2"
+async def read_keys(connection: asyncpg.Connection[Any], runs: Sequence[str]) -> DistinctHashes:
+    """The hashes of the keys that these runs show.
+
+    Raises:
+        StorageFailed: the disk is full.
+    """
+    found = DistinctHashes()
+    query = "select hashes from seed_registry.listed_keys where run_id = $1 and part = $2"
+    for run_id, part in product(runs, range(PARTS)):
         hashes = array("Q")
         hashes.frombytes(await connection.fetchval(query, run_id, part) or b"")
-        yield _swapped(hashes)
+        found.extend(_swapped(hashes))
+    return found
 
 
 def _swapped(hashes: array[int]) -> array[int]:

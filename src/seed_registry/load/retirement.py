@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seed_registry.errors import DatabaseRefused, SettingsInvalid
 from seed_registry.ledger.checkpoints import Ledger
@@ -31,7 +31,9 @@ from seed_registry.records import SourceRow
 from seed_registry.registry.marks import take_marks
 from seed_registry.registry.queries import retire
 from seed_registry.report import LeftAlone, Retirement
-from seed_registry.spill import DistinctHashes
+
+if TYPE_CHECKING:
+    from seed_registry.spill import DistinctHashes
 
 
 class Retirer:
@@ -107,12 +109,9 @@ class Retirer:
         assert self._begin is not None
         if not self._listed_keys.has_skipped:  # what is skipped has no hash of the unique key
             await publish_keys(connection, run_id, self._listed_keys.parts())
-        others = DistinctHashes()
-        self._known = [run_id, *await find_published(connection, run_id, self._begin)]
-        for other in self._known[1:]:
-            async for hashes in read_keys(connection, other):
-                others.extend(hashes)
-        return others
+        others = await find_published(connection, run_id, self._begin)
+        self._known = [run_id, *others]
+        return await read_keys(connection, others)
 
     async def _mark(self, sources: Mapping[str, SourceRow], unlisted: UnlistedAssets) -> dict[Any, LeftAlone]:
         names = {row.id: key for key, row in sources.items() if row.id is not None}
