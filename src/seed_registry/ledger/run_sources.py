@@ -71,11 +71,14 @@ async def find_begin(connection: asyncpg.Connection[Any], run_id: str) -> Begin:
 
 
 async def find_others(
-    connection: asyncpg.Connection[Any], runs: Sequence[str], sources: Sequence[str], begin: Begin
+    connection: asyncpg.Connection[Any], run_id: str, sources: Sequence[str], begin: Begin, known: Sequence[str]
 ) -> dict[str, str]:
-    """Return those of the sources that a run but these has listed since this one began, each with that run."""
+    """Return those of the sources that another run has listed since this one began, each with that run.
+
+    Those whose keys are `known` do not count.
+    """
     rows = await connection.fetch(
-        statement("ledger/other_runs"), list(runs), list(sources), str(begin.xid), begin.running
+        statement("ledger/other_runs"), run_id, list(sources), str(begin.xid), begin.running, list(known)
     )
     return {row["source"]: row["run_id"] for row in rows}
 

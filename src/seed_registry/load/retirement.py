@@ -48,7 +48,7 @@ class Retirer:
         self._ledger = ledger
         self._listed_keys = listed_keys
         self._begin: Begin | None = None
-        self._known: list[str] = []  # runs whose keys are known, this one among them
+        self._known: list[str] = []  # other runs whose keys are known
 
     async def begin(self) -> None:
         """Note the begin of the run.
@@ -109,9 +109,8 @@ class Retirer:
         assert self._begin is not None
         if not self._listed_keys.has_skipped:  # what is skipped has no hash of the unique key
             await publish_keys(connection, run_id, self._listed_keys.parts())
-        others = await find_published(connection, run_id, self._begin)
-        self._known = [run_id, *others]
-        return await read_keys(connection, others)
+        self._known = await find_published(connection, run_id, self._begin)
+        return await read_keys(connection, self._known)
 
     async def _mark(self, sources: Mapping[str, SourceRow], unlisted: UnlistedAssets) -> dict[Any, LeftAlone]:
         names = {row.id: key for key, row in sources.items() if row.id is not None}
@@ -141,7 +140,7 @@ class Retirer:
         ]
         async with connection.transaction():
             await lock_sources(connection, list(wanted))
-            others = await find_others(connection, self._known, list(wanted), self._begin)
+            others = await find_others(connection, run_id, list(wanted), self._begin, self._known)
             allowed = [id_ for name, id_ in wanted.items() if name not in others]
             query = retire(table, self._state.tables.sources.id_type or "int8")
             status = await connection.execute(query, *columns, str(self._begin.xid), allowed)
