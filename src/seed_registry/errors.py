@@ -22,6 +22,7 @@ password or unescaped input.
     │   └── SchemaMissing                     there are no tables
     ├── EmbeddedServerFailed                  the bundled server cannot be set up, started or stopped
     ├── TooManyRejects               exit 3
+    ├── NotRetired                   exit 3   the load stands, but --retire retired nothing: guard, or incomplete index
     ├── VerificationFailed           exit 4
     │   └── IndexesIncomplete                 with --complete: a portal has more records than were read
     └── Interrupted                  exit 128 + signal number
@@ -147,6 +148,16 @@ class TooManyRejects(SeedRegistryError):
     exit_code = 3
     report: Report | None = None
     is_whole = False
+
+
+class NotRetired(SeedRegistryError):
+    """The load is done, but nothing was retired; `report.retirement` says why."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class VerificationFailed(SeedRegistryError):

@@ -16,7 +16,7 @@ from seed_registry.records import Reject
 
 
 class Counts(Struct):
-    """The outcomes of the records of one table. `read` is always the sum of all the others."""
+    """The outcomes of the records of one table: `read` is always the sum of the others; rows retired and returned."""
 
     read: int = 0
     inserted: int = 0
@@ -28,6 +28,9 @@ class Counts(Struct):
     resumed: int = 0
     older: int = 0
     not_written: int = 0
+    # Beside the law: marked as not listed any more, and the marks taken from listed ones.
+    retired: int = 0
+    returned: int = 0
 
     @property
     def outcomes(self) -> int:
@@ -59,6 +62,7 @@ class Counts(Struct):
         self.unchanged += other.unchanged
         self.duplicate += other.duplicate
         self.resumed += other.resumed
+        self.returned += other.returned
 
     def stop(self, pending: int = 0) -> None:
         """Count the records that were read and have no outcome as not written, but for those that are `pending`."""
@@ -66,7 +70,7 @@ class Counts(Struct):
 
 
 # The numbers of a `MergeCounts`, as they stand in a checkpoint.
-MERGE_COUNTS: Final = ("inserted", "updated", "unchanged", "duplicate", "resumed")
+MERGE_COUNTS: Final = ("inserted", "updated", "unchanged", "duplicate", "resumed", "returned")
 
 
 class MergeCounts(Struct, frozen=True):
@@ -74,6 +78,7 @@ class MergeCounts(Struct, frozen=True):
 
     Attributes:
         resumed: those that an earlier attempt of the run had committed.
+        returned: rows of these records that were marked as retired, and are no longer; beside the other counts.
         rejects: those whose key is another source's.
         new: of a batch that `holds_changed`, those that were written, for the table did not have their keys.
         held: those of it that were not written, for their key has a row that differs; they are not counted.
@@ -84,6 +89,7 @@ class MergeCounts(Struct, frozen=True):
     unchanged: int = 0
     duplicate: int = 0
     resumed: int = 0
+    returned: int = 0
     rejects: tuple[Reject, ...] = ()
     new: Sequence[Any] = ()
     held: Sequence[Any] = ()
@@ -211,11 +217,13 @@ class SourceCounts(Struct, frozen=True):
 
 
 class AssetCounts(SourceCounts, frozen=True):
-    """The `assets` of a report."""
+    """The `assets` of a report; `retired` and `returned` count rows, not records."""
 
     missing_source: int = 0
     resumed: int = 0
     older: int = 0
+    retired: int = 0
+    returned: int = 0
 
 
 class Check(Struct, frozen=True):
@@ -419,6 +427,46 @@ class Plan(Struct, frozen=True):
 # The report
 
 
+class SourceRetirement(Struct, frozen=True):
+    """Of one source: how many assets the registry holds and has not retired, and those that no index lists.
+
+    `keys` are the first few of the latter; `is_over` if they are more than the guard allows.
+    """
+
+    source: str
+    held: int
+    unlisted: int
+    keys: list[str]
+    is_over: bool
+
+
+class LeftAlone(Struct, frozen=True):
+    """A source of which nothing was retired, for another run listed its assets meanwhile."""
+
+    source: str
+    run_id: str
+
+
+class Retirement(Struct, frozen=True):
+    """What `--retire` did, or in a dry run would do.
+
+    Attributes:
+        reason: why nothing was retired; None if that was not so.
+        max_retire: the guard.
+        held: assets of the covered sources that the registry holds and had not retired.
+        unlisted: those of them that no index lists.
+        per_source: sources with such assets, those with most of them first; at most 1,000.
+        left_alone: sources that another run was loading; at most 1,000.
+    """
+
+    reason: str | None
+    max_retire: str
+    held: int
+    unlisted: int
+    per_source: list[SourceRetirement]
+    left_alone: list[LeftAlone]
+
+
 class IndexReport(Struct, frozen=True):
     """What a load did with one of its indexes; `error` says why it is not whole."""
 
@@ -455,7 +503,7 @@ class ShardReport(Struct, frozen=True):
 class Report(Struct, frozen=True, omit_defaults=True):
     """What a load did, the same for people and for `--json`; `per_index` only of several, `plan` of a dry run.
 
-    `shards` are those of a load by several processes.
+    `shards` are those of a load by several processes, `retirement` is of one with `--retire`.
 
     `ignored_fields` divides `dates_ignored` and `texts_ignored` by field.
     """
@@ -485,6 +533,13 @@ class Report(Struct, frozen=True, omit_defaults=True):
     digest: Digest | None = None
     ignored_fields: dict[str, int] = {}
     shards: list[ShardReport] = []
+    retirement: Retirement | None = None
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether, after a dry run, a load would write anything."""
+        marks = self.assets.retired or self.assets.returned
+        return self.plan is not None and bool(self.plan.has_changes or marks)
 
 
 class Progress(Protocol):

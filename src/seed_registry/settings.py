@@ -22,6 +22,9 @@ _WORKERS, _WORKERS_OF_A_PROCESS = 4, 2
 MAX_SOURCES = 200_000
 # A percentage of rejects does not stop a run before this many records were read; at its end any number counts.
 PERCENTAGE_AFTER_RECORDS = 1_000
+# Of fewer assets a percentage says nothing: then this many may be retired.
+PERCENTAGE_FROM_ASSETS = 20
+MOST_RETIRED_OF_FEW = 5
 
 # As many processes as there are cores.
 AUTO = 0
@@ -164,6 +167,42 @@ class MaxRejects(Struct, frozen=True):
         return str(self.records) if self.records is not None else f"{self.percent:g}%"
 
 
+class MaxRetire(Struct, frozen=True):
+    """How many assets a run may retire, of one source and in total: a number, or a percentage of those held."""
+
+    assets: int | None = None
+    percent: float | None = 10.0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `100` or `2.5%`.
+
+        Raises:
+            SettingsInvalid: it is neither.
+        """
+        try:
+            limit = MaxRejects.parse(text)
+        except SettingsInvalid:
+            raise SettingsInvalid(
+                f"--max-retire takes a number like 100 or a percentage like 2.5%, got {text!r}"
+            ) from None
+        return cls(limit.records, limit.percent)
+
+    def exceeded(self, unlisted: int, held: int) -> bool:
+        """Whether `unlisted` of the assets `held` are too many; of all of them 100% never is."""
+        if self.assets is not None:
+            return unlisted > self.assets
+        assert self.percent is not None
+        if self.percent >= 100:  # noqa: PLR2004  # a hundred percent
+            return False
+        if held < PERCENTAGE_FROM_ASSETS:
+            return unlisted > MOST_RETIRED_OF_FEW
+        return unlisted * 100 > held * self.percent
+
+    def __str__(self) -> str:
+        return str(self.assets) if self.assets is not None else f"{self.percent:g}%"
+
+
 def parse_columns(texts: Iterable[str]) -> dict[str, str]:
     """Read texts like `assets.asset_key=external_id`.
 
@@ -295,7 +334,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         str | None,
         Flag("Path of the array of records, like result.results or groups[].datasets.", INPUT, "PATH", is_rare=True),
     ] = None
-    derive_sources: Annotated[bool, Flag("Create sources that the index does not list.", INPUT)] = False
+    derive_sources: Annotated[bool, Flag("Create sources that the index does not list.", INPUT, is_rare=True)] = False
     schema: str = "registry"  # of the tables
     # By the field, like assets.asset_key
     columns: Annotated[
@@ -312,7 +351,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = field(default_factory=dict)
     full: Annotated[bool, Flag("Compare values, not content hashes.", INPUT, is_rare=True)] = False
     # None: a file of this run's in the home directory
-    rejects: Annotated[str | None, Flag("The file for rejected records [default: a new one]", LIMITS, "FILE")] = None
+    rejects: Annotated[
+        str | None, Flag("The file for rejected records [default: a new one]", LIMITS, "FILE", is_rare=True)
+    ] = None
     complete: Annotated[bool, Flag("Exit with 4 if an index is known to be incomplete.", SAFETY, is_rare=True)] = False
     max_rejects: Annotated[MaxRejects, Flag("Exit with 3 above this.", LIMITS, "N|P%", parse=MaxRejects.parse)] = (
         MaxRejects()
@@ -366,7 +407,21 @@ class Settings(Struct, frozen=True, kw_only=True):
     source_cache: Annotated[
         str | None, Flag("File that keeps the sources' ids between runs.", SAFETY, "FILE", is_rare=True)
     ] = None
-    keep_going: Annotated[bool, Flag("Load the others when an index is bad.", INPUT)] = False
+    keep_going: Annotated[bool, Flag("Load the others when an index is bad.", INPUT, is_rare=True)] = False
+    retire: Annotated[bool, Flag("Mark assets that their portals no longer list.", SAFETY)] = False
+    max_retire: Annotated[
+        MaxRetire,
+        Flag(
+            "With --retire: retire nothing, and exit with 3, above this, of one source or in total.",
+            SAFETY,
+            "N|P%",
+            parse=MaxRetire.parse,
+            is_rare=True,
+        ),
+    ] = MaxRetire()
+    retire_despite_rejects: Annotated[
+        bool, Flag("With --retire: also where the key of a rejected record is not known.", SAFETY, is_rare=True)
+    ] = False
     digest: Annotated[bool, Flag("Print the digest of the registry afterwards.", OUTPUT, is_rare=True)] = False
 
     @property
@@ -376,8 +431,13 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         _check_ranges(self)
-        if not isinstance(self.max_rejects, MaxRejects):
-            raise SettingsInvalid(f"max_rejects takes MaxRejects.parse({str(self.max_rejects)!r})")
+        _check_limits(self)
+        if not isinstance(self.max_retire, MaxRetire):
+            raise SettingsInvalid(f"max_retire takes MaxRetire.parse({str(self.max_retire)!r})")
+        if self.retire and self.processes != 1:
+            raise SettingsInvalid(
+                "--retire needs one process: leave out --processes, or load again with --retire after it"
+            )
         if not isinstance(self.database_url, DatabaseUrl | None):
             raise SettingsInvalid("database_url takes a DatabaseUrl, which does not print its password")
         if not all(isinstance(header, Header) for header in self.headers):
@@ -393,6 +453,17 @@ class Settings(Struct, frozen=True, kw_only=True):
                 raise SettingsInvalid(
                     f"--column takes TABLE.FIELD=COLUMN like assets.asset_key=external_id, got {name!r}"
                 )
+
+
+def _check_limits(settings: Settings) -> None:
+    if not isinstance(settings.max_rejects, MaxRejects):
+        raise SettingsInvalid(f"max_rejects takes MaxRejects.parse({str(settings.max_rejects)!r})")
+    if not isinstance(settings.max_retire, MaxRetire):
+        raise SettingsInvalid(f"max_retire takes MaxRetire.parse({str(settings.max_retire)!r})")
+    if settings.retire and settings.processes != 1:
+        raise SettingsInvalid(
+            "--retire needs one process, which compares all keys: load with --processes, then again with --retire"
+        )
 
 
 def _check_ranges(settings: Settings) -> None:

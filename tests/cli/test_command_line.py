@@ -25,7 +25,8 @@ REPORT = {
     "": "run_id indexes dialect provider dry_run seconds bytes_read records_per_second batches retries repaired "
     "dates_ignored texts_ignored sources assets rejects_file verification database",
     "sources": "read inserted updated unchanged duplicate rejected not_written",
-    "assets": "read inserted updated unchanged duplicate rejected not_written missing_source resumed older",
+    "assets": "read inserted updated unchanged duplicate rejected not_written missing_source resumed older "
+    "retired returned",
     "verification": "passed checks",
     "check": "name passed expected actual",
 }

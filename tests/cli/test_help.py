@@ -182,7 +182,7 @@ def test_a_completion_script_comes_out(shell: str, tmp_path: Path) -> None:
     ("words", "answer"),
     [
         ("sch", {"schema"}),
-        ("schema ", {"apply", "check", "show", "grants"}),
+        ("schema ", {"apply", "upgrade", "check", "show", "grants"}),
         ("config s", {"show"}),
         ("load --dial", {"--dialect"}),
         ("load --dialect d", {"directory", "discovery", "data-json", "dataverse", "dcat-ap"}),

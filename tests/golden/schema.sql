@@ -1,19 +1,25 @@
--- The registry's own tables. Creates what is missing; what is there stays as it is.
+-- The registry's own tables. Creates what is missing; what is there stays as it is. By their comments `schema upgrade`
+-- knows which tables it may alter.
 
 create schema if not exists registry;
 
-create table if not exists registry.sources (
-  id           bigint generated always as identity primary key,
-  provider     text not null,
-  source_key   text not null,
-  name         text,
-  url          text,
-  raw          jsonb not null default '{}',
-  content_hash bytea,
-  created_at   timestamptz not null default now(),
-  updated_at   timestamptz not null default now(),
-  unique (provider, source_key)
-);
+do $$ begin
+  if pg_catalog.to_regclass('registry.sources') is null then
+    create table registry.sources (
+      id           bigint generated always as identity primary key,
+      provider     text not null,
+      source_key   text not null,
+      name         text,
+      url          text,
+      raw          jsonb not null default '{}',
+      content_hash bytea,
+      created_at   timestamptz not null default now(),
+      updated_at   timestamptz not null default now(),
+      unique (provider, source_key)
+    );
+    comment on table registry.sources is 'seed-registry: made by this program; its command schema upgrade may add columns';
+  end if;
+end $$;
 
 -- In one statement with how its rows are stored, which a table that was here before does not get.
 do $$ begin
@@ -28,8 +34,11 @@ do $$ begin
       updated_at   timestamptz,
       raw          jsonb,
       content_hash bytea,
-      created_at   timestamptz not null default now()
+      created_at   timestamptz not null default now(),
+      -- when its portal was first seen not to list it any more
+      retired_at   timestamptz
     );
+    comment on table registry.assets is 'seed-registry: made by this program; its command schema upgrade may add columns';
   end if;
 end $$;
 
@@ -59,9 +68,12 @@ create table if not exists seed_registry.runs (
   rejects     text,
   report      jsonb,
   -- of a run by shards: when its coordinator was last at work; its workers end some time later
-  seen_at     timestamptz
+  seen_at     timestamptz,
+  retired     bigint not null default 0
 );
 alter table seed_registry.runs add column if not exists seen_at timestamptz;
+-- how many assets it retired, committed with them
+alter table seed_registry.runs add column if not exists retired bigint not null default 0;
 do $$ begin
   if pg_catalog.to_regclass('seed_registry.runs_key_idx') is null then
     create index runs_key_idx on seed_registry.runs (key, started_at);
@@ -98,6 +110,7 @@ create table if not exists seed_registry.checkpoints (
   unchanged bigint not null default 0,
   duplicate bigint not null default 0,
   resumed   bigint not null default 0,
+  returned  bigint not null default 0,
   primary key (run_id, index, shard, lanes, lane)
 );
 -- Checkpoints of an earlier version: no run of this one would go on from them.
@@ -129,6 +142,27 @@ do $$ begin
       add primary key (run_id, index, shard, lanes, lane);
   end if;
 end $$;
+alter table seed_registry.checkpoints add column if not exists returned bigint not null default 0;
+
+-- Whose assets each run lists, noted before the first of them is looked up: what another run lists meanwhile is not
+-- retired.
+create table if not exists seed_registry.run_sources (
+  run_id  text not null references seed_registry.runs on delete cascade,
+  -- the schema of the tables, and the id there
+  source  text not null,
+  seen_at timestamptz not null default now(),
+  primary key (run_id, source)
+);
+do $$ begin
+  if pg_catalog.to_regclass('seed_registry.run_sources_source_idx') is null then
+    create index run_sources_source_idx on seed_registry.run_sources (source);
+  end if;
+end $$;
+
+-- The keys that a run with --retire lists, where another was at work when it had read them: 8 bytes each, by part.
+create unlogged table if not exists seed_registry.listed_keys (
+  run_id text not null, part int not null, hashes bytea not null, primary key (run_id, part)
+);
 
 -- A run by shards (docs/architecture.md): what its processes share. All of it is deleted with the end of the run.
 

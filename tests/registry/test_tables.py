@@ -62,6 +62,7 @@ ASSETS_COLUMNS = [
     ("raw", "jsonb", False),
     ("content_hash", "bytea", False),
     ("created_at", "timestamp with time zone", True),
+    ("retired_at", "timestamp with time zone", False),
 ]
 
 

@@ -32,6 +32,7 @@ _EXAMPLES: Mapping[str, Sequence[str]] = {
     "schema apply": ("schema apply --database-url postgresql://host/db",),
     "schema check": ("schema check --column assets.asset_key=external_id",),
     "schema show": ("schema show | psql postgresql://host/db",),
+    "schema upgrade": ("schema upgrade --yes",),
     "schema grants": ("schema grants loader | psql postgresql://host/db",),
     "db": ("db start", "db psql"),
     "db start": ("db start",),

@@ -13,7 +13,7 @@ from seed_registry.cli.garbage import rare_collection
 from seed_registry.cli.progress.fanout import ProgressFanout
 from seed_registry.cli.render.output import print_output
 from seed_registry.cli.signals import run_interruptibly
-from seed_registry.errors import IndexesFailed, TooManyRejects, VerificationFailed
+from seed_registry.errors import IndexesFailed, NotRetired, TooManyRejects, VerificationFailed
 from seed_registry.escape import printable
 from seed_registry.report import Progress, Report, Tally
 
@@ -23,7 +23,7 @@ CHANGES_EXIT_CODE: Final = 2
 
 def detailed_exit_code(report: Report) -> int:
     """Return 0 if a load would write nothing, 2 if it would."""
-    return CHANGES_EXIT_CODE if report.plan is not None and report.plan.has_changes else 0
+    return CHANGES_EXIT_CODE if report.has_changes else 0
 
 
 def run_and_print(
@@ -47,7 +47,7 @@ def run_and_print(
     try:
         with sinks as progress, rare_collection():
             report = run_interruptibly(lambda: work(progress))
-    except (VerificationFailed, IndexesFailed, TooManyRejects) as exc:
+    except (VerificationFailed, IndexesFailed, TooManyRejects, NotRetired) as exc:
         if exc.report is not None:
             is_whole = not isinstance(exc, TooManyRejects) or exc.is_whole
             print_result(exc.report, progress.tally, output=output, is_whole=is_whole)

@@ -23,7 +23,8 @@ An option is taken from its flag, else from its environment variable, else from 
 `pyproject.toml` with `[tool.seed-registry]` (the option's name without its dashes, at the top level or in a table of
 the command's name), else it is the default. `seed-registry config show` lists where each value comes from.
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 too many rejects, 4 verification failed, 129, 130 and 143 interrupted.
+Exit codes: 0 done, 1 failed, 2 usage, 3 too many rejects or nothing retired, 4 verification failed, 129, 130 and 143
+interrupted.
 """
 
 

@@ -71,6 +71,7 @@ class PlanCollector:
         sources: those that a load would write, by key: the fields that change, None of a new one.
         examples: the first keys in order, by table and kind.
         new: the assets that the registry does not have.
+        returned: those that it has, marked as retired.
         changes: the fields that change of the first keys that change, by table.
         assets_to_write: how many assets were new or changed, one in several batches each time.
         bytes_to_write: how long their records are.
@@ -81,6 +82,7 @@ class PlanCollector:
         self.examples: dict[tuple[str, str], list[str]] = {}
         self.changes: dict[str, dict[str, list[str]]] = {"sources": {}, "assets": {}}
         self.new = DistinctHashes()
+        self.returned = DistinctHashes()
         self.assets_to_write = 0
         self.bytes_to_write = 0
         self._indexes = 1
@@ -135,6 +137,7 @@ class PlanCollector:
             self._known.add(key_hash(asset), _UNCHANGED)
         for asset, fields in diff.changed:
             self._known.add(key_hash(asset), sum(1 << _FIELDS.index(name) for name in fields))
+        self.returned.extend(map(key_hash, diff.returned))
         written = [*diff.new, *(asset for asset, _ in diff.changed)]
         self.assets_to_write += len(written)
         self.bytes_to_write += sum(len(asset.raw) for asset in written)
@@ -212,6 +215,7 @@ class PlanCollector:
     def close(self) -> None:
         """Give the disk space back."""
         self.new.close()
+        self.returned.close()
         self._known.close()
         self._known_elsewhere.close()
         self._skipped.close()

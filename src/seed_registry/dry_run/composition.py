@@ -47,6 +47,7 @@ async def compose(run: RunContext, found: FoundRegistry, stack: AsyncExitStack) 
         collector,
         tables,
     )
+    stack.callback(recorder.listed_keys.close)
     main = None
     open_writer: Callable[[], AbstractAsyncContextManager[Writer]]
     if found.state is None:

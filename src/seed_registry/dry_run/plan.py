@@ -10,10 +10,21 @@ from seed_registry.dry_run.estimate import estimate, unguessed, wal_bytes
 from seed_registry.dry_run.recorder import DryRunRecorder
 from seed_registry.dry_run.upstream import missing_upstream
 from seed_registry.load.context import FoundRegistry, RunContext
+from seed_registry.load.guard import not_begun, preview
 from seed_registry.load.retry import RetryingSession
 from seed_registry.load.target import Conclusion
 from seed_registry.records import SourceRow
-from seed_registry.report import Change, Counts, Examples, Misdeclared, MissingPlan, Plan, RejectPlan, TablePlan
+from seed_registry.report import (
+    Change,
+    Counts,
+    Examples,
+    Misdeclared,
+    MissingPlan,
+    Plan,
+    RejectPlan,
+    Retirement,
+    TablePlan,
+)
 
 
 class DryRunConclusion(Conclusion):
@@ -28,16 +39,34 @@ class DryRunConclusion(Conclusion):
         main: RetryingSession | None,
     ) -> None:
         """`main` is a session to the registry that was `found`, if there is one."""
+        self._listed_keys = recorder.listed_keys
         self._run = run
         self._recorder = recorder
         self._collector = collector
         self._found = found
         self._main = main
 
+    async def retire(self, sources: Mapping[str, SourceRow], obstacle: str | None) -> Retirement | None:
+        """What a load would retire, if the settings ask for it."""
+        settings, state, listed_keys = self._run.settings, self._found.state, self._listed_keys
+        if not settings.retire:
+            return None
+        if obstacle or state is None or self._main is None:
+            return not_begun(settings, obstacle)
+        self._run.progress.tell("info", "retiring")
+        found = await self._main.do(
+            lambda connection: preview(connection, state.tables, settings, sources, listed_keys), is_limited=False
+        )
+        if found.reason is None:
+            self._run.tally.assets.retired = found.unlisted
+        return found
+
     async def complete(self, sources: Mapping[str, SourceRow], *, is_whole: bool) -> tuple[Plan, None]:
         """The plan; `sources` are all that the indexes named, by key."""
         self._run.progress.tell("info", "planning")
         tally, collector, found, main = self._run.tally, self._collector, self._found, self._main
+        # No batch takes a mark that the next one would miss. Several processes have collectors of their own.
+        tally.assets.returned = collector.returned.count() or tally.assets.returned
         new, changed = tally.assets.inserted, tally.assets.updated
         wal = wal_bytes(new, changed, collector.bytes_to_write / max(collector.assets_to_write, 1))
         missing: tuple[MissingPlan | None, MissingPlan | None] = None, None

@@ -44,6 +44,7 @@ async def missing_upstream(
         source_column=tables.assets.column("source_id"),
         provider=tables.assets.column("provider") if "provider" in tables.assets.key else "null",
         id_type=tables.sources.id_type,
+        is_retired=tables.assets.is_retired(),
     )
     key_hash, missing, rekeyed = key_hasher(tables), MissingPlan(0, []), MissingPlan(0, [])
     ids = [row.id for row in sources.values() if row.id is not None]

@@ -79,11 +79,11 @@ class DryRunWriter:
                 new[key_hash(asset)] = asset  # the registry cannot have what a new source is part of
             else:
                 known.append(asset)
-        diff = BatchDiff[Asset]([], [], [])
+        diff = BatchDiff[Asset]([], [], [], [])
         if self._assets is not None and known:
             diff = await self._assets.plan(known, asset_values(sources))
         new |= {key_hash(asset): asset for asset in diff.new}
-        diff = BatchDiff(list(new.values()), diff.changed, diff.unchanged)
+        diff = replace(diff, new=list(new.values()))
         for hashed in new:
             self._collector.new.add(hashed)
         self._collector.note_assets(diff, taken, key_hash)

@@ -129,6 +129,34 @@ def not_taken(recording: Recording) -> Iterable[str]:
     yield "</section>"
 
 
+def retirement(recording: Recording) -> Iterable[str]:
+    """What is no longer listed, by source, and whether it was retired."""
+    found = recording.report.retirement if recording.report is not None else None
+    if found is None:
+        return
+    retired = recording.tally.assets.retired
+    yield f"<section><h2>Retired</h2><p>{retired:,} assets, which the indexes no longer list.</p>"
+    if found.reason is not None:
+        yield f'<p><span class="state bad">nothing was retired</span> {html_text(found.reason)}</p>'
+    rows = [
+        [
+            html_text(one.source),
+            f'<b class="bad">{one.unlisted:,}</b>' if one.is_over else f"{one.unlisted:,}",
+            f"{one.held:,}",
+            percent(one.unlisted, one.held),
+            " ".join(f"<code>{escape(printable(key, _KEY_CHARACTERS))}</code>" for key in one.keys),
+        ]
+        for one in found.per_source[:_MOST_SOURCES]
+    ]
+    if rows:
+        yield table(["source", "no longer listed", "of", "", "such as"], rows, long=True)
+    if rest := len(found.per_source[_MOST_SOURCES:]):
+        yield f'<p class="soft">and {rest:,} more sources</p>'
+    for left in found.left_alone[:_MOST_SOURCES]:
+        yield f'<p class="soft">{html_text(left.source)}: run {html_text(left.run_id)} was loading it meanwhile</p>'
+    yield "</section>"
+
+
 def retries(recording: Recording) -> Iterable[str]:
     """The retries, by reason."""
     count = recording.tally.retries
@@ -157,6 +185,8 @@ def indexes(recording: Recording) -> Iterable[str]:
         "resumed",
         "older",
         "not_written",
+        "retired",
+        "returned",
     ]
     columns = [name for name in columns if name == "read" or any(part.assets.get(name) for part in parts)]
     rows = [

@@ -10,15 +10,17 @@ import asyncpg
 from msgspec import Struct
 
 from seed_registry.postgres.sql_files import statement
-from seed_registry.report import MERGE_COUNTS, MergeCounts
+from seed_registry.report import MergeCounts
 
 COLUMNS: Final = (
     "run_id, indexes, started_at, resumed, finished_at, outcome, error, rejects, report::pg_catalog.text as report"
 )
+# Those that a ledger of an earlier version has as well.
+_COUNTS: Final = ("inserted", "updated", "unchanged", "duplicate", "resumed")
 _COMMITTED: Final = ", ".join(
     f"(select pg_catalog.sum({name})::pg_catalog.int8 from seed_registry.checkpoints as checkpoint "
     f"where checkpoint.run_id = run.run_id) as {name}_before"
-    for name in MERGE_COUNTS
+    for name in _COUNTS
 )
 
 
@@ -27,8 +29,8 @@ class RunRecord(Struct, frozen=True):
 
     Attributes:
         resumed: how often it was resumed.
-        outcome: running, done, failed, interrupted, too_many_rejects or verification_failed; a run that was killed
-            stays running.
+        outcome: running, done, failed, interrupted, too_many_rejects, not_retired or verification_failed; a run that
+            was killed stays running.
         rejects: the path of its rejects file.
         committed: the counts of assets in its checkpoints, of all its attempts together; None if it has none any more.
     """
@@ -48,7 +50,7 @@ class RunRecord(Struct, frozen=True):
     def of(cls, row: Mapping[str, Any]) -> RunRecord:
         """From a row of `COLUMNS`, and of the counts of its checkpoints if they were selected."""
         columns = dict(row)
-        counts = {name: columns.pop(f"{name}_before", None) for name in MERGE_COUNTS}
+        counts = {name: columns.pop(f"{name}_before", None) for name in _COUNTS}
         return cls(**columns, committed=None if None in counts.values() else MergeCounts(**counts))
 
 

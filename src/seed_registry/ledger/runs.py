@@ -15,7 +15,8 @@ from seed_registry.postgres.sql_files import statement
 from seed_registry.postgres.timeouts import io_timeout
 
 _WITHOUT_LEDGER: Final = (
-    "no history, no resuming, until its owner runs `seed-registry schema apply` and `seed-registry schema grants ROLE`"
+    "no history, no resuming, until its owner runs `seed-registry schema upgrade` "
+    "and `seed-registry schema grants ROLE`"
 )
 
 
@@ -32,6 +33,12 @@ class NewRun(Struct, frozen=True):
     key: str
     indexes: Sequence[str]
     rejects: str | None
+
+
+async def is_current(connection: asyncpg.Connection[Any]) -> bool:
+    """Whether there is a ledger, and it is of this version."""
+    row = await connection.fetchrow(statement("ledger/ledger_usable"))
+    return row is not None and bool(row["is_there"] and row["is_current"])
 
 
 async def create(connection: asyncpg.Connection[Any]) -> str | None:
@@ -86,6 +93,8 @@ async def _enter(connection: asyncpg.Connection[Any], run: NewRun, *, resume: bo
                 "finished_at = null where run_id = $1",
                 unfinished.run_id,
             )
+            # It reads its indexes again, which may be others by now.
+            await connection.execute("delete from seed_registry.listed_keys where run_id = $1", unfinished.run_id)
             return Ledger(unfinished.run_id, unfinished)
         # Only the last run of a key can be resumed.
         usable = await connection.fetchrow(statement("ledger/ledger_usable"))
@@ -95,6 +104,7 @@ async def _enter(connection: asyncpg.Connection[Any], run: NewRun, *, resume: bo
                 "where rest.run_id = run.run_id and run.key = $1",
                 run.key,
             )
+        await connection.execute(statement("ledger/forget_sources"))
         await connection.execute(
             "insert into seed_registry.runs (run_id, key, indexes, rejects) values ($1, $2, $3, $4)",
             run.run_id,

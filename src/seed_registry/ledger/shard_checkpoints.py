@@ -97,8 +97,9 @@ class ShardLedger(Ledger):
         for (index, lanes, lane), counts in self._unsaved.items():
             await connection.execute(
                 "update seed_registry.checkpoints set inserted = inserted + $6, updated = updated + $7, "
-                "unchanged = unchanged + $8, duplicate = duplicate + $9, resumed = resumed + $10 "
-                "where run_id = $1 and index = $2 and shard = $3 and lanes = $4 and lane = $5 and attempt = $11",
+                "unchanged = unchanged + $8, duplicate = duplicate + $9, resumed = resumed + $10, "
+                "returned = returned + $11 "
+                "where run_id = $1 and index = $2 and shard = $3 and lanes = $4 and lane = $5 and attempt = $12",
                 self.run_id,
                 index,
                 self.shard,

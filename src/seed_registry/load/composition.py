@@ -45,6 +45,7 @@ async def _open(run: RunContext) -> AsyncIterator[Target]:
         main = await stack.enter_async_context(main_session(run, state))
         ledger = await open_ledger(main, run, state.tables, rejects)
         recorder = OutcomeRecorder(settings, tally, progress, run.rejects, state.tables, is_empty=state.is_empty)
+        stack.callback(recorder.listed_keys.close)
         held = new_held_assets(run, state)
         stack.callback(held.close)
         sessions = LoadSessions(run, state, ledger, recorder, stack)

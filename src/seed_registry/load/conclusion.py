@@ -12,12 +12,13 @@ from seed_registry.errors import SeedRegistryError
 from seed_registry.ledger.checkpoints import Ledger
 from seed_registry.load.context import RegistryState, RunContext
 from seed_registry.load.outcomes import OutcomeRecorder
+from seed_registry.load.retirement import Retirer
 from seed_registry.load.retry import RetryingSession
 from seed_registry.load.target import Conclusion
 from seed_registry.postgres.connection import flush, session
 from seed_registry.records import SourceRow
 from seed_registry.registry.digest import digest
-from seed_registry.report import Digest, Report, Verification
+from seed_registry.report import Digest, Report, Retirement, Verification
 from seed_registry.verify.checks import verify
 
 # A run that failed may take this long to note it in the ledger.
@@ -28,13 +29,24 @@ class LoadConclusion(Conclusion):
     """The `Conclusion` of a load."""
 
     def __init__(
-        self, run: RunContext, state: RegistryState, main: RetryingSession, ledger: Ledger, recorder: OutcomeRecorder
+        self,
+        run: RunContext,
+        state: RegistryState,
+        main: RetryingSession,
+        ledger: Ledger,
+        recorder: OutcomeRecorder,
     ) -> None:
+        self._retirer = Retirer(run, state, main, ledger, recorder.listed_keys)
         self._run = run
         self._state = state
         self._main = main
         self._ledger = ledger
         self._recorder = recorder
+
+    async def begin(self) -> None:
+        """Note what retiring needs to know of the begin of the run."""
+        if self._run.settings.retire:
+            await self._retirer.begin()
 
     async def verify(self, sources: Mapping[str, SourceRow]) -> Verification | None:
         """Bring everything to disk, and compare the database with what was read."""
@@ -47,6 +59,11 @@ class LoadConclusion(Conclusion):
             lambda connection: verify(connection, tables, sources, run.tally, expectation, run.progress),
             is_limited=False,
         )
+
+    async def retire(self, sources: Mapping[str, SourceRow], obstacle: str | None) -> Retirement | None:
+        """Take the marks of rejected records, which are listed, and retire what is not, if the settings ask for it."""
+        await self._retirer.take_marks_of_rejects(sources)
+        return await self._retirer.retire(sources, obstacle) if self._run.settings.retire else None
 
     async def complete(self, sources: Mapping[str, SourceRow], *, is_whole: bool) -> tuple[None, Digest | None]:
         """The digest of the registry, if the settings ask for it."""

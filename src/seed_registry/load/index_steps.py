@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, Final
 
 from seed_registry.checkpoint import INDEX_COMPLETE, Checkpoint, FileState, ResumePoint
 from seed_registry.index.inputs import IndexRef
 from seed_registry.index.local_file import is_unchanged
 from seed_registry.index.reader import IndexReader
 from seed_registry.ledger.checkpoints import Ledger
+from seed_registry.ledger.run_sources import note_sources, source_name
 from seed_registry.load.context import RegistryState, RunContext
 from seed_registry.load.retry import Connection, RetryingSession
 from seed_registry.load.target import IndexSteps
 from seed_registry.postgres.connection import flush
+from seed_registry.records import SourceRow
 
 # Behind every record of an index.
 _END: Final = (1 << 63) - 1
@@ -35,6 +37,18 @@ class LoadIndexSteps(IndexSteps):
         self._main = main
         self._ledger = ledger
         self._check_commits = check_commits
+        self._noted: set[Any] = set()  # ids of sources
+
+    async def note_sources(self, rows: Collection[SourceRow]) -> None:
+        """Note in the ledger that the run lists assets of these sources, where such may be retired."""
+        tables = self._state.tables
+        if tables.assets.retired is None or not self._ledger.is_kept:
+            return
+        if not (new := {row.id for row in rows}.difference(self._noted)):
+            return
+        names = [source_name(tables.sources.schema, id_) for id_ in new]
+        await self._main.do(lambda connection: note_sources(connection, self._ledger.run_id, names), is_limited=False)
+        self._noted |= new
 
     async def find_resume_point(self, index: IndexRef) -> ResumePoint | None:
         """How far the run that is resumed came with an index; None if it had not begun, or the file was changed."""

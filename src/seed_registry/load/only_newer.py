@@ -45,13 +45,14 @@ class OnlyNewerWriter:
         tables, assets, sources = self._tables, batch.assets, batch.sources
         candidates = newest_per_key(assets, tables, sources)
         known = [asset for asset in candidates if sources[asset.source_key].id is not None]
-        newer = await self._session.do(lambda connection: newer_than_stored(connection, tables, known, sources))
+        newer, marked = await self._session.do(lambda connection: newer_than_stored(connection, tables, known, sources))
         taken = {id(asset) for asset in newer}
         taken |= {id(asset) for asset in candidates if sources[asset.source_key].id is None}  # in a dry run
         held = [asset for asset in candidates if id(asset) not in taken]
         kept = [asset for asset in candidates if id(asset) in taken]
         resumed = sum(asset.was_committed for asset in held)
-        counts = await self._writer.write(replace(batch, assets=kept))
+        returned = [asset for asset in marked if id(asset) not in taken]
+        counts = await self._writer.write(replace(batch, assets=kept, marked=returned))
         # Only now: a batch that is refused is written again in parts, each of which skips its own.
         key_hash = key_hasher(tables)
         self._recorder.skip_older(
@@ -111,8 +112,10 @@ async def newer_than_stored(
     tables: Tables,
     assets: Sequence[Asset],
     sources: Mapping[str, SourceRow],
-) -> list[Asset]:
+) -> tuple[list[Asset], list[Asset]]:
     """Those of different assets that the registry does not have, or only older, by the portal's own moment.
+
+    And those whose rows are marked as retired.
 
     Raises:
         asyncpg.PostgresError: the database refuses one.
@@ -120,14 +123,17 @@ async def newer_than_stored(
     # By value: a content hash does not show which of two is newer.
     merger = TableMerger(connection, tables.assets, "", full=True, stages=Stages())
     taken: set[int] = set()
+    marked: set[int] = set()
     for part in _of_different_keys(assets, tables, sources):
         diff = await merger.plan(part, asset_values(sources))
         # `updated_at` never goes backwards: it differs only where the record's is greater.
         taken |= {id(asset) for asset in diff.new}
+        marked |= {id(asset) for asset in diff.returned}
         taken |= {id(asset) for asset, fields in diff.changed if "updated_at" in fields}
         # A key that another source has is for the merge to reject.
         taken |= {id(asset) for asset, fields in diff.changed if asset.own_key and "source_id" in fields}
-    return [asset for asset in assets if id(asset) in taken]
+    newer = [asset for asset in assets if id(asset) in taken]
+    return newer, [asset for asset in assets if id(asset) in marked]
 
 
 def _of_different_keys(assets: Sequence[Asset], tables: Tables, sources: Mapping[str, SourceRow]) -> list[list[Asset]]:

@@ -13,6 +13,7 @@ from seed_registry.errors import SeedRegistryError, TooManyRejects, Verification
 from seed_registry.index.unread_arrays import log_unread
 from seed_registry.key_hashes import KeySample, hash_key, hash_keys
 from seed_registry.load.key_counts import IndexKeys, KeyCounts, correct
+from seed_registry.load.listed_keys import ListedKeys
 from seed_registry.records import Asset, Reject, Source, SourceRow, checked
 from seed_registry.registry.key_owners import key_hasher
 from seed_registry.registry.tables import Tables
@@ -36,6 +37,7 @@ class OutcomeRecorder:
         names: of the indexes so far.
         settled: the outcomes of held assets, which belong to any index of the run; also in the tally.
         rejects: the rejects file.
+        listed_keys: of all records with `retire`, else of rejects; for the end of the run, not closed with the others.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class OutcomeRecorder:
         is_empty: bool = False,
     ) -> None:
         """`tables` say what is unique of an asset; with `is_empty` no asset had a row before this run."""
+        self.listed_keys = ListedKeys(keeps_keys=settings.retire)
         self.expectation = Expectation()
         self._index = ""  # that is being read
         self.tally = tally
@@ -110,6 +113,8 @@ class OutcomeRecorder:
             return
         self.tally.assets_by_source.update(map(attrgetter("source_key"), assets))
         self.keys.send(self._identities(assets, key_hashes, sources))
+        if self.listed_keys.keeps_keys:
+            self.listed_keys.send(key_hashes if len(self._key) == 1 else self.row_hashes(assets, sources))
         sample = self._sample
         if min(key_hashes) < sample.limit or not sample.items.keys().isdisjoint([asset.key for asset in assets]):
             for asset, key_hash in zip(assets, key_hashes, strict=True):
@@ -119,6 +124,9 @@ class OutcomeRecorder:
                         sample.offer(record.key, key_hash, (sources[asset.source_key], record))
                     elif type(record) is Asset:
                         sample.forget(record.key)
+        self._count_all_checked(assets)
+
+    def _count_all_checked(self, assets: Sequence[Asset]) -> None:
         if not all(map(attrgetter("unchecked"), assets)):
             for asset in assets:
                 if asset.unchecked is None:
@@ -168,6 +176,7 @@ class OutcomeRecorder:
     def skip_without_source(self, asset: Asset) -> None:
         """Count an asset that is not loaded, for its index does not list its source."""
         self.tally.assets.missing_source += 1
+        self.listed_keys.skip(asset.key)
         self._warn("source_missing", "missing_source", asset, source=asset.source_key)
 
     def skip_older(self, assets: Sequence[Asset], held: Sequence[Asset], key_hash: Callable[[Asset], int]) -> None:
@@ -225,10 +234,15 @@ class OutcomeRecorder:
         counts = tally.sources if reject.kind == "source" else tally.assets
         counts.rejected += 1
         tally.rejects[reject.reason] += 1
+        self._note_reject(reject)
         if self.rejects is not None:
             self.rejects.write(self._index, reject)
         self._warn("record_rejected", reject.reason, reject, detail=reject.detail)
         self.require_few_rejects()
+
+    def _note_reject(self, reject: Reject) -> None:
+        if reject.kind != "source" or reject.key is None:
+            self.listed_keys.reject(reject.reason, reject.key)
 
     def require_few_rejects(self) -> None:
         """Check that not too many records were rejected so far.
@@ -242,6 +256,7 @@ class OutcomeRecorder:
     def keep_reject(self, index: str, reject: Reject, line: bytes) -> None:
         """Keep and log a reject that another process counted, by its line of the rejects file."""
         self._index = index
+        self._note_reject(reject)
         if self.rejects is not None:
             self.rejects.write_line(line)
         self._warn("record_rejected", reject.reason, reject, detail=reject.detail)

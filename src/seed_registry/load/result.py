@@ -2,15 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 from seed_registry.errors import (
     IndexesFailed,
     IndexesIncomplete,
+    NotRetired,
     SeedRegistryError,
     TooManyRejects,
     VerificationFailed,
 )
 from seed_registry.escape import printable
 from seed_registry.report import Counts, Incomplete, Report, UnreadRecords
+from seed_registry.shortfall import gaps
+from seed_registry.words import counted
+
+# Failures of runs that were read to their end, and have a report.
+WITH_REPORT: Final = (VerificationFailed, IndexesFailed, TooManyRejects, NotRetired)
+
+
+def raise_if_not_retired(report: Report) -> Report:
+    """Return the report of a run that did all that was asked for.
+
+    Raises:
+        NotRetired: it retired nothing, for a reason.
+    """
+    retirement = report.retirement
+    if retirement is None or retirement.reason is None:
+        return report
+    would = "would be" if report.dry_run else "was"
+    fix = "\nif their portals removed them: raise --max-retire" if retirement.unlisted else ""
+    rest = "" if report.dry_run else "; the load itself is done"
+    raise NotRetired(f"nothing {would} retired: {retirement.reason}{rest}{fix}", report)
+
+
+def obstacle(
+    report: Report, verdict: SeedRegistryError | None, declared: Sequence[tuple[str, int, int]], unreadable: int
+) -> str | None:
+    """Why the indexes of a run do not show what their portals no longer list, in words; None if they do.
+
+    Args:
+        report: of the run, so far.
+        verdict: on its counts, from `OutcomeRecorder.verdict`.
+        declared: header fields of the indexes, each with its value and what was read.
+        unreadable: how many records were rejected whose keys are not known.
+    """
+    if report.verification is not None and not report.verification.passed:
+        return "the verification failed"
+    if bad := [part for part in report.per_index if part.error]:
+        return f"{printable(bad[0].index, 1_000)} could not be read to its end"
+    if verdict is not None:
+        return "too many records were not loaded"
+    if gap := next(gaps(report), None):
+        return gap
+    for name, says, read in declared:
+        if says != read:
+            return f"an index declares {printable(name)} {says:,}, and has {read:,}"
+    if unreadable:
+        what = f"{counted(unreadable, 'record')} rejected without a known key may be what is missing"
+        return f"{what} (--retire-despite-rejects)"
+    return None
 
 
 def raise_on_failure(report: Report, verdict: SeedRegistryError | None = None, *, complete: bool = False) -> Report:
@@ -66,6 +118,8 @@ def outcome_of(exc: BaseException) -> str:
         return "verification_failed"
     if isinstance(exc, TooManyRejects):
         return "too_many_rejects"
+    if isinstance(exc, NotRetired):
+        return "not_retired"
     return "failed" if isinstance(exc, Exception) else "interrupted"
 
 

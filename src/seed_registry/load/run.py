@@ -14,7 +14,6 @@ from seed_registry.checkpoint import FileState, ResumePoint
 from seed_registry.errors import (
     DatabaseRefused,
     IndexBroken,
-    IndexesFailed,
     IndexesIncomplete,
     IndexNotUnderstood,
     IndexUnreadable,
@@ -25,7 +24,14 @@ from seed_registry.index.inputs import IndexRef
 from seed_registry.index.reader import IndexReader
 from seed_registry.load import pipeline
 from seed_registry.load.context import RunContext
-from seed_registry.load.result import count_fields, outcome_of, raise_on_failure
+from seed_registry.load.result import (
+    WITH_REPORT,
+    count_fields,
+    obstacle,
+    outcome_of,
+    raise_if_not_retired,
+    raise_on_failure,
+)
 from seed_registry.load.sources import SourceResolver
 from seed_registry.load.target import Target
 from seed_registry.records import SourceRow
@@ -37,6 +43,7 @@ from seed_registry.report import (
     IndexReport,
     Plan,
     Report,
+    Retirement,
     ShardReport,
     SourceCounts,
     Verification,
@@ -98,6 +105,7 @@ class LoadRun:
 
     async def _load(self, target: Target) -> Report:
         context, progress = self.context, self.context.progress
+        await target.conclusion.begin()
         self._log_tables(target)
         if target.tables is not None:
             self._known |= await target.source_cache.read(target.writer, progress)
@@ -112,12 +120,20 @@ class LoadRun:
         for one in self._incomplete:
             progress.tell("warning", "incomplete", **msgspec.to_builtins(one), note=_INCOMPLETE)
         is_whole = all(part.error is None for part in self._parts)
+        retirement = await target.conclusion.retire(self._sources, self._obstacle(target, verification))
         plan, digest = await target.conclusion.complete(self._sources, is_whole=is_whole)
-        report = self._report(target, verification, plan, digest)
+        report = self._report(target, verification, plan, digest, retirement)
         for table, counts in (("sources", context.tally.sources), ("assets", context.tally.assets)):
             progress.tell("info", f"{table}_loaded", **count_fields(counts), seconds=report.seconds)
         progress.tell("info", "run_finished", **msgspec.to_builtins(replace(report, plan=None)))
-        return raise_on_failure(report, target.recorder.verdict(report), complete=context.settings.complete)
+        raise_on_failure(report, target.recorder.verdict(report), complete=context.settings.complete)
+        return raise_if_not_retired(report)
+
+    def _obstacle(self, target: Target, verification: Verification | None) -> str | None:
+        """Why the indexes do not show what their portals no longer list, in words; None if they do."""
+        recorder, report = target.recorder, self._report(target, verification)
+        unreadable = 0 if self.context.settings.retire_despite_rejects else recorder.listed_keys.unreadable
+        return obstacle(report, recorder.verdict(report), recorder.expectation.declared, unreadable)
 
     def _log_tables(self, target: Target) -> None:
         tell = self.context.progress.tell
@@ -210,6 +226,7 @@ class LoadRun:
             index=reader.name,
             max_sources=context.settings.max_sources,
             known=self._known,
+            note_sources=target.indexes.note_sources,
         )
         try:
             await self._read_records(reader, target, sources, resume_point)
@@ -250,7 +267,7 @@ class LoadRun:
         self.context.tally.assets.stop(held)
 
     async def _end_badly(self, target: Target, exc: BaseException) -> None:
-        held = exc.report if isinstance(exc, (VerificationFailed, IndexesFailed, TooManyRejects)) else None
+        held = exc.report if isinstance(exc, WITH_REPORT) else None
         if held is None:
             self._count_as_not_written()
         report = held or self._report(target)
@@ -268,6 +285,7 @@ class LoadRun:
         verification: Verification | None = None,
         plan: Plan | None = None,
         digest: Digest | None = None,
+        retirement: Retirement | None = None,
     ) -> Report:
         """The report as far as the run has come."""
         context, tally, rejects = self.context, self.context.tally, target.recorder.rejects
@@ -298,4 +316,5 @@ class LoadRun:
             incomplete=self._incomplete,
             unread_records=target.recorder.expectation.unread,
             shards=self._shards,
+            retirement=retirement,
         )

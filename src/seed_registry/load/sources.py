@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 from msgspec.structs import replace
 
@@ -18,6 +18,8 @@ from seed_registry.registry.bisection import OnReject, merge_bisecting
 from seed_registry.report import MergeCounts, Tally
 
 _FOUND_AT_ONCE: Final = 10_000
+
+NoteSources: TypeAlias = Callable[[Collection[SourceRow]], Awaitable[None]]
 
 
 class SourceResolver:
@@ -37,8 +39,13 @@ class SourceResolver:
         index: str,
         max_sources: int,
         known: dict[str, SourceRow] | None = None,
+        note_sources: NoteSources | None = None,
     ) -> None:
-        """`known` are the stored rows of a cache and of indexes before; those of this index are added."""
+        """`known` are the stored rows of a cache and of indexes before; those of this index are added.
+
+        `note_sources` is called with each source before an asset of it is looked up.
+        """
+        self._note_sources = note_sources
         self.rows: dict[str, SourceRow] = {}
         self.provider = provider
         self._known: dict[str, SourceRow] = {} if known is None else known
@@ -66,7 +73,7 @@ class SourceResolver:
         self._held.hold(repeated)  # only now: what is refused is merged again, in halves
         self._held.hold(counts.held)
         self._tally.sources.add(self._counted_once(counts, {source.key for source in going}))
-        self._note(rows)
+        await self._note(rows)
         return counts.inserted + counts.updated > 0
 
     async def settle(self, on_reject: OnReject[Source], rows: int, max_bytes: int) -> None:
@@ -116,7 +123,7 @@ class SourceResolver:
         asked = [key for key in keys if key not in self._known]
         for start in range(0, len(asked), _FOUND_AT_ONCE):
             self._known |= await self._writer.find_sources(asked[start : start + _FOUND_AT_ONCE])
-        self._note({key: self._known[key] for key in keys if key in self._known})
+        await self._note({key: self._known[key] for key in keys if key in self._known})
 
     async def derive(self, assets: Iterable[Asset]) -> None:
         """Create the sources of these assets that do not exist, see `create`."""
@@ -139,7 +146,7 @@ class SourceResolver:
         found = await self._writer.find_sources(asked) if asked else {}
         missing = [derived_source(key, self.provider) for key in asked if key not in found]
         self._tally.sources.unchanged += len(new) - len(missing)
-        self._note({key: self._known[key] for key in new if key in self._known} | found)
+        await self._note({key: self._known[key] for key in new if key in self._known} | found)
         if missing:
             await merge_bisecting(missing, self.merge, self._fail, self.probe)
 
@@ -149,7 +156,9 @@ class SourceResolver:
             "fix the table or its triggers, then load again"
         )
 
-    def _note(self, rows: Mapping[str, SourceRow]) -> None:
+    async def _note(self, rows: Mapping[str, SourceRow]) -> None:
+        if self._note_sources is not None and rows:
+            await self._note_sources(rows.values())
         for key, row in rows.items():
             # In a dry run a source that an index before would create has the provider that it got there.
             stored = self._known[key] = self._known.get(key, row) if row.id is None else row

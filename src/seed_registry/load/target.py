@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from seed_registry.load.source_cache import SourceCache
 from seed_registry.records import SourceRow
 from seed_registry.registry.batch import Writer
 from seed_registry.registry.tables import Tables
-from seed_registry.report import Database, Digest, Plan, Report, Verification
+from seed_registry.report import Database, Digest, Plan, Report, Retirement, Verification
 
 if TYPE_CHECKING:
     from seed_registry.ledger.checkpoints import Ledger
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 class IndexSteps:
     """What happens before and after each index; here nothing, as in a dry run."""
+
+    async def note_sources(self, rows: Collection[SourceRow]) -> None:
+        """Note sources whose assets are about to be looked up."""
 
     async def find_resume_point(self, index: IndexRef) -> ResumePoint | None:
         """How far the run that is resumed came with an index; None if it had not begun, or the file was changed."""
@@ -39,10 +42,16 @@ class IndexSteps:
 
 
 class Conclusion:
-    """What happens at the end of a run; here nothing."""
+    """What happens at the end of a run, and is prepared at its begin; here nothing."""
+
+    async def begin(self) -> None:
+        """Note what is needed at the end, before the indexes are read."""
 
     async def verify(self, sources: Mapping[str, SourceRow]) -> Verification | None:
         """Compare the database with what was read; `sources` are all that the indexes named, by key."""
+
+    async def retire(self, sources: Mapping[str, SourceRow], obstacle: str | None) -> Retirement | None:
+        """Retire what the indexes no longer list, unless there is an obstacle, in words; None if that is not asked."""
 
     async def complete(self, sources: Mapping[str, SourceRow], *, is_whole: bool) -> tuple[Plan | None, Digest | None]:
         """What else the report has; `is_whole`: all indexes were read to their end."""

@@ -26,6 +26,7 @@ class Batch(Struct, frozen=True):
         checkpoint: saved in the same transaction.
         index: the name of the index that they come from.
         holds_changed: whether only those are written whose keys have no rows; see `MergeCounts.held`.
+        marked: further assets, which are not written: their rows are no longer retired.
     """
 
     assets: list[Asset]
@@ -33,6 +34,7 @@ class Batch(Struct, frozen=True):
     checkpoint: Checkpoint | None = None
     index: str = ""
     holds_changed: bool = False
+    marked: Sequence[Asset] = ()
 
 
 class SourceBatch(Struct, frozen=True):

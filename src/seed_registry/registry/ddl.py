@@ -11,6 +11,7 @@ from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
 from seed_registry.registry.compression import CLAUSES, Compression, Method, choose_method
 from seed_registry.registry.tables import SCHEMA
+from seed_registry.registry.upgrade import OWN_COMMENT
 
 
 async def apply(
@@ -47,6 +48,7 @@ def definition(schema: str = SCHEMA, compression: Method = "default") -> str:
     return statement("registry/schema").format(
         schema=name,
         schema_text=schema_text,
+        comment=OWN_COMMENT,
         # a name could hold any fixed tag, and end the block
         tag="$$" if "$" not in schema else f"$_{secrets.token_hex(8)}$",
         compression=CLAUSES[compression],
@@ -54,6 +56,11 @@ def definition(schema: str = SCHEMA, compression: Method = "default") -> str:
         if compression == "none"
         else "",
     )
+
+
+def script(compression: Method = "default") -> str:
+    """Return the statements that create what is missing of tables and ledger."""
+    return definition(compression=compression) + "\n" + statement("ledger/ledger")
 
 
 def grants(role: str) -> str:

@@ -114,7 +114,7 @@ def _values_of_assets(tables: Tables) -> dict[str, str]:
     for field in ("asset_key", *OPTIONAL_FIELDS):
         if field in assets.columns:
             values[field] = _text(assets, field, "asset")
-    values["retired"] = "'0'"  # no table has a column for it yet
+    values["retired"] = f"case when {assets.is_retired('asset')} then '1' else '0' end"
     if "raw" in assets.columns:
         values["raw"] = _text(assets, "raw", "asset")
     return values

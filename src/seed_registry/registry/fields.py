@@ -60,5 +60,7 @@ SOURCE_FIELDS: Final = ("provider", "source_key", "name", "url", "raw", "content
 ASSET_FIELDS: Final = (
     "asset_key", "source_id", "provider", "name", "description", "url", "updated_at", "raw", "content_hash",
 )  # fmt: skip
+# Of assets; no record fills it.
+RETIRED_AT: Final = "retired_at"
 LARGE_FIELDS: Final = tuple(name for name, field in FIELDS.items() if field.is_large)
 OPTIONAL_FIELDS: Final = tuple(name for name, field in FIELDS.items() if field.is_optional)

@@ -15,7 +15,15 @@ from msgspec import Struct
 from seed_registry.errors import SchemaMismatch, SchemaMissing, SettingsInvalid
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
-from seed_registry.registry.fields import ASSET_FIELDS, FIELDS, ID_TYPES, MOMENT_TYPES, OPTIONAL_FIELDS, SOURCE_FIELDS
+from seed_registry.registry.fields import (
+    ASSET_FIELDS,
+    FIELDS,
+    ID_TYPES,
+    MOMENT_TYPES,
+    OPTIONAL_FIELDS,
+    RETIRED_AT,
+    SOURCE_FIELDS,
+)
 from seed_registry.registry.table_checks import cautions, folded_key, refusal
 from seed_registry.registry.tables import SCHEMA, Column, Default, Table, Tables
 
@@ -91,6 +99,7 @@ async def _introspect_table(
     written = {row["name"]: row for row in rows if not row["is_generated"]}
     types: dict[str, str] = {column: row["type"] for column, row in written.items()}
     names = _find_columns(schema, kind, types, named)
+    retired = _find_retired(schema, written, names.values(), named) if kind is _ASSETS else None
     touched = kind is _SOURCES and types.get("updated_at") in MOMENT_TYPES
     _check_all_are_filled(schema, kind, written.values(), {*names.values(), *(["updated_at"] if touched else [])})
     columns = {field: _column(written[column]) for field, column in names.items()}
@@ -115,6 +124,7 @@ async def _introspect_table(
             field for field in kind.fields if field not in columns and not (kind is _ASSETS and field == "provider")
         ],
         cautions=cautions(name, facts, required),
+        retired=retired,
     )
 
 
@@ -185,6 +195,29 @@ def _find_columns(schema: str, kind: _Kind, types: Mapping[str, str], named: dic
         if column == same:
             raise SettingsInvalid(f"--column: {kind.name}.{field} and {kind.name}.{other} cannot both go to {column}")
     return columns
+
+
+def _find_retired(
+    schema: str, written: Mapping[str, Mapping[str, Any]], taken: Collection[str], named: dict[str, str]
+) -> Column | None:
+    """Return the column for the moment when an asset left its portal; one like it that is not named is no error."""
+    given = named.pop(f"{_ASSETS.name}.{RETIRED_AT}", None)
+    name = given if given is not None else RETIRED_AT
+    row = written.get(name)
+    fits = row is not None and row["type"] in MOMENT_TYPES and not row["refuses_null"] and name not in taken
+    if row is not None and fits:
+        return _column(row)
+    if given is None:
+        return None
+    if row is None:
+        raise SettingsInvalid(f"--column assets.{RETIRED_AT}={given}: {schema}.assets has no column {given}")
+    if name in taken:
+        raise SettingsInvalid(f"--column: assets.{RETIRED_AT} and another field cannot both go to {given}")
+    problem = "is NOT NULL" if row["refuses_null"] else f"is {row['type']}, not {' or '.join(sorted(MOMENT_TYPES))}"
+    raise SchemaMismatch(
+        f"{schema}.assets: the column for {RETIRED_AT} ({given}) {problem}; "
+        f"name another with --column assets.{RETIRED_AT}=COLUMN"
+    )
 
 
 def _find_key(

@@ -70,7 +70,11 @@ class Merger:
         await self._choose_canary(batch.sources)
         pending = self._ledger.pending(self._connection, batch.checkpoint)
         counts = await self._assets.merge(
-            batch.assets, asset_values(batch.sources), pending, holds_changed=batch.holds_changed
+            batch.assets,
+            asset_values(batch.sources),
+            pending,
+            holds_changed=batch.holds_changed,
+            marked=batch.marked,
         )
         if pending:
             pending.confirm()

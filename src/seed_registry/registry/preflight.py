@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import asyncpg
@@ -9,11 +10,12 @@ import asyncpg
 from seed_registry.errors import DatabaseRefused, SchemaMismatch
 from seed_registry.postgres.identifiers import display_name
 from seed_registry.postgres.sql_files import statement
-from seed_registry.registry.queries import upsert
+from seed_registry.registry.queries import clear_marks, upsert
 from seed_registry.registry.tables import Table, Tables
 
 # Planning takes the lock that writing takes, for a moment.
 _LOCK_TIMEOUT_MILLISECONDS: Final = 200
+_PARAMETER: Final = re.compile(r"\$[0-9]+")
 
 
 async def rehearse(connection: asyncpg.Connection[Any], tables: Tables, *, is_reading: bool = False) -> None:
@@ -54,6 +56,8 @@ async def _explain(connection: asyncpg.Connection[Any], table: Table) -> None:
         async with connection.transaction():
             await connection.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT_MILLISECONDS}ms'")
             await connection.execute(f"explain {upsert(table, _nothing(table))}")
+            if table.retired:
+                await connection.execute(f"explain {_PARAMETER.sub('null', clear_marks(table))}")
     except asyncpg.LockNotAvailableError:
         return  # the first write waits for it, and reports it
     except asyncpg.InsufficientPrivilegeError:

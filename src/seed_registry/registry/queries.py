@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
+from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
 from seed_registry.registry.tables import Table
 
@@ -104,6 +105,81 @@ def filter_by_hash(table: Table) -> str:
             if field not in table.key
         ),
         hash_column=table.column("content_hash"),
+        is_retired=table.is_retired(),
+        is_equal=_is_equal(table, fields),
+        or_retired=_or_retired(table),
+    )
+
+
+def _is_equal(table: Table, fields: Sequence[str]) -> str:
+    """Return the condition, by hash, that a row marked as retired need not be written; no other row asks for it."""
+    if table.retired is None:
+        return "false"
+    same = [
+        f"existing.{table.column(field)} is not distinct from batch.{field}"
+        for field in fields
+        if field not in table.key
+    ]
+    hashed = (
+        f"existing.{table.column('content_hash')} is not distinct from pg_catalog.substring($1::pg_catalog.bytea, "
+        "((batch.position - 1) * $2::pg_catalog.int4 + 1)::pg_catalog.int4, $2::pg_catalog.int4)"
+    )
+    return f"({' and '.join([*same, hashed])})"
+
+
+def _or_retired(table: Table) -> str:
+    return f"or {table.is_retired()}" if table.retired else ""
+
+
+def clear_marks(table: Table) -> str:
+    """Take the mark of retired assets from the rows of the keys in $1 and following, one array a key field."""
+    assert table.retired is not None
+    return statement("registry/clear_marks").format(
+        table=table.name,
+        existing_key=", ".join(f"batch.{field}" for field in table.key),
+        arrays=table.arrays(table.key),
+        names=", ".join(table.key),
+        same_key=table.same_key(),
+        is_retired=table.is_retired(),
+        order=", ".join(_ordered(table, field, "batch") for field in table.key),
+        retired_column=quoted(table.retired.name),
+    )
+
+
+def clear_marks_of(table: Table, id_type: str) -> str:
+    """Take the mark of retired assets from the rows with the asset keys in $1 and the sources in $2."""
+    assert table.retired is not None
+    return statement("registry/clear_marks_of").format(
+        table=table.name,
+        key_column=table.column("asset_key"),
+        source_column=table.column("source_id"),
+        id_type=id_type,
+        is_retired=table.is_retired(),
+        retired_column=quoted(table.retired.name),
+    )
+
+
+def retire(table: Table, id_type: str) -> str:
+    """Mark rows as retired: those of the keys in $1 and following, one array a key field.
+
+    Then come the xid at the begin of the run, and the ids of the sources whose rows may be marked.
+    """
+    assert table.retired is not None
+    now = "pg_catalog.now()"
+    return statement("registry/retire").format(
+        table=table.name,
+        keys=", ".join(f"batch.{field}" for field in table.key),
+        arrays=table.arrays(table.key),
+        names=", ".join(table.key),
+        same_key=table.same_key(),
+        is_retired=table.is_retired(),
+        xid=f"${len(table.key) + 1}",
+        sources=f"${len(table.key) + 2}",
+        source_column=table.column("source_id"),
+        id_type=id_type,
+        order=", ".join(_ordered(table, field, "batch") for field in table.key),
+        retired_column=quoted(table.retired.name),
+        now=f"pg_catalog.timezone('UTC', {now})" if table.retired.type == "timestamp" else now,
     )
 
 
@@ -117,6 +193,8 @@ def by_value(table: Table, name: str) -> str:
     fields = list(table.columns)
     proposed = {field: f"({_fitted(table, field, 'batch')})" for field in fields}
     conditions = [f"{condition} as {field}" for field, condition in _differences(table, proposed).items()]
+    if name == "compare" and table.retired:
+        conditions.append(f"{table.is_retired()} as retired")
     return statement(f"registry/{name}").format(
         table=table.name,
         arrays=table.arrays(fields),
@@ -124,13 +202,15 @@ def by_value(table: Table, name: str) -> str:
         same_key=table.same_key(),
         key_column=table.column(table.key[-1]),
         differs=_differs(table, proposed),
+        is_retired=table.is_retired(),
+        or_retired=_or_retired(table),
         conditions=", ".join(conditions) or f"false as {table.key[-1]}",
     )
 
 
-def _ordered(table: Table, field: str) -> str:
+def _ordered(table: Table, field: str, alias: str = "staged") -> str:
     """Order a key field as Python sorts it: a COPY straight into the table locks in that order."""
-    return f'staged.{field} collate pg_catalog."C"' if table.staged_type(field) == _TEXT else f"staged.{field}"
+    return f'{alias}.{field} collate pg_catalog."C"' if table.staged_type(field) == _TEXT else f"{alias}.{field}"
 
 
 def _unstaged(table: Table, field: str, alias: str = "staged") -> str:

@@ -25,7 +25,7 @@ from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.postgres.transactions import BatchTransaction
 from seed_registry.records import Asset, Reject, Source
 from seed_registry.registry.key_owners import KeyOwners, has_own_keys
-from seed_registry.registry.queries import kept_out, renew_hashes, upsert
+from seed_registry.registry.queries import clear_marks, kept_out, renew_hashes, upsert
 from seed_registry.registry.staging import Staging
 from seed_registry.registry.table_reader import ChangedRow, TableReader
 from seed_registry.registry.tables import Table
@@ -77,6 +77,7 @@ class TableMerger(TableReader):
         self._kept_out = kept_out(table, self.staging.name)
         self._renew_hashes = renew_hashes(table, self.staging.name) if "content_hash" in table.columns else ""
         self._defaulted = [number for number, column in enumerate(table.columns.values()) if column.default]
+        self._clear_marks = clear_marks(table) if table.retired else ""
         self._owners = owners
         self._upsert_keeping_sources = upsert(table, self.staging.name, keeps_sources=True) if owners else ""
 
@@ -91,18 +92,22 @@ class TableMerger(TableReader):
         save: Save | None = None,
         *,
         holds_changed: bool = False,
+        marked: Sequence[Record] = (),
     ) -> MergeCounts:
         """Write a batch in one transaction, with its checkpoint; with `holds_changed` only records of new keys.
+
+        The rows of all of them, and of `marked` ones that are not written, are no longer retired.
 
         Raises:
             CommitUnknown: the connection was lost before the answer to the COMMIT came.
         """
         owners = self._owners if self._owners and has_own_keys(records) else None
-        if self._straight and (counts := await self._merge_straight(records, values, owners, save)):
+        if self._straight and not marked and (counts := await self._merge_straight(records, values, owners, save)):
             return counts
         taken, rejects = await self._parted(records, values, owners)
         unique = self._unique(taken, values)
-        rows, is_new = await self._to_write(unique, values)
+        rows, is_new, again = await self._to_write(unique, values)
+        again += marked if self._clear_marks else ()
         resumed, stored = _committed(unique) - _committed(rows), len(unique) - len(rows)
         new: Sequence[Any] = ()
         held: Sequence[Any] = ()
@@ -119,24 +124,35 @@ class TableMerger(TableReader):
             new=new,
             held=held,
         )
-        if rows:
-            return await self._write(rows, values, counts, owners, save)
+        if rows or again:
+            return await self._write(rows, values, counts, owners, save, again)
         if save:
             async with io_timeout(self._connection, self._seconds):
                 await save.lazily(counts)
         return counts
 
-    async def _to_write(self, unique: list[Record], values: Values[Record]) -> tuple[list[Record], list[bool | None]]:
-        """Return the records that the table does not hold, and for each whether it has no row of that key."""
-        differing = [ChangedRow(at, None) for at in range(len(unique))]
+    async def _to_write(
+        self, unique: list[Record], values: Values[Record]
+    ) -> tuple[list[Record], list[bool | None], list[Record]]:
+        """Return the records that the table does not hold, for each whether it has no row of that key, and marked ones.
+
+        The rows of the latter are marked as retired; some of them are held as they are.
+        """
+        found = [ChangedRow(at, None) for at in range(len(unique))]
         if self._by_hash:
-            differing = await self._not_held(unique, values)
+            found = await self._not_held(unique, values)
+        marked = [unique[row.position] for row in found if row.is_retired]
+        differing = [row for row in found if not row.is_equal]
         rows = with_texts([unique[row.position] for row in differing])
         # A record without a hash may be held all the same, and an upsert would lock the row only to find that out.
         if rows and (not self._by_hash or None in values("content_hash", rows)):
-            differing = await self._differing(rows, values)
+            known = {row.position for row in differing if row.is_retired}
+            positions = [row.position for row in differing]
+            found = await self._differing(rows, values)
+            marked += [rows[row.position] for row in found if row.is_retired and positions[row.position] not in known]
+            differing = [row for row in found if row.is_new or not row.is_equal]
             rows = [rows[row.position] for row in differing]
-        return rows, [row.is_new for row in differing]
+        return rows, [row.is_new for row in differing], marked
 
     def _with_same_keys(self, rows: list[Any], records: Sequence[Any], values: Values[Any]) -> list[Any]:
         """Return those of the records that have the key of one of these rows."""
@@ -184,8 +200,17 @@ class TableMerger(TableReader):
         counts: MergeCounts,
         owners: KeyOwners | None,
         save: Save | None,
+        marked: Sequence[Record],
     ) -> MergeCounts:
-        """Stage and upsert records; the returned counts correct `counts`, in which all of them are unchanged."""
+        """Stage and upsert records; the returned counts correct `counts`, in which all of them are unchanged.
+
+        The rows of `marked` ones are no longer retired.
+        """
+        if not records:
+            async with self._transaction(save) as transaction:
+                counts = replace(counts, returned=await self._unmark(marked, values))
+                await self._commit(transaction, counts, save)
+            return counts
         rows = list(zip(*self._columns(records, values), strict=True))
         is_callers = self._connection.is_in_transaction()
         if not self._has_staging and not self.staging.is_per_transaction:
@@ -196,6 +221,7 @@ class TableMerger(TableReader):
             if self.staging.is_per_transaction:
                 async with self._step("copying"):
                     await self.staging.create(per_transaction=True)
+            returned = await self._unmark(marked, values) if marked else 0
             inserted, updated = await self._upserted(rows, _own_keys(records) if owners else None)
             lost: tuple[Reject, ...] = ()
             if inserted + updated < len(rows):
@@ -207,7 +233,12 @@ class TableMerger(TableReader):
                 await self.staging.empty()
             unchanged = counts.unchanged - inserted - updated - len(lost)
             counts = replace(
-                counts, inserted=inserted, updated=updated, unchanged=unchanged, rejects=counts.rejects + lost
+                counts,
+                inserted=inserted,
+                updated=updated,
+                unchanged=unchanged,
+                returned=returned,
+                rejects=counts.rejects + lost,
             )
             await self._commit(transaction, counts, save)
         return counts
@@ -224,6 +255,14 @@ class TableMerger(TableReader):
         assert written is not None
         inserted, updated = written
         return inserted, updated
+
+    async def _unmark(self, marked: Sequence[Record], values: Values[Record]) -> int:
+        """Take the mark of retired assets from the rows of these records; return how many had it."""
+        async with self._step("merging"):
+            status: str = await self._connection.execute(
+                self._clear_marks, *(values(field, marked) for field in self._table.key)
+            )
+        return int(status.removeprefix("UPDATE "))
 
     async def _renew(self) -> None:
         """Write the hashes of staged rows that were equal, or every load would compare their values.

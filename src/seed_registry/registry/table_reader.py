@@ -22,24 +22,31 @@ from seed_registry.report import MergeCounts, Stages
 class ChangedRow(Struct, frozen=True):
     """The position of a record that the table holds with other values, or, if `is_new`, not at all.
 
-    Where its content hash does not tell, `is_new` is None.
+    Where its content hash does not tell, `is_new` is None. A row `is_retired` if it is marked so; it may be equal.
     """
 
     position: int
     is_new: bool | None
+    is_retired: bool = False
+    is_equal: bool = False
 
 
 class BatchDiff(Struct, Generic[Record]):
-    """What a merge would do to the last record of each key, in key order; `changed` with the fields."""
+    """What a merge would do to the last record of each key, in key order; `changed` with the fields.
+
+    The rows of `returned` ones, which are among the others, are marked as retired.
+    """
 
     new: list[Record]
     changed: list[tuple[Record, list[str]]]
     unchanged: list[Record]
+    returned: list[Record] = []
 
     def counts(self, records: int) -> MergeCounts:
         """Return the counts of a batch of this many records."""
         new, changed, unchanged = len(self.new), len(self.changed), len(self.unchanged)
-        return MergeCounts(new, changed, unchanged, records - new - changed - unchanged)
+        duplicate = records - new - changed - unchanged
+        return MergeCounts(new, changed, unchanged, duplicate, returned=len(self.returned))
 
 
 class TableReader:
@@ -70,19 +77,23 @@ class TableReader:
         """Return what merging this batch would do."""
         unique = self._unique(records, values)
         rows = [unique[row.position] for row in await self._not_held(unique, values)] if self._by_hash else unique
-        diff = BatchDiff[Record]([], [], [])
+        diff = BatchDiff[Record]([], [], [], [])
         differing: set[int] = set()
         if rows:
             async with self._step("filtering"):
                 found = await self._connection.fetch(self._plan, *self._columns(rows, values))
             for row in found:
-                position, is_new, *differs = row
+                position, is_new, is_retired, is_equal, *differs = row
                 record = rows[position - 1]
+                if is_retired:
+                    diff.returned.append(record)
+                if is_equal and not is_new:
+                    continue
                 differing.add(id(record))
                 if is_new:
                     diff.new.append(record)
                 else:
-                    names = list(row.keys())[2:]
+                    names = list(row.keys())[4:]
                     diff.changed.append(
                         (record, [name for name, is_other in zip(names, differs, strict=True) if is_other])
                     )
@@ -96,7 +107,9 @@ class TableReader:
         for record in found:
             position, is_missing, *_ = record
             fields = list(record.keys())[2:]
-            differing[position - 1] = [field for field in fields if is_missing or record[field]]
+            differing[position - 1] = [
+                field for field in fields if record[field] or (is_missing and field != "retired")
+            ]
         return differing
 
     def _unique(self, records: Sequence[Record], values: Values[Record]) -> list[Record]:
@@ -117,7 +130,7 @@ class TableReader:
                 last[key] = replace(winner, updated_at=moment, content_hash=None)
 
     async def _not_held(self, records: list[Record], values: Values[Record]) -> list[ChangedRow]:
-        """Return the records that the table does not hold with their content hash."""
+        """Return the records that the table does not hold with their content hash, or has marked as retired."""
         all_rows = [ChangedRow(at, None) for at in range(len(records))]
         hashes = values("content_hash", records)
         columns = [values(field, records) for field in self._identity]
@@ -138,18 +151,21 @@ class TableReader:
             found = await self._connection.fetch(
                 self._filter_by_hash, b"".join(hashes), lengths.pop(), separator, *joined
             )
-        rows = [ChangedRow(known[position - 1], is_new) for position, is_new in found]
+        rows = [ChangedRow(known[position - 1], *flags) for position, *flags in found]
         if len(known) < len(records):
             rows += [all_rows[at] for at in set(range(len(records))).difference(known)]
         return sorted(rows, key=attrgetter("position"))
 
     async def _differing(self, records: list[Record], values: Values[Record]) -> list[ChangedRow]:
-        """Return the records that the table does not hold with these values, the content hash aside."""
+        """Return the records that the table does not hold with these values, or has marked as retired.
+
+        The content hash is no value.
+        """
         if not records:
             return []
         async with self._step("filtering"):
             found = await self._connection.fetch(self._filter_by_value, *self._columns(records, values))
-        return [ChangedRow(record[0] - 1, record[1]) for record in found]
+        return [ChangedRow(position - 1, *flags) for position, *flags in found]
 
     @asynccontextmanager
     async def _step(self, stage: str) -> AsyncIterator[None]:

@@ -66,6 +66,8 @@ class Table(Struct, frozen=True):
         touched: whether its `updated_at` is the time of the last change of the row (sources).
         left_out: fields that it has no column for.
         cautions: what endangers or slows a load into it.
+        retired: the column that marks assets which their portals no longer list; not among `columns`, for no record
+            fills it.
     """
 
     schema: str
@@ -76,6 +78,7 @@ class Table(Struct, frozen=True):
     touched: bool
     left_out: list[str]
     cautions: list[Caution]
+    retired: Column | None = None
 
     @property
     def name(self) -> str:
@@ -86,6 +89,10 @@ class Table(Struct, frozen=True):
     def column_names(self) -> list[str]:
         """The names of all columns that store a field."""
         return [column.name for column in self.columns.values()]
+
+    def is_retired(self, alias: str = "existing") -> str:
+        """The condition that a row is marked as one that its portal no longer lists."""
+        return f"{alias}.{quoted(self.retired.name)} is not null" if self.retired else "false"
 
     def type(self, field: str) -> str | None:
         """The type of a field's column, None where it has none."""

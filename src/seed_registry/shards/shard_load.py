@@ -104,6 +104,7 @@ class ShardLoad:
             index=reader.name,
             max_sources=worker.job.settings.max_sources,
             known=worker.known,
+            note_sources=self._steps().note_sources,
         )
         await sources.find(facts.listed)
         return sources
@@ -119,8 +120,7 @@ class ShardLoad:
         """Load the assets; returns why the index cannot be read on, if so."""
         worker, settings = self._worker, self._worker.job.settings
         self._recorder.start_index(reader.name, reader.former_key)
-        steps = LoadIndexSteps(worker.run, worker.state, worker.main, worker.ledger, worker.sessions.check_commits)
-        steps.prepare(reader)
+        self._steps().prepare(reader)
         try:
             async with self._shown(reader):
                 await pipeline.run(
@@ -137,6 +137,10 @@ class ShardLoad:
         except (IndexBroken, IndexUnreadable, IndexNotUnderstood) as exc:
             return Failure.of(exc)
         return None
+
+    def _steps(self) -> LoadIndexSteps:
+        worker = self._worker
+        return LoadIndexSteps(worker.run, worker.state, worker.main, worker.ledger, worker.sessions.check_commits)
 
     @asynccontextmanager
     async def _shown(self, reader: ShardReader) -> AsyncIterator[None]:
@@ -228,6 +232,7 @@ def _take_counts(counts: Counts, saved: MergeCounts, parked: int) -> None:
     excess = saved.inserted + saved.updated + saved.unchanged + saved.duplicate - written
     counts.inserted, counts.updated, counts.unchanged = saved.inserted, saved.updated, saved.unchanged
     counts.duplicate, counts.resumed = saved.duplicate, 0
+    counts.returned = saved.returned
     for name in ("unchanged", "updated", "inserted"):
         again = min(max(excess, 0), getattr(counts, name))
         setattr(counts, name, getattr(counts, name) - again)

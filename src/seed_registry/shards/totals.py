@@ -45,6 +45,7 @@ def index_totals(
     assets.updated += settled.updated
     assets.unchanged += settled.unchanged
     assets.rejected += rejected
+    assets.returned += settled.returned
     # Every other record of a repeated key is one: how many there are of a key is not kept.
     assets.duplicate += parked - rejected - settled.inserted - settled.updated - settled.unchanged
     derived = {key for _, one in loaded for key in one.source_keys}.difference(listed_keys)

@@ -37,6 +37,7 @@ class SourceAudit(Struct, frozen=True):
     missing: int
     different: int
     extra: int
+    retired: int
 
     @property
     def has_failed(self) -> bool:
@@ -58,7 +59,8 @@ class AssetsAudited(Struct, frozen=True):
     """The assets of an audit: `read = in_index + duplicate + rejected + missing_source`.
 
     `by_value` of those in the index were compared field by field, the others by key and content hash. `extra` ones are
-    in the database, from these sources, but not in the index. `orphans` have no source, whatever index they came from.
+    in the database, from these sources, but not in the index; `retired` ones as well, as it should be. `orphans`
+    have no source, whatever index they came from.
     """
 
     read: int
@@ -70,6 +72,7 @@ class AssetsAudited(Struct, frozen=True):
     missing: int
     different: int
     extra: int
+    retired: int
     orphans: int
     by_value: int
 

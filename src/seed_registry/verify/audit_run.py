@@ -119,7 +119,7 @@ class AuditRun:
         records = {number: counts for number, *counts in await snapshot.count_records()}
         rows = {number: counts for number, *counts in await snapshot.count_rows()}
         per_source = [
-            _source_audit(source, records.get(number, [0] * 4), rows.get(number, [0] * 2))
+            _source_audit(source, records.get(number, [0] * 4), rows.get(number, [0] * 3))
             for number, source in expected.items()
         ]
         sources = SourcesAudited(
@@ -139,6 +139,7 @@ class AuditRun:
             missing=sum(one.missing for one in per_source),
             different=sum(one.different for one in per_source),
             extra=sum(one.extra for one in per_source),
+            retired=sum(one.retired for one in per_source),
             orphans=await snapshot.count_orphans(),
             by_value=sum(by_value for *_, by_value in records.values()),
         )
@@ -185,5 +186,7 @@ def broken(exc: IndexBroken) -> IndexBroken:
 
 def _source_audit(source: AuditSource, records: Sequence[int], rows: Sequence[int]) -> SourceAudit:
     in_index, missing, different, _ = records
-    in_database, extra = rows
-    return SourceAudit(source.provider, source.key, source.id is None, in_index, in_database, missing, different, extra)
+    in_database, extra, retired = rows
+    return SourceAudit(
+        source.provider, source.key, source.id is None, in_index, in_database, missing, different, extra, retired
+    )

@@ -187,8 +187,8 @@ class RegistrySnapshot:
         """Return for each source its records in the index, those missing, different, and compared by value."""
         return [tuple(row) for row in await self._connection.fetch(statement("verify/records"))]
 
-    async def count_rows(self) -> list[tuple[int, int, int]]:
-        """Return for each source its rows in the registry, and those that the index does not have."""
+    async def count_rows(self) -> list[tuple[int, int, int, int]]:
+        """Return for each source its rows in the registry, those that the index does not have, and retired of these."""
         return [tuple(row) for row in await self._connection.fetch(self._filled("verify/rows"))]
 
     async def count_orphans(self) -> int:
@@ -255,6 +255,7 @@ class RegistrySnapshot:
     def _filled(self, name: str) -> str:
         assets = self._tables.assets
         return statement(name).format(
+            is_retired=assets.is_retired(),
             assets=assets.name,
             key_column=assets.column("asset_key"),
             source_column=assets.column("source_id"),
@@ -276,7 +277,12 @@ def _probe(table: Table, fields: Sequence[str], *, by_hash: bool) -> str:
         same_key=table.same_key(),
         key_column=table.column(table.key[-1]),
         is_of_another=f"existing.{table.column('source_id')} is distinct from batch.source_id",
-        differs=" or ".join(f"existing.{table.column(field)} is distinct from batch.{field}" for field in compared)
+        differs=" or ".join(
+            [
+                *(f"existing.{table.column(field)} is distinct from batch.{field}" for field in compared),
+                table.is_retired(),
+            ]
+        )
         if by_hash
         else "true",
     )

@@ -10,10 +10,10 @@ import anyio
 import asyncpg
 import typer
 
+from seed_registry.cli.commands.upgrade import upgrade
 from seed_registry.cli.config.flags import takes_settings
 from seed_registry.cli.render.tables import print_note, print_table
 from seed_registry.cli.session import open_session
-from seed_registry.postgres.sql_files import statement
 from seed_registry.registry import ddl
 from seed_registry.registry.compression import Compression, Method, change, storage
 from seed_registry.registry.fields import LARGE_FIELDS
@@ -64,6 +64,9 @@ def apply(
         print_note(kept)
 
 
+app.command()(upgrade)
+
+
 @app.command()
 @takes_settings("database_url", "columns")
 def check(settings: Settings) -> None:
@@ -97,7 +100,7 @@ def show(
     """
     wanted = cast("Compression", compression.value)
     method: Method = "default" if wanted == "auto" else wanted
-    typer.echo(ddl.definition(compression=method) + "\n" + statement("ledger/ledger"), nl=False)
+    typer.echo(ddl.script(method), nl=False)
 
 
 @app.command()

@@ -66,13 +66,14 @@ def _notes(assets: AssetsAudited, rejects: Mapping[str, int]) -> Iterator[str]:
 def _table(report: AuditReport, shown: Sequence[SourceAudit]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column(Text("assets of", "dim"), overflow="fold")  # in a narrow place a name breaks, never a number
-    for name in _NUMBERS:
+    names = [*_NUMBERS, *(["retired"] if report.assets.retired else [])]
+    for name in names:
         table.add_column(Text(name.replace("_", " "), "dim"), justify="right", no_wrap=True)
     for source in shown:
-        table.add_row(_label(source), *_cells(source))
+        table.add_row(_label(source), *_cells(source, names))
     if report.sources.in_index != 1:
         together = "together" if shown else f"{report.sources.in_index:,} sources"
-        table.add_row(Text(together, "bold"), *_cells(report.assets))
+        table.add_row(Text(together, "bold"), *_cells(report.assets, names))
     return table
 
 
@@ -88,8 +89,8 @@ def _label(source: SourceAudit) -> Text:
     return Text(f"{name} (no such source)", "red") if source.is_missing else Text(name)
 
 
-def _cells(counts: Any) -> list[Text]:
-    values = {name: getattr(counts, name) for name in _NUMBERS}
+def _cells(counts: Any, names: Sequence[str]) -> list[Text]:
+    values = {name: getattr(counts, name) for name in names}
     styles = {"missing": "red", "different": "red"}
     return [Text(f"{value:,}", styles.get(name, "") if value else "") for name, value in values.items()]
 

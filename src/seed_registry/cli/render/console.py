@@ -12,7 +12,7 @@ from rich.text import Text
 
 from seed_registry.escape import printable
 from seed_registry.records import Location
-from seed_registry.report import AssetCounts, Digest, Report, ShardReport, SourceCounts, Tally
+from seed_registry.report import AssetCounts, Digest, Report, Retirement, ShardReport, SourceCounts, Tally
 from seed_registry.shortfall import empty_handed, gaps, shortfall
 from seed_registry.words import counted, duration, size
 
@@ -22,6 +22,10 @@ _FIELDS = {"updated_at": "date", "url": "URL"}
 _WIDE = 72
 # A line this long is not broken where it goes to a file.
 _UNBROKEN_COLUMNS = 200
+# Of those that have assets which are no longer listed.
+_MOST_SOURCES = 10
+# Shown where there are any.
+_RARE_COUNTS = ("missing_source", "resumed", "older", "not_written", "retired", "returned")
 
 
 def format_event(level: str, event: str, fields: dict[str, Any]) -> Text:
@@ -61,6 +65,8 @@ def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None
         f"{f', {left_out(report.ignored_fields)} left out' if report.ignored_fields else ''}",
         soft_wrap=True,
     )
+    if report.retirement is not None:
+        print_retirement(console, report.retirement)
     if report.shards:
         console.print(_by_processes(report.shards), soft_wrap=True)
     if report.database is not None:
@@ -75,6 +81,22 @@ def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None
     if report.digest is not None:
         for line in digest_lines(report.digest):
             console.print(f"digest of {line}", soft_wrap=True)
+
+
+def print_retirement(console: Console, retirement: Retirement) -> None:
+    """Print what was retired of which sources, or would be; and what was left alone."""
+    is_refused = retirement.reason is not None
+    for one in retirement.per_source[:_MOST_SOURCES]:
+        keys = ", ".join(printable(key, 40) for key in one.keys)
+        more = ", …" if one.unlisted > len(one.keys) else ""
+        style = "red" if one.is_over else "yellow" if is_refused else ""
+        text = f"{printable(one.source, 100)}: {one.unlisted:,} of {one.held:,} no longer listed: {keys}{more}"
+        console.print(Text(text, style), soft_wrap=True)
+    if rest := len(retirement.per_source[_MOST_SOURCES:]):
+        console.print(Text(f"and {rest:,} more sources: --json lists them", "dim"), soft_wrap=True)
+    for left in retirement.left_alone[:_MOST_SOURCES]:
+        text = f"{printable(left.source, 100)}: nothing retired, run {printable(left.run_id)} was loading it meanwhile"
+        console.print(Text(text, "yellow"), soft_wrap=True)
 
 
 def _by_processes(shards: Sequence[ShardReport]) -> str:
@@ -133,7 +155,11 @@ def unbroken() -> Console:
 
 def _counts_table(report: Report) -> Table:
     names = ["read", "inserted", "updated", "unchanged", "duplicate", "rejected"]
-    names += [name for name in ("missing_source", "resumed", "older", "not_written") if getattr(report.assets, name)]
+    names += [
+        name
+        for name in ("missing_source", "resumed", "older", "not_written", "retired", "returned")
+        if getattr(report.assets, name)
+    ]
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for name in names:

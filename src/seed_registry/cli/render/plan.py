@@ -15,7 +15,7 @@ from rich.text import Text
 
 from seed_registry.cli.render.console import left_out, print_shortfall
 from seed_registry.escape import printable
-from seed_registry.report import Change, Estimate, Plan, RejectExample, Report, TablePlan, Tally
+from seed_registry.report import Change, Estimate, Plan, RejectExample, Report, Retirement, TablePlan, Tally
 from seed_registry.shortfall import empty_handed, gaps
 from seed_registry.words import counted, guessed_duration, guessed_size
 
@@ -23,6 +23,7 @@ from seed_registry.words import counted, guessed_duration, guessed_size
 _FILE_COLUMNS: Final = 120
 # Keys are short; one that is not may not push the others out.
 _KEY_CHARACTERS: Final = 60
+_SOURCES_SHOWN: Final = 10
 
 
 def print_plan(report: Report, plan: Plan, tally: Tally) -> None:
@@ -42,7 +43,7 @@ def print_plan(report: Report, plan: Plan, tally: Tally) -> None:
         if part.error:
             console.print(Text(f"FAILED {printable(part.error)}", "red"), soft_wrap=True)
     console.print()
-    for line in _lines(list(_rows(plan, several=len(names) > 1)), console.width):
+    for line in _lines(list(_rows(report, plan, several=len(names) > 1)), console.width):
         console.print(line, soft_wrap=True)
     console.print()
     for sentence in _verdict(report, plan, tally):
@@ -84,15 +85,29 @@ def _fitting(examples: Sequence[str], count: int, width: int) -> str:
         shown.pop()
 
 
-def _rows(plan: Plan, *, several: bool) -> Iterator[_Row]:
+def _rows(report: Report, plan: Plan, *, several: bool) -> Iterator[_Row]:
     yield from _rows_of_table("assets", plan.assets)
     for reject in plan.rejects:
         places = [_place(example, several=several) for example in reject.examples]
         yield _Row(f"    {reject.reason}", reject.count, places, "red")
-    if plan.missing_upstream is not None:
+    if report.assets.returned:
+        yield _Row("  returned", report.assets.returned, style="green")
+    if report.retirement is not None:
+        yield from _rows_of_retirement(report.retirement)
+    elif plan.missing_upstream is not None:
         yield _Row("  missing upstream", plan.missing_upstream.count, plan.missing_upstream.examples, "yellow")
     yield _Row("")
     yield from _rows_of_table("sources", plan.sources)
+
+
+def _rows_of_retirement(retirement: Retirement) -> Iterator[_Row]:
+    style = "yellow" if retirement.reason is None else "red"
+    name = "  retired" if retirement.reason is None else "  no longer listed"
+    yield _Row(name, retirement.unlisted, style=style)
+    for one in retirement.per_source[:_SOURCES_SHOWN]:
+        yield _Row(
+            f"    {printable(one.source, _KEY_CHARACTERS)}", one.unlisted, one.keys, "red" if one.is_over else style
+        )
 
 
 def _rows_of_table(name: str, table: TablePlan) -> Iterator[_Row]:
@@ -121,7 +136,7 @@ def _place(example: RejectExample, *, several: bool) -> str:
 
 
 def _verdict(report: Report, plan: Plan, tally: Tally) -> Iterator[Text]:
-    if plan.missing_upstream is not None and plan.missing_upstream.count:
+    if plan.missing_upstream is not None and plan.missing_upstream.count and report.retirement is None:
         yield Text("Missing upstream: in the registry, but not in what was read. A load leaves it.")
     if plan.rekeyed is not None and plan.rekeyed.count:
         rows = counted(plan.rekeyed.count, "row")
@@ -139,8 +154,8 @@ def _verdict(report: Report, plan: Plan, tally: Tally) -> Iterator[Text]:
         yield Text(f"{says}: a load's verification would fail.", "red")
     for note in gaps(report):
         yield Text(f"{note[0].upper()}{note[1:]}.", "yellow")
-    if plan.has_changes:
-        yield Text(f"A load would {_deeds(plan)}.", "bold")
+    if report.has_changes:
+        yield Text(f"A load would {_deeds(report, plan)}.", "bold")
         yield Text(f"It would {_effort(plan.estimate)}.")
     elif not empty_handed(report):
         yield Text("Nothing to do: a load would change nothing.", "bold")
@@ -150,7 +165,7 @@ def _verdict(report: Report, plan: Plan, tally: Tally) -> Iterator[Text]:
     yield Text(f"Nothing was written. Read: {', '.join(facts)}.", "dim")
 
 
-def _deeds(plan: Plan) -> str:
+def _deeds(report: Report, plan: Plan) -> str:
     assets, sources = plan.assets, plan.sources
     deeds = [
         f"{verb} {counted(count, what)}"
@@ -159,6 +174,8 @@ def _deeds(plan: Plan) -> str:
             ("update", sources.changed, "source"),
             ("insert", assets.new, "asset"),
             ("update", assets.changed, "asset"),
+            ("retire", report.assets.retired, "asset"),
+            ("take the mark from", report.assets.returned, "retired asset"),
         )
         if count
     ]

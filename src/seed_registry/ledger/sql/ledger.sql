@@ -15,9 +15,12 @@ create table if not exists seed_registry.runs (
   rejects     text,
   report      jsonb,
   -- of a run by shards: when its coordinator was last at work; its workers end some time later
-  seen_at     timestamptz
+  seen_at     timestamptz,
+  retired     bigint not null default 0
 );
 alter table seed_registry.runs add column if not exists seen_at timestamptz;
+-- how many assets it retired, committed with them
+alter table seed_registry.runs add column if not exists retired bigint not null default 0;
 do $$ begin
   if pg_catalog.to_regclass('seed_registry.runs_key_idx') is null then
     create index runs_key_idx on seed_registry.runs (key, started_at);
@@ -54,6 +57,7 @@ create table if not exists seed_registry.checkpoints (
   unchanged bigint not null default 0,
   duplicate bigint not null default 0,
   resumed   bigint not null default 0,
+  returned  bigint not null default 0,
   primary key (run_id, index, shard, lanes, lane)
 );
 -- Checkpoints of an earlier version: no run of this one would go on from them.
@@ -85,6 +89,27 @@ do $$ begin
       add primary key (run_id, index, shard, lanes, lane);
   end if;
 end $$;
+alter table seed_registry.checkpoints add column if not exists returned bigint not null default 0;
+
+-- Whose assets each run lists, noted before the first of them is looked up: what another run lists meanwhile is not
+-- retired.
+create table if not exists seed_registry.run_sources (
+  run_id  text not null references seed_registry.runs on delete cascade,
+  -- the schema of the tables, and the id there
+  source  text not null,
+  seen_at timestamptz not null default now(),
+  primary key (run_id, source)
+);
+do $$ begin
+  if pg_catalog.to_regclass('seed_registry.run_sources_source_idx') is null then
+    create index run_sources_source_idx on seed_registry.run_sources (source);
+  end if;
+end $$;
+
+-- The keys that a run with --retire lists, where another was at work when it had read them: 8 bytes each, by part.
+create unlogged table if not exists seed_registry.listed_keys (
+  run_id text not null, part int not null, hashes bytea not null, primary key (run_id, part)
+);
 
 -- A run by shards (docs/architecture.md): what its processes share. All of it is deleted with the end of the run.
 

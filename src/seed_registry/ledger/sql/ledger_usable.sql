@@ -4,10 +4,10 @@ with relations as (
   select
     relation.relname,
     -- what a load by several processes needs besides
-    relation.relname not in ('runs', 'checkpoints') as is_of_shards,
+    relation.relname not in ('runs', 'checkpoints', 'run_sources', 'listed_keys') as is_of_shards,
     relation.relname = 'checkpoints' and exists (
       select from pg_catalog.pg_attribute as attribute
-      where attribute.attrelid = relation.oid and attribute.attname = 'attempt' and not attribute.attisdropped
+      where attribute.attrelid = relation.oid and attribute.attname = 'returned' and not attribute.attisdropped
     ) as is_current,
     pg_catalog.has_schema_privilege(namespace.oid, 'usage')
       and pg_catalog.has_table_privilege(relation.oid, 'select')
@@ -18,11 +18,11 @@ with relations as (
   join pg_catalog.pg_namespace as namespace on namespace.oid = relation.relnamespace
   where namespace.nspname = 'seed_registry'
     and relation.relname in (
-      'runs', 'checkpoints', 'shards', 'shard_rejects', 'shard_keys', 'shard_repeats', 'parked'
+      'runs', 'checkpoints', 'run_sources', 'listed_keys', 'shards', 'shard_rejects', 'shard_keys', 'shard_repeats', 'parked'
     )
 )
 select
-  pg_catalog.count(*) filter (where not is_of_shards) = 2 as is_there,
+  pg_catalog.count(*) filter (where relname in ('runs', 'checkpoints')) = 2 as is_there,
   coalesce(pg_catalog.bool_or(is_current), false) as is_current,
   coalesce(pg_catalog.bool_and(is_usable) filter (where not is_of_shards), false) as is_usable,
   coalesce(pg_catalog.bool_and(is_usable) filter (where is_of_shards), false) as has_shards

@@ -2,8 +2,8 @@
 -- Save the position of a lane and the outcomes of its records, in the transaction of its batch.
 insert into seed_registry.checkpoints as existing
   (run_id, index, lane, lanes, line, "offset", assets, size, modified, consumed, digest, batch,
-   inserted, updated, unchanged, duplicate, resumed)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+   inserted, updated, unchanged, duplicate, resumed, returned)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
 on conflict (run_id, index, shard, lanes, lane) do update set
   line = excluded.line, "offset" = excluded."offset", assets = excluded.assets,
   size = excluded.size, modified = excluded.modified, consumed = excluded.consumed, digest = excluded.digest,
@@ -13,4 +13,5 @@ on conflict (run_id, index, shard, lanes, lane) do update set
   unchanged = existing.unchanged + excluded.unchanged,
   duplicate = existing.duplicate + excluded.duplicate,
   resumed = existing.resumed + excluded.resumed,
+  returned = existing.returned + excluded.returned,
   saved_at = pg_catalog.now();

@@ -1,5 +1,7 @@
--- The records of a batch that the table does not hold, or holds with other values. Locks and writes nothing.
-select batch.position::int, existing.{key_column} is null as is_new
+-- The records of a batch that the table does not hold, holds with other values, or has marked as retired. Locks and writes
+-- nothing.
+select
+  batch.position::int, existing.{key_column} is null as is_new, {is_retired} as is_retired, not {differs} as is_equal
 from unnest({arrays}) with ordinality as batch ({names}, position)
 left join {table} as existing on {same_key}
-where existing.{key_column} is null or {differs};
+where existing.{key_column} is null or {differs} {or_retired};

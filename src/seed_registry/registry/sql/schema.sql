@@ -1,19 +1,25 @@
--- The registry's own tables. Creates what is missing; what is there stays as it is.
+-- The registry's own tables. Creates what is missing; what is there stays as it is. By their comments `schema upgrade`
+-- knows which tables it may alter.
 
 create schema if not exists {schema};
 
-create table if not exists {schema}.sources (
-  id           bigint generated always as identity primary key,
-  provider     text not null,
-  source_key   text not null,
-  name         text,
-  url          text,
-  raw          jsonb not null default '{{}}',
-  content_hash bytea,
-  created_at   timestamptz not null default now(),
-  updated_at   timestamptz not null default now(),
-  unique (provider, source_key)
-);
+do {tag} begin
+  if pg_catalog.to_regclass('{schema_text}.sources') is null then
+    create table {schema}.sources (
+      id           bigint generated always as identity primary key,
+      provider     text not null,
+      source_key   text not null,
+      name         text,
+      url          text,
+      raw          jsonb not null default '{{}}',
+      content_hash bytea,
+      created_at   timestamptz not null default now(),
+      updated_at   timestamptz not null default now(),
+      unique (provider, source_key)
+    );
+    comment on table {schema}.sources is '{comment}';
+  end if;
+end {tag};
 
 -- In one statement with how its rows are stored, which a table that was here before does not get.
 do {tag} begin
@@ -28,8 +34,11 @@ do {tag} begin
       updated_at   timestamptz,
       raw          jsonb{compression},
       content_hash bytea,
-      created_at   timestamptz not null default now()
+      created_at   timestamptz not null default now(),
+      -- when its portal was first seen not to list it any more
+      retired_at   timestamptz
     );{storage}
+    comment on table {schema}.assets is '{comment}';
   end if;
 end {tag};
 

@@ -1,8 +1,8 @@
--- Some assets of these sources that the index does not have.
+-- Some assets of these sources that the index does not have and that are not retired.
 select existing.{key_column}::text as asset_key, wanted.source
 from {assets} as existing
 join pg_temp.seed_registry_audit_sources as wanted on wanted.source_id = existing.{source_column}
-where not exists (
+where not {is_retired} and not exists (
   select from pg_temp.seed_registry_audit as record
   where record.asset_key = existing.{key_column} and record.scope = wanted.scope
 )
