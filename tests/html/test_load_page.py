@@ -35,8 +35,11 @@ from seed_registry.report import (
     AssetCounts,
     Check,
     Counts,
+    LeftAlone,
     Report,
+    Retirement,
     SourceCounts,
+    SourceRetirement,
     Stages,
     Tally,
     Verification,
@@ -138,6 +141,9 @@ def hostile_recording(*, exit_code: int = 4) -> Recording:
         records_per_second=1, batches=1, retries=1, repaired=1, dates_ignored=1, texts_ignored=1,
         sources=SourceCounts(), assets=AssetCounts(), rejects_file=HOSTILE,
         verification=Verification(False, [Check(HOSTILE, False, HOSTILE, HOSTILE)]),
+        retirement=Retirement(
+            HOSTILE, HOSTILE, 9, 8, [SourceRetirement(HOSTILE, 9, 8, [HOSTILE], True)], [LeftAlone(HOSTILE, HOSTILE)]
+        ),
     )  # fmt: skip
     told.tell("info", "run_finished", **msgspec.to_builtins(report))
     told.ended(exit_code, HOSTILE + "\n" + HOSTILE)
@@ -174,6 +180,32 @@ def test_the_page_says_what_the_report_and_the_database_say(
         assert f"{reason}: {count}" in words
         first = next(reject for reject in rejects if reject["reason"] == reason)
         assert f"index.json: line {first['line']} (byte {first['offset']})" in words
+
+
+def test_the_page_says_what_was_retired_of_which_source_or_why_nothing_was(
+    database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    index = tmp_path / "index.ndjson"
+
+    def write(count: int) -> None:
+        records = (
+            {"type": "asset", "asset_key": f"k{number:02}", "source_key": "a.example"} for number in range(count)
+        )
+        index.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    write(40)
+    assert "Retired" not in loaded([index], database_url, tmp_path)[1].words
+    write(20)
+    words = loaded([index], database_url, tmp_path, retire=True)[1].words
+    assert "Retired nothing was retired of 40 assets" in words
+    assert "such as a.example 20 40 50" in words
+    assert "k20 k21 k22 k23 k24" in words
+    assert "exit code 3" in words
+    write(38)
+    words = loaded([index], database_url, tmp_path, retire=True)[1].words
+    assert "Retired 2 assets, which the indexes no longer list." in words
+    assert "such as a.example 2 40 5" in words
+    assert "k38 k39" in words
 
 
 def test_the_cards_have_the_time_and_the_rate_of_the_report_which_everybody_else_prints() -> None:

@@ -135,8 +135,10 @@ def retirement(recording: Recording) -> Iterable[str]:
     if found is None:
         return
     retired = recording.tally.assets.retired
-    yield f"<section><h2>Retired</h2><p>{retired:,} assets, which the indexes no longer list.</p>"
-    if found.reason is not None:
+    yield "<section><h2>Retired</h2>"
+    if found.reason is None:
+        yield f"<p>{retired:,} assets, which the indexes no longer list.</p>"
+    else:
         yield f'<p><span class="state bad">nothing was retired</span> {html_text(found.reason)}</p>'
     rows = [
         [
