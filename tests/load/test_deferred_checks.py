@@ -23,18 +23,8 @@ from msgspec.structs import replace
 from conftest import _clone
 from seed_registry import DatabaseUrl, MaxRejects, Report, Settings, ingest
 from seed_registry.index.decoder import Decoder
-from seed_registry.index.dialects.arcgis_hub import ARCGIS_HUB
+from seed_registry.index.dialects import DIALECTS
 from seed_registry.index.dialects.base import Dialect
-from seed_registry.index.dialects.ckan import CKAN
-from seed_registry.index.dialects.data_json import DATA_JSON
-from seed_registry.index.dialects.dataverse import DATAVERSE
-from seed_registry.index.dialects.dcat_ap import DCAT_AP
-from seed_registry.index.dialects.directory import DIRECTORY
-from seed_registry.index.dialects.discovery import DISCOVERY
-from seed_registry.index.dialects.opendatasoft import OPENDATASOFT
-from seed_registry.index.dialects.seed import SEED
-from seed_registry.index.dialects.udata import UDATA
-from seed_registry.index.dialects.views import VIEWS
 from seed_registry.load.context import RegistryState
 from seed_registry.postgres.connection import session
 from seed_registry.records import Asset, NotOrdinary, RawBlock, Record, Reject
@@ -46,22 +36,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("at_home")]
 SCALE = int(os.environ.get("EXAMPLES_SCALE", "1"))
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-DIALECTS = {
-    dialect.name: dialect
-    for dialect in (
-        SEED,
-        DIRECTORY,
-        DISCOVERY,
-        CKAN,
-        DATA_JSON,
-        VIEWS,
-        ARCGIS_HUB,
-        OPENDATASOFT,
-        UDATA,
-        DATAVERSE,
-        DCAT_AP,
-    )
-}
 
 # --- values that a field may have, as JSON ---------------------------------------------------------------------------
 
@@ -502,7 +476,7 @@ async def test_what_is_wrong_with_a_record_goes_before_whose_key_it_has(
 
 
 def test_a_reject_of_a_checked_asset_is_that_of_the_record() -> None:
-    decoder = Decoder(SEED, is_lines=True)
+    decoder = Decoder(DIALECTS["seed"], is_lines=True)
     (asset,), _ = decoder.decode_ordinary(RawBlock([BAD], [3], [40]))
     assert asset.unchecked is not None
     reject = asset.unchecked.check(asset)

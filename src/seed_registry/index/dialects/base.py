@@ -194,7 +194,7 @@ class Dialect(Struct, frozen=True):
         typical: the fields of a record that distinguish the dialect; of several that fit, the one with most is taken.
         keys: the fields that may hold a record's key; an object with one of them and another of `wire` looks like one.
         wire: the Struct that a record is decoded to.
-        is_global: whether a key is unique across portals; None if no key is.
+        is_global: whether a key is unique across portals; None where all are, or the operator answers for them.
         asset, source: from the wire Struct to fields; None for an object that only looks like a record.
         mapping: where each field comes from, in words, for `explain`.
         fits: whether a shape looks like this dialect.
