@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -69,3 +71,26 @@ async def test_a_ledger_of_an_earlier_version_is_upgraded(
     assert cli("schema", "upgrade", "-y", url=database_url).returncode == 0
     assert await connection.fetchval("select count(*) from seed_registry.run_sources") == 0
     assert cli("schema", "upgrade", url=database_url).stdout == b"nothing to do\n"
+
+
+async def test_the_provider_of_a_source_is_renamed_and_its_next_load_creates_no_other(
+    database_url: DatabaseUrl, connection: asyncpg.Connection[Any], cli: Cli, tmp_path: Path
+) -> None:
+    await connection.execute("insert into registry.sources (provider, source_key) values ('socrata', 'd.org')")
+    done = cli("schema", "upgrade", "--yes", "--provider", "D.org=ckan", url=database_url)
+    assert done.returncode == 0
+    assert "set provider = 'ckan' where source_key = 'd.org'" in done.stdout.decode()
+    assert await connection.fetch("select provider, source_key from registry.sources") == [("ckan", "d.org")]
+    package = {"id": "k", "name": "trees", "metadata_modified": "2024-01-02", "resources": []}
+    (tmp_path / "i.json").write_text(json.dumps([package]))
+    assert cli("load", "i.json", "--domain", "d.org", url=database_url).returncode == 0
+    assert await connection.fetch("select provider, source_key from registry.sources") == [("ckan", "d.org")]
+
+
+@pytest.mark.parametrize(
+    "text", ["ckan", "=ckan", "d.org=", "d.org=it's", "d.org=CKAN", "d'x=ckan", "d\\=ckan", "d\x1bx=ckan", "a/b=ckan"]
+)
+def test_what_is_no_source_and_provider_is_a_usage_error(database_url: DatabaseUrl, cli: Cli, text: str) -> None:
+    done = cli("schema", "upgrade", "--yes", "--provider", text, url=database_url)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"SOURCE=NAME" in done.stderr

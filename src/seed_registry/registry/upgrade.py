@@ -6,16 +6,21 @@ just our columns is taken for one.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import asyncpg
 from msgspec import Struct
 
+from seed_registry.errors import SettingsInvalid
+from seed_registry.escape import quote_text
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
 from seed_registry.registry.fields import RETIRED_AT
 from seed_registry.registry.tables import SCHEMA
 
+_KEY: Final = re.compile(r"[^\s/'\\]{1,253}")
+_PROVIDER: Final = re.compile("[a-z][a-z0-9_-]{0,62}")
 _COMMENT_START: Final = "seed-registry:"
 OWN_COMMENT: Final = f"{_COMMENT_START} made by this program; its command schema upgrade may add columns"
 _FIRST_COLUMNS: Final = {
@@ -58,6 +63,21 @@ async def find_upgrade(connection: asyncpg.Connection[Any], schema: str = SCHEMA
             name = f"{quoted(schema)}.{quoted(relation)}"
             statements.append(f"comment on table {name} is '{OWN_COMMENT}';")
     return upgrade
+
+
+def rename_provider(source_key: str, provider: str, schema: str = SCHEMA) -> str:
+    """Return the statement that renames the provider of a source, which is found by its key whatever it is.
+
+    Raises:
+        SettingsInvalid: one of them is no name; so the statement can be read, and has nothing to escape.
+    """
+    key = source_key.strip().lower()
+    if not (_KEY.fullmatch(key) and key.isprintable() and _PROVIDER.fullmatch(provider)):
+        raise SettingsInvalid(
+            f"--provider takes SOURCE=NAME like data.example.org=ckan, got {quote_text(f'{source_key}={provider}')}"
+        )
+    sources = f"{quoted(schema)}.{quoted('sources')}"
+    return f"update {sources} set provider = '{provider}' where source_key = '{key}' and provider <> '{provider}';"
 
 
 def add_retired_at(schema: str = SCHEMA) -> str:

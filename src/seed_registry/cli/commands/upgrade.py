@@ -8,12 +8,13 @@ from typing import Annotated, Any
 import anyio
 import asyncpg
 import typer
+from msgspec.structs import replace
 
 from seed_registry.cli.config.flags import takes_settings
 from seed_registry.cli.session import open_session
 from seed_registry.errors import DatabaseRefused, SchemaMismatch
 from seed_registry.ledger.runs import create, is_current
-from seed_registry.registry.upgrade import Upgrade, find_upgrade
+from seed_registry.registry.upgrade import Upgrade, find_upgrade, rename_provider
 from seed_registry.settings import Settings
 
 
@@ -21,13 +22,22 @@ from seed_registry.settings import Settings
 def upgrade(
     *,
     settings: Settings,
+    provider: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE=NAME", help="Rename the provider of a source, as data.example.org=ckan; repeat it for more."
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Add what this version needs to tables that an earlier one made, after showing it.
 
     Tables of other programs are never altered: for those the statements are only printed, and the exit code is 1.
+    An earlier version named `socrata` as the provider of portals with other software: --provider renames it.
     """
+    renames = [rename_provider(*text.rpartition("=")[::2]) for text in provider or ()]
     found, has_ledger = anyio.run(_find, settings)
+    found = replace(found, statements=[*found.statements, *([] if found.foreign else renames)])
     for sql in found.statements:
         typer.echo(sql)
     if not has_ledger:
