@@ -242,6 +242,59 @@ async def test_the_portal_of_a_catalogue_reaches_its_data_sets_wherever_it_stand
     assert {one.source_key for one in again if isinstance(one, Asset)} == {"agency0.gov", "agency1.gov", "agency2.gov"}
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_the_links_of_a_document_name_the_portal_of_records_that_have_none(
+    tmp_path: Path, is_first: bool
+) -> None:
+    links = {"links": [{"rel": "next", "href": "https://n.org"}, {"rel": "self", "href": "https://d.org/api"}]}
+    data_set = {"dataset_id": "trees", "metas": {"default": {"title": "Trees"}}}
+    item = {"id": "k", "type": "Feature", "properties": {"title": "Trees", "snippet": "s", "modified": 1}}
+    pages: list[dict[str, Any]] = [
+        {"results": [data_set], "total_count": 1},
+        {"datasets": [{"dataset": data_set, "links": []}], "total_count": 1},
+        {"type": "FeatureCollection", "features": [item], "numberMatched": 1},
+    ]
+    for page in pages:
+        found = await read(tmp_path, {**links, **page} if is_first else {**page, **links})
+        again = [found.reader.decode(RawRecord(one.raw, one.line, one.offset, "asset")) for one in found.assets]
+        assert [one.source_key for one in again if isinstance(one, Asset)] == ["d.org"]
+
+
+LANDED = {"identifier": "https://a.org/d/abcd-2345", "title": "t", "landingPage": "https://a.org/d/abcd-2345"}
+
+
+@pytest.mark.parametrize(("header", "domain"), [({"@id": "https://portal.gov/data.json"}, None), ({}, "portal.gov")])
+async def test_a_key_does_not_depend_on_other_records_where_the_portal_is_named(
+    tmp_path: Path, header: dict[str, Any], domain: str | None
+) -> None:
+    other = {"identifier": "other", "title": "t", "landingPage": "https://b.org/other"}
+    alone = await read(tmp_path, {**header, "dataset": [LANDED]}, domain=domain)
+    among_others = await read(tmp_path, {**header, "dataset": [LANDED, other]}, domain=domain)
+    assert alone.assets[0].key == among_others.assets[0].key == LANDED["identifier"]
+
+
+@pytest.mark.parametrize(
+    ("page", "portal"),
+    [
+        ("https://a.org:8080/x", "a.org"),
+        ("https://a.org", "a.org"),
+        ("https://a.org?x", "a.org"),
+        ("https://user:word@a.org/x", "a.org"),
+        ("https://bücher.example/x", "bücher.example"),
+        ("https://a_b.org/x", "a_b.org"),
+    ],
+)
+@pytest.mark.parametrize("is_ascii", [True, False])
+async def test_the_portal_that_landing_pages_agree_on_is_their_whole_host(
+    tmp_path: Path, page: str, portal: str, is_ascii: bool
+) -> None:
+    document = {"conformsTo": "x", "dataset": [{"identifier": "k", "title": "t", "landingPage": page}]}
+    text = json.dumps(document, ensure_ascii=is_ascii).replace("/", "\\/" if is_ascii else "/")
+    found = await read(tmp_path, text.encode())
+    again = [found.reader.decode(RawRecord(one.raw, one.line, one.offset, "asset")) for one in found.assets]
+    assert [one.source_key for one in again if isinstance(one, Asset)] == [portal]
+
+
 # views, data-json, ckan
 
 VIEW = {"id": "abcd-2345", "name": "Trees", "rowsUpdatedAt": 1371737836, "columns": [{"id": 1}, {"id": 2}]}

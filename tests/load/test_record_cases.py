@@ -372,6 +372,21 @@ async def test_landing_pages_that_disagree_are_reported_and_each_names_its_own_p
     assert await column(database_url, "source_key") == ["a.org", "b.org", "b.org"], "keys that are another source's"
 
 
+async def test_several_processes_report_landing_pages_that_disagree_once_as_one_does(
+    database_url: DatabaseUrl, tmp_path: Path, cli: Cli
+) -> None:
+    path, filling = tmp_path / "i.json", {"description": "d" * 2_000}
+    records = [landed(number, f"{'ab'[number % 2]}.org") | filling for number in range(1_500)]
+    path.write_text(json.dumps({"dataset": records}))
+    by_several = ("--processes", "2", "--shard-bytes", "1MiB")
+    for command in ("plan", "load"):
+        done = cli(command, path, *by_several, url=database_url)
+        assert b"shards_planned" in done.stderr
+        assert done.stderr.count(b'"portals_disagree"') == 1
+        alone = cli(command, path, "--processes", "1", url=database_url)
+        assert alone.stderr.count(b'"portals_disagree"') == 1
+
+
 async def test_the_header_names_the_portal_before_the_landing_pages_do(
     database_url: DatabaseUrl, tmp_path: Path
 ) -> None:

@@ -45,22 +45,28 @@ async def cut(index: IndexRef, settings: Settings, shard_bytes: int) -> Cut:
         return _whole("a pipe cannot be read at several places")
     async with open_index(index, max_unpacked_bytes=settings.max_unpacked_bytes, headers=settings.headers) as opened:
         found = RecordFormat(opened, settings)
-        if opened.size is None:
-            return _whole("a pipe, or a URL of unknown size, cannot be read at several places")
-        if reason := _reason(opened, found, shard_bytes):
-            return _whole(reason, opened)
-        if opened.is_packed:
-            return await _packed(opened, settings, shard_bytes, is_lines=found.shape.lines)
-        try:
-            async with open_for_cuts(index, settings.headers, opened.etag, opened.size) as file:
-                if found.shape.lines:
-                    return _of(opened, [start async for start in _line_starts(file, shard_bytes)])
-                if found.shape.form == "documents, one a line":
-                    pages = Dress(b"", (), b"").encode()
-                    return _of(opened, [start async for start in _line_starts(file, shard_bytes)], pages)
-                return await _document(opened, file, found.layout, shard_bytes, settings.max_record_bytes)
-        except NoRanges as exc:
-            return _whole(exc.reason, opened)
+        one = await _cut(index, opened, found, settings, shard_bytes)
+        is_named = settings.domain is not None and found.pieces.decoder.dialect.names_portals(found.shape)
+        return replace(one, hosts=found.hosts, names_portals=is_named)
+
+
+async def _cut(index: IndexRef, opened: OpenIndex, found: RecordFormat, settings: Settings, shard_bytes: int) -> Cut:
+    if opened.size is None:
+        return _whole("a pipe, or a URL of unknown size, cannot be read at several places")
+    if reason := _reason(opened, found, shard_bytes):
+        return _whole(reason, opened)
+    if opened.is_packed:
+        return await _packed(opened, settings, shard_bytes, is_lines=found.shape.lines)
+    try:
+        async with open_for_cuts(index, settings.headers, opened.etag, opened.size) as file:
+            if found.shape.lines:
+                return _of(opened, [start async for start in _line_starts(file, shard_bytes)])
+            if found.shape.form == "documents, one a line":
+                pages = Dress(b"", (), b"").encode()
+                return _of(opened, [start async for start in _line_starts(file, shard_bytes)], pages)
+            return await _document(opened, file, found.layout, shard_bytes, settings.max_record_bytes)
+    except NoRanges as exc:
+        return _whole(exc.reason, opened)
 
 
 def _reason(opened: OpenIndex, found: RecordFormat, shard_bytes: int) -> str:

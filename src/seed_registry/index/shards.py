@@ -92,6 +92,8 @@ class Cut(Struct, frozen=True):
         reason: why it is one shard, in words, if a larger limit of their size is not the reason.
         fix: a command that makes it an index of many shards; empty if there is none.
         size, modified: of the file; `UNKNOWN` where a change cannot be noticed.
+        hosts: those that the first records name as their portal's, where they disagree.
+        names_portals: whether `--domain` is given, and the records name their portal themselves.
     """
 
     shards: list[Shard]
@@ -99,6 +101,8 @@ class Cut(Struct, frozen=True):
     fix: str = ""
     size: int = UNKNOWN
     modified: int = UNKNOWN
+    hosts: Sequence[str] = ()
+    names_portals: bool = False
 
 
 def join(one: Shard, following: Shard) -> Shard:

@@ -24,6 +24,7 @@ from seed_registry.index.inputs import IndexRef
 from seed_registry.index.reader import IndexReader
 from seed_registry.load import pipeline
 from seed_registry.load.context import RunContext
+from seed_registry.load.portal_warnings import warn_of_portals
 from seed_registry.load.result import (
     WITH_REPORT,
     count_fields,
@@ -211,12 +212,8 @@ class LoadRun:
         name, assets_before = reader.index.report_name, tally.assets.read
         tally.index, tally.index_bytes, tally.index_position = reader.name, reader.size, 0
         context.progress.tell("info", "index_opened", index=name, dialect=dialect.name, bytes=reader.size)
-        if context.settings.domain and dialect.names_portals(reader.shape):
-            note = "records name their portal themselves; --domain is only for those that do not"
-            context.progress.tell("warning", "domain_not_used", index=name, note=note)
-        if reader.hosts:
-            note = "each record goes to the portal of its own page; name one for all with --domain"
-            context.progress.tell("warning", "portals_disagree", index=name, hosts=list(reader.hosts[:5]), note=note)
+        is_named = context.settings.domain is not None and dialect.names_portals(reader.shape)
+        warn_of_portals(context.progress, name, reader.hosts, names_portals=is_named)
         target.recorder.start_index(reader.name, reader.former_key)
         target.indexes.prepare(reader)
         sources = SourceResolver(

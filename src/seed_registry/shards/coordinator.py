@@ -19,6 +19,7 @@ from seed_registry.index.shards import Cut, Shard, rejoined, with_portal
 from seed_registry.ledger.shards import SECONDS_OF_ABSENCE, ShardProgress, ShardRow, ShardStore
 from seed_registry.load.context import RegistryState, RunContext
 from seed_registry.load.outcomes import OutcomeRecorder
+from seed_registry.load.portal_warnings import warn_of_portals
 from seed_registry.load.retry import RetryingSession
 from seed_registry.shards.cuts import SHARDS_A_WORKER, can_be_read_twice, cut_index
 from seed_registry.shards.facts import IndexFacts, ShardLoaded, ShardScanned, decoded, encoded
@@ -82,6 +83,9 @@ class Coordinator:
                 self.unsplittable = True
                 return []
         cuts = [await self._cut(number) for number in range(len(self._run.indexes))]
+        if sum(len(one.shards) for one in cuts) > 1:  # else the load by one process says it
+            for index, one in zip(self._run.indexes, cuts, strict=True):
+                warn_of_portals(self._run.progress, index.report_name, one.hosts, names_portals=one.names_portals)
         rows = await self.rows()
         planned = _files((row.index, decoded(row.shard, Shard)) for row in rows)
         found = _files((number, shard) for number, one in enumerate(cuts) for shard in one.shards)

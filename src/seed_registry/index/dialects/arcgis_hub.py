@@ -211,6 +211,7 @@ ARCGIS_HUB: Final = Dialect(
     fits=_fits,
     singles=_single,
     portal=lambda header: _site(header.get("links")),
+    kept=frozenset({("links",)}),
     keys=frozenset({"attributes", "properties"}),
     totals=(("meta", "stats", "totalCount"), *TOTALS),
 )

@@ -60,7 +60,7 @@ class Portal(Struct, frozen=True):
 
     def has(self, host: str) -> bool:
         """Whether this lower-cased host is the portal's own; an unread header may name any."""
-        return host in (self.domain.lower(), self.agreed) or self.header in (host, UNREAD_HEADER)
+        return host in (self.domain.lower(), self.header, self.name) or self.header == UNREAD_HEADER
 
 
 class Fields(Struct, frozen=True, gc=False):

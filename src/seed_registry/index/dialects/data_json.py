@@ -81,8 +81,10 @@ _DATASETS: Final[frozenset[Path]] = frozenset({
     ("datasetSeries", "last"),
     ("service", "servesDataset"),
 })  # fmt: skip
-# The form of nearly all; escaped slashes are PHP's.
-_LANDING_HOST: Final = re.compile(rb'"landingPage"\s*:\s*"(?i:https?):\\?/\\?/([A-Za-z0-9][A-Za-z0-9.-]*)[\\/?#":]')
+# The form of nearly all; escaped slashes are PHP's. No host is longer (https://www.rfc-editor.org/rfc/rfc1035, 2.3.4).
+_LANDING_HOST: Final = re.compile(
+    rb'"landingPage"\s*:\s*"(?i:https?):\\?/\\?/([A-Za-z0-9][A-Za-z0-9._-]{0,252})(?::[0-9]*)?(?:\\?/|[?#"])'
+)
 _PROVIDERS: Final = {
     "socrata": re.compile(rb'/api/views/[2-9a-z]{4}-[2-9a-z]{4}|"identifier"\s*:\s*"[2-9a-z]{4}-[2-9a-z]{4}"'),
     "dkan": re.compile(rb'"%Ref:|"%modified"|/api/1/datastore/|(?i:\bdkan\b)'),

@@ -212,6 +212,7 @@ OPENDATASOFT: Final = Dialect(
     ),
     fits=_fits,
     portal=lambda header: self_host(header.get("links")) or "",
+    kept=frozenset({("links",)}),
     keys=frozenset({"dataset_id", "datasetid", "dataset"}),
     totals=(("nhits",), *TOTALS),
 )
