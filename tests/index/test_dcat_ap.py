@@ -448,13 +448,14 @@ def nodes_of_graphs(draw: st.DrawFn) -> list[Json]:
     return nodes + [{"@id": name, **page} for name in others]
 
 
-@given(nodes_of_graphs(), st.randoms(use_true_random=False), st.integers(1, 400))
-@example([CATALOG, REFERRING, IDENTIFIER, PAGE], Random(1), 50)
+@given(nodes_of_graphs(), st.integers(0, 10_000), st.integers(1, 400))
+@example([CATALOG, REFERRING, IDENTIFIER, PAGE], 1, 50)
 @relaxed
 async def test_assets_do_not_depend_on_the_order_of_nodes_or_on_their_spelling(
-    tmp_path: Path, nodes: list[Json], random: Any, step: int
+    tmp_path: Path, nodes: list[Json], seed: int, step: int
 ) -> None:
     seen: list[Any] = []
+    random = Random(seed)
     for form in (lambda node: node, lambda node: renamed(node, "dcterms:"), expanded):
         for _ in range(2):
             random.shuffle(nodes)

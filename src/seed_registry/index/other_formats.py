@@ -51,7 +51,7 @@ def kind_of_text(text: bytes) -> tuple[str, str] | None:
     for pattern, kind, hint in _TEXTS:
         if pattern.search(beginning):
             return kind, hint
-    if header := _CSV.match(text):
+    if header := _CSV.match(beginning):
         names = header[0].strip().replace(b'"', b"").split(header[1])
         columns = ", ".join(printable(name.decode(errors="replace"), 30) for name in names[:6])
         more = ", …" if len(names) > 6 else ""  # noqa: PLR2004

@@ -277,6 +277,10 @@ def host_of(url: Any) -> str | None:
     return host if parts.scheme in ("http", "https") else None
 
 
+# They send on to portals, of which they are none.
+RESOLVERS: Final = frozenset({"doi.org", "dx.doi.org", "www.doi.org", "hdl.handle.net", "n2t.net"})
+
+
 def hosts_of(urls: Iterable[str]) -> list[str | None]:
     """The host of each URL, as `host_of` gives it, or None; faster where they are of few sites."""
     found: dict[str, str | None] = {}

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Struct, field
 
 from seed_registry.index.dialects.base import (
+    RESOLVERS,
     Columns,
     Dialect,
     Fields,
@@ -226,7 +227,7 @@ def _part(text: Any) -> str | None:
 def _hosts_in(beginning: bytes) -> list[str]:
     """The hosts of the first landing pages, the most frequent first."""
     found = Counter(host.decode().lower() for host in _LANDING_HOST.findall(beginning))
-    return [host for host, _ in found.most_common()]
+    return [host for host, _ in found.most_common() if host not in RESOLVERS]
 
 
 _SAMPLE: Final = Sample(

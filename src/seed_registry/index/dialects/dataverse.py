@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from msgspec import Struct
 
 from seed_registry.index.dialects.base import (
+    RESOLVERS,
     TOTALS,
     Columns,
     Dialect,
@@ -64,8 +65,6 @@ class _Dataset(_Keys, gc=False):
 
 _PATHS: Final[tuple[Path, ...]] = (("data", "items"), ())
 _OTHER_TYPES: Final = ("dataverse", "file")
-# They send on to the portals, of which they are none.
-_RESOLVERS: Final = frozenset({"doi.org", "dx.doi.org", "www.doi.org", "hdl.handle.net", "n2t.net"})
 
 
 def _asset(item: Item, portal: Portal) -> Fields | None:
@@ -82,7 +81,7 @@ def _asset(item: Item, portal: Portal) -> Fields | None:
 
 
 def _portals(host: str | None) -> str | None:
-    return None if host in _RESOLVERS else host
+    return None if host in RESOLVERS else host
 
 
 def _key_columns(items: Sequence[_Keys], portal: Portal) -> Columns:
