@@ -674,12 +674,26 @@ ELSEWHERE = {
         "alter column {} set storage extended",
     ],
     "registry/test_key_owners.py::test_what_schema_check_advises_keeps_both": ["`seed-registry schema check`"],
+    "cli/test_schema_upgrade.py::test_a_ledger_of_an_earlier_version_is_upgraded": [
+        "-- and the tables of schema seed_registry"
+    ],
+    "html/test_load_page.py::test_the_page_says_what_was_retired": ["more sources: --json lists them"],
+    "load/test_retire.py::test_the_guard": ["more than --max-retire {} allows", "removed them: raise --max-retire"],
+    "load/test_retire.py::test_a_reject_without_a_known_key_retires_nothing_unless_it_is_allowed": [
+        "{} (--retire-despite-rejects)"
+    ],
+    "load/test_retire.py::test_it_needs_the_ledger": ["--retire needs the ledger", "finish it without --retire"],
+    "load/test_retire.py::test_a_column_of_another_name": ["; or, if it means that: --column assets.retired_at={}"],
+    "load/test_retire.py::test_without_a_column_it_is_an_error_before_reading": [
+        "run `seed-registry schema upgrade`, or"
+    ],
+    "load/test_retire.py::test_processes_and_replays_cannot_retire": ["--retire needs one process"],
     "load/test_providers.py::test_of_two_sources_with_one_key": ["name the one that is meant with --provider"],
 }  # fmt: skip
 # What is said of a flag, a command or a statement without advising it, and what no test can do, by the reason.
 NO_FIX = {
+    "it describes a flag": ["^With --retire: "],
     "it says what is wrong with a flag": [
-        "^With --retire: ",
         "^--[a-z-]+(:| takes| must be| needs one process| finds| cannot use| and --| {} cannot be)",
         "^--database-url is not usable$",
         "^--format ndjson does not go with", "^--(column|header)", "^(domain, )?--domain, the", "^it is no output of",

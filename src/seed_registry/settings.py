@@ -432,12 +432,6 @@ class Settings(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         _check_ranges(self)
         _check_limits(self)
-        if not isinstance(self.max_retire, MaxRetire):
-            raise SettingsInvalid(f"max_retire takes MaxRetire.parse({str(self.max_retire)!r})")
-        if self.retire and self.processes != 1:
-            raise SettingsInvalid(
-                "--retire needs one process: leave out --processes, or load again with --retire after it"
-            )
         if not isinstance(self.database_url, DatabaseUrl | None):
             raise SettingsInvalid("database_url takes a DatabaseUrl, which does not print its password")
         if not all(isinstance(header, Header) for header in self.headers):

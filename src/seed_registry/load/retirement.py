@@ -65,7 +65,7 @@ class Retirer:
         if self._ledger.unfinished is not None and await self._main.do(self._ledger.is_sharded):
             raise SettingsInvalid(
                 f"--retire: run {self._ledger.run_id} of these indexes was begun by several processes\n"
-                "finish it without --retire, or begin anew with --no-resume"
+                "finish it without --retire, then load again with it"
             )
         self._begin = await self._main.do(lambda connection: find_begin(connection, self._ledger.run_id))
 

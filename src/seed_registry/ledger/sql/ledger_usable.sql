@@ -5,9 +5,10 @@ with relations as (
     relation.relname,
     -- what a load by several processes needs besides
     relation.relname not in ('runs', 'checkpoints', 'run_sources', 'listed_keys') as is_of_shards,
-    relation.relname = 'checkpoints' and exists (
-      select from pg_catalog.pg_attribute as attribute
-      where attribute.attrelid = relation.oid and attribute.attname = 'returned' and not attribute.attisdropped
+    relation.relname = 'checkpoints' and 2 = (
+      select pg_catalog.count(*) from pg_catalog.pg_attribute as attribute
+      where attribute.attrelid = relation.oid and attribute.attname in ('attempt', 'returned')
+        and not attribute.attisdropped
     ) as is_current,
     pg_catalog.has_schema_privilege(namespace.oid, 'usage')
       and pg_catalog.has_table_privilege(relation.oid, 'select')
