@@ -583,13 +583,6 @@ def test_a_header_is_given_where_nobody_reads_it(shell: Shell) -> None:
 
 # Messages whose fix another test executes, by that test (or how its name begins).
 ELSEWHERE = {
-    "load/test_retire.py::test_the_guard_holds_for_a_source_whose_assets_all_vanished": [
-        "if their portals removed them: raise --max-retire", "are no longer listed, more than --max-retire {} allows"
-    ],
-    "load/test_retire.py::test_a_reject_without_a_known_key_retires_nothing_unless_it_is_allowed": [
-        "{} (--retire-despite-rejects)"
-    ],
-    "load/test_retire.py::test_a_column_of_another_name": ["if it means that: --column assets.retired_at={}"],
     "index/test_dialects.py::test_a_named_dialect_that_does_not_fit_is_refused_where_another_does": [
         "leave --dialect out"
     ],
