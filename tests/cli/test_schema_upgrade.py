@@ -77,7 +77,7 @@ async def test_the_provider_of_a_source_is_renamed_and_its_next_load_creates_no_
     database_url: DatabaseUrl, connection: asyncpg.Connection[Any], cli: Cli, tmp_path: Path
 ) -> None:
     await connection.execute("insert into registry.sources (provider, source_key) values ('socrata', 'd.org')")
-    done = cli("schema", "upgrade", "--yes", "--provider", "D.org=ckan", url=database_url)
+    done = cli("schema", "upgrade", "--yes", "--rename-provider", "D.org=ckan", url=database_url)
     assert done.returncode == 0
     assert "set provider = 'ckan' where source_key = 'd.org'" in done.stdout.decode()
     assert await connection.fetch("select provider, source_key from registry.sources") == [("ckan", "d.org")]
@@ -91,6 +91,6 @@ async def test_the_provider_of_a_source_is_renamed_and_its_next_load_creates_no_
     "text", ["ckan", "=ckan", "d.org=", "d.org=it's", "d.org=CKAN", "d'x=ckan", "d\\=ckan", "d\x1bx=ckan", "a/b=ckan"]
 )
 def test_what_is_no_source_and_provider_is_a_usage_error(database_url: DatabaseUrl, cli: Cli, text: str) -> None:
-    done = cli("schema", "upgrade", "--yes", "--provider", text, url=database_url)
+    done = cli("schema", "upgrade", "--yes", "--rename-provider", text, url=database_url)
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"SOURCE=NAME" in done.stderr

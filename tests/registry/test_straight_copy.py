@@ -458,7 +458,7 @@ async def test_a_role_with_privileges_on_columns_only_goes_straight(
         database_url,
         f"create role {role} login",
         f"grant usage on schema registry to {role}",
-        f"grant select, insert ({ours}), update ({ours}) on registry.assets to {role}",
+        f"grant select, insert ({ours}), update ({ours}, retired_at) on registry.assets to {role}",
         f"grant select, insert ({theirs}), update ({theirs}) on registry.sources to {role}",
     )
     try:

@@ -44,7 +44,7 @@ def choose(shape: Shape, settings: Settings, name: str) -> tuple[Dialect, Shape]
     known = [DIALECTS[settings.dialect]] if settings.dialect else list(DIALECTS.values())
     if found := _fitting(known, shape, settings):
         return _best(found, name)
-    if settings.dialect and (found := _fitting(list(DIALECTS.values()), shape, settings)):
+    if settings.dialect and (found := _with_records(_fitting(list(DIALECTS.values()), shape, settings))):
         raise _another(known[0], found, name)
     if problem := _refusal(shape, known, name):
         raise IndexNotUnderstood(problem)
@@ -144,6 +144,11 @@ def _fitting(known: Sequence[Dialect], shape: Shape, settings: Settings) -> list
         if found:
             return found
     return []
+
+
+def _with_records(found: Sequence[tuple[Dialect, _Way]]) -> list[tuple[Dialect, _Way]]:
+    """Those that are known by their records, not by an envelope without any."""
+    return [(dialect, way) for dialect, way in found if _typical(dialect, way.looks_like)]
 
 
 def _another(named: Dialect, found: Sequence[tuple[Dialect, _Way]], name: str) -> IndexNotUnderstood:

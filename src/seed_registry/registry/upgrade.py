@@ -65,7 +65,7 @@ async def find_upgrade(connection: asyncpg.Connection[Any], schema: str = SCHEMA
     return upgrade
 
 
-def rename_provider(source_key: str, provider: str, schema: str = SCHEMA) -> str:
+def renaming(source_key: str, provider: str, schema: str = SCHEMA) -> str:
     """Return the statement that renames the provider of a source, which is found by its key whatever it is.
 
     Raises:
@@ -73,9 +73,8 @@ def rename_provider(source_key: str, provider: str, schema: str = SCHEMA) -> str
     """
     key = source_key.strip().lower()
     if not (_KEY.fullmatch(key) and key.isprintable() and _PROVIDER.fullmatch(provider)):
-        raise SettingsInvalid(
-            f"--provider takes SOURCE=NAME like data.example.org=ckan, got {quote_text(f'{source_key}={provider}')}"
-        )
+        given = quote_text(f"{source_key}={provider}")
+        raise SettingsInvalid(f"--rename-provider takes SOURCE=NAME like data.example.org=ckan, got {given}")
     sources = f"{quoted(schema)}.{quoted('sources')}"
     return f"update {sources} set provider = '{provider}' where source_key = '{key}' and provider <> '{provider}';"
 

@@ -14,7 +14,7 @@ from seed_registry.cli.config.flags import takes_settings
 from seed_registry.cli.session import open_session
 from seed_registry.errors import DatabaseRefused, SchemaMismatch
 from seed_registry.ledger.runs import create, is_current
-from seed_registry.registry.upgrade import Upgrade, find_upgrade, rename_provider
+from seed_registry.registry.upgrade import Upgrade, find_upgrade, renaming
 from seed_registry.settings import Settings
 
 
@@ -22,7 +22,7 @@ from seed_registry.settings import Settings
 def upgrade(
     *,
     settings: Settings,
-    provider: Annotated[
+    rename_provider: Annotated[
         list[str] | None,
         typer.Option(
             metavar="SOURCE=NAME", help="Rename the provider of a source, as data.example.org=ckan; repeat it for more."
@@ -33,9 +33,9 @@ def upgrade(
     """Add what this version needs to tables that an earlier one made, after showing it.
 
     Tables of other programs are never altered: for those the statements are only printed, and the exit code is 1.
-    An earlier version named `socrata` as the provider of portals with other software: --provider renames it.
+    An earlier version named `socrata` as the provider of portals with other software: --rename-provider renames it.
     """
-    renames = [rename_provider(*text.rpartition("=")[::2]) for text in provider or ()]
+    renames = [renaming(*text.rpartition("=")[::2]) for text in rename_provider or ()]
     found, has_ledger = anyio.run(_find, settings)
     found = replace(found, statements=[*found.statements, *([] if found.foreign else renames)])
     for sql in found.statements:

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct, defstruct
 
 from seed_registry.index.dialects.base import first
+from seed_registry.index.text_fields import has_text
 
 DCAT: Final = ("dcat:", "http://www.w3.org/ns/dcat#")
 DCT: Final = ("dct:", "dcterms:", "http://purl.org/dc/terms/")
@@ -59,7 +60,7 @@ Head: Final = _struct("Head", (key for key in _NAMED if not key.startswith(_OF_D
 def _reader(key: str) -> Callable[[Any], Any]:
     """The value of a node under the first spelling that says something."""
     values = attrgetter(*(f"{key}_{number}" for number in range(len(SPELLINGS[key]))))
-    return lambda node: next((value for value in values(node) if value is not None and literal(value) != ""), None)
+    return lambda node: next(filter(has_text, values(node)), None)
 
 
 # From a node to the value of a field.
