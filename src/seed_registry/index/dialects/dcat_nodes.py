@@ -60,7 +60,14 @@ Head: Final = _struct("Head", (key for key in _NAMED if not key.startswith(_OF_D
 def _reader(key: str) -> Callable[[Any], Any]:
     """The value of a node under the first spelling that says something."""
     values = attrgetter(*(f"{key}_{number}" for number in range(len(SPELLINGS[key]))))
-    return lambda node: next(filter(has_text, values(node)), None)
+    return lambda node: _said(values(node))
+
+
+def _said(values: Sequence[Any]) -> Any:
+    found = next(filter(has_text, values), None)
+    if found is None:  # a blank text is kept as it is
+        found = next((value for value in values if value is not None and literal(value) != ""), None)
+    return found
 
 
 # From a node to the value of a field.
