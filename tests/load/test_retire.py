@@ -560,6 +560,20 @@ async def test_a_run_that_began_before_and_is_at_work_is_respected(site: Site) -
     assert (await site.load(index, retire=True)).assets.retired == 2
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No run reads before two have begun: otherwise one may be done before the other begins."""
+    barrier, find_begin = asyncio.Barrier(2), retirement.find_begin
+
+    async def begin(*arguments: Any) -> Any:
+        found = await find_begin(*arguments)
+        await barrier.wait()
+        return found
+
+    monkeypatch.setattr(retirement, "find_begin", begin)
+
+
+@pytest.mark.usefixtures("at_once")
 async def test_two_runs_at_once_never_retire_what_either_lists(site: Site) -> None:
     await site.load(site.write(*assets(range(60))))
     indexes = site.write(*assets(range(57))), site.write(*assets(range(3, 60)))
