@@ -90,6 +90,7 @@ async def test_the_provider_of_a_source_is_renamed_and_its_next_load_creates_no_
 @pytest.mark.parametrize(
     "text", ["ckan", "=ckan", "d.org=", "d.org=it's", "d.org=CKAN", "d'x=ckan", "d\\=ckan", "d\x1bx=ckan", "a/b=ckan"]
 )
+@pytest.mark.sampled(3)
 def test_what_is_no_source_and_provider_is_a_usage_error(database_url: DatabaseUrl, cli: Cli, text: str) -> None:
     done = cli("schema", "upgrade", "--yes", "--rename-provider", text, url=database_url)
     assert (done.returncode, done.stdout) == (2, b"")

@@ -30,7 +30,7 @@ from seed_registry.shortfall import Total
 pytestmark = pytest.mark.anyio
 
 Json = dict[str, Any]
-relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+relaxed = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 CATALOG = {"@id": "https://data.example.org/catalog", "@type": "dcat:Catalog", "dct:title": "Catalog"}
 DATASET = {
     "@id": "https://data.example.org/set/1",
@@ -408,6 +408,7 @@ async def test_blank_nodes_of_two_documents_have_nothing_to_do_with_each_other(t
         ]
 
 
+@pytest.mark.slow
 async def test_a_million_parts_of_a_node_do_not_take_forever(tmp_path: Path) -> None:
     parts = [{"@id": "_:d", "@type": "dcat:Dataset", "dct:title": f"{number}"} for number in range(1_500)]
     found = await read(tmp_path / "index.json", graph(CATALOG, *parts))

@@ -144,6 +144,7 @@ def is_listed(record: Record, form: str) -> bool:
 
 
 @every_form
+@pytest.mark.sampled(10)
 async def test_an_index_of_one_record_with_a_wrong_value_is_read_or_named(name: str, form: str) -> None:
     """Detection has only this record to go by."""
     for record in wrong_records(name, form, WRONG[::3]):
@@ -237,6 +238,7 @@ async def test_a_deep_field_is_kept_or_its_record_rejected(name: str, form: str,
 
 
 @every_form
+@pytest.mark.sampled(5)
 async def test_a_record_of_ten_thousand_fields_is_an_asset(name: str, form: str) -> None:
     """Also in front of those that are read, where the dialect is recognised."""
     good = good_records(name, form)
@@ -279,6 +281,7 @@ async def require_cut_is_noticed(name: str, form: str, step: int) -> None:
 
 
 @every_form
+@pytest.mark.sampled(10)
 async def test_an_index_cut_off_anywhere_is_read_to_the_cut_and_said_to_be_cut(name: str, form: str) -> None:
     await require_cut_is_noticed(name, form, 97)
 

@@ -237,6 +237,7 @@ async def test_a_page_is_loaded_and_known_to_be_a_part(database_url: DatabaseUrl
 
 @every_form
 @pytest.mark.parametrize("end", ["\n", ""])
+@pytest.mark.sampled(10)
 async def test_pages_one_after_another_are_one_complete_index(
     database_url: DatabaseUrl, tmp_path: Path, form: Form, end: str
 ) -> None:
@@ -248,6 +249,7 @@ async def test_pages_one_after_another_are_one_complete_index(
 
 @every_form
 @pytest.mark.parametrize("is_array", [False, True])
+@pytest.mark.sampled(10)
 async def test_records_on_lines_and_in_arrays_are_loaded(
     database_url: DatabaseUrl, tmp_path: Path, form: Form, is_array: bool
 ) -> None:

@@ -372,6 +372,7 @@ async def test_landing_pages_that_disagree_are_reported_and_each_names_its_own_p
     assert await column(database_url, "source_key") == ["a.org", "b.org", "b.org"], "keys that are another source's"
 
 
+@pytest.mark.slow
 async def test_several_processes_report_landing_pages_that_disagree_once_as_one_does(
     database_url: DatabaseUrl, tmp_path: Path, cli: Cli
 ) -> None:

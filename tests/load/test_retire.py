@@ -25,6 +25,7 @@ from seed_registry.errors import (
     TooManyRejects,
     VerificationFailed,
 )
+from seed_registry.ledger import run_sources
 from seed_registry.load import retirement
 from seed_registry.load.retirement import Retirer
 from seed_registry.registry import ddl
@@ -563,7 +564,7 @@ async def test_a_run_that_began_before_and_is_at_work_is_respected(site: Site) -
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No run reads before two have begun: otherwise one may be done before the other begins."""
-    barrier, find_begin = asyncio.Barrier(2), retirement.find_begin
+    barrier, find_begin = asyncio.Barrier(2), run_sources.find_begin
 
     async def begin(*arguments: Any) -> Any:
         found = await find_begin(*arguments)
@@ -751,7 +752,7 @@ EDITS = st.builds(Edit, what=st.sampled_from(["delete", "mark", "unmark"]), key=
 
 @given(st.lists(st.one_of(LOADS, LOADS, EDITS), min_size=1, max_size=6))
 @hypothesis_settings(
-    max_examples=25,
+    max_examples=10,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

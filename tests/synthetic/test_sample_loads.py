@@ -40,6 +40,7 @@ async def load(index: str, workload: Workload, url: DatabaseUrl) -> Report:
 
 
 @every_sample
+@pytest.mark.sampled(11)
 async def test_a_load_counts_what_is_expected_of_a_sample_and_a_second_one_changes_nothing(
     workload: Workload, emptied_url: DatabaseUrl, tmp_path: Path
 ) -> None:

@@ -158,6 +158,7 @@ def test_the_bytes_are_these_on_every_platform(dialect: DialectName, form: Forma
 
 
 @every_shape
+@pytest.mark.sampled(4)
 def test_the_chunk_size_does_not_change_the_bytes(
     dialect: DialectName, form: Format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +187,7 @@ def test_no_records_is_an_index_too(dialect: DialectName, form: Format) -> None:
 
 
 @every_shape
+@pytest.mark.sampled(4)
 def test_percentages_are_met(dialect: DialectName, form: Format) -> None:
     workload = Workload(records=1000, dialect=dialect, format=form, duplicates=10, invalid=5)
     assert recount(workload) == Expected(20 if workload.sample.has_portals else 1, 1000, 850, 100, 50)
@@ -257,6 +259,7 @@ def test_duplicates_and_invalid_records_leave_the_others_as_they_were(dialect: D
 
 
 @every_shape
+@pytest.mark.sampled(4)
 def test_changed_records_differ_and_the_others_do_not(dialect: DialectName, form: Format) -> None:
     plain = Workload(records=2000, dialect=dialect, format=form)
     before, after = lines_of(plain), lines_of(replace(plain, changed=10))
@@ -300,6 +303,7 @@ def test_directory_records_are_small() -> None:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("size", [2000, 10_000, 65_536])
+@pytest.mark.sampled(4)
 def test_the_median_size_can_be_chosen(dialect: DialectName, size: int) -> None:
     sizes = list(map(len, lines_of(Workload(records=400, dialect=dialect, size=size))))
     assert 0.8 * size <= statistics.median(sizes) <= 1.2 * size
@@ -307,6 +311,7 @@ def test_the_median_size_can_be_chosen(dialect: DialectName, size: int) -> None:
 
 
 @every_shape
+@pytest.mark.sampled(4)
 def test_records_look_like_real_ones(dialect: DialectName, form: Format) -> None:
     workload = Workload(records=300, dialect=dialect, format=form)
     _, records = found(workload)
