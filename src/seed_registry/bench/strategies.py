@@ -60,4 +60,5 @@ async def load_by_rival(strategy: str, index: str, settings: Settings, progress:
                 await pipeline.run(reader, settings, recorder, resolver, open_writer)
             finally:
                 recorder.close()
+                recorder.listed_keys.close()
         await flush(connection)

@@ -73,4 +73,5 @@ class ShardRecorder(OutcomeRecorder):
     def close(self) -> None:
         """Free the disk space."""
         super().close()
+        self.listed_keys.close()
         self._lines.close()
