@@ -360,8 +360,9 @@ def test_a_shape_that_is_not_known_is_read_as_it_is_told(shell: Shell) -> None:
 
 @executes("name the shape of the index with --dialect")
 def test_an_index_of_a_wrong_dialect_is_given_its_own(shell: Shell) -> None:
-    results = [{"resource": {"id": f"aaaa-000{n}"}, "metadata": {"domain": DOMAIN}} for n in range(3)]
-    shell.file("index.json", "\n".join(map(json.dumps, results)).encode())
+    results: list[Any] = [{"resource": {"id": f"aaaa-00{n}"}, "metadata": {"domain": DOMAIN}} for n in range(10, 30)]
+    note = {"note": "the first record fits no dialect"}
+    shell.file("index.json", "\n".join(map(json.dumps, [note, *results])).encode())
     told = shell.fails("seed-registry load index.json --dialect seed", 3)
     shell.works(f"seed-registry load index.json {suggested(told, '--dialect')} discovery")
 
