@@ -58,7 +58,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="18",
         help="where tests run: 18 or 16 (embedded), debian (the distribution's), or a postgresql:// URL of a superuser",
     )
-    parser.addoption("--slice", action="store_true", help="of every kind of fault the first case, and one in fifty")
+    parser.addoption(
+        "--slice",
+        action="store_true",
+        help="the first case and one in fifty of each fault, and of half of the slow tests",
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # before those that are slow are deselected
@@ -80,9 +84,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     numbers: Counter[str] = Counter()
     kept: list[pytest.Item] = []
     left: list[pytest.Item] = []
+    others: dict[str, bool] = {}  # the kinds of other slow tests, of which every second one is kept
     for item in items:
         kind = item.nodeid.partition("[")[0]
-        (left if numbers[kind] % _SLICE else kept).append(item)
+        is_kept = "/faults/" in kind or others.setdefault(kind, len(others) % 2 == 0)
+        (left if numbers[kind] % _SLICE or not is_kept else kept).append(item)
         numbers[kind] += 1
     items[:] = kept
     config.hook.pytest_deselected(items=left)
