@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def counted(count: int, what: str, several: str = "") -> str:
     """A number of things: "1 record", "2,000 records"."""
     return f"{count:,} {what}" if count == 1 else f"{count:,} {several or what + 's'}"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Names, no more than so many of them: "a, b and 3 more"."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def size(count: float) -> str:

@@ -15,6 +15,7 @@ from seed_registry.index.json_envelope import Layout, Path
 from seed_registry.index.other_formats import kind_of_document
 from seed_registry.index.shape import Shape
 from seed_registry.settings import Settings
+from seed_registry.words import listed
 
 # Enough to recognise a format by.
 _KEYS_SHOWN: Final = 12
@@ -133,17 +134,14 @@ class _Way(Struct, frozen=True):
 def _fitting(known: Sequence[Dialect], shape: Shape, settings: Settings) -> list[tuple[Dialect, _Way]]:
     """The dialects that fit an index taken in the plainest way that fits any."""
     for ways in _ways(shape, settings):
-        found = [
-            (dialect, way)
-            for dialect in known
-            for way in [
-                next((w for w in ways if dialect.fits(w.looks_like) and (dialect.is_paged or not w.is_paged)), None)
-            ]
-            if way is not None
-        ]
-        if found:
+        if found := [(dialect, way) for dialect in known if (way := _way_of(dialect, ways)) is not None]:
             return found
     return []
+
+
+def _way_of(dialect: Dialect, ways: Sequence[_Way]) -> _Way | None:
+    """The first way in which an index can be one of this dialect."""
+    return next((way for way in ways if dialect.fits(way.looks_like) and (dialect.is_paged or not way.is_paged)), None)
 
 
 def _with_records(found: Sequence[tuple[Dialect, _Way]]) -> list[tuple[Dialect, _Way]]:
@@ -245,5 +243,4 @@ def _described(shape: Shape) -> str:
 
 def _listed(keys: Iterable[str]) -> str:
     names = sorted(keys)
-    more = f" and {len(names) - _KEYS_SHOWN} more" if len(names) > _KEYS_SHOWN else ""
-    return printable(", ".join(names[:_KEYS_SHOWN]) + more) if names else "no keys"
+    return printable(listed(names, _KEYS_SHOWN)) if names else "no keys"

@@ -21,7 +21,7 @@ from seed_registry.index.shape import Shape
 from seed_registry.records import Asset, Record, Reject, Source
 from seed_registry.registry.fields import OPTIONAL_FIELDS, SOURCE_FIELDS
 from seed_registry.settings import Settings
-from seed_registry.words import counted
+from seed_registry.words import counted, listed
 
 # Enough to see which fields are filled and how often, little enough to be instant on any index.
 _RECORDS_READ = 1_000
@@ -104,16 +104,11 @@ def _why(shape: Shape) -> str:
 def _print_evidence(evidence: Sequence[Evidence]) -> None:
     """What speaks for each dialect and against it, where there is anything."""
     rows = [
-        (one.dialect, "yes" if one.fits else "no", _listed(one.found), _listed(one.missing))
+        (one.dialect, "yes" if one.fits else "no", listed(one.found, _FIELDS_SHOWN), listed(one.missing, _FIELDS_SHOWN))
         for one in evidence
         if one.fits or one.found
     ]
     print_rows("what speaks for a dialect, and against it", ("dialect", "fits", "records have", "they lack"), rows)
-
-
-def _listed(fields: Sequence[str]) -> str:
-    more = len(fields) - _FIELDS_SHOWN
-    return ", ".join(fields[:_FIELDS_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _print_fields(kind: str, records: Sequence[Source | Asset], mapping: Mapping[str, str]) -> None:
