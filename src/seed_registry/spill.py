@@ -9,6 +9,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from operator import add
 from struct import Struct
@@ -19,7 +20,7 @@ import msgspec
 from seed_registry.errors import StorageFailed
 from seed_registry.records import Asset, RawRecord
 
-# One bit for each of 2^26 hashes: a key that shares the bit of a parked one is parked too. That costs time only.
+# One bit for each of 2^26 hashes, 8 MiB: a hash that shares the bit of another is taken for it. That costs time only.
 _FILTER_BITS: Final = 1 << 26
 _SPOOL_MEMORY_BYTES: Final = 8 << 20
 # Hashes are counted, keys compared and repeated ones settled by part, the last 8 bits of the hash: at 10^8 keys a part
@@ -37,6 +38,27 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(RawRecord).decode
 
 
+class HashFilter:
+    """Which hashes were added, by one bit of each; of a few others it says so, too."""
+
+    def __init__(self) -> None:
+        self._bits = bytearray()
+
+    def has(self, value: int) -> bool:
+        """Whether a hash may have been added."""
+        bit = value % _FILTER_BITS
+        return bool(self._bits and self._bits[bit >> 3] & (1 << (bit & 7)))
+
+    def add(self, value: int) -> bool:
+        """Add a hash, and return whether it may have been added before."""
+        before = self.has(value)
+        if not self._bits:
+            self._bits = bytearray(_FILTER_BITS >> 3)
+        bit = value % _FILTER_BITS
+        self._bits[bit >> 3] |= 1 << (bit & 7)
+        return before
+
+
 class ParkedAssets:
     """Assets that came before their source, in their order, in a temporary file.
 
@@ -46,14 +68,11 @@ class ParkedAssets:
     def __init__(self) -> None:
         self.count = 0
         self._file: IO[bytes] | None = None
-        self._filter = bytearray()
+        self._filter = HashFilter()
 
     def holds(self, key_hash: int) -> bool:
         """Whether an asset of this key may be parked."""
-        if not self.count:
-            return False
-        bit = key_hash % _FILTER_BITS
-        return bool(self._filter[bit >> 3] & (1 << (bit & 7)))
+        return bool(self.count) and self._filter.has(key_hash)
 
     def park(self, asset: Asset, key_hash: int) -> None:
         """Keep the asset for the end.
@@ -62,10 +81,8 @@ class ParkedAssets:
             StorageFailed: the disk is full.
         """
         if self._file is None:
-            self._file = temporary_file()
-            self._filter = bytearray(_FILTER_BITS >> 3)
-        bit = key_hash % _FILTER_BITS
-        self._filter[bit >> 3] |= 1 << (bit & 7)
+            self._file, self._filter = temporary_file(), HashFilter()
+        self._filter.add(key_hash)
         data = _encode(RawRecord(asset.repaired or asset.raw, asset.line, asset.offset, "asset"))
         append(self._file, len(data).to_bytes(4, "little") + data)
         self.count += 1
@@ -331,7 +348,7 @@ class FirstOwners:
             StorageFailed: the disk is full.
         """
         signed = [(value - (1 << 63), owner) for value, owner in claims]
-        try:
+        with sqlite_errors():
             if self._database is None:
                 self._database = sqlite3.connect("", isolation_level=None)
                 self._database.execute("create table claim (hash integer primary key, owner integer not null)")
@@ -340,8 +357,6 @@ class FirstOwners:
             self._database.execute("commit")
             query = "select owner from claim where hash = ?"
             return [self._database.execute(query, (value,)).fetchone()[0] for value, _ in signed]
-        except sqlite3.Error as exc:
-            raise StorageFailed(f"a temporary file cannot be written: {exc}; set TMPDIR to another") from exc
 
     def close(self) -> None:
         """Free the disk space."""
@@ -353,6 +368,15 @@ class FirstOwners:
 def _turned(value: int) -> int:
     """A marked hash with its last 8 bits in front."""
     return (value & (PARTS - 1)) << (_MARKED_BITS - 8) | value >> 8
+
+
+@contextmanager
+def sqlite_errors() -> Iterator[None]:
+    """Raise errors of a temporary database of SQLite as `StorageFailed`."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        raise StorageFailed(f"a temporary file cannot be written: {exc}; set TMPDIR to another") from exc
 
 
 def temporary_file() -> IO[bytes]:

@@ -15,19 +15,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from seed_registry.errors import StorageFailed
 from seed_registry.index.dialects.base import Graph
 from seed_registry.key_hashes import hash_key
 from seed_registry.records import Piece, RawBlock, RawRecord, Record, Reject
-from seed_registry.spill import Spool
+from seed_registry.spill import HashFilter, Spool, sqlite_errors
 
 if TYPE_CHECKING:
     from seed_registry.index.piece_decoder import PieceDecoder
 
 # Of a record that waits: line, offset, excess, and the hash of its name.
 _NUMBERS: Final = 4
-# One bit for each of 2^26 hashes of names: that two names share one costs time only.
-_FILTER_BITS: Final = 1 << 26
 # What completes a record, beyond any that is meant: a hostile graph has a million parts of one node.
 _MOST_NODES: Final = 100
 _MOST_BYTES: Final = 16 << 20
@@ -58,7 +55,7 @@ class NodeGraph:
         self._decode_head = msgspec.json.Decoder(graph.wire).decode
         self._waiting = Spool(_NUMBERS)
         self._nodes = _Nodes()
-        self._seen, self._kept = _Names(), _Names()
+        self._seen, self._kept = HashFilter(), HashFilter()  # names, by their hashes
         self._has_nodes = self._has_values = False
 
     def take(self, pieces: Iterable[Piece]) -> Reject | None:
@@ -191,27 +188,6 @@ class NodeGraph:
         return wire, b"".join(sorted(set(used)))
 
 
-class _Names:
-    """Which names there were, by one bit of their hashes; of others it says so, too, now and then."""
-
-    def __init__(self) -> None:
-        self._bits = bytearray()
-
-    def has(self, name_hash: int) -> bool:
-        """Whether the name may have been added."""
-        bit = name_hash % _FILTER_BITS
-        return bool(self._bits and self._bits[bit >> 3] & (1 << (bit & 7)))
-
-    def add(self, name_hash: int) -> bool:
-        """Add a name, and return whether it may have been added before."""
-        before = self.has(name_hash)
-        if not self._bits:
-            self._bits = bytearray(_FILTER_BITS >> 3)
-        bit = name_hash % _FILTER_BITS
-        self._bits[bit >> 3] |= 1 << (bit & 7)
-        return before
-
-
 class _Nodes:
     """Nodes by their names, in a temporary database of SQLite: a few megabytes of memory, the rest on disk."""
 
@@ -228,7 +204,7 @@ class _Nodes:
             _decode_any(raw.data)
         except (ValueError, RecursionError):
             return
-        try:
+        with sqlite_errors():
             if self._database is None:
                 self._database = sqlite3.connect("", isolation_level=None)
                 self._database.execute("create table node (name blob, place integer, data blob)")
@@ -236,8 +212,6 @@ class _Nodes:
                 self._database.execute("begin")
             row = (name.encode(errors="surrogatepass"), raw.offset, raw.data)
             self._database.execute("insert or ignore into node values (?, ?, ?)", row)
-        except sqlite3.Error as exc:
-            raise StorageFailed(f"a temporary file cannot be written: {exc}; set TMPDIR to another") from exc
 
     def find(self, name: str, place: int) -> Iterator[bytes]:
         """The nodes of this name, but for the one at a place."""

@@ -52,11 +52,7 @@ async def note_sources(connection: asyncpg.Connection[Any], run_id: str, sources
 async def find_begin(connection: asyncpg.Connection[Any], run_id: str) -> Begin:
     """Return the begin of a run that is about to read its indexes."""
     # The snapshot first: what begins between the two statements is seen by both, not by neither.
-    xid = int(
-        await connection.fetchval(
-            "select pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::pg_catalog.text"
-        )
-    )
+    xid = int(await connection.fetchval(_OLDEST))
     others = [
         row["run_id"]
         for row in await connection.fetch(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Awaitable, Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import compress, groupby
 from operator import itemgetter, not_
 from typing import Any, Final
@@ -22,12 +21,10 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import astuple, replace
 
-from seed_registry.errors import StorageFailed
 from seed_registry.key_hashes import hash_key, hash_keys
 from seed_registry.records import Asset, SourceRow
+from seed_registry.spill import HashFilter, sqlite_errors
 
-# One bit for each of 2^26 hashes: a key that shares the bit of a held one is held as well, which costs time only.
-_FILTER_BITS: Final = 1 << 26
 # So much may be held before the indexes are read once more: the memory and the disk of a few batches.
 MOST_HELD_BYTES: Final = 16 << 20
 # Of one key no more than these are kept: the last of them, the others are tried only where the database refuses it.
@@ -79,7 +76,7 @@ class HeldAssets:
         self._find_repeated = find_repeated
         self._repeated: Container[int] | None = None
         self._turn = anyio.Lock()
-        self._filter = bytearray()
+        self._filter = HashFilter()
         self._database: sqlite3.Connection | None = None
         self._sources: dict[int, Mapping[str, SourceRow]] = {}  # by the numbers of indexes
 
@@ -99,7 +96,7 @@ class HeldAssets:
             return assets, []
         key_hashes = hash_keys([asset.key for asset in assets])
         if self._repeated is None:
-            held = [bool(self._filter[(h % _FILTER_BITS) >> 3] & (1 << (h & 7))) for h in key_hashes]
+            held = list(map(self._filter.has, key_hashes))
         else:
             held = [key_hash in self._repeated for key_hash in key_hashes]
         if True not in held:
@@ -142,14 +139,13 @@ class HeldAssets:
         key_hashes = hash_keys([asset.key for asset in assets])
         data = [_encode(astuple(replace(asset, unchecked=None))) for asset in assets]
         signed = [row_hash - (1 << 63) for row_hash in row_hashes]
-        with _storage():
+        with sqlite_errors():
             self._opened().executemany(
                 "insert into held (row_hash, number, data) values (?, ?, ?)",
                 zip(signed, [index] * len(assets), data, strict=True),
             )
         for key_hash in key_hashes:
-            bit = key_hash % _FILTER_BITS
-            self._filter[bit >> 3] |= 1 << (bit & 7)
+            self._filter.add(key_hash)
         self.count += len(assets)
         self._bytes += sum(map(len, data))
 
@@ -165,7 +161,7 @@ class HeldAssets:
         if self._database is None:
             return
         batches: dict[tuple[str, int], _Batcher] = {}
-        with _storage():
+        with sqlite_errors():
             found = self._database.execute("select row_hash, number, data from held order by row_hash, ordinal")
             for signed, records in groupby(found, key=itemgetter(0)):
                 group = _Group(records)
@@ -202,7 +198,7 @@ class HeldAssets:
         last = -1
         while True:
             # Not one query for all: what is held while a batch is written must not change what it returns.
-            with _storage():
+            with sqlite_errors():
                 found = self._database.execute(
                     "select ordinal, row_hash, number, data from held where ordinal > ? order by ordinal limit ?",
                     (last, _READ_ROWS),
@@ -211,7 +207,7 @@ class HeldAssets:
                 return
             last = found[-1][0]
             taken = [row for row in found if hash_key(_asset(row[3]).key) not in repeated]
-            with _storage():
+            with sqlite_errors():
                 self._database.executemany("delete from held where ordinal = ?", [row[:1] for row in taken])
             yield from (row[1:] for row in taken)
 
@@ -220,11 +216,10 @@ class HeldAssets:
         if self._database is not None:
             self._database.close()
             self._database = None
-        self._filter, self._sources = bytearray(), {}
+        self._filter, self._sources = HashFilter(), {}
 
     def _opened(self) -> sqlite3.Connection:
         if self._database is None:
-            self._filter = bytearray(_FILTER_BITS >> 3)
             self._database = sqlite3.connect("", isolation_level=None)
             self._database.execute("pragma journal_mode = off")
             self._database.execute(
@@ -296,11 +291,3 @@ def _asset(data: bytes) -> Asset:
     values = _decode(data)
     values[_TEXTS_IGNORED] = tuple(values[_TEXTS_IGNORED])
     return Asset(*values)
-
-
-@contextmanager
-def _storage() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as exc:
-        raise StorageFailed(f"a temporary file cannot be written: {exc}; set TMPDIR to another") from exc

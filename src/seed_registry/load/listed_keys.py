@@ -19,6 +19,7 @@ class ListedKeys:
     Attributes:
         keeps_keys: whether it keeps the keys of all records, or only of rejects.
         unreadable: how many records were rejected whose keys are not known.
+        has_skipped: whether there are keys that `parts` lacks.
     """
 
     def __init__(self, *, keeps_keys: bool) -> None:
@@ -26,7 +27,7 @@ class ListedKeys:
         self.unreadable = 0
         self._sent = DistinctHashes()
         self._skipped = MarkedHashes()
-        self._skips = False
+        self.has_skipped = False
         self._rejected = Spool(0)
 
     def send(self, row_hashes: Sequence[int]) -> None:
@@ -38,10 +39,14 @@ class ListedKeys:
         self._sent.extend(row_hashes)
 
     def skip(self, key: str) -> None:
-        """Note a record that is not loaded, for its source is not listed."""
+        """Note a record that is listed, and does not go to the database.
+
+        Raises:
+            StorageFailed: the disk is full.
+        """
         if self.keeps_keys:
-            self._skipped.add(_bare(key))
-            self._skips = True
+            self._skipped.add(hash_key(key))
+            self.has_skipped = True
 
     def reject(self, reason: str, key: str | None) -> None:
         """Note a reject.
@@ -52,9 +57,7 @@ class ListedKeys:
         if key is None:
             self.unreadable += 1
             return
-        if self.keeps_keys:
-            self._skipped.add(_bare(key))
-            self._skips = True
+        self.skip(key)
         if reason != _OF_ANOTHER and "\0" not in key:
             self._rejected.append(key.encode(errors="replace"))
 
@@ -68,11 +71,6 @@ class ListedKeys:
         """The keys of rejects that are of an asset of their own source."""
         return (data.decode() for (data,) in self._rejected)
 
-    @property
-    def has_skipped(self) -> bool:
-        """Whether there are keys that `parts` lacks."""
-        return self._skips
-
     def parts(self) -> Iterator[array[int]]:
         """The hashes of what went to the database, see `DistinctHashes.parts`."""
         return self._sent.parts()
@@ -83,14 +81,10 @@ class ListedKeys:
 
     def skips(self, key: str) -> bool:
         """Whether a record of this key was listed, and did not go to the database."""
-        return self._skipped.holds(_bare(key))
+        return self._skipped.holds(hash_key(key))
 
     def close(self) -> None:
         """Free the disk space."""
         self._sent.close()
         self._skipped.close()
         self._rejected.close()
-
-
-def _bare(key: str) -> int:
-    return hash_key(key)

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import asyncpg
 
-from seed_registry.errors import StorageFailed
 from seed_registry.key_hashes import hash_keys
 from seed_registry.load.listed_keys import ListedKeys
 from seed_registry.postgres.sql_files import statement
@@ -23,7 +22,7 @@ from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.records import SourceRow
 from seed_registry.registry.key_owners import key_hasher
 from seed_registry.registry.tables import Tables
-from seed_registry.spill import DistinctHashes
+from seed_registry.spill import DistinctHashes, sqlite_errors
 
 _ROWS_A_FETCH: Final = 5_000
 # Hashes of missing keys beyond these are on disk.
@@ -49,15 +48,13 @@ class UnlistedAssets:
         self.count: Counter[Any] = Counter()
         self.samples: dict[Any, list[str]] = {}
         self._names = [f"key_{number}" for number in range(fields)]
-        try:
+        with sqlite_errors():
             self._database = sqlite3.connect("", isolation_level=None)
             self._database.execute("pragma journal_mode = off")
             self._database.execute(
                 f"create table unlisted ({', '.join(self._names)}, source, primary key ({', '.join(self._names)})) "
                 "without rowid"
             )
-        except sqlite3.Error as exc:
-            raise _no_room(exc) from exc
 
     def add(self, rows: Sequence[tuple[Key, Any, str]]) -> None:
         """Add assets: the key in the table, the id of the source, the asset key.
@@ -67,12 +64,10 @@ class UnlistedAssets:
         """
         places = ", ".join("?" * (len(self._names) + 1))
         values = [(*map(_storable, key), _storable(source)) for key, source, _ in rows]
-        try:
+        with sqlite_errors():
             self._database.execute("begin")
             self._database.executemany(f"insert or ignore into unlisted values ({places})", values)
             self._database.execute("commit")
-        except sqlite3.Error as exc:
-            raise _no_room(exc) from exc
         for _, source, asset_key in rows:
             self.count[source] += 1
             kept = self.samples.setdefault(source, [])
@@ -103,7 +98,7 @@ class _Hashes:
         self.count = len(self._few) if self._database is None else self.count + len(self._few)
         if self._database is None and len(self._few) <= _HELD_IN_MEMORY:
             return
-        try:
+        with sqlite_errors():
             if self._database is None:
                 self._database = sqlite3.connect("", isolation_level=None)
                 self._database.execute("create table missing (hash integer primary key)")
@@ -111,8 +106,6 @@ class _Hashes:
             values = ((value - (1 << 63),) for value in self._few)
             self._database.executemany("insert or ignore into missing values (?)", values)
             self._database.execute("commit")
-        except sqlite3.Error as exc:
-            raise _no_room(exc) from exc
         self._few = set()
 
     def __contains__(self, value: int) -> bool:
@@ -229,7 +222,3 @@ class UnlistedQuery:
 
 def _storable(value: Any) -> Any:
     return value if isinstance(value, int | str) or value is None else str(value)
-
-
-def _no_room(exc: sqlite3.Error) -> StorageFailed:
-    return StorageFailed(f"a temporary file cannot be written: {exc}; set TMPDIR to another")
