@@ -422,6 +422,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     retire_despite_rejects: Annotated[
         bool, Flag("With --retire: also where the key of a rejected record is not known.", SAFETY, is_rare=True)
     ] = False
+    history: Annotated[
+        bool, Flag("Record what the run changes, for the commands changes, history and undo.", SAFETY)
+    ] = False
     digest: Annotated[bool, Flag("Print the digest of the registry afterwards.", OUTPUT, is_rare=True)] = False
 
     @property

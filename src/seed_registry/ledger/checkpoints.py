@@ -18,6 +18,7 @@ from seed_registry.checkpoint import (
     FileState,
     without_position,
 )
+from seed_registry.ledger.change_sets import close_changes
 from seed_registry.ledger.history import RunRecord
 from seed_registry.ledger.locks import announce_run, lock_number
 from seed_registry.postgres.identifiers import literal
@@ -44,6 +45,7 @@ class Ledger:
         is_kept: whether there is one, see `NullLedger`.
         shard: which part of an index its checkpoints are of, in the table; see `ShardLedger`.
         has_shards: whether the run is one by several processes.
+        has_history: whether its changes are recorded.
     """
 
     is_kept = True
@@ -53,6 +55,7 @@ class Ledger:
         self.run_id = run_id
         self.unfinished = unfinished
         self.has_shards = False
+        self.has_history = False
         self._first_batch = _BATCHES_OF_AN_ATTEMPT * (unfinished.resumed + 1 if unfinished else 0)
         self._save = statement("ledger/save_checkpoint")
         self._saved: dict[Lane, float] = {}
@@ -199,6 +202,8 @@ class Ledger:
                 text,
                 error,
             )
+            if self.has_history:
+                await close_changes(connection, self.run_id)
             if outcome == "done":
                 for table in ("checkpoints", *(SHARD_TABLES if self.has_shards else ())):
                     await connection.execute(f"delete from seed_registry.{table} where run_id = $1", self.run_id)

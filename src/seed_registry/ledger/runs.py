@@ -8,6 +8,7 @@ from typing import Any, Final
 import asyncpg
 from msgspec import Struct
 
+from seed_registry.ledger.change_sets import close_changes
 from seed_registry.ledger.checkpoints import SHARD_TABLES, Ledger
 from seed_registry.ledger.history import COLUMNS, RunRecord
 from seed_registry.ledger.locks import require_idle
@@ -27,12 +28,14 @@ class NewRun(Struct, frozen=True):
         key: equal for two commands of which the second can resume the first.
         indexes: their names in the ledger.
         rejects: the path of its rejects file.
+        has_history: whether its changes are recorded; then only a run with history can resume it.
     """
 
     run_id: str
     key: str
     indexes: Sequence[str]
     rejects: str | None
+    has_history: bool = False
 
 
 async def is_current(connection: asyncpg.Connection[Any]) -> bool:
@@ -74,6 +77,7 @@ async def begin(
     await require_idle(connection, run.run_id, run.indexes, seconds)
     async with io_timeout(connection, seconds):
         ledger = await _enter(connection, run, resume=resume)
+        ledger.has_history = run.has_history
         await ledger.announce(connection)
     return ledger
 
@@ -96,6 +100,8 @@ async def _enter(connection: asyncpg.Connection[Any], run: NewRun, *, resume: bo
             # It reads its indexes again, which may be others by now.
             await connection.execute("delete from seed_registry.listed_keys where run_id = $1", unfinished.run_id)
             return Ledger(unfinished.run_id, unfinished)
+        if last is not None and last["outcome"] == "running" and run.has_history:
+            await close_changes(connection, last["run_id"])  # it was killed, and will not end any more
         # Only the last run of a key can be resumed.
         usable = await connection.fetchrow(statement("ledger/ledger_usable"))
         for table in ("checkpoints", *(SHARD_TABLES if usable is not None and usable["has_shards"] else ())):
@@ -106,10 +112,11 @@ async def _enter(connection: asyncpg.Connection[Any], run: NewRun, *, resume: bo
             )
         await connection.execute(statement("ledger/forget_sources"))
         await connection.execute(
-            "insert into seed_registry.runs (run_id, key, indexes, rejects) values ($1, $2, $3, $4)",
+            "insert into seed_registry.runs (run_id, key, indexes, rejects, history) values ($1, $2, $3, $4, $5)",
             run.run_id,
             run.key,
             list(run.indexes),
             run.rejects,
+            "kept" if run.has_history else None,
         )
     return Ledger(run.run_id)

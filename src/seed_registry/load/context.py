@@ -15,6 +15,7 @@ from seed_registry.load.retry_policy import RetryPolicy
 from seed_registry.postgres.database_url import choose_url, unverified_host_note
 from seed_registry.postgres.session_settings import READ_ONLY
 from seed_registry.registry.batch import Writer
+from seed_registry.registry.change_records import ChangeRecords
 from seed_registry.registry.tables import Tables
 from seed_registry.rejects.writer import RejectsFile
 from seed_registry.report import Database, Progress, Tally
@@ -113,6 +114,12 @@ class RegistryState(Struct, frozen=True):
         In another encoding it refuses more, and other types take more.
         """
         return self.tables.assets.type("raw") == "jsonb" and self.encoding == "UTF8"
+
+
+def new_change_records(settings: Settings, state: RegistryState, run_id: str) -> ChangeRecords | None:
+    """How the changes of a run are recorded, if the settings ask for it."""
+    is_first = state.is_empty and state.tables.assets.has_creation_time
+    return ChangeRecords(run_id, state.tables, is_first) if settings.history else None
 
 
 class FoundRegistry(Struct, frozen=True):

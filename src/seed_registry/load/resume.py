@@ -9,11 +9,12 @@ import xxhash
 
 from seed_registry import __version__
 from seed_registry.embedded.home import make_home_directory
-from seed_registry.errors import EmbeddedServerFailed, StorageFailed
+from seed_registry.errors import DatabaseRefused, EmbeddedServerFailed, StorageFailed
+from seed_registry.ledger.change_sets import has_history
 from seed_registry.ledger.checkpoints import Ledger, NullLedger
 from seed_registry.ledger.runs import NewRun, begin, create
 from seed_registry.load.context import RunContext
-from seed_registry.load.retry import RetryingSession
+from seed_registry.load.retry import Connection, RetryingSession
 from seed_registry.postgres.database_url import choose_url
 from seed_registry.registry.tables import Tables
 from seed_registry.rejects.writer import RejectsFile
@@ -41,14 +42,20 @@ async def open_ledger(main: RetryingSession, run: RunContext, tables: Tables, re
 
     Raises:
         IndexTaken: another run works on one of the indexes.
+        DatabaseRefused: there is no ledger for the history that the settings ask for.
         StorageFailed: the rejects file cannot be continued.
     """
     settings = run.settings
+    if settings.history and not await main.do(_has_history):
+        raise DatabaseRefused(
+            "--history needs the ledger, which this role may not use\n"
+            "have its owner run `seed-registry schema upgrade` and `seed-registry schema grants ROLE`"
+        )
     if note := await main.do(create):
         run.progress.tell("warning", "no_ledger", note=note)
         return NullLedger(run.run_id)
     names = [index.ledger_name for index in run.indexes]
-    new = NewRun(run.run_id, _run_key(run, tables.salt), names, rejects.report_name)
+    new = NewRun(run.run_id, _run_key(run, tables.salt), names, rejects.report_name, settings.history)
     # With `full` rows may have been edited, standard input cannot be read twice, and a crash empties unlogged tables:
     # then checkpoints prove nothing.
     resume = settings.resume and not (settings.full or run.reads_stdin or tables.is_unlogged)
@@ -67,12 +74,17 @@ async def open_ledger(main: RetryingSession, run: RunContext, tables: Tables, re
     return ledger
 
 
+async def _has_history(connection: Connection) -> bool:
+    await create(connection)
+    return await has_history(connection)
+
+
 def _run_key(run: RunContext, salt: str) -> str:
     """A text that is equal for two commands of which the second can resume the first."""
     settings = run.settings
     asked = (
         settings.schema, settings.dialect, settings.domain, settings.language, settings.provider, settings.records_at,
         settings.derive_sources, settings.max_record_bytes, f"replay {salt}" if run.is_replay else salt, __version__,
-        *run.locked_names, *([run.run_id] if run.reads_stdin else []),
+        *run.locked_names, *(["history"] if settings.history else []), *([run.run_id] if run.reads_stdin else []),
     )  # fmt: skip
     return xxhash.xxh3_128_hexdigest(msgspec.json.encode(asked))

@@ -22,7 +22,7 @@ from seed_registry.ledger.run_sources import (
     read_keys,
     source_name,
 )
-from seed_registry.load.context import RegistryState, RunContext
+from seed_registry.load.context import RegistryState, RunContext, new_change_records
 from seed_registry.load.guard import Guard, not_begun
 from seed_registry.load.listed_keys import ListedKeys
 from seed_registry.load.retry import Connection, RetryingSession
@@ -47,6 +47,7 @@ class Retirer:
         self._main = main
         self._ledger = ledger
         self._listed_keys = listed_keys
+        self._records = new_change_records(run.settings, state, ledger.run_id)
         self._begin: Begin | None = None
         self._known: list[str] = []  # other runs whose keys are known
 
@@ -76,7 +77,7 @@ class Retirer:
             return
         ids, seconds = [row.id for row in sources.values()], run.settings.io_timeout_seconds
         run.tally.assets.returned += await self._main.do(
-            lambda connection: take_marks(connection, tables, self._listed_keys.rejected, ids, seconds),
+            lambda connection: take_marks(connection, tables, self._listed_keys.rejected, ids, seconds, self._records),
             is_limited=False,
         )
 
@@ -142,9 +143,8 @@ class Retirer:
             await lock_sources(connection, list(wanted))
             others = await find_others(connection, run_id, list(wanted), self._begin, self._known)
             allowed = [id_ for name, id_ in wanted.items() if name not in others]
-            query = retire(table, self._state.tables.sources.id_type or "int8")
-            status = await connection.execute(query, *columns, str(self._begin.xid), allowed)
-            count = int(status.removeprefix("UPDATE "))
+            query = retire(table, self._state.tables.sources.id_type or "int8", self._records)
+            count: int = await connection.fetchval(query, *columns, str(self._begin.xid), allowed)
             await connection.execute(
                 "update seed_registry.runs set retired = retired + $2 where run_id = $1", run_id, count
             )

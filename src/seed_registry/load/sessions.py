@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from seed_registry.errors import CommitsLost
 from seed_registry.ledger.checkpoints import Ledger
-from seed_registry.load.context import RegistryState, RunContext
+from seed_registry.load.context import RegistryState, RunContext, new_change_records
 from seed_registry.load.outcomes import OutcomeRecorder
 from seed_registry.load.pool import WriterPool
 from seed_registry.load.retry import Connection, RetryingSession
@@ -50,6 +50,7 @@ class LoadSessions:
         self._ledger = ledger
         self._recorder = recorder
         self._canary = Canary()
+        self._records = new_change_records(run.settings, state, ledger.run_id)
 
     def new_writer(self, session: RetryingSession) -> Writer:
         """A writer on a session."""
@@ -92,6 +93,7 @@ class LoadSessions:
             canary=self._canary,
             seconds=settings.io_timeout_seconds,
             provider=settings.provider,
+            records=self._records,
         )
         async with io_timeout(connection, settings.io_timeout_seconds):
             await merger.prepare(is_empty=self._state.is_empty)

@@ -62,7 +62,7 @@ async def digest(connection: asyncpg.Connection[Any], tables: Tables, source: st
         SettingsInvalid: the source does not exist.
         DatabaseRefused: a `raw` column of type text holds no JSON.
     """
-    of_sources, of_assets = _values_of_sources(tables.sources), _values_of_assets(tables)
+    of_sources, of_assets = values_of_sources(tables.sources), values_of_assets(tables)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             await connection.execute(_ALL_ROWS)
@@ -98,26 +98,33 @@ def _with_sources(tables: Tables) -> str:
     return f"{assets.name} as asset left join {sources.name} as source on {tie}"
 
 
-def _values_of_sources(table: Table) -> dict[str, str]:
-    """Return for each covered field its value as a text, in SQL."""
-    return {field: _text(table, field, "source") for field in table.columns if field != "content_hash"}
+def values_of_sources(table: Table, source: str = "source") -> dict[str, str]:
+    """Return for each covered field of a source its value as a text, in SQL; `source` names the row."""
+    return {field: _text(table, field, source) for field in table.columns if field != "content_hash"}
 
 
-def _values_of_assets(tables: Tables) -> dict[str, str]:
+def values_of_assets(tables: Tables, asset: str = "asset", source: str = "source") -> dict[str, str]:
+    """Return for each covered field of an asset its value as a text, in SQL; the names are those of both rows."""
     assets, sources = tables.assets, tables.sources
     values = {}
     if "provider" in assets.columns:
-        values["provider"] = _text(assets, "provider", "asset")
+        values["provider"] = _text(assets, "provider", asset)
     elif "provider" in sources.columns:
-        values["provider"] = _text(sources, "provider", "source")
-    values["source_key"] = _text(sources, "source_key", "source")
+        values["provider"] = _text(sources, "provider", source)
+    values["source_key"] = _text(sources, "source_key", source)
     for field in ("asset_key", *OPTIONAL_FIELDS):
         if field in assets.columns:
-            values[field] = _text(assets, field, "asset")
-    values["retired"] = f"case when {assets.is_retired('asset')} then '1' else '0' end"
+            values[field] = _text(assets, field, asset)
+    values["retired"] = f"case when {assets.is_retired(asset)} then '1' else '0' end"
     if "raw" in assets.columns:
-        values["raw"] = _text(assets, "raw", "asset")
+        values["raw"] = _text(assets, "raw", asset)
     return values
+
+
+def hash_of(values: Mapping[str, str]) -> str:
+    """Return the hash of a row with these values, in SQL: 16 bytes."""
+    texts = f"array[{', '.join(values.values())}]::pg_catalog.text[]"
+    return f"pg_catalog.substr(pg_catalog.sha256(pg_catalog.array_send({texts})), 1, 16)"
 
 
 def _text(table: Table, field: str, alias: str) -> str:

@@ -29,6 +29,8 @@ from seed_registry.registry.tables import SCHEMA, Column, Default, Table, Tables
 
 # What pg_attribute.atttypmod counts besides the characters.
 _VARLENA_HEADER: Final = 4
+# As the catalog shows the moment of the transaction.
+_NOW: Final = ("now()", "CURRENT_TIMESTAMP")
 
 
 class _Kind(Struct, frozen=True):
@@ -125,7 +127,13 @@ async def _introspect_table(
         ],
         cautions=cautions(name, facts, required),
         retired=retired,
+        has_creation_time=_has_creation_time(written),
     )
+
+
+def _has_creation_time(written: Mapping[str, Mapping[str, Any]]) -> bool:
+    row = written.get("created_at")
+    return row is not None and row["type"] == "timestamptz" and row["default_expression"] in _NOW
 
 
 def _check_keys_are_exact(name: str, key: Iterable[Column]) -> None:

@@ -11,6 +11,7 @@ import asyncpg
 from seed_registry.errors import SchemaMismatch
 from seed_registry.postgres.sql_files import statement
 from seed_registry.postgres.timeouts import io_timeout
+from seed_registry.registry.change_records import ChangeRecords
 from seed_registry.registry.queries import clear_marks_of
 from seed_registry.registry.tables import Tables
 from seed_registry.registry.upgrade import add_retired_at
@@ -44,15 +45,15 @@ async def take_marks(
     asset_keys: Iterable[str],
     source_ids: Sequence[Any],
     seconds: float | None,
+    records: ChangeRecords | None = None,
 ) -> int:
     """Take the mark from the rows of these sources with these asset keys; return how many had it.
 
-    Each few thousand keys may take `seconds`.
+    Each few thousand keys may take `seconds`. With `records` the changes are recorded.
     """
-    query = clear_marks_of(tables.assets, tables.sources.id_type or "int8")
+    query = clear_marks_of(tables.assets, tables.sources.id_type or "int8", records)
     returned, keys = 0, iter(asset_keys)
     while part := list(islice(keys, _KEYS_AT_ONCE)):
         async with io_timeout(connection, seconds):
-            status: str = await connection.execute(query, part, source_ids)
-        returned += int(status.removeprefix("UPDATE "))
+            returned += await connection.fetchval(query, part, source_ids)
     return returned

@@ -12,6 +12,7 @@ from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry.batch import Batch, Blame, SourceBatch
 from seed_registry.registry.canary import Canary
+from seed_registry.registry.change_records import ChangeRecords
 from seed_registry.registry.key_owners import KeyOwners, are_shared
 from seed_registry.registry.probe import Probe
 from seed_registry.registry.source_rows import find_source_rows, with_stored_providers
@@ -38,12 +39,14 @@ class Merger:
         canary: Canary | None = None,
         seconds: float | None = None,
         provider: str | None = None,
+        records: ChangeRecords | None = None,
     ) -> None:
         """`full` compares values, not content hashes; `stages` adds up the time spent, `ledger` saves checkpoints.
 
         No statement of a batch may take more than `seconds`. Of two sources with one key that of `provider` is meant.
+        With `records` the changes are recorded.
         """
-        options: dict[str, Any] = {"full": full, "stages": stages or Stages(), "seconds": seconds}
+        options: dict[str, Any] = {"full": full, "stages": stages or Stages(), "seconds": seconds, "records": records}
         self._written: Asset | None = None  # one that the database took
         self._ledger = ledger or NullLedger("")
         self._canary = canary

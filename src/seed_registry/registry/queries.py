@@ -7,15 +7,23 @@ from typing import Final
 
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
+from seed_registry.registry.change_records import ChangeRecords, alias_of, same_before
 from seed_registry.registry.tables import Table
 
 _TEXT: Final = "pg_catalog.text"
 
 
-def upsert(table: Table, staging: str, *, also_equal: bool = False, keeps_sources: bool = False) -> str:
+def upsert(
+    table: Table,
+    staging: str,
+    *,
+    also_equal: bool = False,
+    keeps_sources: bool = False,
+    records: ChangeRecords | None = None,
+) -> str:
     """Upsert the staged batch; equal rows are not touched, unless `also_equal`.
 
-    With `keeps_sources` the rows of the keys in $1 keep their source.
+    With `keeps_sources` the rows of the keys in $1 keep their source; with `records` the changes are recorded.
     """
     fields = list(table.columns)
     proposed = {field: f"excluded.{table.column(field)}" for field in fields}
@@ -32,7 +40,18 @@ def upsert(table: Table, staging: str, *, also_equal: bool = False, keeps_source
         columns.append("updated_at")
         values.append("pg_catalog.now()")
         assignments.append("updated_at = pg_catalog.now()")
-    return statement("registry/upsert").format(
+    recorded: dict[str, str] = {}
+    if records is not None:
+        alias = alias_of(table)
+        recorded = {
+            "alias": alias,
+            "same_key": table.same_key("staged"),
+            "same_before": same_before(table, alias),
+            "key_column": table.column(table.key[-1]),
+            "recorded": records.of_upserts(table),
+        }
+    return statement("registry/upsert_recorded" if records else "registry/upsert").format(
+        **recorded,
         table=table.name,
         staging=staging,
         columns=", ".join(columns),
@@ -131,35 +150,25 @@ def _or_retired(table: Table) -> str:
     return f"or {table.is_retired()}" if table.retired else ""
 
 
-def clear_marks(table: Table) -> str:
+def clear_marks(table: Table, records: ChangeRecords | None = None) -> str:
     """Take the mark of retired assets from the rows of the keys in $1 and following, one array a key field."""
-    assert table.retired is not None
     return statement("registry/clear_marks").format(
-        table=table.name,
-        existing_key=", ".join(f"batch.{field}" for field in table.key),
-        arrays=table.arrays(table.key),
-        names=", ".join(table.key),
-        same_key=table.same_key(),
-        is_retired=table.is_retired(),
-        order=", ".join(_ordered(table, field, "batch") for field in table.key),
-        retired_column=quoted(table.retired.name),
+        **_of_marks(table, "returned", records), arrays=table.arrays(table.key), order=_batch_order(table)
     )
 
 
-def clear_marks_of(table: Table, id_type: str) -> str:
+def clear_marks_of(table: Table, id_type: str, records: ChangeRecords | None = None) -> str:
     """Take the mark of retired assets from the rows with the asset keys in $1 and the sources in $2."""
-    assert table.retired is not None
     return statement("registry/clear_marks_of").format(
-        table=table.name,
+        **_of_marks(table, "returned", records),
         key_column=table.column("asset_key"),
         source_column=table.column("source_id"),
         id_type=id_type,
-        is_retired=table.is_retired(),
-        retired_column=quoted(table.retired.name),
+        order=", ".join(_sorted(table, field, f"existing.{table.column(field)}") for field in table.key),
     )
 
 
-def retire(table: Table, id_type: str) -> str:
+def retire(table: Table, id_type: str, records: ChangeRecords | None = None) -> str:
     """Mark rows as retired: those of the keys in $1 and following, one array a key field.
 
     Then come the xid at the begin of the run, and the ids of the sources whose rows may be marked.
@@ -167,20 +176,32 @@ def retire(table: Table, id_type: str) -> str:
     assert table.retired is not None
     now = "pg_catalog.now()"
     return statement("registry/retire").format(
-        table=table.name,
-        keys=", ".join(f"batch.{field}" for field in table.key),
+        **_of_marks(table, "retired", records),
         arrays=table.arrays(table.key),
-        names=", ".join(table.key),
-        same_key=table.same_key(),
-        is_retired=table.is_retired(),
+        order=_batch_order(table),
         xid=f"${len(table.key) + 1}",
         sources=f"${len(table.key) + 2}",
         source_column=table.column("source_id"),
         id_type=id_type,
-        order=", ".join(_ordered(table, field, "batch") for field in table.key),
-        retired_column=quoted(table.retired.name),
         now=f"pg_catalog.timezone('UTC', {now})" if table.retired.type == "timestamp" else now,
     )
+
+
+def _of_marks(table: Table, kind: str, records: ChangeRecords | None) -> dict[str, str]:
+    assert table.retired is not None
+    return {
+        "table": table.name,
+        "names": ", ".join(table.key),
+        "same_key": table.same_key(),
+        "same_before": same_before(table),
+        "is_retired": table.is_retired(),
+        "retired_column": quoted(table.retired.name),
+        "recorded": records.of_marks(kind) if records else "",
+    }
+
+
+def _batch_order(table: Table) -> str:
+    return ", ".join(_ordered(table, field, "batch") for field in table.key)
 
 
 def identity_fields(table: Table) -> list[str]:
@@ -210,7 +231,11 @@ def by_value(table: Table, name: str) -> str:
 
 def _ordered(table: Table, field: str, alias: str = "staged") -> str:
     """Order a key field as Python sorts it: a COPY straight into the table locks in that order."""
-    return f'{alias}.{field} collate pg_catalog."C"' if table.staged_type(field) == _TEXT else f"{alias}.{field}"
+    return _sorted(table, field, f"{alias}.{field}")
+
+
+def _sorted(table: Table, field: str, value: str) -> str:
+    return f'{value} collate pg_catalog."C"' if table.staged_type(field) == _TEXT else value
 
 
 def _unstaged(table: Table, field: str, alias: str = "staged") -> str:

@@ -24,6 +24,7 @@ from seed_registry.postgres.identifiers import display_name
 from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.postgres.transactions import BatchTransaction
 from seed_registry.records import Asset, Reject, Source
+from seed_registry.registry.change_records import ChangeRecords
 from seed_registry.registry.key_owners import KeyOwners, has_own_keys
 from seed_registry.registry.queries import clear_marks, kept_out, renew_hashes, upsert
 from seed_registry.registry.staging import Staging
@@ -67,23 +68,31 @@ class TableMerger(TableReader):
         stages: Stages,
         seconds: float | None = None,
         owners: KeyOwners | None = None,
+        records: ChangeRecords | None = None,
     ) -> None:
-        """See `TableReader`; `owners` is of a table of assets in which sources share keys."""
+        """See `TableReader`; `owners` is of a table of assets in which sources share keys.
+
+        With `records` the changes are recorded.
+        """
         super().__init__(connection, table, full=full, stages=stages, seconds=seconds)
         self.staging = Staging(connection, table, staging_name)
         self._straight = False
         self._has_staging = False
-        self._upsert = upsert(table, self.staging.name)
+        self._records = records
+        self._upsert = upsert(table, self.staging.name, records=records)
         self._kept_out = kept_out(table, self.staging.name)
         self._renew_hashes = renew_hashes(table, self.staging.name) if "content_hash" in table.columns else ""
         self._defaulted = [number for number, column in enumerate(table.columns.values()) if column.default]
-        self._clear_marks = clear_marks(table) if table.retired else ""
+        self._clear_marks = clear_marks(table, records) if table.retired else ""
         self._owners = owners
-        self._upsert_keeping_sources = upsert(table, self.staging.name, keeps_sources=True) if owners else ""
+        self._upsert_keeping_sources = (
+            upsert(table, self.staging.name, keeps_sources=True, records=records) if owners else ""
+        )
 
     async def prepare(self, *, is_empty: bool = False) -> None:
         """Copy batches straight into a table that `is_empty`, until one fails."""
-        self._straight = is_empty and await self.staging.can_go_straight()
+        is_traceable = self._records is None or self._records.is_first
+        self._straight = is_empty and is_traceable and await self.staging.can_go_straight()
 
     async def merge(
         self,
@@ -240,8 +249,13 @@ class TableMerger(TableReader):
                 returned=returned,
                 rejects=counts.rejects + lost,
             )
-            await self._commit(transaction, counts, save)
+            await self._commit(transaction, counts, save, self._created(inserted))
         return counts
+
+    def _created(self, rows: int) -> str:
+        """The statement that records how many rows this transaction created, where they are not recorded one by one."""
+        records = self._records
+        return records.created(rows) if rows and records and records.stands_for_all(self._table) else ""
 
     async def _upserted(self, rows: Sequence[Sequence[Any]], own_keys: Sequence[str] | None = None) -> tuple[int, int]:
         """Stage and upsert rows; return how many were inserted and updated. Rows of `own_keys` keep their source."""
@@ -253,16 +267,17 @@ class TableMerger(TableReader):
             else:
                 written = await self._connection.fetchrow(self._upsert_keeping_sources, own_keys)
         assert written is not None
-        inserted, updated = written
+        inserted, updated, *unseen = written
+        if any(unseen):
+            raise asyncpg.SerializationError("another session inserted rows of the batch while it was written")
         return inserted, updated
 
     async def _unmark(self, marked: Sequence[Record], values: Values[Record]) -> int:
         """Take the mark of retired assets from the rows of these records; return how many had it."""
         async with self._step("merging"):
-            status: str = await self._connection.execute(
-                self._clear_marks, *(values(field, marked) for field in self._table.key)
-            )
-        return int(status.removeprefix("UPDATE "))
+            arrays = (values(field, marked) for field in self._table.key)
+            returned: int = await self._connection.fetchval(self._clear_marks, *arrays)
+        return returned
 
     async def _renew(self) -> None:
         """Write the hashes of staged rows that were equal, or every load would compare their values.
@@ -344,7 +359,7 @@ class TableMerger(TableReader):
                 async with self._step("copying"):
                     await transaction.rollback()
                 return False
-            await self._commit(transaction, counts, save, self.staging.check_types)
+            await self._commit(transaction, counts, save, self.staging.check_types, self._created(inserted))
         return True
 
     async def _check_types(self) -> None:
@@ -371,11 +386,11 @@ class TableMerger(TableReader):
             raise
 
     async def _commit(
-        self, transaction: BatchTransaction, counts: MergeCounts, save: Save | None, check: str = ""
+        self, transaction: BatchTransaction, counts: MergeCounts, save: Save | None, *statements: str
     ) -> None:
         try:
             async with self._step("committing"):
-                await transaction.commit(check, save.statement(counts) if save else "")
+                await transaction.commit(*statements, save.statement(counts) if save else "")
         except Exception as exc:
             if (change := self.staging.change_of(exc)) is not None:
                 raise change from exc

@@ -79,6 +79,7 @@ class Table(Struct, frozen=True):
     left_out: list[str]
     cautions: list[Caution]
     retired: Column | None = None
+    has_creation_time: bool = False
 
     @property
     def name(self) -> str:

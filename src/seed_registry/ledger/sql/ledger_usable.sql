@@ -4,11 +4,16 @@ with relations as (
   select
     relation.relname,
     -- what a load by several processes needs besides
-    relation.relname not in ('runs', 'checkpoints', 'run_sources', 'listed_keys') as is_of_shards,
-    relation.relname = 'checkpoints' and 2 = (
+    relation.relname in ('shards', 'shard_rejects', 'shard_keys', 'shard_repeats', 'parked') as is_of_shards,
+    relation.relname in ('changes', 'created', 'change_sets') as is_of_history,
+    2 = (
       select pg_catalog.count(*) from pg_catalog.pg_attribute as attribute
-      where attribute.attrelid = relation.oid and attribute.attname in ('attempt', 'returned')
-        and not attribute.attisdropped
+      where attribute.attrelid = relation.oid and not attribute.attisdropped
+        and attribute.attname = any(
+          case relation.relname
+            when 'checkpoints' then array['attempt', 'returned'] when 'runs' then array['history', 'undoes']
+          end
+        )
     ) as is_current,
     pg_catalog.has_schema_privilege(namespace.oid, 'usage')
       and pg_catalog.has_table_privilege(relation.oid, 'select')
@@ -19,12 +24,14 @@ with relations as (
   join pg_catalog.pg_namespace as namespace on namespace.oid = relation.relnamespace
   where namespace.nspname = 'seed_registry'
     and relation.relname in (
-      'runs', 'checkpoints', 'run_sources', 'listed_keys', 'shards', 'shard_rejects', 'shard_keys', 'shard_repeats', 'parked'
+      'runs', 'checkpoints', 'run_sources', 'listed_keys', 'changes', 'created', 'change_sets',
+      'shards', 'shard_rejects', 'shard_keys', 'shard_repeats', 'parked'
     )
 )
 select
   pg_catalog.count(*) filter (where relname in ('runs', 'checkpoints')) = 2 as is_there,
-  coalesce(pg_catalog.bool_or(is_current), false) as is_current,
-  coalesce(pg_catalog.bool_and(is_usable) filter (where not is_of_shards), false) as is_usable,
-  coalesce(pg_catalog.bool_and(is_usable) filter (where is_of_shards), false) as has_shards
+  coalesce(pg_catalog.bool_and(is_current) filter (where relname in ('runs', 'checkpoints')), false) as is_current,
+  coalesce(pg_catalog.bool_and(is_usable) filter (where not is_of_shards and not is_of_history), false) as is_usable,
+  coalesce(pg_catalog.bool_and(is_usable) filter (where is_of_shards), false) as has_shards,
+  coalesce(pg_catalog.bool_and(is_usable) filter (where is_of_history), false) as has_history
 from relations;

@@ -1,0 +1,159 @@
+"""The SQL that records changes of rows, as a part of the statements that make them.
+
+A change has the fields that differ, and what they were, as texts: a moment in ISO 8601, bytes in hexadecimal digits, a
+document as its text. Its hash is that of the row afterwards, as `digest` computes it. So what a run did can be told,
+and taken back where nothing else has changed the row.
+
+A run that began with no assets does not record each that it creates: one entry for a batch has the number of its
+transaction, and its moment. By both the rows are found, as long as nothing changes them; the first change of such a row
+says which run had created it, and what its hash was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from seed_registry.postgres.identifiers import literal, quoted
+from seed_registry.postgres.sql_files import statement
+from seed_registry.registry.digest import hash_of, values_of_assets, values_of_sources
+from seed_registry.registry.fields import RETIRED_AT
+from seed_registry.registry.tables import Table, Tables
+
+_XID: Final = "seed_registry_xid"
+_UPSERTED: Final = "inserted_or_updated"
+
+
+class ChangeRecords(Struct, frozen=True):
+    """How the changes of one run are recorded.
+
+    Attributes:
+        is_first: whether there were no assets when it began.
+    """
+
+    run_id: str
+    tables: Tables
+    is_first: bool = False
+
+    def stands_for_all(self, table: Table) -> bool:
+        """Whether one entry stands for all rows of a table that a batch creates."""
+        return self.is_first and table is self.tables.assets
+
+    def of_upserts(self, table: Table) -> str:
+        """Return the part of a statement that records what it inserted and updated."""
+        return self._part(table, _UPSERTED, [field for field in table.columns if field not in table.key])
+
+    def of_marks(self, kind: str) -> str:
+        """Return the part of a statement that records what it `retired` or `returned`."""
+        return ",\n" + self._part(self.tables.assets, kind, [RETIRED_AT])
+
+    def created(self, rows: int) -> str:
+        """Return the statement that records how many assets this transaction has created, as one entry."""
+        return (
+            "insert into seed_registry.created (at, xid, run_id, rows) values (pg_catalog.now(), "
+            f"pg_catalog.pg_current_xact_id(), {literal(self.run_id)}, {rows})"
+        )
+
+    def _part(self, table: Table, kind: str, fields: Sequence[str]) -> str:
+        alias, assets = alias_of(table), self.tables.assets
+        is_assets = table is assets
+        is_new = f"before.{table.column(table.key[-1])} is null"
+        kept = {"provider"} if not is_assets else set()  # a source keeps it
+        changed = {field: _changed(table, field, alias) for field in fields if field not in kept}
+        may_be_known = is_assets and table.has_creation_time
+        created_hash = hash_of(values_of_assets(self.tables, "before", "former"))
+        return statement("registry/record_changes").format(
+            run_id=literal(self.run_id),
+            relation="assets" if is_assets else "sources",
+            kind=f"case when {is_new} then 'inserted' else 'updated' end" if kind is _UPSERTED else literal(kind),
+            key=key_as_texts(table, alias),
+            provider=self._provider(table, alias),
+            source_key=f"source.{self.tables.sources.column('source_key')}::pg_catalog.text",
+            asset_key=f"asset.{assets.column('asset_key')}::pg_catalog.text" if is_assets else "null",
+            fields=_differing_names(changed, is_new),
+            before=f"case when not {is_new} then {_differing_values(table, changed)} end",
+            hash=hash_of(values_of_assets(self.tables) if is_assets else values_of_sources(table)),
+            created_by="created.run_id" if may_be_known else "null",
+            created_hash=f"case when created.run_id is not null then {created_hash} end" if may_be_known else "null",
+            rows=self._rows(table, is_all=kind is _UPSERTED and not self.stands_for_all(table)),
+            order=", ".join(f'{alias}.{table.column(field)}::pg_catalog.text collate "C"' for field in table.key),
+        )
+
+    def _provider(self, table: Table, alias: str) -> str:
+        if "provider" in table.columns:
+            return f"{alias}.{table.column('provider')}::pg_catalog.text"
+        sources = self.tables.sources
+        return f"source.{sources.column('provider')}::pg_catalog.text" if "provider" in sources.columns else "null"
+
+    def _rows(self, table: Table, *, is_all: bool) -> str:
+        """The rows with those before; `is_all`: there may be none before."""
+        alias, assets, sources = alias_of(table), self.tables.assets, self.tables.sources
+        parts = [f"{alias} {'left ' if is_all else ''}join before on {same_before(table, alias)}"]
+        if table is assets:
+            link, id_ = assets.column("source_id"), quoted("id")
+            parts.append(f"left join {sources.name} as source on source.{id_} = asset.{link}")
+            if table.has_creation_time:
+                parts.append(f"left join {sources.name} as former on former.{id_} = before.{link}")
+                parts.append(
+                    f"left join seed_registry.created as created on created.at = before.{quoted('created_at')} "
+                    f"and created.xid::pg_catalog.xid = before.{_XID}"
+                )
+        return "\n  ".join(parts)
+
+
+def alias_of(table: Table) -> str:
+    """Return what the rows of a table are called in a statement that records them."""
+    return "asset" if "asset_key" in table.columns else "source"
+
+
+def same_before(table: Table, alias: str = "existing") -> str:
+    """The condition that a row is that of one in `before`."""
+    return " and ".join(f"before.{table.column(field)} = {alias}.{table.column(field)}" for field in table.key)
+
+
+def key_as_texts(table: Table, alias: str) -> str:
+    """The unique key of a row, as an array."""
+    values = ", ".join(f"{alias}.{table.column(field)}::pg_catalog.text" for field in table.key)
+    return f"array[{values}]"
+
+
+def column_of(table: Table, field: str) -> str:
+    """The quoted name of a field's column, or of that for the mark of retired assets."""
+    if field == RETIRED_AT:
+        assert table.retired is not None
+        return quoted(table.retired.name)
+    return table.column(field)
+
+
+def value_as_text(table: Table, field: str, alias: str) -> str:
+    """The value of a field as changes hold it: a text that `value_from_text` makes the same value again."""
+    value = f"{alias}.{column_of(table, field)}"
+    if field in ("updated_at", RETIRED_AT):
+        return f"pg_catalog.to_jsonb({value})"
+    if field == "content_hash":
+        return f"pg_catalog.encode({value}, 'hex')"
+    return f"{value}::pg_catalog.text"
+
+
+def _changed(table: Table, field: str, alias: str) -> str:
+    now, then = (f"{row}.{column_of(table, field)}" for row in (alias, "before"))
+    if field != RETIRED_AT and (table.type(field) == "json" or table.columns[field].is_folded):
+        now, then = (f'{value}::pg_catalog.text collate "C"' for value in (now, then))
+    return f"{now} is distinct from {then}"
+
+
+def _differing_names(changed: dict[str, str], is_new: str) -> str:
+    names = [f"case when {differs} then '{field}' end" for field, differs in changed.items() if field != "content_hash"]
+    found = f"pg_catalog.array_remove(array[{', '.join(names)}]::pg_catalog.text[], null)"
+    return f"case when {is_new} then '{{}}' else {found} end"
+
+
+def _differing_values(table: Table, changed: dict[str, str]) -> str:
+    values = [
+        f"case when {differs} then pg_catalog.jsonb_build_object('{field}', {value_as_text(table, field, 'before')}) "
+        "else '{}' end"
+        for field, differs in changed.items()
+    ]
+    return " || ".join(values) or "'{}'"

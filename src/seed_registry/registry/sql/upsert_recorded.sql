@@ -1,0 +1,34 @@
+-- upsert_recorded
+-- Upsert the staged batch like `upsert`, and record what changes. The rows that exist are locked and read first, in key
+-- order: nothing changes them any more. A row that another session inserts meanwhile is `unseen`: what it was is not known,
+-- and the batch has to be written again.
+with before as materialized (
+  select existing.*, existing.xmin as seed_registry_xid
+  from {staging} as staged
+  join {table} as existing on {same_key}
+  order by {order}
+  for no key update of existing
+),
+locked as materialized (
+  select pg_catalog.count(*) as rows from before
+),
+{alias} as (
+  insert into {table} as existing ({columns})
+  select {values}
+  from locked
+  cross join {staging} as staged
+  order by {order}
+  on conflict ({key}) do update
+  set {assignments}
+  -- an equal row is not written
+  where {differs}
+  -- xmax is 0 only for rows that this statement inserted
+  returning existing.*, xmax = 0 as seed_registry_is_new
+),
+{recorded}
+select
+  pg_catalog.count(*) filter (where {alias}.seed_registry_is_new) as inserted,
+  pg_catalog.count(*) filter (where not {alias}.seed_registry_is_new) as updated,
+  pg_catalog.count(*) filter (where not {alias}.seed_registry_is_new and before.{key_column} is null) as unseen
+from {alias}
+left join before on {same_before};
