@@ -32,6 +32,7 @@ ALLOWED = {
     "verify": {BASE, "index", "postgres", "embedded", "registry"},
     "load": {BASE, "index", "rejects", "postgres", "embedded", "ledger", "registry", "verify"},
     "dry_run": {BASE, "index", "postgres", "embedded", "ledger", "registry", "load"},
+    "changes": {BASE, "postgres", "embedded", "ledger", "registry", "load"},
     "shards": {BASE, "index", "rejects", "postgres", "ledger", "registry", "load", "dry_run", "verify"},
     "api": {BASE, "index", "rejects", "load", "dry_run", "shards", "verify"},
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
@@ -12,7 +12,6 @@ from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry.batch import Batch, Blame, SourceBatch
 from seed_registry.registry.canary import Canary
-from seed_registry.registry.change_records import ChangeRecords
 from seed_registry.registry.key_owners import KeyOwners, are_shared
 from seed_registry.registry.probe import Probe
 from seed_registry.registry.source_rows import find_source_rows, with_stored_providers
@@ -20,6 +19,9 @@ from seed_registry.registry.table_merge import TableMerger
 from seed_registry.registry.tables import Tables
 from seed_registry.registry.values import asset_values, plain_values
 from seed_registry.report import MergeCounts, Stages
+
+if TYPE_CHECKING:
+    from seed_registry.registry.change_records import ChangeRecords
 
 # A larger record is not kept as one that was taken.
 _KEPT_RECORD_BYTES: Final = 64 << 10

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import asyncpg
 from msgspec.structs import replace
@@ -24,7 +24,6 @@ from seed_registry.postgres.identifiers import display_name
 from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.postgres.transactions import BatchTransaction
 from seed_registry.records import Asset, Reject, Source
-from seed_registry.registry.change_records import ChangeRecords
 from seed_registry.registry.key_owners import KeyOwners, has_own_keys
 from seed_registry.registry.queries import clear_marks, kept_out, renew_hashes, upsert
 from seed_registry.registry.staging import Staging
@@ -32,6 +31,9 @@ from seed_registry.registry.table_reader import ChangedRow, TableReader
 from seed_registry.registry.tables import Table
 from seed_registry.registry.values import Record, Values
 from seed_registry.report import MergeCounts, Stages
+
+if TYPE_CHECKING:
+    from seed_registry.registry.change_records import ChangeRecords
 
 
 def _own_keys(records: Sequence[Any]) -> list[str]:
