@@ -37,6 +37,10 @@ class ChangeRecords(Struct, frozen=True):
     tables: Tables
     is_first: bool = False
 
+    def alias(self, table: Table) -> str:
+        """Return what the changed rows of a table are called in a statement that records them."""
+        return "asset" if table is self.tables.assets else "source"
+
     def stands_for_all(self, table: Table) -> bool:
         """Whether one entry stands for all rows of a table that a batch creates."""
         return self.is_first and table is self.tables.assets
@@ -57,7 +61,7 @@ class ChangeRecords(Struct, frozen=True):
         )
 
     def _part(self, table: Table, kind: str, fields: Sequence[str]) -> str:
-        alias, assets = alias_of(table), self.tables.assets
+        alias, assets = self.alias(table), self.tables.assets
         is_assets = table is assets
         is_new = f"before.{table.column(table.key[-1])} is null"
         kept = {"provider"} if not is_assets else set()  # a source keeps it
@@ -89,8 +93,8 @@ class ChangeRecords(Struct, frozen=True):
 
     def _rows(self, table: Table, *, is_all: bool) -> str:
         """The rows with those before; `is_all`: there may be none before."""
-        alias, assets, sources = alias_of(table), self.tables.assets, self.tables.sources
-        parts = [f"{alias} {'left ' if is_all else ''}join before on {same_before(table, alias)}"]
+        alias, assets, sources = self.alias(table), self.tables.assets, self.tables.sources
+        parts = [f"{alias} {'left ' if is_all else ''}join before on {table.same_before(alias)}"]
         if table is assets:
             link, id_ = assets.column("source_id"), quoted("id")
             parts.append(f"left join {sources.name} as source on source.{id_} = asset.{link}")
@@ -101,16 +105,6 @@ class ChangeRecords(Struct, frozen=True):
                     f"and created.xid::pg_catalog.xid = before.{_XID}"
                 )
         return "\n  ".join(parts)
-
-
-def alias_of(table: Table) -> str:
-    """Return what the rows of a table are called in a statement that records them."""
-    return "asset" if "asset_key" in table.columns else "source"
-
-
-def same_before(table: Table, alias: str = "existing") -> str:
-    """The condition that a row is that of one in `before`."""
-    return " and ".join(f"before.{table.column(field)} = {alias}.{table.column(field)}" for field in table.key)
 
 
 def key_as_texts(table: Table, alias: str) -> str:

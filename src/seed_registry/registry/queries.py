@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
-from seed_registry.registry.change_records import ChangeRecords, alias_of, same_before
 from seed_registry.registry.tables import Table
+
+if TYPE_CHECKING:
+    from seed_registry.registry.change_records import ChangeRecords
 
 _TEXT: Final = "pg_catalog.text"
 
@@ -42,11 +44,11 @@ def upsert(
         assignments.append("updated_at = pg_catalog.now()")
     recorded: dict[str, str] = {}
     if records is not None:
-        alias = alias_of(table)
+        alias = records.alias(table)
         recorded = {
             "alias": alias,
             "same_key": table.same_key("staged"),
-            "same_before": same_before(table, alias),
+            "same_before": table.same_before(alias),
             "key_column": table.column(table.key[-1]),
             "recorded": records.of_upserts(table),
         }
@@ -193,7 +195,7 @@ def _of_marks(table: Table, kind: str, records: ChangeRecords | None) -> dict[st
         "table": table.name,
         "names": ", ".join(table.key),
         "same_key": table.same_key(),
-        "same_before": same_before(table),
+        "same_before": table.same_before(),
         "is_retired": table.is_retired(),
         "retired_column": quoted(table.retired.name),
         "recorded": records.of_marks(kind) if records else "",

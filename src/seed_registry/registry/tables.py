@@ -115,6 +115,10 @@ class Table(Struct, frozen=True):
         """The condition that a row of the table, `existing`, has the key of a staged row."""
         return " and ".join(f"existing.{self.column(field)} = {alias}.{field}" for field in self.key)
 
+    def same_before(self, alias: str = "existing") -> str:
+        """The condition that a row of the table is that of one in `before`, which has its columns."""
+        return " and ".join(f"before.{self.column(field)} = {alias}.{self.column(field)}" for field in self.key)
+
     def key_equals_parameters(self) -> str:
         """The condition that a row of the table, `existing`, has the key whose values are the parameters from $1 on."""
         return " and ".join(
