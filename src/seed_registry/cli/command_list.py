@@ -20,6 +20,7 @@ HOMES: Final[Mapping[str, str]] = {
     "digest": "digest:show_digest",
     "explain": "explain:explain",
     "runs": "runs:show_runs",
+    "undo": "undo:undo_run",
     "doctor": "doctor:doctor",
     "bench": "bench:bench",
     "sample": "sample:sample",

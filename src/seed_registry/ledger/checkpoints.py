@@ -23,7 +23,7 @@ from seed_registry.ledger.history import RunRecord
 from seed_registry.ledger.locks import announce_run, lock_number
 from seed_registry.postgres.identifiers import literal
 from seed_registry.postgres.sql_files import statement
-from seed_registry.report import MergeCounts, Report
+from seed_registry.report import MergeCounts
 
 # A batch that changes nothing needs no transaction; its checkpoint gets one only this often.
 _SECONDS_BETWEEN_LAZY_CHECKPOINTS: Final = 1.0
@@ -189,7 +189,7 @@ class Ledger:
         return self.run_id, *place, *astuple(file), self._number(checkpoint), *counts.numbers
 
     async def end(
-        self, connection: asyncpg.Connection[Any], outcome: str, report: Report | None, error: str | None
+        self, connection: asyncpg.Connection[Any], outcome: str, report: msgspec.Struct | None, error: str | None
     ) -> None:
         """Note how the run ended, and delete the checkpoints of one that is done."""
         text = msgspec.json.encode(report).decode() if report is not None else None
@@ -257,7 +257,7 @@ class NullLedger(Ledger):
         """Note nothing."""
 
     async def end(
-        self, connection: asyncpg.Connection[Any], outcome: str, report: Report | None, error: str | None
+        self, connection: asyncpg.Connection[Any], outcome: str, report: msgspec.Struct | None, error: str | None
     ) -> None:
         """Note nothing."""
 

@@ -65,17 +65,22 @@ async def require_idle(
             [index for index in indexes if index != "-"],
         )
     for other, its_indexes in rows:
-        number = None if is_pooled(connection) else lock_number(f"run {other}")
-        if number is None:
-            is_alive = await _is_advancing(connection, other, seconds)
-        else:
-            is_alive = not await _lock(connection, number, seconds)
-            if not is_alive:
-                async with io_timeout(connection, seconds):
-                    await connection.execute("select pg_catalog.pg_advisory_unlock($1)", number)
-        if is_alive:
+        if await is_at_work(connection, other, seconds):
             index = next(index for index in its_indexes if index in indexes)
+            number = None if is_pooled(connection) else lock_number(f"run {other}")
             raise await _already_running(connection, index, f" by run {other}", number, seconds)
+
+
+async def is_at_work(connection: asyncpg.Connection[Any], run_id: str, seconds: float | None) -> bool:
+    """Whether a run that has not ended is at work; each step within `seconds`."""
+    if is_pooled(connection):
+        return await _is_advancing(connection, run_id, seconds)
+    number = lock_number(f"run {run_id}")
+    if not await _lock(connection, number, seconds):
+        return True
+    async with io_timeout(connection, seconds):
+        await connection.execute("select pg_catalog.pg_advisory_unlock($1)", number)
+    return False
 
 
 def lock_number(text: str) -> int:

@@ -29,6 +29,7 @@ class NewRun(Struct, frozen=True):
         indexes: their names in the ledger.
         rejects: the path of its rejects file.
         has_history: whether its changes are recorded; then only a run with history can resume it.
+        undoes: the run that it takes back.
     """
 
     run_id: str
@@ -36,6 +37,7 @@ class NewRun(Struct, frozen=True):
     indexes: Sequence[str]
     rejects: str | None
     has_history: bool = False
+    undoes: str | None = None
 
 
 async def is_current(connection: asyncpg.Connection[Any]) -> bool:
@@ -112,11 +114,13 @@ async def _enter(connection: asyncpg.Connection[Any], run: NewRun, *, resume: bo
             )
         await connection.execute(statement("ledger/forget_sources"))
         await connection.execute(
-            "insert into seed_registry.runs (run_id, key, indexes, rejects, history) values ($1, $2, $3, $4, $5)",
+            "insert into seed_registry.runs (run_id, key, indexes, rejects, history, undoes) "
+            "values ($1, $2, $3, $4, $5, $6)",
             run.run_id,
             run.key,
             list(run.indexes),
             run.rejects,
             "kept" if run.has_history else None,
+            run.undoes,
         )
     return Ledger(run.run_id)

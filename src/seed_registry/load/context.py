@@ -30,6 +30,25 @@ def _unwrapped(writer: Writer, *_: Any) -> Writer:
     return writer
 
 
+def new_run_id() -> str:
+    """Return the id of a run that begins now."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+
+
+def session_settings(settings: Settings, *, is_reading: bool = False, is_durable: bool = False) -> dict[str, str]:
+    """Return the settings of a session, see `RunContext.session_settings`."""
+    seconds = min(_LOCK_TIMEOUT_SECONDS, settings.io_timeout_seconds * _LOCK_TIMEOUT_SHARE)
+    own = {"lock_timeout": f"{round(seconds * 1000)}ms"}
+    return own | (READ_ONLY if is_reading else {}) | ({"synchronous_commit": "on"} if is_durable else {})
+
+
+def new_retry_policy(
+    settings: Settings, url: DatabaseUrl, pooler: PoolerName, tally: Tally, progress: Progress
+) -> RetryPolicy:
+    """Return how long to retry what fails in sessions to this database."""
+    return RetryPolicy(url, settings.retry_for_seconds, settings.io_timeout_seconds, tally, progress, pooler)
+
+
 class RunContext(Struct):
     """One run.
 
@@ -46,7 +65,7 @@ class RunContext(Struct):
     progress: Progress
     open_index: Callable[..., AbstractAsyncContextManager[Any]]
     tally: Tally = field(default_factory=Tally)
-    run_id: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}")
+    run_id: str = field(default_factory=new_run_id)
     new_rejects_file: Callable[..., RejectsFile] = RejectsFile
     wrap_writer: Callable[..., Writer] = _unwrapped
     is_replay: bool = False
@@ -62,16 +81,11 @@ class RunContext(Struct):
 
         With `is_durable` its commits wait for the disk, for those that no later batch would miss.
         """
-        seconds = min(_LOCK_TIMEOUT_SECONDS, self.settings.io_timeout_seconds * _LOCK_TIMEOUT_SHARE)
-        own = {"lock_timeout": f"{round(seconds * 1000)}ms"}
-        return own | (READ_ONLY if is_reading else {}) | ({"synchronous_commit": "on"} if is_durable else {})
+        return session_settings(self.settings, is_reading=is_reading, is_durable=is_durable)
 
     def retry_policy(self, url: DatabaseUrl, pooler: PoolerName) -> RetryPolicy:
         """How long to retry what fails in sessions to this database."""
-        settings = self.settings
-        return RetryPolicy(
-            url, settings.retry_for_seconds, settings.io_timeout_seconds, self.tally, self.progress, pooler
-        )
+        return new_retry_policy(self.settings, url, pooler, self.tally, self.progress)
 
     @property
     def reads_stdin(self) -> bool:

@@ -2,42 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from seed_registry.errors import DatabaseUnavailable, IndexTaken
 from seed_registry.ledger.locks import announce_run, lock_indexes
-from seed_registry.load.context import RegistryState, RunContext
+from seed_registry.load.context import RegistryState, RunContext, session_settings
 from seed_registry.load.retry import Connection, RetryingSession
+from seed_registry.load.retry_policy import RetryPolicy
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.locks import end_session
 from seed_registry.postgres.timeouts import io_timeout
+from seed_registry.settings import Settings
 
 
 def main_session(run: RunContext, state: RegistryState) -> RetryingSession:
-    """The session, to be entered.
+    """The session of a load, to be entered.
 
     Raises, when entered:
         DatabaseUnavailable: there is no connection.
         DatabaseRefused: another load has one of the indexes.
     """
     policy = run.retry_policy(state.url, state.pooler)
-    return RetryingSession(_Opener(run, state).open, policy, waits_for_disk=True)
+    return locking_session(policy, run.settings, run.locked_names, lambda: run.run_id)
+
+
+def locking_session(
+    policy: RetryPolicy, settings: Settings, names: Sequence[str], run_id: Callable[[], str]
+) -> RetryingSession:
+    """A session that locks indexes by their names, and shows that a run is at work; to be entered, see `main_session`.
+
+    Opened anew after its connection was lost, it takes the locks from the session before.
+    """
+    return RetryingSession(_Opener(policy, settings, names, run_id).open, policy, waits_for_disk=True)
 
 
 class _Opener:
-    def __init__(self, run: RunContext, state: RegistryState) -> None:
-        self._run = run
-        self._state = state
+    def __init__(
+        self, policy: RetryPolicy, settings: Settings, names: Sequence[str], run_id: Callable[[], str]
+    ) -> None:
+        self._policy = policy
+        self._settings = settings
+        self._names = names
+        self._run_id = run_id
         self._pid: int | None = None  # of the session that held the locks last
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Connection]:
-        settings, state = self._run.settings, self._state
+        settings, policy = self._settings, self._policy
         seconds = settings.io_timeout_seconds
-        async with session(state.url, self._run.session_settings(is_durable=True), pooler=state.pooler) as connection:
+        own = session_settings(settings, is_durable=True)
+        async with session(policy.url, own, pooler=policy.pooler) as connection:
             try:
-                await lock_indexes(connection, settings.schema, self._run.locked_names, seconds)
+                await lock_indexes(connection, settings.schema, self._names, seconds)
             except IndexTaken as exc:
                 if self._pid is None:
                     raise
@@ -47,5 +64,5 @@ class _Opener:
                 raise DatabaseUnavailable(str(exc)) from exc
             self._pid = connection.get_server_pid()
             async with io_timeout(connection, seconds):
-                await announce_run(connection, self._run.run_id)
+                await announce_run(connection, self._run_id())
             yield connection

@@ -19,11 +19,10 @@ from msgspec import Struct
 from seed_registry.postgres.identifiers import literal, quoted
 from seed_registry.postgres.sql_files import statement
 from seed_registry.registry.digest import hash_of, values_of_assets, values_of_sources
-from seed_registry.registry.fields import RETIRED_AT
+from seed_registry.registry.fields import MOMENT_TYPES, RETIRED_AT
 from seed_registry.registry.tables import Table, Tables
 
 _XID: Final = "seed_registry_xid"
-_UPSERTED: Final = "inserted_or_updated"
 
 
 class ChangeRecords(Struct, frozen=True):
@@ -47,11 +46,37 @@ class ChangeRecords(Struct, frozen=True):
 
     def of_upserts(self, table: Table) -> str:
         """Return the part of a statement that records what it inserted and updated."""
-        return self._part(table, _UPSERTED, [field for field in table.columns if field not in table.key])
+        fields = [field for field in table.columns if field not in table.key]
+        kind = "case when {was_none} then 'inserted' else 'updated' end"
+        return self._part(table, kind, fields, is_new=not self.stands_for_all(table))
 
     def of_marks(self, kind: str) -> str:
         """Return the part of a statement that records what it `retired` or `returned`."""
-        return ",\n" + self._part(self.tables.assets, kind, [RETIRED_AT])
+        return ",\n" + self._part(self.tables.assets, literal(kind), [RETIRED_AT], is_new=False)
+
+    def of_undone(self, table: Table, *, is_new: bool = False) -> str:
+        """Return the part of a statement that records what it gave back: former values, or rows that were deleted."""
+        fields = [field for field in table.columns if field not in table.key]
+        fields += [RETIRED_AT] if table.retired else []
+        return self._part(table, literal("undone"), fields, is_new=is_new)
+
+    def of_deletions(self, table: Table, fields: Sequence[str], others: Sequence[tuple[str, str]]) -> str:
+        """Return the part of a statement that records the rows that it deleted.
+
+        All that they were is kept, and of the `others`, columns that no field has, those with these types.
+        """
+        alias = self.alias(table)
+        kept = [*fields, *([RETIRED_AT] if table.retired else [])]
+        values = [f"'{field}', {value_as_text(table, field, 'before')}" for field in kept]
+        values += [f"'{name}', {text_of(f'before.{quoted(name)}', type_)}" for name, type_ in others]
+        return self._statement(
+            table,
+            kind=literal("undone"),
+            fields=f"array[{', '.join(literal(field) for field in kept if field != 'content_hash')}]",
+            before=f"pg_catalog.jsonb_build_object({', '.join(values)})",
+            hash="null",
+            rows=self._rows(table, alias),
+        )
 
     def created(self, rows: int) -> str:
         """Return the statement that records how many assets this transaction has created, as one entry."""
@@ -60,28 +85,37 @@ class ChangeRecords(Struct, frozen=True):
             f"pg_catalog.pg_current_xact_id(), {literal(self.run_id)}, {rows})"
         )
 
-    def _part(self, table: Table, kind: str, fields: Sequence[str]) -> str:
+    def _part(self, table: Table, kind: str, fields: Sequence[str], *, is_new: bool) -> str:
+        """The changes of `fields`; with `is_new` also of rows that were not there before."""
+        alias = self.alias(table)
+        was_none = f"before.{table.column(table.key[-1])} is null"
+        kept = {"provider"} if table is self.tables.sources else set()  # a source keeps it
+        changed = {field: _changed(table, field, alias) for field in fields if field not in kept}
+        values = values_of_assets(self.tables) if alias == "asset" else values_of_sources(table)
+        return self._statement(
+            table,
+            kind=kind.format(was_none=was_none),
+            fields=_differing_names(changed, was_none),
+            before=f"case when not {was_none} then {_differing_values(table, changed)} end",
+            hash=hash_of(values),
+            rows=self._rows(table, alias, is_new=is_new),
+        )
+
+    def _statement(self, table: Table, **parts: str) -> str:
         alias, assets = self.alias(table), self.tables.assets
         is_assets = table is assets
-        is_new = f"before.{table.column(table.key[-1])} is null"
-        kept = {"provider"} if not is_assets else set()  # a source keeps it
-        changed = {field: _changed(table, field, alias) for field in fields if field not in kept}
-        may_be_known = is_assets and table.has_creation_time
+        is_known = is_assets and table.has_creation_time
         created_hash = hash_of(values_of_assets(self.tables, "before", "former"))
         return statement("registry/record_changes").format(
+            **parts,
             run_id=literal(self.run_id),
             relation="assets" if is_assets else "sources",
-            kind=f"case when {is_new} then 'inserted' else 'updated' end" if kind is _UPSERTED else literal(kind),
             key=key_as_texts(table, alias),
             provider=self._provider(table, alias),
             source_key=f"source.{self.tables.sources.column('source_key')}::pg_catalog.text",
             asset_key=f"asset.{assets.column('asset_key')}::pg_catalog.text" if is_assets else "null",
-            fields=_differing_names(changed, is_new),
-            before=f"case when not {is_new} then {_differing_values(table, changed)} end",
-            hash=hash_of(values_of_assets(self.tables) if is_assets else values_of_sources(table)),
-            created_by="created.run_id" if may_be_known else "null",
-            created_hash=f"case when created.run_id is not null then {created_hash} end" if may_be_known else "null",
-            rows=self._rows(table, is_all=kind is _UPSERTED and not self.stands_for_all(table)),
+            created_by="created.run_id" if is_known else "null",
+            created_hash=f"case when created.run_id is not null then {created_hash} end" if is_known else "null",
             order=", ".join(f'{alias}.{table.column(field)}::pg_catalog.text collate "C"' for field in table.key),
         )
 
@@ -91,10 +125,10 @@ class ChangeRecords(Struct, frozen=True):
         sources = self.tables.sources
         return f"source.{sources.column('provider')}::pg_catalog.text" if "provider" in sources.columns else "null"
 
-    def _rows(self, table: Table, *, is_all: bool) -> str:
-        """The rows with those before; `is_all`: there may be none before."""
-        alias, assets, sources = self.alias(table), self.tables.assets, self.tables.sources
-        parts = [f"{alias} {'left ' if is_all else ''}join before on {table.same_before(alias)}"]
+    def _rows(self, table: Table, alias: str, *, is_new: bool = False) -> str:
+        """The rows as they are now with those before; with `is_new` also those that were not there."""
+        assets, sources = self.tables.assets, self.tables.sources
+        parts = [f"{alias} {'left ' if is_new else ''}join before on {table.same_before(alias)}"]
         if table is assets:
             link, id_ = assets.column("source_id"), quoted("id")
             parts.append(f"left join {sources.name} as source on source.{id_} = asset.{link}")
@@ -122,13 +156,16 @@ def column_of(table: Table, field: str) -> str:
 
 
 def value_as_text(table: Table, field: str, alias: str) -> str:
-    """The value of a field as changes hold it: a text that `value_from_text` makes the same value again."""
-    value = f"{alias}.{column_of(table, field)}"
-    if field in ("updated_at", RETIRED_AT):
+    """The value of a field as changes hold it: a text of which its type makes the same value again."""
+    type_ = table.retired.type if field == RETIRED_AT and table.retired else table.type(field)
+    return text_of(f"{alias}.{column_of(table, field)}", type_)
+
+
+def text_of(value: str, type_: str | None) -> str:
+    """A value of this type as changes hold it, whatever the settings of the session."""
+    if type_ in MOMENT_TYPES:
         return f"pg_catalog.to_jsonb({value})"
-    if field == "content_hash":
-        return f"pg_catalog.encode({value}, 'hex')"
-    return f"{value}::pg_catalog.text"
+    return f"pg_catalog.encode({value}, 'hex')" if type_ == "bytea" else f"{value}::pg_catalog.text"
 
 
 def _changed(table: Table, field: str, alias: str) -> str:

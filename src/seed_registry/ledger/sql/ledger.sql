@@ -140,10 +140,10 @@ create table if not exists seed_registry.changes (
 );
 do $$ begin
   if pg_catalog.to_regclass('seed_registry.changes_run_idx') is null then
+    -- The only one that begins with the run: the planner knows nothing yet of a run at work, and would take the wrong one.
     create index changes_run_idx on seed_registry.changes (run_id, relation, key, id);
     create index changes_key_idx on seed_registry.changes (asset_key, id) where asset_key is not null;
     create index changes_created_idx on seed_registry.changes (created_by, key) where created_by is not null;
-    create index changes_set_idx on seed_registry.changes (run_id, id);
   end if;
 end $$;
 -- The transactions in which runs that began without assets created some: these rows have that xmin until something
@@ -160,9 +160,11 @@ do $$ begin
     create index created_run_idx on seed_registry.created (run_id, at, xid);
   end if;
 end $$;
--- The changes that a run had made when an attempt of it ended, up to an id: they are shown from then on, in this order.
+-- The changes that a run had made when an attempt of it ended, from an id up to another: they are shown from then on, in
+-- this order.
 create table if not exists seed_registry.change_sets (
   run_id   text not null,
+  first_id bigint not null,
   last_id  bigint not null,
   ended_at timestamptz not null,
   primary key (run_id, last_id)

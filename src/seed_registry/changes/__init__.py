@@ -1,0 +1,1 @@
+"""What runs with history changed: taking it back."""
