@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from contextlib import suppress
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
 from seed_registry.changes.undo import Undo
 from seed_registry.changes.undo_report import UndoIncomplete, UndoReport
+from seed_registry.changes.undo_target import UndoTarget, find_target
 from seed_registry.embedded.database import database
-from seed_registry.errors import SchemaMismatch, SeedRegistryError
-from seed_registry.ledger.checkpoints import Ledger
-from seed_registry.ledger.undone import UndoneRun, begin_undo, find_run
-from seed_registry.load.context import new_retry_policy, new_run_id, session_settings
+from seed_registry.errors import SeedRegistryError
+from seed_registry.ledger.undone import begin_undo
+from seed_registry.load.context import new_retry_policy, new_run_id
 from seed_registry.load.main_session import locking_session
-from seed_registry.load.retry import RetryingSession
 from seed_registry.postgres.connection import session
 from seed_registry.registry.change_records import ChangeRecords
-from seed_registry.registry.introspection import introspect
-from seed_registry.registry.tables import Tables
 from seed_registry.report import Progress, Silent, Tally
-from seed_registry.settings import DatabaseUrl, Settings
 from seed_registry.words import counted
+
+if TYPE_CHECKING:
+    from seed_registry.ledger.checkpoints import Ledger
+    from seed_registry.load.retry import RetryingSession
+    from seed_registry.settings import DatabaseUrl, Settings
 
 # An undo that failed may take this long to note it in the ledger.
 _FAREWELL_SECONDS: Final = 5.0
@@ -46,16 +47,8 @@ async def undo(run_id: str, settings: Settings, progress: Progress | None = None
     """
     progress = progress or Silent()
     async with database(settings, must_exist=True) as url:
-        own = session_settings(settings, is_reading=True)
-        async with session(url, own, pooler=settings.pooler) as connection:
-            run = await find_run(connection, run_id)
-            tables = await introspect(connection, settings.columns, settings.schema)
-        if keeps and tables.assets.retired is None:
-            raise SchemaMismatch(
-                f"--keep: {tables.assets.schema}.{tables.assets.relation} has no column retired_at for the marks\n"
-                "run `seed-registry schema upgrade`, or name it with --column assets.retired_at=COLUMN"
-            )
-        report = await _UndoRun(url, settings, progress, run, tables, keeps=keeps).execute()
+        target = await find_target(url, settings, run_id, keeps=keeps)
+        report = await _UndoRun(url, settings, progress, target, keeps=keeps).execute()
     if report.conflicts:
         count = report.sources.conflicts + report.assets.conflicts
         rows, were = counted(count, "row"), "would be" if report.dry_run else "were"
@@ -65,13 +58,13 @@ async def undo(run_id: str, settings: Settings, progress: Progress | None = None
 
 class _UndoRun:
     def __init__(
-        self, url: DatabaseUrl, settings: Settings, progress: Progress, run: UndoneRun, tables: Tables, *, keeps: bool
+        self, url: DatabaseUrl, settings: Settings, progress: Progress, target: UndoTarget, *, keeps: bool
     ) -> None:
         self._url = url
         self._settings = settings
         self._progress = progress
-        self._run = run
-        self._tables = tables
+        self._run = target.run
+        self._tables = target.tables
         self._keeps = keeps
         self._run_id = new_run_id()
         self._started = monotonic()
