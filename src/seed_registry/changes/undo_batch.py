@@ -152,6 +152,8 @@ class BatchUndo:
         Raises:
             asyncpg.PostgresError: it failed, for a reason that is no row's.
         """
+        if not rows:
+            return Outcome({}, [])
         try:
             async with connection.transaction():
                 return await self._undo(connection, rows)

@@ -33,5 +33,5 @@ select
   coalesce(pg_catalog.bool_and(is_current) filter (where relname in ('runs', 'checkpoints')), false) as is_current,
   coalesce(pg_catalog.bool_and(is_usable) filter (where not is_of_shards and not is_of_history), false) as is_usable,
   coalesce(pg_catalog.bool_and(is_usable) filter (where is_of_shards), false) as has_shards,
-  coalesce(pg_catalog.bool_and(is_usable) filter (where is_of_history), false) as has_history
+  pg_catalog.count(*) filter (where is_of_history and is_usable) = 3 as has_history
 from relations;
