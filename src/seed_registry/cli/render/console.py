@@ -25,7 +25,7 @@ _UNBROKEN_COLUMNS = 200
 # Of those that have assets which are no longer listed.
 _MOST_SOURCES = 10
 # Shown where there are any.
-_RARE_COUNTS = ("missing_source", "resumed", "older", "not_written", "retired", "returned")
+_RARE_COUNTS = ("missing_source", "resumed", "older", "not_written", "retired", "returned", "other_parts")
 
 
 def format_event(level: str, event: str, fields: dict[str, Any]) -> Text:
@@ -155,11 +155,7 @@ def unbroken() -> Console:
 
 def _counts_table(report: Report) -> Table:
     names = ["read", "inserted", "updated", "unchanged", "duplicate", "rejected"]
-    names += [
-        name
-        for name in ("missing_source", "resumed", "older", "not_written", "retired", "returned")
-        if getattr(report.assets, name)
-    ]
+    names += [name for name in _RARE_COUNTS if getattr(report.assets, name)]
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for name in names:
