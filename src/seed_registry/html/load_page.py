@@ -149,7 +149,7 @@ def _outcomes(recording: Recording) -> Iterable[str]:
         )
     yield table(["", "assets", "", "sources"], rows)
     if others := tally.assets.other_parts:
-        yield f'<p class="soft">{others:,} more assets are of other parts of the keys (--keys).</p>'
+        yield f'<p class="soft">{others:,} more assets are of other parts of the keys.</p>'
     if open_ := tally.read - tally.assets.outcomes - tally.sources.outcomes:
         yield f'<p class="soft">{open_:,} more were read and had not come to an end when the load did.</p>'
     for count, words in (
