@@ -513,6 +513,8 @@ class Report(Struct, frozen=True, omit_defaults=True):
 
     `shards` are those of a load by several processes, `retirement` is of one with `--retire`.
 
+    `keys` is the part of the keys that was loaded, None of all.
+
     `ignored_fields` divides `dates_ignored` and `texts_ignored` by field.
     """
 
@@ -542,6 +544,7 @@ class Report(Struct, frozen=True, omit_defaults=True):
     ignored_fields: dict[str, int] = {}
     shards: list[ShardReport] = []
     retirement: Retirement | None = None
+    keys: str | None = None
 
     @property
     def has_changes(self) -> bool:

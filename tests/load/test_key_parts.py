@@ -448,9 +448,10 @@ def test_commands_take_a_part(cli: Cli, database_url: DatabaseUrl, tmp_path: Pat
         assert (refused.returncode, refused.stdout) == (2, b"")
         assert b"--keys takes a part like 3/8" in refused.stderr
     planned = json.loads(cli("plan", path, "--keys", "2/3", "--json", url=database_url).stdout)
-    assert planned["assets"]["inserted"] == len(own(part))
+    assert (planned["keys"], planned["assets"]["inserted"]) == ("2/3", len(own(part)))
     shown = cli("load", path, "--keys", "2/3", url=database_url)
     assert b"other parts" in shown.stdout
+    assert b"(seed, part 2/3 of the keys, run " in shown.stdout
     again = json.loads(cli("load", path, "--json", url=database_url, env={"SEED_REGISTRY_KEYS": "2/3"}).stdout)
     assert (again["assets"]["unchanged"], again["assets"]["other_parts"]) == (len(own(part)), 60 - len(own(part)))
     audited = cli("verify", path, "--keys", "2/3", url=database_url)

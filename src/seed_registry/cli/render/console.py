@@ -57,7 +57,8 @@ def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None
     for note in gaps(report):
         console.print(Text(note, "yellow"), soft_wrap=True)
     title = f"{'stopped loading' if not is_whole else 'read' if empty_handed(report) else 'loaded'} {what}"
-    console.print(Text(f"{title} ({report.dialect or 'no records'}, run {report.run_id})", "bold"), soft_wrap=True)
+    facts = f"{report.dialect or 'no records'}, {of_part(report)}run {report.run_id}"
+    console.print(Text(f"{title} ({facts})", "bold"), soft_wrap=True)
     console.print(_counts_table(report) if console.width >= _WIDE else _narrow_counts(report))
     console.print(
         f"{report.seconds:,.2f} s, {report.records_per_second:,.0f} records/s, {size(report.bytes_read)} read, "
@@ -81,6 +82,11 @@ def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None
     if report.digest is not None:
         for line in digest_lines(report.digest):
             console.print(f"digest of {line}", soft_wrap=True)
+
+
+def of_part(report: Report) -> str:
+    """Which part of the keys was loaded, for what follows; empty of all."""
+    return f"part {report.keys} of the keys, " if report.keys else ""
 
 
 def print_retirement(console: Console, retirement: Retirement) -> None:
