@@ -83,7 +83,7 @@ def told_apart(index: Sequence[Record]) -> list[Record]:
     """The records, hostile ones with keys of their own: which of a key are rejected depends on batches elsewhere."""
     good = (b'"A"', b'"B"')
     return [
-        replace(one, key=f"{one.key}{number}") if not {one.name, one.extra} <= {*good} and one.key.isalnum() else one
+        replace(one, key=f"{one.key}/{number}") if not {one.name, one.extra} <= {*good} and one.key.isalnum() else one
         for number, one in enumerate(index)
     ]
 

@@ -9,7 +9,7 @@ from msgspec import Struct, field
 
 from seed_registry.index.own_records import OwnRecords
 from seed_registry.key_hashes import KeySample, hash_key, hash_keys
-from seed_registry.records import Asset, Record, Reject, Source
+from seed_registry.records import Asset, Record, Reject, Source, checked
 from seed_registry.registry.batch import Batcher, Blame
 from seed_registry.registry.bisection import merge_bisecting
 from seed_registry.registry.key_owners import has_own_keys
@@ -105,7 +105,16 @@ class Comparer:
     async def _leave(self, part: _Part, others: Sequence[Record]) -> None:
         """Count the records of other parts of the keys, and note their sources, which all parts have."""
         self._tally.assets.other_parts += len(others)
-        await self._name_sources(part, [record for record in others if type(record) is Asset])
+        named = part.found.named
+        await self._name_sources(
+            part,
+            [
+                record
+                for record in others
+                # A reject names none.
+                if type(record) is Asset and (record.source_key in named or type(checked(record)) is Asset)
+            ],
+        )
 
     async def _name_sources(self, part: _Part, assets: Sequence[Asset]) -> None:
         keys = dict.fromkeys(asset.source_key for asset in assets)
