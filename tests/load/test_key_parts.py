@@ -112,14 +112,18 @@ def directory(index: Sequence[Record]) -> bytes:
 
 
 def data_json(index: Sequence[Record]) -> bytes:
-    """What the key is, depends on a header behind all records, too."""
+    """What the key is, depends on a header behind all records, too; some records have others inside."""
     found = []
     for number, one in enumerate(index):
         page = f"https://{one.source}/d/abcd-{number % 7 + 2}{number % 5 + 2}22"
         key = json.dumps(page).encode() if number % 2 else json.dumps(one.key).encode()
+        inside = b',"seriesMember":[{"identifier":"inside %d","title":"i","landingPage":%b}]' % (
+            number,
+            json.dumps(page).encode(),
+        )
         found.append(
-            b'{"identifier":%b,"title":%b,"modified":"2020-01-01","landingPage":%b,"accessLevel":"public","extra":%b}'
-            % (key, one.name, json.dumps(page).encode(), one.extra)
+            b'{"identifier":%b,"title":%b,"modified":"2020-01-01","landingPage":%b,"accessLevel":"public","extra":%b%b}'
+            % (key, one.name, json.dumps(page).encode(), one.extra, inside if number % 4 == 0 else b"")
         )
     schema = b"https://project-open-data.cio.gov/v1.1/schema"
     return b'{"conformsTo":"%b","dataset":[%b],"@id":"https://one.org/data.json"}' % (schema, b",".join(found))
