@@ -122,16 +122,11 @@ class PieceDecoder:
         return True
 
     def _of_other_parts(self, piece: Piece) -> dict[int, Asset]:
-        """The ordinary assets of other parts, by their offsets; none that may have records inside it."""
+        """The ordinary assets of other parts, by their offsets."""
         assert type(piece) is RawBlock
         assets, _ = self.decoder.decode_ordinary(piece, keys_only=True)
         are_own = self._part.has_each(hash_keys([asset.key for asset in assets]))
-        marker = self._inner and self._inner[0]
-        return {
-            asset.offset: asset
-            for asset, is_own in zip(assets, are_own, strict=True)
-            if not is_own and not (marker and marker in asset.raw)
-        }
+        return {asset.offset: asset for asset, is_own in zip(assets, are_own, strict=True) if not is_own}
 
     def _scan(self, piece: Piece, keys: list[str], records: list[Record]) -> bool:
         """Add the keys of the ordinary assets of a piece, and all other records; returns whether to go on after it."""
