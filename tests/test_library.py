@@ -28,9 +28,9 @@ from seed_registry.synthetic.index import Workload, generate
 
 PUBLIC = {
     "Asset", "DatabaseRefused", "DatabaseUnavailable", "DatabaseUrl", "EmbeddedServerFailed", "IndexBroken",
-    "IndexNotUnderstood", "IndexUnreadable", "IndexesFailed", "MaxRejects", "Progress", "Report", "SchemaMismatch",
-    "SchemaMissing", "SeedRegistryError", "Settings", "SettingsInvalid", "Source", "StorageFailed", "TooManyRejects",
-    "VerificationFailed", "ingest", "ingest_sync", "upsert_assets", "upsert_sources",
+    "IndexNotUnderstood", "IndexUnreadable", "IndexesFailed", "KeyPart", "MaxRejects", "Progress", "Report",
+    "SchemaMismatch", "SchemaMissing", "SeedRegistryError", "Settings", "SettingsInvalid", "Source", "StorageFailed",
+    "TooManyRejects", "VerificationFailed", "ingest", "ingest_sync", "upsert_assets", "upsert_sources",
 }  # fmt: skip
 
 

@@ -81,6 +81,7 @@ def test_the_message_says_what_would_do() -> None:
     [
         ({"max_rejects": "1%"}, "max_rejects takes MaxRejects.parse('1%')"),
         ({"max_rejects": 100}, "max_rejects takes MaxRejects.parse('100')"),
+        ({"keys": "3/8"}, "keys takes KeyPart.parse('3/8')"),
         ({"database_url": "postgresql://u:s3cr3t@h/d"}, "database_url takes a DatabaseUrl, which does not print "),
         ({"concurrency": "a"}, "--concurrency takes a number, got 'a'"),
         ({"batch_size": "500"}, "--batch-size takes a number, got '500'"),

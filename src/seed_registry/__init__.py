@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         TooManyRejects,
         VerificationFailed,
     )
+    from seed_registry.key_hashes import KeyPart
     from seed_registry.records import Asset, Source
     from seed_registry.registry.upsert import upsert_assets, upsert_sources
     from seed_registry.report import Progress, Report
@@ -41,6 +42,7 @@ __all__ = [
     "IndexNotUnderstood",
     "IndexUnreadable",
     "IndexesFailed",
+    "KeyPart",
     "MaxRejects",
     "Progress",
     "Report",

@@ -16,7 +16,10 @@ from seed_registry.records import Reject
 
 
 class Counts(Struct):
-    """The outcomes of the records of one table: `read` is always the sum of the others; rows retired and returned."""
+    """The outcomes of the records of one table: `read` is always the sum of the others; rows retired and returned.
+
+    With `--keys` records of other parts are in `other_parts` only: they are none of those read.
+    """
 
     read: int = 0
     inserted: int = 0
@@ -31,6 +34,7 @@ class Counts(Struct):
     # Beside the law: marked as not listed any more, and the marks taken from listed ones.
     retired: int = 0
     returned: int = 0
+    other_parts: int = 0
 
     @property
     def outcomes(self) -> int:
@@ -217,13 +221,17 @@ class SourceCounts(Struct, frozen=True):
 
 
 class AssetCounts(SourceCounts, frozen=True):
-    """The `assets` of a report; `retired` and `returned` count rows, not records."""
+    """The `assets` of a report; `retired` and `returned` count rows, not records.
+
+    `other_parts` are records that `--keys` left to other loads; they are not among those `read`.
+    """
 
     missing_source: int = 0
     resumed: int = 0
     older: int = 0
     retired: int = 0
     returned: int = 0
+    other_parts: int = 0
 
 
 class Check(Struct, frozen=True):
@@ -505,6 +513,8 @@ class Report(Struct, frozen=True, omit_defaults=True):
 
     `shards` are those of a load by several processes, `retirement` is of one with `--retire`.
 
+    `keys` is the part of the keys that was loaded, None of all.
+
     `ignored_fields` divides `dates_ignored` and `texts_ignored` by field.
     """
 
@@ -534,6 +544,7 @@ class Report(Struct, frozen=True, omit_defaults=True):
     ignored_fields: dict[str, int] = {}
     shards: list[ShardReport] = []
     retirement: Retirement | None = None
+    keys: str | None = None
 
     @property
     def has_changes(self) -> bool:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from seed_registry.errors import SettingsInvalid
 from seed_registry.headers import Header
+from seed_registry.key_hashes import KeyPart
 
 # Real records average 4 KB; 500 of them or 4 MiB measured best, and more spills Postgres' 8 MB of temp_buffers.
 BATCH_SIZE = 500
@@ -334,6 +335,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         str | None,
         Flag("Path of the array of records, like result.results or groups[].datasets.", INPUT, "PATH", is_rare=True),
     ] = None
+    keys: Annotated[
+        KeyPart,
+        Flag("Only the assets of one part of the keys, like 3/8.", INPUT, "K/N", parse=KeyPart.parse, is_rare=True),
+    ] = KeyPart()
     derive_sources: Annotated[bool, Flag("Create sources that the index does not list.", INPUT, is_rare=True)] = False
     schema: str = "registry"  # of the tables
     # By the field, like assets.asset_key
@@ -457,6 +462,8 @@ def _check_limits(settings: Settings) -> None:
         raise SettingsInvalid(f"max_rejects takes MaxRejects.parse({str(settings.max_rejects)!r})")
     if not isinstance(settings.max_retire, MaxRetire):
         raise SettingsInvalid(f"max_retire takes MaxRetire.parse({str(settings.max_retire)!r})")
+    if not isinstance(settings.keys, KeyPart):
+        raise SettingsInvalid(f"keys takes KeyPart.parse({str(settings.keys)!r})")
     if settings.retire and settings.processes != 1:
         raise SettingsInvalid(
             "--retire needs one process, which compares all keys: load with --processes, then again with --retire"

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import asyncpg
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from seed_registry.api import ingest, replay
 from seed_registry.errors import (
@@ -25,6 +27,7 @@ from seed_registry.errors import (
     TooManyRejects,
     VerificationFailed,
 )
+from seed_registry.key_hashes import KeyPart, hash_key
 from seed_registry.ledger import run_sources
 from seed_registry.load import retirement
 from seed_registry.load.retirement import Retirer
@@ -273,6 +276,42 @@ async def test_a_reject_without_a_known_key_retires_nothing_unless_it_is_allowed
     assert (report.assets.unchanged, await site.retired()) == (29, [])
     report = await site.load(index, retire=True, retire_despite_rejects=True)
     assert (report.assets.retired, await site.retired()) == (1, ["a0029"])
+
+
+async def test_with_a_part_of_the_keys_only_that_part_is_compared_and_counts_for_the_guard(site: Site) -> None:
+    await site.load(site.write(*assets(range(100))))
+    part, keys = KeyPart(1, 2), [f"a{number:04}" for number in range(100)]
+    own = [key for key in keys if part.has(hash_key(key))]
+    gone, others = own[-3:], [key for key in keys if key not in own][-20:]
+    index = site.write(*(asset(key) for key in keys if key not in {*gone, *others}))
+    await site.refused(index, keys=part, max_retire=MaxRetire(percent=300 / len(own) - 0.1))
+    planned = await site.load(index, retire=True, keys=part, dry_run=True)
+    assert planned.plan is not None
+    assert planned.plan.missing_upstream == MissingPlan(3, gone)
+    report = await site.load(index, retire=True, keys=part, max_retire=MaxRetire(percent=300 / len(own)))
+    assert report.retirement is not None
+    assert planned.retirement == replace(report.retirement, max_retire=ANY)
+    assert (report.retirement.held, report.retirement.unlisted) == (len(own), 3)
+    assert (report.assets.retired, await site.retired()) == (3, gone)
+
+
+async def test_a_reject_without_a_known_key_retires_nothing_of_any_part(site: Site) -> None:
+    await site.load(site.write(*assets(range(30))))
+    index = site.write(*assets(range(29)), UNREADABLE)
+    for part in (KeyPart(1, 2), KeyPart(2, 2)):
+        report = await site.refused(index, keys=part)
+        assert report.retirement is not None
+        assert "1 record rejected without a known key" in (report.retirement.reason or "")
+
+
+async def test_a_source_without_an_asset_of_the_part_is_covered(site: Site) -> None:
+    part = KeyPart(1, 2)
+    keys = [f"a{number:04}" for number in range(40)]
+    own = [key for key in keys if part.has(hash_key(key))]
+    await site.load(site.write(*map(asset, keys)))
+    index = site.write(*(asset(key) for key in keys if key not in own))
+    await site.load(index, retire=True, keys=part, max_retire=ALL)
+    assert await site.retired() == own
 
 
 def directory(keys: range, total: int) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from seed_registry import Settings, TooManyRejects, VerificationFailed, ingest
 from seed_registry.errors import IndexesFailed
 from seed_registry.index.inputs import resolve
 from seed_registry.index.open import read_index
+from seed_registry.key_hashes import KeyPart
 from seed_registry.load.context import RunContext
 from seed_registry.registry import ddl
 from seed_registry.report import Report, Silent
@@ -178,7 +179,8 @@ def test_the_report_is_that_of_one_process_and_of_the_load_that_follows(
 ) -> None:
     async def check() -> None:
         chance = random.Random(seed)
-        options = _settings(url, derive_sources=chance.random() < 0.3)
+        part = chance.choice([KeyPart(), KeyPart(1, 2), KeyPart(3, 3)])
+        options = _settings(url, derive_sources=chance.random() < 0.3, keys=part)
         await _empty(url)
         place = tmp_path / str(seed)
         if chance.random() < 0.8:

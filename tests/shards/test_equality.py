@@ -20,6 +20,7 @@ from msgspec import to_builtins
 
 from conftest import SHARED, _clone
 from seed_registry import SeedRegistryError, Settings, ingest
+from seed_registry.key_hashes import KeyPart
 from seed_registry.report import Report
 from seed_registry.settings import DatabaseUrl, MaxRejects
 
@@ -158,6 +159,8 @@ def _hostile(seed: int = 0, *, are_listed: bool = True, are_unique: bool = False
         ("full", {"full": True}),
         ("sources", {"max_sources": 2}),
         ("records", {"max_record_bytes": 1 << 10}),
+        ("part", {"keys": KeyPart(2, 3)}),
+        ("derived part", {"keys": KeyPart(1, 3), "derive_sources": True}),
     ],
 )
 @pytest.mark.parametrize("are_listed", [True, False])

@@ -75,9 +75,11 @@ class DryRunConclusion(Conclusion):
             tables = found.state.tables
             guess = await main.do(lambda connection: estimate(connection, tally.read, new + changed, wal))
             if is_whole and not self._run.is_replay:  # a rejects file does not list all assets of its sources
-                seconds = self._run.settings.io_timeout_seconds
+                part, seconds = self._run.settings.keys, self._run.settings.io_timeout_seconds
                 missing = await main.do(
-                    lambda connection: missing_upstream(connection, tables, sources, collector, seconds=seconds),
+                    lambda connection: missing_upstream(
+                        connection, tables, sources, collector, part=part, seconds=seconds
+                    ),
                     is_limited=False,
                 )
         of_sources = Counter(name for changes in collector.sources.values() for name in changes or ())

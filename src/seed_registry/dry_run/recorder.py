@@ -10,7 +10,7 @@ from seed_registry.dry_run.collector import EXAMPLES, PlanCollector
 from seed_registry.errors import SeedRegistryError, TooManyRejects
 from seed_registry.load.key_counts import IndexKeys, correct
 from seed_registry.load.outcomes import OutcomeRecorder
-from seed_registry.records import Asset, Reject, SourceRow
+from seed_registry.records import Asset, Record, Reject, SourceRow
 from seed_registry.registry.tables import Tables
 from seed_registry.report import Counts, Progress, RejectExample, Report, Tally
 from seed_registry.settings import Settings
@@ -85,6 +85,11 @@ class DryRunRecorder(OutcomeRecorder):
         for asset in assets:
             if (former := self._former_key(asset)) is not None:
                 self._collector.note_former(former)
+
+    def leave(self, records: Sequence[Record], sources: Mapping[str, SourceRow]) -> None:
+        """Count records of other parts, and collect the keys that an earlier version gave them."""
+        self.note_former([record for record in records if type(record) is Asset])
+        super().leave(records, sources)
 
     def skip_without_source(self, asset: Asset) -> None:
         """Count an asset whose source its index does not list, and collect its key."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 import asyncpg
 
 from seed_registry.dry_run.collector import EXAMPLES, PlanCollector
+from seed_registry.key_hashes import KeyPart, hash_key
 from seed_registry.postgres.sql_files import statement
 from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.records import SourceRow
@@ -25,6 +26,7 @@ async def missing_upstream(
     sources: Mapping[str, SourceRow],
     collector: PlanCollector,
     *,
+    part: KeyPart,
     seconds: float | None = None,
 ) -> tuple[MissingPlan, MissingPlan]:
     """The assets that the registry has of these sources and no index has, and those of them that have a former key.
@@ -34,6 +36,7 @@ async def missing_upstream(
         tables: the registry's.
         sources: those that were met, by key.
         collector: the changes that the writers found.
+        part: of the keys, which the indexes were read for.
         seconds: the longest that the database may take for a few thousand rows.
     """
     collector.settle()
@@ -59,7 +62,7 @@ async def missing_upstream(
             keys = [
                 key
                 for key, source_id, provider in rows
-                if not collector.has(key, key_hash(provider, names[source_id], key))
+                if part.has(hash_key(key)) and not collector.has(key, key_hash(provider, names[source_id], key))
             ]
             missing, rekeyed = _with(missing, keys), _with(rekeyed, [key for key in keys if collector.had(key)])
     return missing, rekeyed

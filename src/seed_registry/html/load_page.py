@@ -31,7 +31,7 @@ from seed_registry.words import duration, size
 
 _MOST_NAMES: Final = 10
 _EXIT_CODES: Final = {0: "done", 3: "too many rejects", 4: "verification failed", 130: "interrupted", 143: "terminated"}
-_OUTCOMES: Final = tuple(name for name in AssetCounts.__struct_fields__ if name != "read")
+_OUTCOMES: Final = tuple(name for name in AssetCounts.__struct_fields__ if name not in ("read", "other_parts"))
 
 
 class ReportPage(Recorder):
@@ -148,6 +148,8 @@ def _outcomes(recording: Recording) -> Iterable[str]:
             [label, f"{of_assets:,}", share, f"{of_sources:,}" if name in SourceCounts.__struct_fields__ else ""]
         )
     yield table(["", "assets", "", "sources"], rows)
+    if others := tally.assets.other_parts:
+        yield f'<p class="soft">{others:,} more assets are of other parts of the keys.</p>'
     if open_ := tally.read - tally.assets.outcomes - tally.sources.outcomes:
         yield f'<p class="soft">{open_:,} more were read and had not come to an end when the load did.</p>'
     for count, words in (

@@ -106,6 +106,7 @@ class Decoder:
         self._kind_of = dialect.kind_of
         self._fields_of = dialect.asset
         self._ordinary = _Ordinary(dialect.ordinary, is_lines=is_lines) if dialect.ordinary else None
+        self._unchecked = self._ordinary  # also where records are decoded one by one
         self._is_global = dialect.is_global
         self._decode = msgspec.json.Decoder(dialect.wire).decode
         self._speller: LiteralNumberDecoder | None = None  # few indexes have records that need it
@@ -210,9 +211,22 @@ class Decoder:
 
         Of an asset whose key depends on a header that is not read yet these are all that it may get.
         """
-        ordinary = self._ordinary
-        if ordinary is None or block.kind == "source":
+        if self._ordinary is None or block.kind == "source":
             return [], list(range(len(block.data)))
+        return self._keys_of(block, self._ordinary)
+
+    def unchecked_key(self, data: bytes) -> str | None:
+        """The key of a record that is decoded without checks, by columns.
+
+        Returns:
+            None if it cannot be decoded so, or if its key depends on a header that is not read yet.
+        """
+        if self._unchecked is None:
+            return None
+        keys, _ = self._keys_of(RawBlock([data], [1], [0]), self._unchecked)
+        return keys[0] if len(keys) == 1 else None
+
+    def _keys_of(self, block: RawBlock, ordinary: _Ordinary) -> tuple[list[str], list[int]]:
         places, wires, others = self._ordinary_of(block, ordinary, keys_only=True)
         first: list[str] = []
         others_of: dict[int, set[str]] = {}  # the keys that another portal gives

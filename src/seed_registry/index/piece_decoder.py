@@ -14,6 +14,7 @@ from seed_registry.index.decoder import Decoder
 from seed_registry.index.json_document import DocumentFramer
 from seed_registry.index.json_envelope import Layout, Path
 from seed_registry.index.unread_arrays import IsRecord, UnreadArrays
+from seed_registry.key_hashes import KeyPart, hash_keys
 from seed_registry.records import Asset, Piece, RawBlock, RawRecord, Record, Reject, raw_records
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class Checks(Struct):
     """How much is decoded and checked while an index is read.
 
     Attributes:
-        is_strict: whether every record is checked here, or only for what Postgres does not check.
+        is_strict: whether every record is checked here, or only for what Postgres does not check; of other parts of the
+            keys none needs to be.
         defers_texts: whether texts and dates of ordinary assets may be decoded later; not where it `is_strict`.
         most_are_stored: whether they are, because the registry has most of the assets already.
     """
@@ -54,7 +56,13 @@ class PieceDecoder:
     """
 
     def __init__(
-        self, decoder: Decoder, is_record: IsRecord, arrays: Collection[Path], *, is_document: bool = False
+        self,
+        decoder: Decoder,
+        is_record: IsRecord,
+        arrays: Collection[Path],
+        *,
+        is_document: bool = False,
+        part: KeyPart | None = None,
     ) -> None:
         """In a document, decoding ends at the first record that is not JSON, for the document is not JSON either.
 
@@ -63,6 +71,7 @@ class PieceDecoder:
             is_record: whether an object with these keys looks like a record of any dialect.
             arrays: where documents of any dialect have records.
             is_document: whether the pieces are of a document.
+            part: of the keys; of ordinary assets of others only the keys are decoded, unchecked.
         """
         self.checks = Checks()
         self.decoder = decoder
@@ -71,6 +80,7 @@ class PieceDecoder:
         self.graph: NodeGraph | None = None
         self._arrays = arrays
         self._is_document = is_document
+        self._part = part or KeyPart()
         self._inner = decoder.dialect.inner
 
     def decode_elements(self, data: list[bytes]) -> tuple[list[Any], list[int]]:
@@ -86,7 +96,8 @@ class PieceDecoder:
             if self.keys is not None:
                 goes_on = self._scan(piece, self.keys, records)
             elif self.checks.is_strict or type(piece) is RawRecord:
-                goes_on = all(self._decode_one(raw, records) for raw in piece)
+                left = {} if self._part.is_whole or type(piece) is RawRecord else self._of_other_parts(piece)
+                goes_on = all(self._decode_one(raw, records, left.get(raw.offset)) for raw in piece)
             else:
                 assert type(piece) is RawBlock
                 goes_on = self._decode_block(piece, records)
@@ -109,6 +120,13 @@ class PieceDecoder:
                 return False
         records += assets[start:]
         return True
+
+    def _of_other_parts(self, piece: Piece) -> dict[int, Asset]:
+        """The ordinary assets of other parts, by their offsets."""
+        assert type(piece) is RawBlock
+        assets, _ = self.decoder.decode_ordinary(piece, keys_only=True)
+        are_own = self._part.has_each(hash_keys([asset.key for asset in assets]))
+        return {asset.offset: asset for asset, is_own in zip(assets, are_own, strict=True) if not is_own}
 
     def _scan(self, piece: Piece, keys: list[str], records: list[Record]) -> bool:
         """Add the keys of the ordinary assets of a piece, and all other records; returns whether to go on after it."""
@@ -134,9 +152,9 @@ class PieceDecoder:
             keys += {one.key for one in others if type(one) is Asset} - {one.key for one in found if type(one) is Asset}
         return goes_on
 
-    def _decode_one(self, raw: RawRecord, records: list[Record]) -> bool:
-        """Add a record, and those inside it; returns whether to go on after it."""
-        record = self.decoder.decode(raw)
+    def _decode_one(self, raw: RawRecord, records: list[Record], decoded: Asset | None = None) -> bool:
+        """Add a record, `decoded` or not, and those inside it; returns whether to go on after it."""
+        record = self.decoder.decode(raw) if decoded is None else decoded
         if record is not None:
             records.append(record)
         if type(record) is Reject:

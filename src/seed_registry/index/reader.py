@@ -162,6 +162,10 @@ class IndexReader:
         """The key that an earlier version of the dialect gave this record; None if it is the same."""
         return self._decoder.former_key(asset)
 
+    def unchecked_key(self, data: bytes) -> str | None:
+        """The key of a record that is decoded without checks, by columns; None if it cannot be decoded so."""
+        return self._decoder.unchecked_key(data)
+
     def decode(self, record: RawRecord) -> Record | None:
         """Decode a record again, with the header read meanwhile; None if it only looks like a record."""
         if (portal := self._pages.portal_at(record.offset)) is not None:

@@ -59,7 +59,7 @@ class RecordFormat:
         self.shape = shape
         is_told = settings.domain or dialect.portal(shape.keys)
         self.hosts = hosts if len(hosts) > 1 and not is_told else []
-        self.pieces = PieceDecoder(decoder, looks_like_record, ARRAYS, is_document=not shape.lines)
+        self.pieces = PieceDecoder(decoder, looks_like_record, ARRAYS, is_document=not shape.lines, part=settings.keys)
         self.layout = layout_of(dialect, shape, settings)
         self.is_graph = is_graph(dialect, self.layout)
         if self.is_graph and dialect.graph is not None:

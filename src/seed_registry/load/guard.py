@@ -82,7 +82,8 @@ async def preview(
 ) -> Retirement:
     """What a load would retire."""
     listed_keys.settle()
-    unlisted = await UnlistedQuery(tables, sources, listed_keys, seconds=settings.io_timeout_seconds).find(connection)
+    query = UnlistedQuery(tables, sources, listed_keys, part=settings.keys, seconds=settings.io_timeout_seconds)
+    unlisted = await query.find(connection)
     unlisted.close()
     guard = Guard(settings.max_retire, sources, unlisted)
     return guard.retirement(guard.reason)

@@ -74,7 +74,8 @@ class LoadIndexSteps(IndexSteps):
         has_hashes = "content_hash" in state.tables.assets.columns and not self._run.settings.full
         reader.checks.is_strict = not state.checks_records
         reader.checks.defers_texts = state.checks_records and has_hashes
-        reader.checks.most_are_stored = not state.is_empty
+        # Of records of other parts only the keys are needed.
+        reader.checks.most_are_stored = not (state.is_empty and self._run.settings.keys.is_whole)
 
     async def finish(self, index: IndexRef, assets: int, file: FileState | None) -> None:
         """Bring the index to disk, and note in the ledger that all of it is loaded.

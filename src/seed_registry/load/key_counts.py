@@ -31,12 +31,15 @@ class KeyCounts:
 
     Attributes:
         distinct_sent: how many different records were sent, accepted or not; after `by_index`.
+        repeats_left: how many records of other parts had the key of another one; after `by_index`.
     """
 
     def __init__(self, *, is_empty: bool) -> None:
         """With `is_empty` the table had no rows, and every key of the run is new."""
         self.distinct_sent = 0
+        self.repeats_left = 0
         self._is_empty = is_empty
+        self._left = DistinctHashes()
         self._sent = DistinctHashes()
         self._refused = DistinctHashes()
         self._inserted = DistinctHashes()
@@ -56,6 +59,10 @@ class KeyCounts:
     def send(self, identities: Sequence[int]) -> None:
         """Count records that go to the database, by what distinguishes them."""
         self._sent.extend(identities)
+
+    def leave(self, identities: Sequence[int]) -> None:
+        """Note records of other parts, which another load sends, by what distinguishes them."""
+        self._left.extend(identities)
 
     def send_once(self, count: int) -> None:
         """Count records that another process has sent, and whose keys occur only once in the run."""
@@ -95,6 +102,7 @@ class KeyCounts:
         """The keys of each index."""
         keys = [IndexKeys(inserted=self._inserted_once[number]) for number in range(self._indexes)]
         self.distinct_sent = self._sent_once
+        self.repeats_left = sum(len(part) - len(set(part)) for part in self._left.parts())
         logs = (self._sent, self._refused, self._inserted, self._resumed)
         for part, (sent, refused, inserted, resumed) in enumerate(zip(*(log.sections() for log in logs), strict=True)):
             for index, identity in self._late.get(part, ()):
@@ -119,7 +127,7 @@ class KeyCounts:
 
     def close(self) -> None:
         """Free the disk space."""
-        for log in (self._sent, self._refused, self._inserted, self._resumed):
+        for log in (self._sent, self._refused, self._inserted, self._resumed, self._left):
             log.close()
         for hashes in self._to_find.values():
             hashes.close()

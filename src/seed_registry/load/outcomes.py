@@ -14,7 +14,7 @@ from seed_registry.index.unread_arrays import log_unread
 from seed_registry.key_hashes import KeySample, hash_key, hash_keys
 from seed_registry.load.key_counts import IndexKeys, KeyCounts, correct
 from seed_registry.load.listed_keys import ListedKeys
-from seed_registry.records import Asset, Reject, Source, SourceRow, checked
+from seed_registry.records import Asset, Record, Reject, Source, SourceRow, checked
 from seed_registry.registry.key_owners import key_hasher
 from seed_registry.registry.tables import Tables
 from seed_registry.rejects.writer import RejectsFile
@@ -125,6 +125,17 @@ class OutcomeRecorder:
                     elif type(record) is Asset:
                         sample.forget(record.key)
         self._count_all_checked(assets)
+
+    def leave(self, records: Sequence[Record], sources: Mapping[str, SourceRow]) -> None:
+        """Count records of other parts of the keys, which this run does not load.
+
+        `sources` are the known ones, if the repeats of their assets count.
+        """
+        self.tally.assets.other_parts += len(records)
+        if assets := [record for record in records if type(record) is Asset and record.source_key in sources]:
+            self.keys.leave(self.identities(assets, sources))
+        # A reject whose key is not known may be an asset of any part.
+        self.listed_keys.unreadable += sum(type(record) is Reject and record.key is None for record in records)
 
     def _count_all_checked(self, assets: Sequence[Asset]) -> None:
         if not all(map(attrgetter("unchecked"), assets)):
@@ -273,8 +284,8 @@ class OutcomeRecorder:
 
     def incomplete(self) -> list[Incomplete]:
         """The indexes whose portals have more records than were read; after `close`."""
-        sent = sum(self.tally.assets_by_source.values())
-        return incomplete(self.expectation.totals, sent - self.keys.distinct_sent)
+        repeated = sum(self.tally.assets_by_source.values()) - self.keys.distinct_sent
+        return incomplete(self.expectation.totals, repeated + self.keys.repeats_left)
 
     def verdict(self, report: Report) -> SeedRegistryError | None:
         """The error of a run that was read to its end, by its counts; None if they are good."""

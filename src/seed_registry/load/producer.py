@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from seed_registry.checkpoint import Checkpoint, ResumePoint, without_position
 from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadable
+from seed_registry.index.own_records import OwnRecords
 from seed_registry.index.reader import IndexReader
 from seed_registry.key_hashes import hash_keys
 from seed_registry.load.outcomes import OutcomeRecorder
@@ -89,6 +90,8 @@ class Producer:
         self._sources = sources
         self._lanes = lanes
         self._parked = ParkedAssets()
+        self._own = OwnRecords(reader, settings.keys)
+        self._unlisted: dict[str, None] = {}  # sources that only assets of other parts have named so far
         self._listed = set(listed or ())  # the keys of the sources that this index listed
         self._are_listed = listed is not None
         self._lists_sources = reader.dialect.lists_sources if listed is None else bool(listed)
@@ -124,6 +127,7 @@ class Producer:
             await self._settle_sources()
         except (IndexBroken, IndexNotUnderstood, IndexUnreadable):
             # What is parked is not written: its sources may have been behind the break.
+            self._leave_parked()
             await self._merge_pending()
             await self._settle_sources()
             await self._flush_lanes()
@@ -150,6 +154,10 @@ class Producer:
             await self._merge_pending()
         if not self._lists_sources:
             await self._sources.derive(asset for asset in assets if asset.source_key)
+        if not self._own.are_all:
+            records, others = self._own.divide(records)
+            assets = [record for record in records if type(record) is Asset]
+            self._leave(others)
         self._count(records, assets)
         if assets:
             self._chunk = records
@@ -167,6 +175,31 @@ class Producer:
                 self._tally.assets.read += 1
             elif type(record) is Reject:
                 self._reject(record)
+
+    def _leave(self, others: Sequence[Record]) -> None:
+        """Count the records of other parts. Their sources are those of all parts: they are created here, too."""
+        has_totals = bool(self._reader.dialect.totals) and not self._reader.shape.lines
+        self._recorder.leave(others, self._sources.rows if has_totals else {})
+        for record in others if self._lists_sources else ():
+            if (
+                type(record) is Asset
+                and not (record.source_key in self._known or record.source_key in self._unlisted)
+                and self._may_come(record)
+                and type(checked(record)) is Asset
+            ):
+                self._unlisted[record.source_key] = None
+
+    def _leave_parked(self) -> None:
+        """Count the parked records of other parts as theirs; the index is broken, so their header will not come."""
+        for raws in self._groups(self._parked.take_all()) if not self._own.are_all else ():
+            self._divided_late(self._decoded(raws))
+
+    def _divided_late(self, records: Sequence[Record]) -> Sequence[Record]:
+        """The records of this part, of records that were parked and counted."""
+        own, others = self._own.divide(records, waits=False)
+        self._tally.assets.read -= len(others)
+        self._leave(others)
+        return own
 
     def _first_of_sources_checked(self, records: Sequence[Record]) -> Sequence[Record]:
         """The records, assets of new sources with all checks done: a reject creates no source."""
@@ -252,11 +285,11 @@ class Producer:
             self._recorder.progress.tell("info", "loading_parked", index=self._index, assets=self._parked.count)
         self._chunk = ()
         for raws in self._groups(self._parked.take_all()):
-            group = [self._reader.decode(raw) for raw in raws]
+            group = self._decoded(raws)
             if derive:
                 await self._sources.derive(record for record in group if type(record) is Asset)
             assets = []
-            for record in group:
+            for record in self._divided_late(group):
                 if type(record) is Reject:
                     self._recorder.reject(record)
                 elif type(record) is Asset and (derive or record.source_key in self._listed):
@@ -264,6 +297,11 @@ class Producer:
                 elif type(record) is Asset:
                     self._recorder.skip_without_source(record)
             await self._send(assets, hash_keys([asset.key for asset in assets]))
+        if derive:
+            await self._sources.create(self._unlisted)
+
+    def _decoded(self, raws: Sequence[RawRecord]) -> list[Record]:
+        return [record for raw in raws if (record := self._reader.decode(raw)) is not None]
 
     def _groups(self, records: Iterator[RawRecord]) -> Iterator[list[RawRecord]]:
         """The records, at most a batch at a time."""

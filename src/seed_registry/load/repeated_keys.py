@@ -78,7 +78,7 @@ async def find_repeated_keys(run: RunContext) -> RepeatedKeys | None:
                 checks.is_strict, checks.defers_texts, checks.most_are_stored = False, True, True
                 async for records in reader.records():
                     assets = [record for record in records if type(record) is Asset]
-                    keys.add(hash_keys(map(_key, assets)))
+                    keys.add(run.settings.keys.own(hash_keys(map(_key, assets))))
                     records_read += len(assets)
     keys.finish()
     run.progress.tell("info", "keys_scanned", records=records_read, seconds=round(monotonic() - started, 3))

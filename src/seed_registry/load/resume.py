@@ -86,5 +86,6 @@ def _run_key(run: RunContext, salt: str) -> str:
         settings.schema, settings.dialect, settings.domain, settings.language, settings.provider, settings.records_at,
         settings.derive_sources, settings.max_record_bytes, f"replay {salt}" if run.is_replay else salt, __version__,
         *run.locked_names, *(["history"] if settings.history else []), *([run.run_id] if run.reads_stdin else []),
+        *([] if settings.keys.is_whole else [f"keys {settings.keys}"]),
     )  # fmt: skip
     return xxhash.xxh3_128_hexdigest(msgspec.json.encode(asked))

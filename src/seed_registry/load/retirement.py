@@ -90,7 +90,12 @@ class Retirer:
         self._listed_keys.settle()
         others = await self._main.do(self._exchange_keys, is_limited=False)
         query = UnlistedQuery(
-            self._state.tables, sources, self._listed_keys, others=others, seconds=settings.io_timeout_seconds
+            self._state.tables,
+            sources,
+            self._listed_keys,
+            others=others,
+            part=settings.keys,
+            seconds=settings.io_timeout_seconds,
         )
         unlisted = await self._main.do(query.find, is_limited=False)
         others.close()

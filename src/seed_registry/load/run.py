@@ -314,4 +314,5 @@ class LoadRun:
             unread_records=target.recorder.expectation.unread,
             shards=self._shards,
             retirement=retirement,
+            keys=None if context.settings.keys.is_whole else str(context.settings.keys),
         )

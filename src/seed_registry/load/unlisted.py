@@ -10,12 +10,12 @@ import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from heapq import nsmallest
-from itertools import islice
+from itertools import compress, islice
 from typing import Any, Final
 
 import asyncpg
 
-from seed_registry.key_hashes import hash_keys
+from seed_registry.key_hashes import KeyPart, hash_keys
 from seed_registry.load.listed_keys import ListedKeys
 from seed_registry.postgres.sql_files import statement
 from seed_registry.postgres.timeouts import io_timeout
@@ -125,12 +125,14 @@ class UnlistedQuery:
         listed_keys: ListedKeys,
         *,
         others: DistinctHashes | None = None,
+        part: KeyPart | None = None,
         seconds: float | None,
     ) -> None:
         """`sources` are those that the indexes cover, by key; one fetch may take `seconds`.
 
-        `others` are the keys that other runs list.
+        `others` are the keys that other runs list. Only rows of the `part` of the keys that was listed are looked at.
         """
+        self._part = part or KeyPart()
         self._others = others or DistinctHashes()
         self._tables = tables
         self._listed_keys = listed_keys
@@ -204,9 +206,17 @@ class UnlistedQuery:
                     rows = await cursor.fetch(_ROWS_A_FETCH)
                 if not rows:
                     return
+                if not self._part.is_whole:
+                    are_own = self._part.has_each(hash_keys([row["asset_key"] for row in rows]))
+                    rows = list(compress(rows, are_own))
                 yield rows
 
     async def _held(self, connection: asyncpg.Connection[Any]) -> dict[Any, int]:
+        if not self._part.is_whole:
+            held: Counter[Any] = Counter()
+            async for rows in self._rows(connection, ["source_id", "asset_key"]):
+                held.update(row["source_id"] for row in rows)
+            return held
         query = statement("registry/count_held").format(**self._places())
         return {row["source_id"]: row["held"] for row in await connection.fetch(query, self._ids)}
 

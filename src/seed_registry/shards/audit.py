@@ -157,7 +157,8 @@ class ShardedAudit(AuditRun):
             tally.bytes_read += result.position
             tally.index_position += result.position
             await self._take_assets(Path(result.file), result.provider, line)
-            await self._findings.sources.add(result.provider, result.found.listed, index.display_name)
+            names = [*result.found.listed, *sorted(result.found.named)]  # also of assets of other parts of the keys
+            await self._findings.sources.add(result.provider, dict.fromkeys(names), index.display_name)
             found.named |= result.found.named
             for key, source in result.found.listed.items():
                 found.listed[key] = replace(source, line=line + source.line)

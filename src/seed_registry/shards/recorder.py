@@ -25,6 +25,9 @@ class NoKeys(KeyCounts):
     def send(self, identities: Sequence[int]) -> None:
         """Keep nothing."""
 
+    def leave(self, identities: Sequence[int]) -> None:
+        """Keep nothing."""
+
     def refuse(self, identity: int, index: int | None = None) -> None:
         """Keep nothing."""
 

@@ -142,7 +142,7 @@ async def scan_shard(job: Job, index: int, shard: Shard) -> tuple[ShardScanned, 
     async with read_shard(job.indexes[index], shard, job.settings, salt=job.salt) as reader:
         try:
             async for chunk in scan_keys(reader):
-                hashes.extend(chunk.hashes)
+                hashes.extend(job.settings.keys.own(chunk.hashes))
                 listed.extend(chunk.sources)
                 if len(listed) > job.settings.max_sources:
                     raise too_many_sources(job.indexes[index].display_name, job.settings.max_sources)

@@ -61,6 +61,9 @@ class AssetsAudited(Struct, frozen=True):
     `by_value` of those in the index were compared field by field, the others by key and content hash. `extra` ones are
     in the database, from these sources, but not in the index; `retired` ones as well, as it should be. `orphans`
     have no source, whatever index they came from.
+
+    With `--keys`, `other_parts` are records of other parts of the keys, and `rows_of_other_parts` rows that the
+    database has of these sources: neither are among the other counts.
     """
 
     read: int
@@ -75,6 +78,8 @@ class AssetsAudited(Struct, frozen=True):
     retired: int
     orphans: int
     by_value: int
+    other_parts: int
+    rows_of_other_parts: int
 
 
 class Extra(Struct, frozen=True):

@@ -117,7 +117,8 @@ class AuditRun:
             [(n, source.scope, source.id) for n, source in expected.items() if source.id is not None]
         )
         records = {number: counts for number, *counts in await snapshot.count_records()}
-        rows = {number: counts for number, *counts in await snapshot.count_rows()}
+        own = await findings.count_rows()
+        rows = {number: counts for number, *counts in own.counts}
         per_source = [
             _source_audit(source, records.get(number, [0] * 4), rows.get(number, [0] * 3))
             for number, source in expected.items()
@@ -142,6 +143,8 @@ class AuditRun:
             retired=sum(one.retired for one in per_source),
             orphans=await snapshot.count_orphans(),
             by_value=sum(by_value for *_, by_value in records.values()),
+            other_parts=tally.assets.other_parts,
+            rows_of_other_parts=own.others,
         )
         return AuditReport(
             indexes=self._names,
@@ -154,7 +157,7 @@ class AuditRun:
             verification=verification_of(sources, assets, findings.declared),
             per_source=sorted(per_source, key=lambda one: (not one.has_failed, not one.extra))[:MOST_LISTED],
             differences=await self._differences(list(expected.values()), assets),
-            extra=await self._extra(assets),
+            extra=await self._extra(assets, own.keys),
             orphans=await snapshot.orphans(MOST_LISTED) if assets.orphans else [],
             has_edits=findings.has_edits,
         )
@@ -171,8 +174,9 @@ class AuditRun:
             listed.append(Difference("assets", key, sources[source].key, not fields, fields, name, line, offset))
         return listed
 
-    async def _extra(self, assets: AssetsAudited) -> list[Extra]:
-        found = await self._snapshot.extra_assets(MOST_LISTED) if assets.extra else []
+    async def _extra(self, assets: AssetsAudited, found: list[tuple[str, int]]) -> list[Extra]:
+        if assets.extra and not found:
+            found = await self._snapshot.extra_assets(MOST_LISTED)
         sources = self._findings.sources.found
         extra = [Extra(key, sources[source].key) for key, source in found]
         return sorted(extra, key=lambda one: (one.key, one.source_key))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import Struct, field
 
-from seed_registry.index.reader import IndexReader
+from seed_registry.index.own_records import OwnRecords
 from seed_registry.key_hashes import KeySample, hash_key, hash_keys
-from seed_registry.records import Asset, Record, Reject, Source
+from seed_registry.records import Asset, Record, Reject, Source, checked
 from seed_registry.registry.batch import Batcher, Blame
 from seed_registry.registry.bisection import merge_bisecting
 from seed_registry.registry.key_owners import has_own_keys
@@ -20,6 +20,9 @@ from seed_registry.verify.findings import CLAIMS, SAMPLED, UNCERTAIN, ComparedAs
 from seed_registry.verify.snapshot import RegistrySnapshot
 from seed_registry.verify.sources import AuditSources
 
+if TYPE_CHECKING:
+    from seed_registry.index.reader import IndexReader
+
 Keep: TypeAlias = Callable[[list[ComparedAsset]], Awaitable[None]]
 
 
@@ -28,6 +31,7 @@ class _Part(Struct):
 
     reader: IndexReader
     keep: Keep
+    own: OwnRecords
     parked: ParkedAssets
     batcher: Batcher[Asset]
     found: PartFound = field(default_factory=PartFound)
@@ -59,7 +63,8 @@ class Comparer:
             IndexBroken, IndexUnreadable, IndexNotUnderstood: it cannot be read to its end.
         """
         tally, settings = self._tally, self._settings
-        part = _Part(reader, keep, ParkedAssets(), Batcher(settings.batch_size, settings.batch_bytes, "raw"))
+        own = OwnRecords(reader, settings.keys)
+        part = _Part(reader, keep, own, ParkedAssets(), Batcher(settings.batch_size, settings.batch_bytes, "raw"))
         bytes_before = tally.bytes_read
         try:
             async for records in reader.records():
@@ -76,7 +81,9 @@ class Comparer:
 
     async def _take(self, part: _Part, records: Sequence[Record]) -> None:
         tally, assets, sources = self._tally, list[Asset](), []
-        for record in records:
+        own, others = part.own.divide(records)
+        await self._leave(part, others)
+        for record in own:
             if type(record) is Asset:
                 tally.assets.read += 1
                 if record.source_key:
@@ -95,8 +102,30 @@ class Comparer:
         if sources:
             await self._compare_sources(part, sources)
 
+    async def _leave(self, part: _Part, others: Sequence[Record]) -> None:
+        """Count the records of other parts of the keys, and note their sources, which all parts have."""
+        self._tally.assets.other_parts += len(others)
+        named = part.found.named
+        await self._name_sources(
+            part,
+            [
+                record
+                for record in others
+                # A reject names none.
+                if type(record) is Asset and (record.source_key in named or type(checked(record)) is Asset)
+            ],
+        )
+
+    async def _name_sources(self, part: _Part, assets: Sequence[Asset]) -> None:
+        keys = dict.fromkeys(asset.source_key for asset in assets)
+        part.found.named |= keys.keys()
+        await self._sources.add(part.reader.provider, keys, part.reader.name)
+
     async def _take_again(self, part: _Part, record: Record | None) -> None:
-        if type(record) is Asset:
+        if record is not None and not part.own.divide([record], waits=False)[0]:
+            self._tally.assets.read -= 1
+            await self._leave(part, [record])
+        elif type(record) is Asset:
             for batch in part.batcher.split([record]):
                 await self._compare_batch(part, batch)
         elif type(record) is Reject:
@@ -115,9 +144,7 @@ class Comparer:
     async def _compare_assets(self, part: _Part, assets: list[Asset]) -> None:
         """Compare by content hash; field by field where that differs, and in the sample."""
         provider, sources, snapshot = part.reader.provider, self._sources, self._snapshot
-        keys = dict.fromkeys(asset.source_key for asset in assets)
-        part.found.named |= keys.keys()
-        await sources.add(provider, keys, part.reader.name)
+        await self._name_sources(part, assets)
         rows = sources.rows[provider]
         probed = await snapshot.probe_assets(assets, rows)
         claims: set[int] = set()

@@ -17,6 +17,7 @@ from seed_registry.registry.tables import Tables
 from seed_registry.report import Tally
 from seed_registry.settings import Settings
 from seed_registry.spill import FirstOwners
+from seed_registry.verify.own_rows import OwnRows, UnlistedRows
 from seed_registry.verify.snapshot import RegistrySnapshot
 from seed_registry.verify.sources import AuditSources
 
@@ -114,6 +115,16 @@ class Findings:
             sources.found[sources.number(key)].is_expected = True
         if unlisted := [sources.number(key) for key in found.named - expected]:
             self.missing_source += await self._snapshot.leave_out(part, unlisted)
+
+    async def count_rows(self) -> OwnRows:
+        """Count the rows of the sources that are of the part of the keys; all records are settled."""
+        counts, part = await self._snapshot.count_rows(), self._settings.keys
+        if part.is_whole:
+            return OwnRows(counts)
+        unlisted = UnlistedRows(part)
+        async for rows in self._snapshot.unlisted_rows():
+            unlisted.take(rows)
+        return unlisted.without_others(counts)
 
     def _refused(self, assets: Sequence[ComparedAsset], rows: Mapping[str, SourceRow]) -> set[int]:
         """Return the positions of assets that a load would reject, because another source has their key first."""

@@ -31,6 +31,7 @@ _RECORDS: Final = "seed_registry_audit"
 _RECORD_COLUMNS: Final = ("part", "offset", "line", "scope", "asset_key", "source", "by_value", "differs")
 _SOURCES: Final = "seed_registry_audit_sources"
 _SOURCE_COLUMNS: Final = ("source", "scope", "source_id")
+_ROWS_A_FETCH: Final = 5_000
 
 
 class Probed(Struct, frozen=True):
@@ -190,6 +191,17 @@ class RegistrySnapshot:
     async def count_rows(self) -> list[tuple[int, int, int, int]]:
         """Return for each source its rows in the registry, those that the index does not have, and retired of these."""
         return [tuple(row) for row in await self._connection.fetch(self._filled("verify/rows"))]
+
+    async def unlisted_rows(self) -> AsyncIterator[list[asyncpg.Record]]:
+        """Yield the rows of these sources that the index does not have: key, source, whether it is retired."""
+        async with io_timeout(self._connection, self._seconds):
+            cursor = await self._connection.cursor(self._filled("verify/unlisted"))
+        while True:
+            async with io_timeout(self._connection, self._seconds):
+                rows = await cursor.fetch(_ROWS_A_FETCH)
+            if not rows:
+                return
+            yield rows
 
     async def count_orphans(self) -> int:
         """Count the assets without a source; with a validated foreign key there are none."""

@@ -63,7 +63,7 @@ def show(
 @app.command("replay")
 @takes_settings(
     *("database_url", "pooler", "batch_size", "concurrency", "dry_run", "dialect", "domain", "language", "provider"),
-    *("columns", "rejects", "max_rejects", "max_record_bytes", "max_sources", "resume", "retry_for_seconds"),
+    *("keys", "columns", "rejects", "max_rejects", "max_record_bytes", "max_sources", "resume", "retry_for_seconds"),
     *("io_timeout_seconds", "verify", "history"),
     dry_run=Changed("Write nothing; print what a replay would do."),
     rejects=Changed("The file for what is rejected again [default: a new one, see the report]"),

@@ -114,6 +114,9 @@ def _remarks(report: AuditReport) -> Iterator[Text]:
     if report.extra:
         keys = _keys([extra.key for extra in report.extra], assets.extra)
         yield Text(f"extra (in the database, not in the index; no failure): {keys}")
+    if assets.other_parts or assets.rows_of_other_parts:
+        rows = counted(assets.rows_of_other_parts, "row")
+        yield Text(f"not compared, of other parts of the keys: {assets.other_parts:,} of the index, {rows}")
     if assets.orphans:
         keys = _keys(report.orphans, assets.orphans)
         yield Text(f"{counted(assets.orphans, 'asset')} of the database without a source: {keys}", "red")

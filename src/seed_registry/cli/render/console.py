@@ -25,7 +25,7 @@ _UNBROKEN_COLUMNS = 200
 # Of those that have assets which are no longer listed.
 _MOST_SOURCES = 10
 # Shown where there are any.
-_RARE_COUNTS = ("missing_source", "resumed", "older", "not_written", "retired", "returned")
+_RARE_COUNTS = ("missing_source", "resumed", "older", "not_written", "retired", "returned", "other_parts")
 
 
 def format_event(level: str, event: str, fields: dict[str, Any]) -> Text:
@@ -57,7 +57,8 @@ def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None
     for note in gaps(report):
         console.print(Text(note, "yellow"), soft_wrap=True)
     title = f"{'stopped loading' if not is_whole else 'read' if empty_handed(report) else 'loaded'} {what}"
-    console.print(Text(f"{title} ({report.dialect or 'no records'}, run {report.run_id})", "bold"), soft_wrap=True)
+    facts = f"{report.dialect or 'no records'}, {of_part(report)}run {report.run_id}"
+    console.print(Text(f"{title} ({facts})", "bold"), soft_wrap=True)
     console.print(_counts_table(report) if console.width >= _WIDE else _narrow_counts(report))
     console.print(
         f"{report.seconds:,.2f} s, {report.records_per_second:,.0f} records/s, {size(report.bytes_read)} read, "
@@ -81,6 +82,11 @@ def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None
     if report.digest is not None:
         for line in digest_lines(report.digest):
             console.print(f"digest of {line}", soft_wrap=True)
+
+
+def of_part(report: Report) -> str:
+    """Which part of the keys was loaded, for what follows; empty of all."""
+    return f"part {report.keys} of the keys, " if report.keys else ""
 
 
 def print_retirement(console: Console, retirement: Retirement) -> None:
@@ -155,11 +161,7 @@ def unbroken() -> Console:
 
 def _counts_table(report: Report) -> Table:
     names = ["read", "inserted", "updated", "unchanged", "duplicate", "rejected"]
-    names += [
-        name
-        for name in ("missing_source", "resumed", "older", "not_written", "retired", "returned")
-        if getattr(report.assets, name)
-    ]
+    names += [name for name in _RARE_COUNTS if getattr(report.assets, name)]
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for name in names:

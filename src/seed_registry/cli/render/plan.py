@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from seed_registry.cli.render.console import left_out, print_shortfall
+from seed_registry.cli.render.console import left_out, of_part, print_shortfall
 from seed_registry.escape import printable
 from seed_registry.report import Change, Estimate, Plan, RejectExample, Report, Retirement, TablePlan, Tally
 from seed_registry.shortfall import empty_handed, gaps
@@ -36,7 +36,9 @@ def print_plan(report: Report, plan: Plan, tally: Tally) -> None:
     names = [printable(index, 200) for index in report.indexes]
     what = names[0] if len(names) == 1 else f"{len(names)} indexes"
     print_shortfall(console, report, tally)
-    console.print(Text(f"would load {what} ({report.dialect or 'no records'})", "bold"), soft_wrap=True)
+    console.print(
+        Text(f"would load {what} ({of_part(report)}{report.dialect or 'no records'})", "bold"), soft_wrap=True
+    )
     compared = f"an empty registry: {plan.empty_because}" if plan.empty_because else printable(report.database or "")
     console.print(Text(f"compared with {compared}", "yellow" if plan.empty_because else "dim"), soft_wrap=True)
     for part in report.per_index:
