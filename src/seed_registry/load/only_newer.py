@@ -62,7 +62,9 @@ class OnlyNewerWriter:
         )
         return replace(
             counts,
-            unchanged=counts.unchanged + len(held) - resumed,
+            # Another load has written what is newer since they were compared.
+            unchanged=counts.unchanged + counts.older + len(held) - resumed,
+            older=0,
             resumed=counts.resumed + resumed,
             duplicate=counts.duplicate + len(assets) - len(candidates),
         )
