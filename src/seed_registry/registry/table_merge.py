@@ -184,7 +184,7 @@ class TableMerger(TableReader):
         """
         new = [row for row, flag in zip(rows, is_new, strict=True) if flag]
         if new and len(again := self._with_same_keys(new, records, values)) > len(new):
-            new = self._unique(again, values)
+            new = self._unique(with_texts(again), values)
         known = [row for row, flag in zip(rows, is_new, strict=True) if not flag]
         older = set(map(id, await self._older(known, values)))
         return [*new, *(row for row in known if id(row) not in older)], len(older)

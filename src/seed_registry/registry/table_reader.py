@@ -140,17 +140,22 @@ class TableReader:
         columns = [values(field, records) for field in self._table.key]
         keys = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
         last = dict(zip(keys, records, strict=True))
-        if len(last) < len(records) and "updated_at" in self._table.columns and not keeps_moments:
-            self._keep_greatest_moment(keys, records, last)
+        if len(last) < len(records) and "updated_at" in self._table.columns:
+            self._keep_greatest_moment(keys, records, last, keeps_moments=keeps_moments)
         return [last[key] for key in sorted(last)]
 
-    def _keep_greatest_moment(self, keys: list[Any], records: Sequence[Any], last: dict[Any, Any]) -> None:
+    def _keep_greatest_moment(
+        self, keys: list[Any], records: Sequence[Any], last: dict[Any, Any], *, keeps_moments: bool
+    ) -> None:
         """Give the last record of each key the greatest moment: between batches it never goes backwards either."""
         for key, record in zip(keys, records, strict=True):
             winner, moment = last[key], record.updated_at
             if moment is not None and (winner.updated_at is None or winner.updated_at < moment):
-                # The merged row equals no input record, so it must not keep a content hash.
-                last[key] = replace(winner, updated_at=moment, content_hash=None)
+                # The merged row equals no input record, so it must not keep a content hash; nor may one that keeps its
+                # moment, or its hash would be written into the row that the run which inserted it has merged.
+                last[key] = replace(winner, content_hash=None)
+                if not keeps_moments:
+                    last[key] = replace(last[key], updated_at=moment)
 
     async def _not_held(self, records: list[Record], values: Values[Record]) -> list[ChangedRow]:
         """Return the records that the table does not hold with their content hash, or has marked as retired."""
