@@ -169,8 +169,8 @@ async def test_a_row_without_a_date_is_written(site: Site) -> None:
 async def test_of_several_records_of_a_key_the_last_is_compared(site: Site) -> None:
     await site.load(site.write(asset("a", "old", 5), asset("b", "old", 5)))
     records = [asset("a", "newer", 7), asset("a", "older", 3), asset("b", "older", 3), asset("b", "newer", 7)]
-    for options in ({"batch_size": 1}, {"batch_size": 500}):
-        report = await site.load(site.write(*records), dry_run=True, **options)
+    for batch_size in (1, 500):
+        report = await site.load(site.write(*records), dry_run=True, batch_size=batch_size)
         assert outcome(report) == {"older": 1, "updated": 1, "duplicate": 2}
     report = await site.load(site.write(*records), batch_size=1)
     assert outcome(report) == {"older": 1, "updated": 1, "duplicate": 2}
@@ -339,10 +339,11 @@ def loaded(
     for key in {one["asset_key"] for one in records}:
         found = [(one["name"], day(one)) for one in records if one["asset_key"] == key]
         name, own = found[-1]
+        before = rows.get(key, ("", None))[1]
         if key not in rows:
             after[key] = (name, max((at for _, at in found if at), default=None))
-        elif not own or not rows[key][1] or own >= rows[key][1]:
-            after[key] = (name, max((at for at in (own, rows[key][1]) if at), default=None))
+        elif not own or not before or own >= before:
+            after[key] = (name, own or before)
     return after
 
 

@@ -178,7 +178,7 @@ def test_the_report_is_that_of_one_process_and_of_the_load_that_follows(
 ) -> None:
     async def check() -> None:
         chance = random.Random(seed)
-        options = _settings(url, derive_sources=chance.random() < 0.3)
+        options = _settings(url, derive_sources=chance.random() < 0.3, only_newer=chance.random() < 0.5)
         await _empty(url)
         place = tmp_path / str(seed)
         if chance.random() < 0.8:

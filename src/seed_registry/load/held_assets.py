@@ -217,7 +217,8 @@ class HeldAssets:
             for (data,) in self._inserted:
                 numbers = array("q", data)
                 database.executemany(
-                    "insert or replace into inserted select ?1, ?2 where exists (select 1 from held where row_hash = ?1)",
+                    "insert or replace into inserted "
+                    "select ?1, ?2 where exists (select 1 from held where row_hash = ?1)",
                     zip(numbers[::2], numbers[1::2], strict=True),
                 )
 

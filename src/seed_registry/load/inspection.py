@@ -14,8 +14,7 @@ from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.registry import ddl
 from seed_registry.registry.introspection import introspect
 from seed_registry.registry.marks import require_column
-from seed_registry.registry.preflight import has_no_rows, rehearse
-from seed_registry.registry.table_checks import require_moments
+from seed_registry.registry.preflight import has_no_rows, rehearse, require_moments
 from seed_registry.report import Database
 from seed_registry.settings import DatabaseUrl
 

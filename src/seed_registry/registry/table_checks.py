@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from seed_registry.errors import SchemaMismatch
 from seed_registry.postgres.identifiers import display_name, quoted
-from seed_registry.registry.tables import Caution, Tables
-from seed_registry.registry.upgrade import add_column
+from seed_registry.registry.tables import Caution
 
 _KINDS: Final = {
     "p": "a partitioned table",
@@ -55,21 +53,6 @@ def folded_key(name: str, column: str, type_: str) -> str:
         f"{display_name(name)}.{column} {kind}: keys that differ only in case would become one\n"
         f'run: alter table {name} alter column {quoted(column)} type text collate "C";'
     )
-
-
-def require_moments(tables: Tables) -> None:
-    """Check that there is a column for the portal's own moment of an asset.
-
-    Raises:
-        SchemaMismatch: there is none; the message has the statement to run.
-    """
-    assets = tables.assets
-    if "updated_at" not in assets.columns:
-        raise SchemaMismatch(
-            f"--only-newer: {assets.schema}.{assets.relation} has no column updated_at (timestamptz) to compare with\n"
-            f"run: {add_column(assets.schema, assets.relation, 'updated_at', 'timestamptz')} "
-            "or name another column with --column assets.updated_at=COLUMN"
-        )
 
 
 def cautions(name: str, facts: Mapping[str, Any], unfilled: Sequence[str]) -> list[Caution]:

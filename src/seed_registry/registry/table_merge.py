@@ -182,12 +182,14 @@ class TableMerger(TableReader):
 
         Those of new keys get the greatest moment of all `records` of their key, as without `only_newer`.
         """
-        new = [row for row, flag in zip(rows, is_new, strict=True) if flag]
+        flagged = list(zip(rows, is_new, strict=True))
+        new: list[Record] = [row for row, flag in flagged if flag]
         if new and len(again := self._with_same_keys(new, records, values)) > len(new):
             new = self._unique(with_texts(again), values)
-        known = [row for row, flag in zip(rows, is_new, strict=True) if not flag]
+        known: list[Record] = [row for row, flag in flagged if not flag]
         older = set(map(id, await self._older(known, values)))
-        return [*new, *(row for row in known if id(row) not in older)], len(older)
+        kept = [row for row in known if id(row) not in older]
+        return new + kept, len(older)
 
     async def _older(self, records: list[Record], values: Values[Record]) -> list[Record]:
         """Return the records that would change newer rows, which an upsert would lock and leave as they are."""
