@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,26 @@ async def test_without_a_column_of_dates_nothing_is_read_and_the_message_says_wh
         await site.load(site.write({"what": "no index"}), **options)
     assert caught.value.exit_code == 1
     assert 'alter table "registry"."assets" add column "updated_at" timestamptz;' in str(caught.value)
+
+
+async def test_what_is_suggested_where_there_is_no_column_of_dates(site: Site) -> None:
+    for fix in ("run it", "name another"):
+        await site.do("alter table registry.assets drop column updated_at")
+        index, columns = site.write(asset("k", "old", 5)), {}
+        with pytest.raises(SchemaMismatch) as caught:
+            await site.load(index)
+        suggested = re.fullmatch(
+            r"run: (.*;) or name another column with (--column.*=)COLUMN", str(caught.value).splitlines()[1]
+        )
+        assert suggested is not None
+        if fix == "run it":
+            await site.do(suggested[1])
+        else:
+            assert suggested[2] == "--column assets.updated_at="
+            await site.do("alter table registry.assets add modified timestamptz")
+            columns = {"assets.updated_at": "modified"}
+        await site.load(index, columns=columns)
+        assert outcome(await site.load(site.write(asset("k", "new", 3)), columns=columns)) == {"older": 1}
 
 
 # --- with other flags -------------------------------------------------------------------------------------------------

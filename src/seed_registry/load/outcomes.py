@@ -52,7 +52,7 @@ class OutcomeRecorder:
     ) -> None:
         """`tables` say what is unique of an asset; with `is_empty` no asset had a row before this run."""
         self.listed_keys = ListedKeys(keeps_keys=settings.retire)
-        self.expectation = Expectation(only_newer=settings.only_newer)
+        self.expectation = Expectation()
         self._index = ""  # that is being read
         self.tally = tally
         self.progress = progress

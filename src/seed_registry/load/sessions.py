@@ -94,8 +94,7 @@ class LoadSessions:
             seconds=settings.io_timeout_seconds,
             provider=settings.provider,
             records=self._records,
-            # A replay compares before it writes; this is for what another load writes in between.
-            only_newer=settings.only_newer or self._run.is_replay,
+            only_newer=self._run.only_newer,
         )
         async with io_timeout(connection, settings.io_timeout_seconds):
             await merger.prepare(is_empty=self._state.is_empty)
