@@ -91,9 +91,7 @@ class TableMerger(TableReader):
         self._defaulted = [number for number, column in enumerate(table.columns.values()) if column.default]
         self._clear_marks = clear_marks(table, records) if table.retired else ""
         self._owners = owners
-        self._upsert_keeping_sources = (
-            upsert(table, self.staging.name, keeps_sources=True, **options) if owners else ""
-        )
+        self._upsert_keeping_sources = upsert(table, self.staging.name, keeps_sources=True, **options) if owners else ""
 
     async def prepare(self, *, is_empty: bool = False) -> None:
         """Copy batches straight into a table that `is_empty`, until one fails."""
