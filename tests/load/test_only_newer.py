@@ -339,7 +339,7 @@ async def test_what_was_older_is_in_the_checkpoints_and_in_the_history(
     with monkeypatch.context() as patched:
         patched.setattr(LoadConclusion, "verify", killed)
         with pytest.raises(KeyboardInterrupt):
-            await site.load(index)
+            await site.load(index, batch_size=2, concurrency=1)
     connection = await asyncpg.connect(site.url.reveal)
     (run, *_) = await list_runs(connection)
     await connection.close()
@@ -449,3 +449,16 @@ def replace_day(one: dict[str, Any], at: int) -> dict[str, Any]:
 async def test_a_load_with_the_flag_does_not_warn(site: Site) -> None:
     await site.load(site.write(*(asset(f"k{key}", "stored", 5) for key in range(60))))
     assert await warned(site, site.write(*(asset(f"k{key}", "x", 3) for key in range(60))), only_newer=True) == []
+
+
+@pytest.mark.usefixtures("filtering")
+async def test_with_history_only_what_is_written_is_recorded(site: Site) -> None:
+    await site.load(site.write(*(asset(f"k{key}", "stored", 5) for key in range(60))))
+    index = site.write(*(asset(f"k{key}", "changed", 3 if key < 40 else 7) for key in range(60)))
+    report = await site.load(index, history=True)
+    assert outcome(report) == {"older": 40, "updated": 20}
+    changes = "select count(*) from seed_registry.changes where run_id = $1"
+    assert await site.do(changes, report.run_id) == [(20,)]
+    old = site.write(*(asset(f"k{key}", "old", 3) for key in range(60)))
+    (fields,) = await warned(site, old, history=True)
+    assert (fields["changed"], fields["older"]) == (60, 60)

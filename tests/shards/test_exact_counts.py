@@ -18,7 +18,7 @@ from local_engine import KillingEngine, LocalEngine, load_by_shards
 
 from seed_registry import Settings, TooManyRejects, VerificationFailed
 from seed_registry.registry import ddl
-from seed_registry.report import AssetCounts, Report
+from seed_registry.report import AssetCounts, Report, Silent
 from seed_registry.settings import DatabaseUrl, MaxRejects
 
 pytestmark = pytest.mark.usefixtures("at_home")
@@ -211,3 +211,37 @@ def test_rows_counts_and_rejects_equal_the_model_every_time(
     emptied_database: DatabaseUrl, tmp_path: Path, loads: list[list[list[Any]]], seed: int
 ) -> None:
     _check_loads(emptied_database, tmp_path, loads, seed)
+
+
+class _Warnings(Silent):
+    """Keeps the events."""
+
+    def __init__(self) -> None:
+        self.events: dict[str, dict[str, Any]] = {}
+
+    def tell(self, level: str, event: str, /, **fields: Any) -> None:
+        """Something happened."""
+        del level
+        self.events[event] = fields
+
+
+@pytest.mark.anyio
+async def test_shards_and_repeated_keys_count_what_is_older_and_warn_without_the_flag(
+    emptied_database: DatabaseUrl, tmp_path: Path
+) -> None:
+    await _empty(emptied_database)
+    facts = {"type": "asset", "source_key": "a.example"}
+    stored = [facts | {"asset_key": f"k{key}", "name": "one", "updatedAt": "2025-01-01"} for key in range(30)]
+    old = [one | {"name": "two", "updatedAt": "2024-01-01"} for one in stored]
+    paths = _write(tmp_path, [stored, [*old, *old[:10]]])
+    await load_by_shards(paths[0], Settings(database_url=emptied_database), shard_bytes=300)
+    for engine in (LocalEngine, KillingEngine):
+        flagged = Settings(database_url=emptied_database, only_newer=True)
+        report = await load_by_shards(paths[1], flagged, shard_bytes=300, seed=3, new_engine=engine)
+        assert report.assets == AssetCounts(read=40, older=30, duplicate=10)
+    progress = _Warnings()
+    unflagged = Settings(database_url=emptied_database)
+    report = await load_by_shards(paths[1], unflagged, shard_bytes=300, progress=progress)
+    assert report.assets == AssetCounts(read=40, updated=30, duplicate=10)
+    warning = progress.events["index_is_older"]
+    assert (warning["changed"], warning["older"]) == (30, 30)
