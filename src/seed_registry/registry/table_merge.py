@@ -118,7 +118,8 @@ class TableMerger(TableReader):
         if self._straight and not marked and (counts := await self._merge_straight(records, values, owners, save)):
             return counts if holds_changed else replace(counts, new=())
         taken, rejects = await self._parted(records, values, owners)
-        unique = self._unique(taken, values, keeps_moments=self._only_newer)
+        # The row may be the run's own, and then the greatest moment counts: what would change it by that is held.
+        unique = self._unique(taken, values, keeps_moments=self._only_newer and not holds_changed)
         rows, is_new, again = await self._to_write(unique, values)
         again += marked if self._clear_marks else ()
         resumed, stored = _committed(unique) - _committed(rows), len(unique) - len(rows)
