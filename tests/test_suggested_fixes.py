@@ -682,6 +682,12 @@ ELSEWHERE = {
         "run `seed-registry schema upgrade`, or"
     ],
     "load/test_retire.py::test_processes_and_replays_cannot_retire": ["--retire needs one process"],
+    "load/test_only_newer.py::test_what_is_suggested_where_there_is_no_column_of_dates": [
+        "has no column updated_at (timestamptz) to compare with", "{} or name another column with --column",
+    ],
+    "load/test_only_newer.py::test_plan_and_load_warn_where_most_changes_replace_newer_rows": [
+        "--only-newer leaves such rows as they are"
+    ],
     "load/test_providers.py::test_of_two_sources_with_one_key": ["name the one that is meant with --provider"],
 }  # fmt: skip
 # What is said of a flag, a command or a statement without advising it, and what no test can do, by the reason.

@@ -55,6 +55,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "keys_sieved": "keys repeated",
     "settling": "records",
     "incomplete": "index declared read note",
+    "index_is_older": "changed older note",
     "unread_records": "index path count note",
     "retiring": "",
     "batch_retired": "assets",

@@ -16,7 +16,7 @@ from seed_registry.records import Reject
 
 
 class Counts(Struct):
-    """The outcomes of the records of one table: `read` is always the sum of the others; rows retired and returned.
+    """The outcomes of the records of one table: `read` is always the sum of the others; and counts of rows.
 
     With `--keys` records of other parts are in `other_parts` only: they are none of those read.
     """
@@ -35,6 +35,8 @@ class Counts(Struct):
     retired: int = 0
     returned: int = 0
     other_parts: int = 0
+    # Among the updated: rows that were newer than their records, by the portal's own moment.
+    updated_by_older: int = 0
 
     @property
     def outcomes(self) -> int:
@@ -67,6 +69,8 @@ class Counts(Struct):
         self.duplicate += other.duplicate
         self.resumed += other.resumed
         self.returned += other.returned
+        self.older += other.older
+        self.updated_by_older += other.updated_by_older
 
     def stop(self, pending: int = 0) -> None:
         """Count the records that were read and have no outcome as not written, but for those that are `pending`."""
@@ -74,7 +78,9 @@ class Counts(Struct):
 
 
 # The numbers of a `MergeCounts`, as they stand in a checkpoint.
-MERGE_COUNTS: Final = ("inserted", "updated", "unchanged", "duplicate", "resumed", "returned")
+MERGE_COUNTS: Final = (
+    "inserted", "updated", "unchanged", "duplicate", "resumed", "returned", "older", "updated_by_older",
+)  # fmt: skip
 
 
 class MergeCounts(Struct, frozen=True):
@@ -83,6 +89,8 @@ class MergeCounts(Struct, frozen=True):
     Attributes:
         resumed: those that an earlier attempt of the run had committed.
         returned: rows of these records that were marked as retired, and are no longer; beside the other counts.
+        older: those that did not change their rows, which are newer, see `Settings.only_newer`.
+        updated_by_older: how many of the updated rows were newer than their records, by the portal's own moment.
         rejects: those whose key is another source's.
         new: of a batch that `holds_changed`, those that were written, for the table did not have their keys.
         held: those of it that were not written, for their key has a row that differs; they are not counted.
@@ -94,6 +102,8 @@ class MergeCounts(Struct, frozen=True):
     duplicate: int = 0
     resumed: int = 0
     returned: int = 0
+    older: int = 0
+    updated_by_older: int = 0
     rejects: tuple[Reject, ...] = ()
     new: Sequence[Any] = ()
     held: Sequence[Any] = ()
@@ -332,6 +342,7 @@ class Examples(Struct, frozen=True):
     unchanged: list[str]
     duplicate: list[str]
     missing_source: list[str]
+    older: list[str]
 
 
 class TablePlan(Struct, frozen=True):
@@ -344,6 +355,7 @@ class TablePlan(Struct, frozen=True):
         duplicate: records that repeat the key of another.
         rejected: records that it would not take, see `Plan.rejects`.
         missing_source: assets whose source their index does not list.
+        older: records that would change newer rows, which `--only-newer` leaves as they are.
         fields: how often each field changes.
         examples: a few keys of each kind.
     """
@@ -354,6 +366,7 @@ class TablePlan(Struct, frozen=True):
     duplicate: int
     rejected: int
     missing_source: int
+    older: int
     fields: dict[str, int]
     examples: Examples
 

@@ -413,6 +413,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         str | None, Flag("File that keeps the sources' ids between runs.", SAFETY, "FILE", is_rare=True)
     ] = None
     keep_going: Annotated[bool, Flag("Load the others when an index is bad.", INPUT, is_rare=True)] = False
+    only_newer: Annotated[bool, Flag("Leave rows that the portal updated later than their records.", SAFETY)] = False
     retire: Annotated[bool, Flag("Mark assets that their portals no longer list.", SAFETY)] = False
     max_retire: Annotated[
         MaxRetire,

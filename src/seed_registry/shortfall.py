@@ -136,6 +136,7 @@ class Expectation(Struct):
         totals: how many records portals have, as the indexes say, and how many were read.
         unread: arrays that look like records and were not read.
         sample: some assets as they should be in the database, by key, each with its source.
+        only_newer: whether their rows may be newer.
     """
 
     distinct_assets: int = 0
@@ -144,6 +145,7 @@ class Expectation(Struct):
     totals: list[Total] = field(default_factory=list)
     unread: list[UnreadRecords] = field(default_factory=list)
     sample: dict[str, tuple[SourceRow, Asset]] = field(default_factory=dict)
+    only_newer: bool = False
 
 
 def incomplete(totals: Iterable[Total], repeated: int) -> list[Incomplete]:

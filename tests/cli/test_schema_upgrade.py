@@ -62,7 +62,8 @@ async def test_a_ledger_of_an_earlier_version_is_upgraded(
     database_url: DatabaseUrl, connection: asyncpg.Connection[Any], cli: Cli
 ) -> None:
     await connection.execute(
-        "drop table seed_registry.run_sources; alter table seed_registry.checkpoints drop column returned; "
+        "drop table seed_registry.run_sources; alter table seed_registry.checkpoints "
+        "drop column returned, drop column older, drop column updated_by_older; "
         "alter table seed_registry.runs drop column retired"
     )
     asked = cli("schema", "upgrade", url=database_url, input=b"n\n")

@@ -63,6 +63,7 @@ class Way(Struct, frozen=True):
     concurrency: int
     full: bool
     most_held: int
+    only_newer: bool
 
 
 ways = st.builds(
@@ -71,12 +72,15 @@ ways = st.builds(
     concurrency=st.integers(1, 4),
     full=st.sampled_from([False, False, True]),
     most_held=st.sampled_from([0, 500, 2000, 1 << 24]),
+    only_newer=st.booleans(),
 )
 
 
-def expected(before: dict[str, Row], together: Sequence[Index]) -> tuple[dict[str, Row], list[Counter[str]]]:
+def expected(
+    before: dict[str, Row], together: Sequence[Index], *, only_newer: bool = False
+) -> tuple[dict[str, Row], list[Counter[str]]]:
     """The rows after a load, and the counts of each index."""
-    rows, last = dict(before), dict[str, int]()
+    rows, last, older = dict(before), dict[str, int](), set[str]()
     counts = [Counter({"read": len(index)}) for index in together]
     for number, index in enumerate(together):
         for record in index:
@@ -85,14 +89,20 @@ def expected(before: dict[str, Row], together: Sequence[Index]) -> tuple[dict[st
             elif record.source == "missing.org":
                 counts[number]["missing_source"] += 1
             else:
-                days = [day for day in (record.day, rows.get(record.key, ("", "", None, None))[2]) if day]
-                rows[record.key] = (record.source, record.name, max(days, default=None), record.day)
+                is_known = only_newer and record.key in before  # then its last record decides alone
+                row = (before if is_known else rows).get(record.key, ("", "", None, None))
+                day = max((day for day in (record.day, row[2]) if day), default=None)
+                older.discard(record.key)
+                rows[record.key] = (record.source, record.name, day, record.day)
+                if is_known and rows[record.key] != row and record.day and day != record.day:
+                    older.add(record.key)
+                    rows[record.key] = row
                 if record.key in last:
                     counts[last[record.key]]["duplicate"] += 1
                 last[record.key] = number
     for key, number in last.items():
         outcome = "inserted" if key not in before else "unchanged" if rows[key] == before[key] else "updated"
-        counts[number][outcome] += 1
+        counts[number]["older" if key in older else outcome] += 1
     return rows, counts
 
 
@@ -130,7 +140,17 @@ async def stored(url: DatabaseUrl) -> tuple[dict[str, Row], dict[str, Any]]:
 
 
 def counted(counts: AssetCounts) -> Counter[str]:
-    names = ("read", "inserted", "updated", "unchanged", "duplicate", "rejected", "missing_source", "not_written")
+    names = (
+        "read",
+        "inserted",
+        "updated",
+        "unchanged",
+        "duplicate",
+        "rejected",
+        "missing_source",
+        "older",
+        "not_written",
+    )
     return +Counter({name: getattr(counts, name) for name in names})
 
 
@@ -167,8 +187,8 @@ async def _check(
         await load(url, write(directory, before), directory)
     paths = write(directory, together)
     for one in (way, again):
-        options = {"batch_size": one.batch_size, "concurrency": one.concurrency, "full": one.full}
-        wanted_rows, wanted = expected(rows, together)
+        options = {name: getattr(one, name) for name in ("batch_size", "concurrency", "full", "only_newer")}
+        wanted_rows, wanted = expected(rows, together, only_newer=one.only_newer)
         plan = await load(url, paths, directory, dry_run=True, **options)
         assert per_index(plan) == wanted
         _, was_written_by = await stored(url)

@@ -33,6 +33,7 @@ from seed_registry.errors import (
 from seed_registry.index.byte_stream import CHUNK_BYTES
 from seed_registry.index.dialects import DIALECTS
 from seed_registry.index.inputs import IndexRef
+from seed_registry.load import only_newer
 from seed_registry.registry import ddl
 from seed_registry.rejects.reader import RejectsIndex, parse, read_lines
 from seed_registry.report import AssetCounts, Report, Silent, SourceCounts
@@ -223,6 +224,20 @@ async def test_a_batch_that_is_bisected_leaves_each_older_record_out_of_the_veri
     assert report.verification is not None
     (present,) = (check for check in report.verification.checks if check.name == "assets_present")
     assert present.expected == 3  # of five records, one is older and one was refused
+
+
+async def test_what_another_load_makes_newer_after_a_replay_has_compared_it_stays(
+    database_url: DatabaseUrl, rejects: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await replayed(rejects(line(asset("a", "newer", LATER)), name="first"), database_url)
+
+    async def as_before(_: Any, __: Any, assets: Sequence[Any], ___: Any) -> tuple[list[Any], list[Any]]:
+        return list(assets), []
+
+    monkeypatch.setattr(only_newer, "newer_than_stored", as_before)
+    report = await replayed(rejects(line(asset("a", "older", EARLIER))), database_url)
+    assert (report.assets.unchanged, report.assets.older) == (1, 0)
+    assert await rows(database_url) == {"a": "newer"}
 
 
 async def test_a_replay_twice_changes_nothing(database_url: DatabaseUrl, rejects: Write) -> None:

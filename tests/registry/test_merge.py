@@ -743,7 +743,7 @@ record = st.builds(
     st.sampled_from([None, *DAY[:3]]),
     st.sampled_from([b"{}", b'{"x": 1}']),
 )
-batches = st.lists(st.tuples(st.lists(record, max_size=6), st.booleans()), max_size=6)
+batches = st.lists(st.tuples(st.lists(record, max_size=6), st.booleans(), st.booleans()), max_size=6)
 
 
 def place_of(asset: Asset, key: tuple[str, ...]) -> Any:
@@ -776,10 +776,21 @@ def model(batch: Sequence[Asset], held: dict[Any, Any], key: tuple[str, ...]) ->
     return table
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def stays(batch: Sequence[Asset], held: dict[Any, Any], key: tuple[str, ...]) -> set[Any]:
+    """Where the last record of a batch would change a row, and is older than that."""
+    last = {place_of(asset, key): asset for asset in batch}
+    return {
+        at
+        for at, asset in last.items()
+        if at in held and (asset.source_key, asset.name, asset.raw) != held[at][:3]
+        if asset.updated_at and held[at][-1] and asset.updated_at < held[at][-1]
+    }
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=batches)
 async def test_any_batches_leave_what_the_model_says(
-    batches: list[tuple[list[Asset], bool]], keyed: tuple[Connection, tuple[str, ...]]
+    batches: list[tuple[list[Asset], bool, bool]], keyed: tuple[Connection, tuple[str, ...]]
 ) -> None:
     connection, key = keyed
     await connection.execute("truncate registry.assets")
@@ -787,17 +798,28 @@ async def test_any_batches_leave_what_the_model_says(
     assert tables.assets.key == key
     sources = source_rows(await upsert_sources(connection, [make_source(source) for source in SOURCES]))
     held: dict[Any, Any] = {}
-    for number, (batch, full) in enumerate(batches):
-        merger = Merger(connection, tables, full=full)
+    for number, (batch, full, only_newer) in enumerate(batches):
+        merger = Merger(connection, tables, full=full, only_newer=only_newer)
         await merger.prepare(is_empty=number == 0)
-        planned = await DryRunWriter(connection, tables, PlanCollector(), full=full).write(Batch(batch, sources))
+        planner = DryRunWriter(connection, tables, PlanCollector(), full=full, only_newer=only_newer)
+        planned = await planner.write(Batch(batch, sources))
         counts = await merger.write(Batch(batch, sources))
         taken, rejected = parted(batch, held, key)
         assert [reject.data for reject in counts.rejects] == [asset.raw for asset in rejected]
         assert [reject.data for reject in planned.rejects] == [asset.raw for asset in rejected]
         counts = replace(counts, rejects=())
         assert counts == replace(planned, rejects=())
-        assert counts == expected_counts(taken, held, key)
+        if only_newer:  # the last record of a row decides alone
+            last = stays(taken, held, key)
+            known = {at: asset for asset in taken if (at := place_of(asset, key)) in held}
+            new = [asset for asset in taken if place_of(asset, key) not in held]
+            duplicate = len(taken) - len(new) - len(known)
+            taken = [*new, *(asset for at, asset in known.items() if at not in last)]
+            expected = expected_counts(taken, held, key)
+            expected = replace(expected, older=len(last), duplicate=expected.duplicate + duplicate)
+        else:
+            expected = expected_counts(taken, held, key)
+        assert counts == expected
         held = model(taken, held, key)
     rows = await connection.fetch(
         "select source_key, asset_key, assets.name, assets.raw, assets.updated_at "
@@ -813,12 +835,15 @@ async def test_any_batches_leave_what_the_model_says(
 def expected_counts(batch: list[Asset], held: dict[Any, Any], key: tuple[str, ...]) -> MergeCounts:
     merged = model(batch, {}, key)
     outcomes: dict[str, Any] = {"inserted": 0, "updated": 0, "unchanged": 0, "duplicate": len(batch) - len(merged)}
+    outcomes["updated_by_older"] = 0
     for at, (source, name, raw, moment) in merged.items():
         if at not in held:
             outcomes["inserted"] += 1
         else:
             latest = max((m for m in (moment, held[at][-1]) if m), default=None)
-            outcomes["unchanged" if held[at] == (source, name, raw, latest) else "updated"] += 1
+            is_equal = held[at] == (source, name, raw, latest)
+            outcomes["unchanged" if is_equal else "updated"] += 1
+            outcomes["updated_by_older"] += bool(not is_equal and moment and held[at][-1] and moment < held[at][-1])
     return MergeCounts(**outcomes)
 
 

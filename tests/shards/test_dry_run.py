@@ -180,7 +180,8 @@ def test_the_report_is_that_of_one_process_and_of_the_load_that_follows(
     async def check() -> None:
         chance = random.Random(seed)
         part = chance.choice([KeyPart(), KeyPart(1, 2), KeyPart(3, 3)])
-        options = _settings(url, derive_sources=chance.random() < 0.3, keys=part)
+        newer = chance.random() < 0.5
+        options = _settings(url, derive_sources=chance.random() < 0.3, keys=part, only_newer=newer)
         await _empty(url)
         place = tmp_path / str(seed)
         if chance.random() < 0.8:

@@ -18,7 +18,7 @@ from local_engine import KillingEngine, LocalEngine, load_by_shards
 
 from seed_registry import Settings, TooManyRejects, VerificationFailed
 from seed_registry.registry import ddl
-from seed_registry.report import AssetCounts, Report
+from seed_registry.report import AssetCounts, Report, Silent
 from seed_registry.settings import DatabaseUrl, MaxRejects
 
 pytestmark = pytest.mark.usefixtures("at_home")
@@ -61,7 +61,7 @@ class Model:
         self.rows: dict[str, tuple[str, str, str | None]] = {}
         self.records: dict[str, tuple[str, str, str | None]] = {}  # the last ones: their hashes are in the rows
 
-    def load(self, indexes: list[list[Any]]) -> dict[str, int]:
+    def load(self, indexes: list[list[Any]], *, only_newer: bool = False) -> dict[str, int]:
         """Load indexes, one after the other; return the outcomes of their assets."""
         counts = dict.fromkeys(AssetCounts.__struct_fields__, 0)
         accepted: dict[str, list[tuple[str, str, str | None]]] = {}
@@ -77,14 +77,21 @@ class Model:
                     counts["missing_source"] += 1
                 else:
                     accepted.setdefault(one["asset_key"], []).append((one["source_key"], one["name"], one["updatedAt"]))
-        for key, records in accepted.items():
+        for key, found in accepted.items():
             before = self.rows.get(key)
+            counts["duplicate"] += len(found) - 1
+            records = found
+            if before is not None and only_newer:
+                records = found[-1:]  # it decides alone
+                moment = records[0][2]
+                if self.records[key] != records[0] and moment and before[2] and moment < before[2]:
+                    counts["older"] += 1
+                    continue
             moments = [moment for *_, moment in [*records, *filter(None, [before])] if moment]
             after = (*records[-1][:2], max(moments, default=None))
             is_same = before == after and self.records[key] == records[-1]  # a moment may be older than that of the row
             outcome = "inserted" if before is None else "unchanged" if is_same else "updated"
             counts[outcome] += 1
-            counts["duplicate"] += len(records) - 1
             self.rows[key], self.records[key] = after, records[-1]
         return counts
 
@@ -138,6 +145,7 @@ async def _check(url: DatabaseUrl, directory: Path, loads: list[list[list[Any]]]
     model, chance = Model(), random.Random(seed)
     await _empty(url)
     for number, indexes in enumerate(loads):
+        only_newer = chance.random() < 0.5  # every second time
         place = directory / f"{seed}-{number}"
         place.mkdir(exist_ok=True)
         paths = _write(place, indexes)
@@ -146,6 +154,7 @@ async def _check(url: DatabaseUrl, directory: Path, loads: list[list[list[Any]]]
                 database_url=url,
                 max_rejects=MaxRejects(100, None),
                 rejects=str(place / f"rejects-{turn}"),
+                only_newer=only_newer,
                 **{name: values[chance.randrange(len(values))] for name, values in options.items()},
             )
             report = await _report(
@@ -158,7 +167,7 @@ async def _check(url: DatabaseUrl, directory: Path, loads: list[list[list[Any]]]
                     new_engine=chance.choice([LocalEngine, KillingEngine]),
                 )
             )
-            expected = model.load(indexes)
+            expected = model.load(indexes, only_newer=only_newer)
             found = {name: getattr(report.assets, name) for name in expected}
             assert found == expected
             assert await _rows(url) == model.rows
@@ -202,3 +211,37 @@ def test_rows_counts_and_rejects_equal_the_model_every_time(
     emptied_database: DatabaseUrl, tmp_path: Path, loads: list[list[list[Any]]], seed: int
 ) -> None:
     _check_loads(emptied_database, tmp_path, loads, seed)
+
+
+class _Warnings(Silent):
+    """Keeps the events."""
+
+    def __init__(self) -> None:
+        self.events: dict[str, dict[str, Any]] = {}
+
+    def tell(self, level: str, event: str, /, **fields: Any) -> None:
+        """Something happened."""
+        del level
+        self.events[event] = fields
+
+
+@pytest.mark.anyio
+async def test_shards_and_repeated_keys_count_what_is_older_and_warn_without_the_flag(
+    emptied_database: DatabaseUrl, tmp_path: Path
+) -> None:
+    await _empty(emptied_database)
+    facts = {"type": "asset", "source_key": "a.example"}
+    stored = [facts | {"asset_key": f"k{key}", "name": "one", "updatedAt": "2025-01-01"} for key in range(30)]
+    old = [one | {"name": "two", "updatedAt": "2024-01-01"} for one in stored]
+    paths = _write(tmp_path, [stored, [*old, *old[:10]]])
+    await load_by_shards(paths[0], Settings(database_url=emptied_database), shard_bytes=300)
+    for engine in (LocalEngine, KillingEngine):
+        flagged = Settings(database_url=emptied_database, only_newer=True)
+        report = await load_by_shards(paths[1], flagged, shard_bytes=300, seed=3, new_engine=engine)
+        assert report.assets == AssetCounts(read=40, older=30, duplicate=10)
+    progress = _Warnings()
+    unflagged = Settings(database_url=emptied_database)
+    report = await load_by_shards(paths[1], unflagged, shard_bytes=300, progress=progress)
+    assert report.assets == AssetCounts(read=40, updated=30, duplicate=10)
+    warning = progress.events["index_is_older"]
+    assert (warning["changed"], warning["older"]) == (30, 30)

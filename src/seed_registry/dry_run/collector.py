@@ -21,22 +21,32 @@ EXAMPLES: Final = 5
 _FIELDS: Final = tuple(name for name in ASSET_FIELDS if name not in ("asset_key", "content_hash"))
 _UNCHANGED: Final = 1 << len(_FIELDS)
 _UPDATED_AT: Final = 1 << _FIELDS.index("updated_at")
+# With marks of fields it means that these differ from a newer row.
+_OLDER: Final = _UNCHANGED
 # Keys that are remembered to give examples of duplicates in different batches: some 8 MB.
 _REMEMBERED_KEYS: Final = 100_000
 
 
 class AssetChanges(Struct):
-    """How many assets would be inserted, updated and left, and in how many each field would change."""
+    """How many assets would be inserted, updated and left, and in how many each field would change.
+
+    Those whose rows differ and are newer are `older`; among the changed, unless a load leaves such rows.
+    """
 
     new: int = 0
     changed: int = 0
     unchanged: int = 0
+    older: int = 0
     fields: Counter[str] = field(default_factory=Counter)
 
-    def note(self, marks: int) -> None:
-        """Note an asset that the registry has, by the marks of its key."""
+    def note(self, marks: int, *, only_newer: bool) -> None:
+        """Note an asset that the registry has, by the marks of its key; `only_newer` as in the settings."""
+        is_older = marks > _OLDER
+        self.older += is_older
         self.unchanged += marks == _UNCHANGED
-        self.changed += marks != _UNCHANGED
+        if (is_older and only_newer) or marks == _UNCHANGED:
+            return
+        self.changed += 1
         self.fields.update(name for number, name in enumerate(_FIELDS) if marks & 1 << number)
 
     def add(self, other: AssetChanges) -> None:
@@ -44,6 +54,7 @@ class AssetChanges(Struct):
         self.new += other.new
         self.changed += other.changed
         self.unchanged += other.unchanged
+        self.older += other.older
         self.fields.update(other.fields)
 
 
@@ -77,7 +88,9 @@ class PlanCollector:
         bytes_to_write: how long their records are.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, only_newer: bool = False) -> None:
+        """`only_newer` is as in the settings."""
+        self._only_newer = only_newer
         self.sources: dict[str, list[str] | None] = {}
         self.examples: dict[tuple[str, str], list[str]] = {}
         self.changes: dict[str, dict[str, list[str]]] = {"sources": {}, "assets": {}}
@@ -105,16 +118,17 @@ class PlanCollector:
         """The changes of the keys whose last record is in each index: that record decides, as in a load."""
         found = [AssetChanges() for _ in range(self._indexes)]
         for new, known in zip(self.new.sections(), self._known.sections(), strict=True):
-            last = {value: index for index, values in enumerate(new) for value in values}
-            for index in last.values():
+            last_of = {value: index for index, values in enumerate(new) for value in values}
+            for index in last_of.values():
                 found[index].new += 1
             marks_of: dict[int, tuple[int, int]] = {}
             for index, additions in enumerate(known):
                 for value, marks in additions:
                     before = marks_of.get(value, (0, _UNCHANGED))[1]
-                    marks_of[value] = index, _last_marks(before, marks)
+                    last = marks or before if self._only_newer else _last_marks(before, marks)
+                    marks_of[value] = index, last
             for index, marks in marks_of.values():
-                found[index].note(marks)
+                found[index].note(marks, only_newer=self._only_newer)
         for index, part in self._parts:
             found[index].add(part.changes)
         return found
@@ -135,8 +149,14 @@ class PlanCollector:
         """Note a batch of assets; `key_hash` is of what tells one from others."""
         for asset in diff.unchanged:
             self._known.add(key_hash(asset), _UNCHANGED)
+        older = set(map(id, diff.older))
         for asset, fields in diff.changed:
-            self._known.add(key_hash(asset), sum(1 << _FIELDS.index(name) for name in fields))
+            marks = sum(1 << _FIELDS.index(name) for name in fields)
+            self._known.add(key_hash(asset), marks | _OLDER * (id(asset) in older))
+        if diff.only_newer:
+            for asset in diff.older:
+                self._known.add(key_hash(asset), _OLDER | _UPDATED_AT)
+            self.offer("assets", "older", (asset.key for asset in diff.older))
         self.returned.extend(map(key_hash, diff.returned))
         written = [*diff.new, *(asset for asset, _ in diff.changed)]
         self.assets_to_write += len(written)
@@ -251,4 +271,5 @@ def _last_marks(before: int, marks: int) -> int:
     if not marks:
         return before
     moment = (before | marks) & _UPDATED_AT
-    return marks & ~_UNCHANGED | moment or _UNCHANGED
+    is_older = 0 if moment else marks & _OLDER
+    return marks & ~_UNCHANGED | moment | is_older or _UNCHANGED

@@ -37,7 +37,7 @@ async def compose(run: RunContext, found: FoundRegistry, stack: AsyncExitStack) 
         DatabaseUnavailable: there is no connection.
     """
     settings = run.settings
-    collector = PlanCollector()
+    collector = PlanCollector(only_newer=settings.only_newer)
     stack.callback(collector.close)
     tables = found.state.tables if found.state else None
     recorder = DryRunRecorder(

@@ -108,6 +108,7 @@ def _table(name: str, counts: Counts, fields: Mapping[str, int], collector: Plan
         duplicate=counts.duplicate,
         rejected=counts.rejected,
         missing_source=counts.missing_source,
+        older=counts.older,
         fields=dict(_by_count(fields)),
         examples=Examples(
             new=kinds["new"],
@@ -115,6 +116,7 @@ def _table(name: str, counts: Counts, fields: Mapping[str, int], collector: Plan
             unchanged=kinds["unchanged"],
             duplicate=kinds["duplicate"],
             missing_source=collector.examples.get((name, "missing_source"), []),
+            older=collector.examples.get((name, "older"), []),
         ),
     )
 

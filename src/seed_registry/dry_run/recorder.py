@@ -34,6 +34,7 @@ class DryRunRecorder(OutcomeRecorder):
         self._examples: dict[str, list[_Place]] = {}
         self._stopped: TooManyRejects | None = None  # what would have stopped a load
         self._collector = collector
+        self._only_newer = settings.only_newer
         self._former_key: Callable[[Asset], str | None] = lambda _: None
 
     @property
@@ -73,7 +74,13 @@ class DryRunRecorder(OutcomeRecorder):
         found = self._collector.by_index()
         for part, of in zip(parts, found, strict=True):
             part.inserted, part.updated, part.resumed = of.new, of.changed, 0
-        correct(self.tally.assets, parts, [IndexKeys(of.new + of.changed + of.unchanged, of.new) for of in found])
+            part.older = of.older if self._only_newer else 0
+        keys = [
+            IndexKeys(of.new + of.changed + of.unchanged + part.older, of.new)
+            for part, of in zip(parts, found, strict=True)
+        ]
+        correct(self.tally.assets, parts, keys)
+        self.tally.assets.updated_by_older = 0 if self._only_newer else sum(of.older for of in found)
 
     def count_sent(self, assets: Sequence[Asset], key_hashes: Sequence[int], sources: Mapping[str, SourceRow]) -> None:
         """Count assets, and collect the keys that an earlier version gave them."""

@@ -64,4 +64,5 @@ class DryRunSessions:
             full=settings.full,
             stages=self._run.tally.stages,
             provider=settings.provider,
+            only_newer=settings.only_newer,
         )

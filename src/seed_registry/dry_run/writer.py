@@ -32,8 +32,9 @@ class DryRunWriter:
         full: bool = False,
         stages: Stages | None = None,
         provider: str | None = None,
+        only_newer: bool = False,
     ) -> None:
-        """`collector` gets the changes, of all writers; `full` and `provider` are as for `Merger`."""
+        """`collector` gets the changes, of all writers; `full`, `provider` and `only_newer` are as for `Merger`."""
         stages = stages or Stages()
         self._connection = connection
         self._tables = tables
@@ -43,7 +44,7 @@ class DryRunWriter:
         self._sources = self._assets = None
         if connection is not None and tables is not None:
             self._sources = TableMerger(connection, tables.sources, "", full=full, stages=stages)
-            self._assets = TableMerger(connection, tables.assets, "", full=full, stages=stages)
+            self._assets = TableMerger(connection, tables.assets, "", full=full, stages=stages, only_newer=only_newer)
         self._keys_per_source = tables is not None and not are_shared(tables.assets)
         self._owners = KeyOwners(connection, tables) if connection is not None and tables is not None else None
 

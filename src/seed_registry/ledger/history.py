@@ -15,10 +15,11 @@ from seed_registry.report import MergeCounts
 COLUMNS: Final = (
     "run_id, indexes, started_at, resumed, finished_at, outcome, error, rejects, report::pg_catalog.text as report"
 )
-# Those that a ledger of an earlier version has as well.
-_COUNTS: Final = ("inserted", "updated", "unchanged", "duplicate", "resumed")
+_COUNTS: Final = ("inserted", "updated", "unchanged", "duplicate", "resumed", "older")
+# A ledger of an earlier version does not have all of these columns.
 _COMMITTED: Final = ", ".join(
-    f"(select pg_catalog.sum({name})::pg_catalog.int8 from seed_registry.checkpoints as checkpoint "
+    f"(select pg_catalog.sum(coalesce((pg_catalog.to_jsonb(checkpoint) ->> '{name}')::pg_catalog.int8, 0))"
+    "::pg_catalog.int8 from seed_registry.checkpoints as checkpoint "
     f"where checkpoint.run_id = run.run_id) as {name}_before"
     for name in _COUNTS
 )

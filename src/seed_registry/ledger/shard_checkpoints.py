@@ -98,8 +98,8 @@ class ShardLedger(Ledger):
             await connection.execute(
                 "update seed_registry.checkpoints set inserted = inserted + $6, updated = updated + $7, "
                 "unchanged = unchanged + $8, duplicate = duplicate + $9, resumed = resumed + $10, "
-                "returned = returned + $11 "
-                "where run_id = $1 and index = $2 and shard = $3 and lanes = $4 and lane = $5 and attempt = $12",
+                "returned = returned + $11, older = older + $12, updated_by_older = updated_by_older + $13 "
+                "where run_id = $1 and index = $2 and shard = $3 and lanes = $4 and lane = $5 and attempt = $14",
                 self.run_id,
                 index,
                 self.shard,

@@ -44,7 +44,9 @@ async def _open(run: RunContext) -> AsyncIterator[Target]:
         state = await inspection.inspect()
         main = await stack.enter_async_context(main_session(run, state))
         ledger = await open_ledger(main, run, state.tables, rejects)
-        recorder = OutcomeRecorder(settings, tally, progress, run.rejects, state.tables, is_empty=state.is_empty)
+        is_empty = state.is_empty and not settings.only_newer  # see `new_held_assets`
+        recorder = OutcomeRecorder(settings, tally, progress, run.rejects, state.tables, is_empty=is_empty)
+        recorder.expectation.only_newer = run.only_newer
         stack.callback(recorder.listed_keys.close)
         held = new_held_assets(run, state)
         stack.callback(held.close)

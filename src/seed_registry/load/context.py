@@ -72,6 +72,14 @@ class RunContext(Struct):
     rejects: RejectsFile | None = None
 
     @property
+    def only_newer(self) -> bool:
+        """Whether rows that are newer than their records stay as they are.
+
+        A replay has compared them before; this is for what another load writes in between.
+        """
+        return self.settings.only_newer or self.is_replay
+
+    @property
     def database_name(self) -> str:
         """The database that the settings name, without its password."""
         return str(choose_url(self.settings.database_url) or EMBEDDED)

@@ -11,7 +11,9 @@ From an index that cannot be read twice all assets that change rows are held, in
 from __future__ import annotations
 
 import sqlite3
+from array import array
 from collections.abc import Awaitable, Callable, Container, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from itertools import compress, groupby
 from operator import itemgetter, not_
 from typing import Any, Final
@@ -23,7 +25,7 @@ from msgspec.structs import astuple, replace
 
 from seed_registry.key_hashes import hash_key, hash_keys
 from seed_registry.records import Asset, SourceRow
-from seed_registry.spill import HashFilter, sqlite_errors
+from seed_registry.spill import HashFilter, Spool, sqlite_errors
 
 # So much may be held before the indexes are read once more: the memory and the disk of a few batches.
 MOST_HELD_BYTES: Final = 16 << 20
@@ -32,6 +34,8 @@ _KEY_BYTES: Final = 8 << 20
 
 # Of the temporary file so many rows are in memory at a time.
 _READ_ROWS: Final = 100
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 FindRepeated = Callable[[], Awaitable[Container[int] | None]]
 
@@ -68,10 +72,18 @@ class HeldAssets:
         is_on: whether assets are held in this run.
     """
 
-    def __init__(self, find_repeated: FindRepeated | None = None, *, is_on: bool = False) -> None:
-        """Assets are held if this `is_on`; `find_repeated` finds the keys of the run that may occur more than once."""
+    def __init__(
+        self, find_repeated: FindRepeated | None = None, *, is_on: bool = False, only_newer: bool = False
+    ) -> None:
+        """Assets are held if this `is_on`; `find_repeated` finds the keys of the run that may occur more than once.
+
+        With `only_newer` the assets of a key whose row the run has inserted are written with the greatest moment of the
+        run, and all others each with its own.
+        """
         self.count = 0
         self.is_on = is_on
+        self._only_newer = only_newer
+        self._inserted = Spool(0)
         self._bytes = 0
         self._find_repeated = find_repeated
         self._repeated: Container[int] | None = None
@@ -149,6 +161,17 @@ class HeldAssets:
         self.count += len(assets)
         self._bytes += sum(map(len, data))
 
+    def note_inserted(self, assets: Sequence[Asset], row_hashes: Sequence[int]) -> None:
+        """Note assets that this run inserts, with the hashes of their unique keys.
+
+        Raises:
+            StorageFailed: the disk is full.
+        """
+        if self._only_newer and assets:
+            dated = [(one, asset.updated_at) for one, asset in zip(row_hashes, assets, strict=True)]
+            pairs = [number for one, moment in dated if moment for number in (one - (1 << 63), _microseconds(moment))]
+            self._inserted.append(array("q", pairs).tobytes())
+
     def take(self, rows: int, max_bytes: int, outcome_of: Callable[[int], str]) -> Iterator[HeldBatch]:
         """Return all held assets in batches of about this size, and forget them.
 
@@ -161,11 +184,17 @@ class HeldAssets:
         if self._database is None:
             return
         batches: dict[tuple[str, int], _Batcher] = {}
+        self._find_moments(self._database)
         with sqlite_errors():
-            found = self._database.execute("select row_hash, number, data from held order by row_hash, ordinal")
+            found = self._database.execute(
+                "select row_hash, number, data, moment from held left join inserted using (row_hash) "
+                "order by row_hash, ordinal"
+            )
             for signed, records in groupby(found, key=itemgetter(0)):
-                group = _Group(records)
+                group = _Group(records, keeps_moments=self._only_newer)
                 key = (outcome_of(signed + (1 << 63)), group.indexes[-1])
+                if self._only_newer and key[0] == "inserted":
+                    group.give_greatest_moment()
                 if group.is_contested:
                     yield _Batcher(self._sources, group.indexes[-1], outcome=key[0]).add(group).batch()
                     continue
@@ -179,11 +208,25 @@ class HeldAssets:
         yield from (batch.batch() for batch in batches.values())
         self.close()
 
+    def _find_moments(self, database: sqlite3.Connection) -> None:
+        """Find with what moments this run has inserted rows whose keys are held."""
+        with sqlite_errors():
+            database.execute("create table inserted (row_hash integer primary key, moment integer not null)")
+            if self._inserted.count:
+                database.execute("create index held_row_hash on held (row_hash)")
+            for (data,) in self._inserted:
+                numbers = array("q", data)
+                database.executemany(
+                    "insert or replace into inserted "
+                    "select ?1, ?2 where exists (select 1 from held where row_hash = ?1)",
+                    zip(numbers[::2], numbers[1::2], strict=True),
+                )
+
     def _take_unrepeated(self, rows: int, max_bytes: int) -> Iterator[HeldBatch]:
         assert self._repeated is not None
         batches: dict[int, _Batcher] = {}
         for record in self._read_unrepeated(self._repeated):
-            group = _Group(iter([record]))
+            group = _Group(iter([(*record, None)]))
             batch = batches.setdefault(group.indexes[0], _Batcher(self._sources, group.indexes[0]))
             batch.add(group)
             self._bytes -= group.bytes
@@ -216,6 +259,7 @@ class HeldAssets:
         if self._database is not None:
             self._database.close()
             self._database = None
+        self._inserted.close()
         self._filter, self._sources = HashFilter(), {}
 
     def _opened(self) -> sqlite3.Connection:
@@ -232,14 +276,22 @@ class HeldAssets:
 class _Group:
     """The assets of one key, in file order."""
 
-    def __init__(self, records: Iterator[Sequence[Any]]) -> None:
-        """`records` are the rows of the temporary file: hash, number of the index, data."""
+    def __init__(self, records: Iterator[Sequence[Any]], *, keeps_moments: bool = False) -> None:
+        """`records` are the rows of the temporary file: hash, number of the index, data, moment of the inserted row.
+
+        Of too many assets the last ones remain, with the greatest moment of all, unless each `keeps_moments`.
+        """
+        self._keeps_moments = keeps_moments
+        self._greatest: datetime | None = None
         self.assets: list[Asset] = []
         self.indexes: list[int] = []
         self.dropped: list[int] = []
         self.bytes = 0
-        for _, index, data in records:
-            self.assets.append(_asset(data))
+        for _, index, data, inserted in records:
+            asset = _asset(data)
+            moments = (self._greatest, asset.updated_at, None if inserted is None else _moment(inserted))
+            self._greatest = max(filter(None, moments), default=None)
+            self.assets.append(asset)
             self.indexes.append(index)
             self.bytes += len(data)
             while self.bytes > _KEY_BYTES and len(self.assets) > 1:
@@ -250,12 +302,21 @@ class _Group:
         """Whether some of them may be rejected, for another portal has this key."""
         return any(asset.own_key for asset in self.assets) and len({asset.source_key for asset in self.assets}) > 1
 
+    def give_greatest_moment(self) -> None:
+        """Give each asset the greatest moment of all, and of the row that this run has inserted."""
+        greatest = self._greatest
+        self.assets = [
+            asset if asset.updated_at == greatest else replace(asset, updated_at=greatest, content_hash=None)
+            for asset in self.assets
+        ]
+
     def _drop_first(self) -> None:
         first, second = self.assets[:2]
         self.bytes -= len(first.raw)
         self.dropped.append(self.indexes.pop(0))
-        if first.updated_at is not None and (second.updated_at is None or second.updated_at < first.updated_at):
-            second = replace(second, updated_at=first.updated_at, content_hash=None)
+        moment = None if self._keeps_moments else first.updated_at
+        if moment is not None and (second.updated_at is None or second.updated_at < moment):
+            second = replace(second, updated_at=moment, content_hash=None)
         self.assets[:2] = [second]
 
 
@@ -285,6 +346,14 @@ class _Batcher:
         of = sorted(zip(self._indexes, self._assets, strict=True), key=itemgetter(0))
         sources = {asset.source_key: self._rows[index][asset.source_key] for index, asset in of}
         return HeldBatch(self._assets, self._indexes, sources, self._index, self._outcome, self._dropped)
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _moment(microseconds: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def _asset(data: bytes) -> Asset:

@@ -14,7 +14,7 @@ from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.registry import ddl
 from seed_registry.registry.introspection import introspect
 from seed_registry.registry.marks import require_column
-from seed_registry.registry.preflight import has_no_rows, rehearse
+from seed_registry.registry.preflight import has_no_rows, rehearse, require_moments
 from seed_registry.report import Database
 from seed_registry.settings import DatabaseUrl
 
@@ -66,6 +66,8 @@ class Inspection:
                     tables = await introspect(connection, settings.columns, settings.schema)
                     if settings.retire:
                         await require_column(connection, tables)
+                    if settings.only_newer:
+                        require_moments(tables)
                     is_empty = await has_no_rows(connection, tables.assets)
                     encoding = connection.get_settings().server_encoding
                     # An error now, and not of the first batch, when sources have been written.

@@ -8,11 +8,15 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 from msgspec import Struct
 
 from seed_registry.report import Counts
 from seed_registry.spill import PARTS, DistinctHashes, MarkedHashes
+
+# A key has one of these outcomes.
+_BY_KEYS: Final = ("inserted", "updated", "unchanged", "resumed", "older")
 
 
 class IndexKeys(Struct):
@@ -157,10 +161,10 @@ def correct(total: Counts, parts: Sequence[Counts], keys: Sequence[IndexKeys]) -
 
     Args:
         total: the counts of the run.
-        parts: those of its indexes; where the table was not empty, `updated` counts keys already.
+        parts: those of its indexes; where the table was not empty, `updated` and `older` count keys already.
         keys: of each index.
     """
-    accepted = total.inserted + total.updated + total.unchanged + total.duplicate + total.resumed
+    accepted = total.inserted + total.updated + total.unchanged + total.duplicate + total.resumed + total.older
     excess = max(sum(of.inserted for of in keys) - total.inserted, 0)  # another load inserted these
     by_keys = Counts()
     for part, of in zip(reversed(parts), reversed(keys), strict=True):
@@ -168,11 +172,13 @@ def correct(total: Counts, parts: Sequence[Counts], keys: Sequence[IndexKeys]) -
         excess -= others
         part.inserted = min(of.inserted - others, of.distinct)
         part.updated = min(part.updated, of.distinct - part.inserted)
-        part.resumed = min(part.resumed - of.repeats_resumed, of.distinct - part.inserted - part.updated)
-        part.unchanged = of.distinct - part.inserted - part.updated - part.resumed
+        part.older = min(part.older, of.distinct - part.inserted - part.updated)
+        rest = of.distinct - part.inserted - part.updated - part.older
+        part.resumed = min(part.resumed - of.repeats_resumed, rest)
+        part.unchanged = rest - part.resumed
         part.duplicate += part.read - part.outcomes
-        for name in ("inserted", "updated", "unchanged", "resumed"):
+        for name in _BY_KEYS:
             setattr(by_keys, name, getattr(by_keys, name) + getattr(part, name))
-    total.inserted, total.updated = by_keys.inserted, by_keys.updated
-    total.unchanged, total.resumed = by_keys.unchanged, by_keys.resumed
-    total.duplicate = accepted - by_keys.inserted - by_keys.updated - by_keys.unchanged - by_keys.resumed
+    for name in _BY_KEYS:
+        setattr(total, name, getattr(by_keys, name))
+    total.duplicate = accepted - by_keys.outcomes

@@ -1,11 +1,13 @@
-"""Writes only records that are newer than the rows of the registry.
+"""Writes only records that are newer than the rows of the registry: for a replay.
 
 An asset is written only where the registry has none of its key, or one that is older by the portal's own moment;
 otherwise the row stays as it is, and the record counts as unchanged. A source is written where there is none, or one
 that was only derived from its assets. Of two records of a key the same holds: the later one needs a later moment; of
 sources the first is written.
 
-A load that writes the same key in the same milliseconds, between the query and the merge, is not seen.
+The flag `--only-newer` is another rule, and part of the merge: there a record that is as new as its row is written, and
+one that is older counts as such. Of that rule a replay has the part that must not miss what another load writes between
+its own query and the merge: what has become newer by then stays. Only one that is exactly as new may be overwritten.
 """
 
 from __future__ import annotations
@@ -62,7 +64,9 @@ class OnlyNewerWriter:
         )
         return replace(
             counts,
-            unchanged=counts.unchanged + len(held) - resumed,
+            # Another load has written what is newer since they were compared.
+            unchanged=counts.unchanged + counts.older + len(held) - resumed,
+            older=0,
             resumed=counts.resumed + resumed,
             duplicate=counts.duplicate + len(assets) - len(candidates),
         )

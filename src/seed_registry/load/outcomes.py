@@ -104,6 +104,7 @@ class OutcomeRecorder:
             part.rejected += settled.rejected
             part.updated += settled.updated
             part.resumed += settled.resumed
+            part.older += settled.older
             of.inserted += settled.inserted
         correct(self.tally.assets, parts, keys)
 

@@ -61,8 +61,13 @@ class RepeatedKeys:
 
 
 def new_held_assets(run: RunContext, state: RegistryState) -> HeldAssets:
-    """The held assets of a load; into a table that was empty at first every key is new, whatever its records."""
-    return HeldAssets(partial(find_repeated_keys, run), is_on=not state.is_empty)
+    """The held assets of a load; into a table that was empty at first every key is new, whatever its records.
+
+    With `only_newer` the rows of such a table may be another load's.
+    """
+    only_newer = run.settings.only_newer
+    is_on = only_newer or not state.is_empty
+    return HeldAssets(partial(find_repeated_keys, run), is_on=is_on, only_newer=only_newer)
 
 
 async def find_repeated_keys(run: RunContext) -> RepeatedKeys | None:

@@ -84,7 +84,8 @@ def _run_key(run: RunContext, salt: str) -> str:
     settings = run.settings
     asked = (
         settings.schema, settings.dialect, settings.domain, settings.language, settings.provider, settings.records_at,
-        settings.derive_sources, settings.max_record_bytes, f"replay {salt}" if run.is_replay else salt, __version__,
+        settings.derive_sources, settings.only_newer, settings.max_record_bytes,
+        f"replay {salt}" if run.is_replay else salt, __version__,
         *run.locked_names, *(["history"] if settings.history else []), *([run.run_id] if run.reads_stdin else []),
         *([] if settings.keys.is_whole else [f"keys {settings.keys}"]),
     )  # fmt: skip

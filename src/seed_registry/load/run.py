@@ -24,7 +24,7 @@ from seed_registry.index.inputs import IndexRef
 from seed_registry.index.reader import IndexReader
 from seed_registry.load import pipeline
 from seed_registry.load.context import RunContext
-from seed_registry.load.portal_warnings import warn_of_portals
+from seed_registry.load.portal_warnings import warn_of_older, warn_of_portals
 from seed_registry.load.result import (
     WITH_REPORT,
     count_fields,
@@ -120,6 +120,7 @@ class LoadRun:
         self._incomplete = target.recorder.incomplete()
         for one in self._incomplete:
             progress.tell("warning", "incomplete", **msgspec.to_builtins(one), note=_INCOMPLETE)
+        warn_of_older(progress, context.tally.assets, dry_run=context.settings.dry_run)
         is_whole = all(part.error is None for part in self._parts)
         retirement = await target.conclusion.retire(self._sources, self._obstacle(target, verification))
         plan, digest = await target.conclusion.complete(self._sources, is_whole=is_whole)

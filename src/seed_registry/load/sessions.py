@@ -94,6 +94,7 @@ class LoadSessions:
             seconds=settings.io_timeout_seconds,
             provider=settings.provider,
             records=self._records,
+            only_newer=self._run.only_newer,
         )
         async with io_timeout(connection, settings.io_timeout_seconds):
             await merger.prepare(is_empty=self._state.is_empty)

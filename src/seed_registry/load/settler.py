@@ -83,9 +83,12 @@ class Settler:
             refused.add(id(asset))
         taken = [self._index_of[id(asset)] for asset in assets if id(asset) not in refused]
         if outcome:  # their keys are counted as that already
-            again = counts.updated + counts.unchanged + counts.resumed
-            changed = counts.updated if outcome == "resumed" else 0
-            counts = replace(counts, updated=changed, unchanged=0, resumed=-changed, duplicate=counts.duplicate + again)
+            again = counts.updated + counts.unchanged + counts.resumed + counts.older
+            if outcome == "resumed":
+                counts = replace(counts, resumed=-counts.updated - counts.older)
+            else:
+                counts = replace(counts, updated=0, older=0, updated_by_older=0, resumed=0)
+            counts = replace(counts, unchanged=0, duplicate=counts.duplicate + again)
         recorder.tally.assets.add(counts)
         if taken:
             settled = Counts()

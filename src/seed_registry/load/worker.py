@@ -154,7 +154,9 @@ class Worker:
             self._bisection.acquit_database()
         if self._held.is_on:
             identities = recorder.identities(counts.new, self._sources)
-            recorder.keys.insert(identities, recorder.row_hashes(counts.new, self._sources))
+            hashes = recorder.row_hashes(counts.new, self._sources)
+            recorder.keys.insert(identities, hashes)
+            self._held.note_inserted(counts.new, hashes)
             recorder.keys.insert_once(max(counts.inserted - len(counts.new), 0))
             if counts.resumed:
                 recorder.keys.resume(self._resumed(counts, written))

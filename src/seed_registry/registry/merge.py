@@ -42,11 +42,12 @@ class Merger:
         seconds: float | None = None,
         provider: str | None = None,
         records: ChangeRecords | None = None,
+        only_newer: bool = False,
     ) -> None:
         """`full` compares values, not content hashes; `stages` adds up the time spent, `ledger` saves checkpoints.
 
         No statement of a batch may take more than `seconds`. Of two sources with one key that of `provider` is meant.
-        With `records` the changes are recorded.
+        With `records` the changes are recorded. With `only_newer` assets whose rows are newer stay as they are.
         """
         options: dict[str, Any] = {"full": full, "stages": stages or Stages(), "seconds": seconds, "records": records}
         self._written: Asset | None = None  # one that the database took
@@ -58,7 +59,9 @@ class Merger:
         self._tables = tables
         self._sources = TableMerger(connection, tables.sources, "seed_registry_sources", **options)
         owners = KeyOwners(connection, tables) if are_shared(tables.assets) else None
-        self._assets = TableMerger(connection, tables.assets, "seed_registry_assets", owners=owners, **options)
+        self._assets = TableMerger(
+            connection, tables.assets, "seed_registry_assets", owners=owners, only_newer=only_newer, **options
+        )
 
     async def prepare(self, *, is_empty: bool = False) -> None:
         """Set the session up; with `is_empty`, there are no assets yet, batches are copied straight into the table."""

@@ -1,4 +1,4 @@
-"""Have the server plan the upserts of a load before anything is written."""
+"""Check before anything is written whether a load can be: the server plans its upserts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from seed_registry.postgres.identifiers import display_name
 from seed_registry.postgres.sql_files import statement
 from seed_registry.registry.queries import clear_marks, upsert
 from seed_registry.registry.tables import Table, Tables
+from seed_registry.registry.upgrade import add_column
 
 # Planning takes the lock that writing takes, for a moment.
 _LOCK_TIMEOUT_MILLISECONDS: Final = 200
@@ -47,6 +48,21 @@ async def rehearse(connection: asyncpg.Connection[Any], tables: Tables, *, is_re
 async def has_no_rows(connection: asyncpg.Connection[Any], table: Table) -> bool:
     """Whether a table is empty."""
     return bool(await connection.fetchval(statement("registry/is_empty").format(table=table.name)))
+
+
+def require_moments(tables: Tables) -> None:
+    """Check that there is a column for the portal's own moment of an asset.
+
+    Raises:
+        SchemaMismatch: there is none; the message has the statement to run.
+    """
+    assets = tables.assets
+    if "updated_at" not in assets.columns:
+        raise SchemaMismatch(
+            f"--only-newer: {assets.schema}.{assets.relation} has no column updated_at (timestamptz) to compare with\n"
+            f"run: {add_column(assets.schema, assets.relation, 'updated_at', 'timestamptz')} "
+            "or name another column with --column assets.updated_at=COLUMN"
+        )
 
 
 async def _explain(connection: asyncpg.Connection[Any], table: Table) -> None:

@@ -21,9 +21,10 @@ def upsert(
     *,
     also_equal: bool = False,
     keeps_sources: bool = False,
+    only_newer: bool = False,
     records: ChangeRecords | None = None,
 ) -> str:
-    """Upsert the staged batch; equal rows are not touched, unless `also_equal`.
+    """Upsert the staged batch; equal rows are not touched, unless `also_equal`; with `only_newer` nor are newer ones.
 
     With `keeps_sources` the rows of the keys in $1 keep their source; with `records` the changes are recorded.
     """
@@ -47,23 +48,57 @@ def upsert(
         alias = records.alias(table)
         recorded = {
             "alias": alias,
-            "same_key": table.same_key("staged"),
             "same_before": table.same_before(alias),
             "key_column": table.column(table.key[-1]),
             "recorded": records.of_upserts(table),
         }
+    differs = _differs(table, proposed)
+    if keeps_sources:
+        differs += _has_same_source(table)
+    if only_newer:
+        differs += f" and not {_is_older(table, proposed['updated_at'])}"
+    counts_older = "updated_at" in fields and not only_newer and not also_equal
+    returned = dict.fromkeys([*table.key, *(["updated_at"] if counts_older else [])])
     return statement("registry/upsert_recorded" if records else "registry/upsert").format(
         **recorded,
         table=table.name,
         staging=staging,
+        returned=", ".join(_held(table, field) for field in returned),
+        same_key=table.same_key("staged"),
+        is_older=_is_older(table, f"({_fitted(table, 'updated_at', 'staged')})") if counts_older else "false",
         columns=", ".join(columns),
         values=", ".join(values),
         order=", ".join(_ordered(table, field) for field in table.key),
         key=", ".join(table.column(field) for field in table.key),
         assignments=", ".join(assignments),
-        differs="true"
-        if also_equal
-        else _differs(table, proposed) + (_has_same_source(table) if keeps_sources else ""),
+        differs="true" if also_equal else differs,
+    )
+
+
+def find_older(table: Table) -> str:
+    """Select the positions of records that are older than their rows.
+
+    They are given as an array for each field of the key, and one of `updated_at`.
+    """
+    fields = [*table.key, "updated_at"]
+    return statement("registry/find_older").format(
+        table=table.name,
+        arrays=table.arrays(fields),
+        names=", ".join(fields),
+        same_key=table.same_key(),
+        is_older=_is_older(table, f"({_fitted(table, 'updated_at', 'batch')})"),
+    )
+
+
+def take_out_older(table: Table, staging: str) -> str:
+    """Take out of the staged batch, just upserted, the records that would change newer rows, and count them."""
+    proposed = {field: f"({_fitted(table, field, 'staged')})" for field in table.columns}
+    return statement("registry/take_out_older").format(
+        table=table.name,
+        staging=staging,
+        same_key=table.same_key("staged"),
+        differs=_differs(table, proposed),
+        is_older=_is_older(table, proposed["updated_at"]),
     )
 
 
@@ -227,6 +262,7 @@ def by_value(table: Table, name: str) -> str:
         differs=_differs(table, proposed),
         is_retired=table.is_retired(),
         or_retired=_or_retired(table),
+        is_older=_is_older(table, proposed["updated_at"]) if "updated_at" in table.columns else "false",
         conditions=", ".join(conditions) or f"false as {table.key[-1]}",
     )
 
@@ -300,6 +336,16 @@ def _fitted(table: Table, field: str, alias: str) -> str:
 
 def _held(table: Table, field: str) -> str:
     return f"existing.{table.column(field)}"
+
+
+def _is_older(table: Table, moment: str) -> str:
+    """Return the condition that a record of this moment, as the column stores it, is older than its row.
+
+    It is not where one of them has none, or a default in its place.
+    """
+    held, default = _held(table, "updated_at"), table.columns["updated_at"].default
+    is_missing = f" and {default.expression} not in ({held}, {moment})" if default and default.is_constant else ""
+    return f"coalesce({moment} < {held}{is_missing}, false)"
 
 
 def _differs(table: Table, proposed: Mapping[str, str]) -> str:

@@ -25,7 +25,7 @@ from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.postgres.transactions import BatchTransaction
 from seed_registry.records import Asset, Reject, Source
 from seed_registry.registry.key_owners import KeyOwners, has_own_keys
-from seed_registry.registry.queries import clear_marks, kept_out, renew_hashes, upsert
+from seed_registry.registry.queries import clear_marks, find_older, kept_out, renew_hashes, take_out_older, upsert
 from seed_registry.registry.staging import Staging
 from seed_registry.registry.table_reader import ChangedRow, TableReader
 from seed_registry.registry.tables import Table
@@ -69,6 +69,7 @@ class TableMerger(TableReader):
         full: bool,
         stages: Stages,
         seconds: float | None = None,
+        only_newer: bool = False,
         owners: KeyOwners | None = None,
         records: ChangeRecords | None = None,
     ) -> None:
@@ -76,20 +77,21 @@ class TableMerger(TableReader):
 
         With `records` the changes are recorded.
         """
-        super().__init__(connection, table, full=full, stages=stages, seconds=seconds)
+        super().__init__(connection, table, full=full, stages=stages, seconds=seconds, only_newer=only_newer)
         self.staging = Staging(connection, table, staging_name)
         self._straight = False
         self._has_staging = False
         self._records = records
-        self._upsert = upsert(table, self.staging.name, records=records)
+        options: dict[str, Any] = {"only_newer": self._only_newer, "records": records}
+        self._upsert = upsert(table, self.staging.name, **options)
+        self._find_older = find_older(table) if self._only_newer else ""
+        self._take_out_older = take_out_older(table, self.staging.name) if self._only_newer else ""
         self._kept_out = kept_out(table, self.staging.name)
         self._renew_hashes = renew_hashes(table, self.staging.name) if "content_hash" in table.columns else ""
         self._defaulted = [number for number, column in enumerate(table.columns.values()) if column.default]
         self._clear_marks = clear_marks(table, records) if table.retired else ""
         self._owners = owners
-        self._upsert_keeping_sources = (
-            upsert(table, self.staging.name, keeps_sources=True, records=records) if owners else ""
-        )
+        self._upsert_keeping_sources = upsert(table, self.staging.name, keeps_sources=True, **options) if owners else ""
 
     async def prepare(self, *, is_empty: bool = False) -> None:
         """Copy batches straight into a table that `is_empty`, until one fails."""
@@ -114,9 +116,10 @@ class TableMerger(TableReader):
         """
         owners = self._owners if self._owners and has_own_keys(records) else None
         if self._straight and not marked and (counts := await self._merge_straight(records, values, owners, save)):
-            return counts
+            return counts if holds_changed else replace(counts, new=())
         taken, rejects = await self._parted(records, values, owners)
-        unique = self._unique(taken, values)
+        # The row may be the run's own, and then the greatest moment counts: what would change it by that is held.
+        unique = self._unique(taken, values, keeps_moments=self._only_newer and not holds_changed)
         rows, is_new, again = await self._to_write(unique, values)
         again += marked if self._clear_marks else ()
         resumed, stored = _committed(unique) - _committed(rows), len(unique) - len(rows)
@@ -126,11 +129,17 @@ class TableMerger(TableReader):
             changed = [row for row, flag in zip(rows, is_new, strict=True) if not flag]
             rows = [row for row, flag in zip(rows, is_new, strict=True) if flag]
             held = self._with_same_keys(changed, taken, values) if changed else ()
+            is_new = [True] * len(rows)
+        older = 0
+        if self._only_newer:
+            rows, older = await self._without_older(rows, is_new, taken, values)
+        if holds_changed:
             new = rows
         counts = MergeCounts(
             unchanged=stored + len(rows) - resumed,
-            duplicate=len(taken) - len(held) - stored - len(rows),
+            duplicate=len(taken) - len(held) - stored - len(rows) - older,
             resumed=resumed,
+            older=older,
             rejects=rejects,
             new=new,
             held=held,
@@ -165,6 +174,33 @@ class TableMerger(TableReader):
             rows = [rows[row.position] for row in differing]
         return rows, [row.is_new for row in differing], marked
 
+    async def _without_older(
+        self, rows: list[Record], is_new: Sequence[bool | None], records: Sequence[Record], values: Values[Record]
+    ) -> tuple[list[Record], int]:
+        """Return the records that change no newer row of the table, and how many would.
+
+        Those of new keys get the greatest moment of all `records` of their key, as without `only_newer`.
+        """
+        flagged = list(zip(rows, is_new, strict=True))
+        new: list[Record] = [row for row, flag in flagged if flag]
+        if new and len(again := self._with_same_keys(new, records, values)) > len(new):
+            new = self._unique(with_texts(again), values)
+        known: list[Record] = [row for row, flag in flagged if not flag]
+        older = set(map(id, await self._older(known, values)))
+        kept = [row for row in known if id(row) not in older]
+        return new + kept, len(older)
+
+    async def _older(self, records: list[Record], values: Values[Record]) -> list[Record]:
+        """Return the records that would change newer rows, which an upsert would lock and leave as they are."""
+        if not records:
+            return []
+        columns = [values(field, records) for field in (*self._table.key, "updated_at")]
+        async with self._step("filtering"):
+            found = await self._connection.fetch(self._find_older, *columns)
+        older = [records[position - 1] for (position,) in found]
+        differing = await self._differing(older, values)
+        return [older[row.position] for row in differing if not (row.is_new or row.is_equal)]
+
     def _with_same_keys(self, rows: list[Any], records: Sequence[Any], values: Values[Any]) -> list[Any]:
         """Return those of the records that have the key of one of these rows."""
         wanted = set(zip(*(values(field, rows) for field in self._table.key), strict=True))
@@ -192,7 +228,7 @@ class TableMerger(TableReader):
                 async with self._step("merging"):
                     written = await self._connection.fetchrow(upsert(self._table, self.staging.name, also_equal=True))
                     assert written is not None
-                    inserted, updated = written
+                    inserted, updated, _ = written
                     if not inserted + updated:
                         raise self._kept_out_by_trigger()  # noqa: TRY301  # as if the server had said so
                     await self._connection.execute("set constraints all immediate")
@@ -233,22 +269,26 @@ class TableMerger(TableReader):
                 async with self._step("copying"):
                     await self.staging.create(per_transaction=True)
             returned = await self._unmark(marked, values) if marked else 0
-            inserted, updated = await self._upserted(rows, _own_keys(records) if owners else None)
+            inserted, updated, by_older = await self._upserted(rows, _own_keys(records) if owners else None)
             lost: tuple[Reject, ...] = ()
+            older = 0
             if inserted + updated < len(rows):
                 lost = await self._lost(records, values, owners)
-                await self._check_none_is_kept_out(len(rows) - len(lost))
+                older = await self._count_older() if self._only_newer else 0
+                await self._check_none_is_kept_out(len(rows) - len(lost) - older)
                 if self._renew_hashes:
                     await self._renew()
             if is_callers:
                 await self.staging.empty()
-            unchanged = counts.unchanged - inserted - updated - len(lost)
+            unchanged = counts.unchanged - inserted - updated - len(lost) - older
             counts = replace(
                 counts,
                 inserted=inserted,
                 updated=updated,
                 unchanged=unchanged,
                 returned=returned,
+                older=counts.older + older,
+                updated_by_older=by_older,
                 rejects=counts.rejects + lost,
             )
             await self._commit(transaction, counts, save, self._created(inserted))
@@ -259,8 +299,13 @@ class TableMerger(TableReader):
         records = self._records
         return records.created(rows) if rows and records and records.stands_for_all(self._table) else ""
 
-    async def _upserted(self, rows: Sequence[Sequence[Any]], own_keys: Sequence[str] | None = None) -> tuple[int, int]:
-        """Stage and upsert rows; return how many were inserted and updated. Rows of `own_keys` keep their source."""
+    async def _upserted(
+        self, rows: Sequence[Sequence[Any]], own_keys: Sequence[str] | None = None
+    ) -> tuple[int, int, int]:
+        """Stage and upsert rows, of which those of `own_keys` keep their source.
+
+        Return how many were inserted and updated, and how many of the updated were newer than their records.
+        """
         async with self._step("copying"):
             await self.staging.fill(rows)
         async with self._step("merging"):
@@ -269,10 +314,10 @@ class TableMerger(TableReader):
             else:
                 written = await self._connection.fetchrow(self._upsert_keeping_sources, own_keys)
         assert written is not None
-        inserted, updated, *unseen = written
+        inserted, updated, by_older, *unseen = written
         if any(unseen):
             raise asyncpg.SerializationError("another session inserted rows of the batch while it was written")
-        return inserted, updated
+        return inserted, updated, by_older
 
     async def _unmark(self, marked: Sequence[Record], values: Values[Record]) -> int:
         """Take the mark of retired assets from the rows of these records; return how many had it."""
@@ -309,6 +354,12 @@ class TableMerger(TableReader):
                 await self.staging.take_out([str(reject.key) for reject in rejects])
         return rejects
 
+    async def _count_older(self) -> int:
+        """Take the records out of the staged ones that another load has made older since they were compared."""
+        async with self._step("merging"):
+            count: int = await self._connection.fetchval(self._take_out_older)
+        return count
+
     async def _check_none_is_kept_out(self, rows: int) -> None:
         """Check that the staged rows which were not written exist, and are equal.
 
@@ -323,7 +374,7 @@ class TableMerger(TableReader):
             written = await self._connection.fetchrow(upsert(self._table, self.staging.name, also_equal=True))
             await savepoint.rollback()
         assert written is not None
-        if sum(written) < rows:
+        if written["inserted"] + written["updated"] < rows:
             raise self._kept_out_by_trigger()
 
     def _kept_out_by_trigger(self) -> RowsKeptOut:
@@ -339,7 +390,7 @@ class TableMerger(TableReader):
         # COPY cannot send a default for one row and a value for another.
         if any(None in columns[number] for number in self._defaulted):
             return None
-        counts = MergeCounts(inserted=len(unique), duplicate=len(taken) - len(unique), rejects=rejects)
+        counts = MergeCounts(inserted=len(unique), duplicate=len(taken) - len(unique), rejects=rejects, new=unique)
         self._straight = await self._copy_straight(list(zip(*columns, strict=True)), counts, save)
         return counts if self._straight else None
 

@@ -34,19 +34,30 @@ class ChangedRow(Struct, frozen=True):
 class BatchDiff(Struct, Generic[Record]):
     """What a merge would do to the last record of each key, in key order; `changed` with the fields.
 
-    The rows of `returned` ones, which are among the others, are marked as retired.
+    The rows of `returned` ones, which are among the others, are marked as retired. The rows of `older` ones differ and
+    are newer: these are among the changed, or with `only_newer` in no other list.
     """
 
     new: list[Record]
     changed: list[tuple[Record, list[str]]]
     unchanged: list[Record]
     returned: list[Record] = []
+    older: list[Record] = []
+    only_newer: bool = False
 
     def counts(self, records: int) -> MergeCounts:
         """Return the counts of a batch of this many records."""
         new, changed, unchanged = len(self.new), len(self.changed), len(self.unchanged)
-        duplicate = records - new - changed - unchanged
-        return MergeCounts(new, changed, unchanged, duplicate, returned=len(self.returned))
+        older, by_older = (len(self.older), 0) if self.only_newer else (0, len(self.older))
+        return MergeCounts(
+            new,
+            changed,
+            unchanged,
+            duplicate=records - new - changed - unchanged - older,
+            returned=len(self.returned),
+            older=older,
+            updated_by_older=by_older,
+        )
 
 
 class TableReader:
@@ -60,12 +71,17 @@ class TableReader:
         full: bool,
         stages: Stages,
         seconds: float | None = None,
+        only_newer: bool = False,
     ) -> None:
-        """`full` ignores content hashes. `stages` counts the time spent; no statement may take more than `seconds`."""
+        """`full` ignores content hashes. `stages` counts the time spent; no statement may take more than `seconds`.
+
+        With `only_newer` rows that are newer than their records, by the portal's own moment, stay as they are.
+        """
         self._connection = connection
         self._table = table
         self._stages = stages
         self._seconds = seconds
+        self._only_newer = only_newer and "updated_at" in table.columns
         self._by_hash = "content_hash" in table.columns and not full
         self._identity = identity_fields(table)
         self._filter_by_hash = filter_by_hash(table) if self._by_hash else ""
@@ -75,25 +91,27 @@ class TableReader:
 
     async def plan(self, records: Sequence[Record], values: Values[Record]) -> BatchDiff[Record]:
         """Return what merging this batch would do."""
-        unique = self._unique(records, values)
+        unique = self._unique(records, values, keeps_moments=self._only_newer)
         rows = [unique[row.position] for row in await self._not_held(unique, values)] if self._by_hash else unique
-        diff = BatchDiff[Record]([], [], [], [])
+        diff = BatchDiff[Record]([], [], [], [], only_newer=self._only_newer)
         differing: set[int] = set()
         if rows:
             async with self._step("filtering"):
                 found = await self._connection.fetch(self._plan, *self._columns(rows, values))
             for row in found:
-                position, is_new, is_retired, is_equal, *differs = row
+                position, is_new, is_retired, is_equal, is_older, *differs = row
                 record = rows[position - 1]
                 if is_retired:
                     diff.returned.append(record)
                 if is_equal and not is_new:
                     continue
                 differing.add(id(record))
+                if is_older:
+                    diff.older.append(record)
                 if is_new:
                     diff.new.append(record)
-                else:
-                    names = list(row.keys())[4:]
+                elif not (is_older and self._only_newer):
+                    names = list(row.keys())[5:]
                     diff.changed.append(
                         (record, [name for name, is_other in zip(names, differs, strict=True) if is_other])
                     )
@@ -101,33 +119,43 @@ class TableReader:
         return diff
 
     async def compare(self, records: Sequence[Record], values: Values[Record]) -> list[list[str]]:
-        """Return for each record the fields in which the table differs; all of them where it has no such row."""
+        """Return for each record the fields in which the table differs; all of them where it has no such row.
+
+        With `only_newer` a newer row may have other values, but no mark.
+        """
         found = await self._connection.fetch(self._compare, *self._columns(records, values))
         differing: list[list[str]] = [[] for _ in records]
         for record in found:
-            position, is_missing, *_ = record
-            fields = list(record.keys())[2:]
+            position, is_missing, is_older, *_ = record
+            fields = ["retired"] if is_older and self._only_newer else list(record.keys())[3:]
             differing[position - 1] = [
-                field for field in fields if record[field] or (is_missing and field != "retired")
+                field for field in fields if record.get(field) or (is_missing and field != "retired")
             ]
         return differing
 
-    def _unique(self, records: Sequence[Record], values: Values[Record]) -> list[Record]:
-        """Return the last record of each key, in key order."""
+    def _unique(
+        self, records: Sequence[Record], values: Values[Record], *, keeps_moments: bool = False
+    ) -> list[Record]:
+        """Return the last record of each key, in key order, with the greatest moment, unless it `keeps_moments`."""
         columns = [values(field, records) for field in self._table.key]
         keys = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
         last = dict(zip(keys, records, strict=True))
         if len(last) < len(records) and "updated_at" in self._table.columns:
-            self._keep_greatest_moment(keys, records, last)
+            self._keep_greatest_moment(keys, records, last, keeps_moments=keeps_moments)
         return [last[key] for key in sorted(last)]
 
-    def _keep_greatest_moment(self, keys: list[Any], records: Sequence[Any], last: dict[Any, Any]) -> None:
+    def _keep_greatest_moment(
+        self, keys: list[Any], records: Sequence[Any], last: dict[Any, Any], *, keeps_moments: bool
+    ) -> None:
         """Give the last record of each key the greatest moment: between batches it never goes backwards either."""
         for key, record in zip(keys, records, strict=True):
             winner, moment = last[key], record.updated_at
             if moment is not None and (winner.updated_at is None or winner.updated_at < moment):
-                # The merged row equals no input record, so it must not keep a content hash.
-                last[key] = replace(winner, updated_at=moment, content_hash=None)
+                # The merged row equals no input record, so it must not keep a content hash; nor may one that keeps its
+                # moment, or its hash would be written into the row that the run which inserted it has merged.
+                last[key] = replace(winner, content_hash=None)
+                if not keeps_moments:
+                    last[key] = replace(last[key], updated_at=moment)
 
     async def _not_held(self, records: list[Record], values: Values[Record]) -> list[ChangedRow]:
         """Return the records that the table does not hold with their content hash, or has marked as retired."""

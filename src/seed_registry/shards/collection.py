@@ -66,7 +66,8 @@ class Collection(Struct):
             await self._collect_index(number, totals, found)
         await self.collect_rejects()
         keys = sorted(self.sample, key=hash_key)[: run.settings.verify_sample]  # the same however indexes are cut
-        expected = tally.assets.inserted + tally.assets.updated + tally.assets.unchanged
+        assets = tally.assets
+        expected = assets.inserted + assets.updated + assets.unchanged + assets.older
         self.target.recorder.take_expectation(expected, {key: self.sample[key] for key in keys})
 
     async def _collect_index(self, number: int, totals: IndexTotals, listed: ListedSources) -> None:

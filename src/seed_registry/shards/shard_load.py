@@ -229,11 +229,11 @@ def _take_counts(counts: Counts, saved: MergeCounts, parked: int) -> None:
     What the database had lost and this attempt wrote again is there twice.
     """
     written = counts.read - counts.rejected - counts.missing_source - parked
-    excess = saved.inserted + saved.updated + saved.unchanged + saved.duplicate - written
+    excess = saved.inserted + saved.updated + saved.unchanged + saved.duplicate + saved.older - written
     counts.inserted, counts.updated, counts.unchanged = saved.inserted, saved.updated, saved.unchanged
     counts.duplicate, counts.resumed = saved.duplicate, 0
-    counts.returned = saved.returned
-    for name in ("unchanged", "updated", "inserted"):
+    counts.returned, counts.older, counts.updated_by_older = saved.returned, saved.older, saved.updated_by_older
+    for name in ("unchanged", "older", "updated", "inserted"):
         again = min(max(excess, 0), getattr(counts, name))
         setattr(counts, name, getattr(counts, name) - again)
         excess -= again

@@ -46,8 +46,11 @@ def index_totals(
     assets.unchanged += settled.unchanged
     assets.rejected += rejected
     assets.returned += settled.returned
+    assets.older += settled.older
+    assets.updated_by_older += settled.updated_by_older
     # Every other record of a repeated key is one: how many there are of a key is not kept.
-    assets.duplicate += parked - rejected - settled.inserted - settled.updated - settled.unchanged
+    kept = settled.inserted + settled.updated + settled.unchanged + settled.older
+    assets.duplicate += parked - rejected - kept
     derived = {key for _, one in loaded for key in one.source_keys}.difference(listed_keys)
     written = sum(one.sources.inserted + one.sources.updated for _, one in loaded)
     sources.read += len(derived)

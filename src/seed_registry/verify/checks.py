@@ -54,7 +54,8 @@ async def _sample_equal(
     loaded: Expectation,
     progress: Progress,
 ) -> Check:
-    reader, differing = TableReader(connection, tables.assets, full=False, stages=Stages()), 0
+    reader = TableReader(connection, tables.assets, full=False, stages=Stages(), only_newer=loaded.only_newer)
+    differing = 0
     # By provider: if the table does not store it, a source may have another one in each index.
     for provider in {source.provider for source, _ in loaded.sample.values()}:
         sample = [(source, asset) for source, asset in loaded.sample.values() if source.provider == provider]

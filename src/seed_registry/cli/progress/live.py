@@ -204,7 +204,7 @@ def _outcomes(tally: Tally, width: int) -> Iterator[Text]:
     """The outcomes so far without those that are 0, but for the usual three; in several lines if need be."""
     counts = tally.assets
     counted = {name: (getattr(counts, name), "") for name in ("inserted", "updated", "unchanged")}
-    others = {name: (getattr(counts, name), "") for name in ("duplicate", "missing_source", "resumed")}
+    others = {name: (getattr(counts, name), "") for name in ("duplicate", "older", "missing_source", "resumed")}
     others |= {"rejected": (tally.rejected, "yellow"), "retries": (tally.retries, "yellow")}
     counted |= {name: one for name, one in others.items() if one[0]}
     line = Text()

@@ -122,6 +122,8 @@ def _rows_of_table(name: str, table: TablePlan) -> Iterator[_Row]:
     yield _Row("  unchanged", table.unchanged, examples.unchanged)
     if table.duplicate:
         yield _Row("  duplicate", table.duplicate, examples.duplicate)
+    if table.older:
+        yield _Row("  older", table.older, examples.older)
     if table.missing_source:
         yield _Row("  missing source", table.missing_source, examples.missing_source, "yellow")
     if table.rejected:

@@ -63,6 +63,9 @@ create table if not exists seed_registry.checkpoints (
   duplicate bigint not null default 0,
   resumed   bigint not null default 0,
   returned  bigint not null default 0,
+  older     bigint not null default 0,
+  -- of the updated, rows that were newer than their records
+  updated_by_older bigint not null default 0,
   primary key (run_id, index, shard, lanes, lane)
 );
 -- Checkpoints of an earlier version: no run of this one would go on from them.
@@ -94,7 +97,10 @@ do $$ begin
       add primary key (run_id, index, shard, lanes, lane);
   end if;
 end $$;
-alter table seed_registry.checkpoints add column if not exists returned bigint not null default 0;
+alter table seed_registry.checkpoints
+  add column if not exists returned bigint not null default 0,
+  add column if not exists older bigint not null default 0,
+  add column if not exists updated_by_older bigint not null default 0;
 
 -- Whose assets each run lists, noted before the first of them is looked up: what another run lists meanwhile is not
 -- retired.

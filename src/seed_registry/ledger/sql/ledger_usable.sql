@@ -11,7 +11,7 @@ with relations as (
       where attribute.attrelid = relation.oid and not attribute.attisdropped
         and attribute.attname = any(
           case relation.relname
-            when 'checkpoints' then array['attempt', 'returned'] when 'runs' then array['history', 'undoes']
+            when 'checkpoints' then array['attempt', 'updated_by_older'] when 'runs' then array['history', 'undoes']
           end
         )
     ) as is_current,

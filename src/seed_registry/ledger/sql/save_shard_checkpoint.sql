@@ -6,9 +6,10 @@ with saved as (
     line = $5, "offset" = greatest("offset", $6), assets = $7, size = $8, modified = $9, consumed = $10, digest = $11,
     batch = $12,
     inserted = inserted + $13, updated = updated + $14, unchanged = unchanged + $15, duplicate = duplicate + $16,
-    resumed = resumed + $17, returned = returned + $18,
+    resumed = resumed + $17, returned = returned + $18, older = older + $19,
+    updated_by_older = updated_by_older + $20,
     saved_at = pg_catalog.now()
-  where run_id = $1 and index = $2 and lane = $3 and lanes = $4 and shard = $19 and attempt = $20
+  where run_id = $1 and index = $2 and lane = $3 and lanes = $4 and shard = $21 and attempt = $22
   returning 1
 )
 select case

@@ -2,6 +2,7 @@
 -- and writes nothing.
 select
   batch.position::int, existing.{key_column} is null as is_new, {is_retired} as is_retired, not {differs} as is_equal,
+  {is_older} as is_older,
   {conditions}
 from unnest({arrays}) with ordinality as batch ({names}, position)
 left join {table} as existing on {same_key}

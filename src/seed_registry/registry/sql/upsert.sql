@@ -6,12 +6,19 @@ with written as (
   order by {order}
   on conflict ({key}) do update
   set {assignments}
-  -- an equal row is not written
+  -- an equal row is not written, nor one that is newer, if so asked; they are locked all the same
   where {differs}
   -- xmax is 0 only for rows that this statement inserted
-  returning xmax = 0 as inserted
+  returning xmax = 0 as inserted, {returned}
 )
 select
   pg_catalog.count(*) filter (where inserted) as inserted,
-  pg_catalog.count(*) filter (where not inserted) as updated
+  pg_catalog.count(*) filter (where not inserted) as updated,
+  -- a moment never goes backwards: where it is greater now than in the batch, it was so before
+  (
+    select pg_catalog.count(*)
+    from written as existing
+    join {staging} as staged on {same_key}
+    where not inserted and {is_older}
+  ) as updated_by_older
 from written;

@@ -20,7 +20,7 @@ locked as materialized (
   order by {order}
   on conflict ({key}) do update
   set {assignments}
-  -- an equal row is not written
+  -- an equal row is not written, nor one that is newer, if so asked
   where {differs}
   -- xmax is 0 only for rows that this statement inserted
   returning existing.*, xmax = 0 as seed_registry_is_new
@@ -29,6 +29,13 @@ locked as materialized (
 select
   pg_catalog.count(*) filter (where {alias}.seed_registry_is_new) as inserted,
   pg_catalog.count(*) filter (where not {alias}.seed_registry_is_new) as updated,
+  -- a moment never goes backwards: where it is greater now than in the batch, it was so before
+  (
+    select pg_catalog.count(*)
+    from {alias} as existing
+    join {staging} as staged on {same_key}
+    where not existing.seed_registry_is_new and {is_older}
+  ) as updated_by_older,
   pg_catalog.count(*) filter (where not {alias}.seed_registry_is_new and before.{key_column} is null) as unseen
 from {alias}
 left join before on {same_before};
