@@ -9,7 +9,6 @@ from typing import Final
 import anyio
 
 from seed_registry.errors import SeedRegistryError
-from seed_registry.ledger.change_summary import summarize_changes
 from seed_registry.ledger.checkpoints import Ledger
 from seed_registry.load.context import RegistryState, RunContext
 from seed_registry.load.outcomes import OutcomeRecorder
@@ -79,8 +78,7 @@ class LoadConclusion(Conclusion):
         """What the run changed, if it records that."""
         if not self._ledger.has_history:
             return None
-        run_id = self._ledger.run_id
-        return await self._main.do(lambda connection: summarize_changes(connection, run_id), is_limited=False)
+        return await self._main.do(self._ledger.summarize_changes, is_limited=False)
 
     async def end(self, report: Report) -> None:
         """Note in the ledger that the run is done."""
