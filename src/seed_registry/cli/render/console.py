@@ -65,8 +65,7 @@ def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None
         f"{f', {left_out(report.ignored_fields)} left out' if report.ignored_fields else ''}",
         soft_wrap=True,
     )
-    if report.retirement is not None:
-        print_retirement(console, report.retirement)
+    _print_changes(console, report)
     if report.shards:
         console.print(_by_processes(report.shards), soft_wrap=True)
     if report.database is not None:
@@ -81,6 +80,13 @@ def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None
     if report.digest is not None:
         for line in digest_lines(report.digest):
             console.print(f"digest of {line}", soft_wrap=True)
+
+
+def _print_changes(console: Console, report: Report) -> None:
+    if report.retirement is not None:
+        print_retirement(console, report.retirement)
+    if report.changes is not None:
+        console.print(f"changes: recorded, `seed-registry changes {report.run_id}` shows them", soft_wrap=True)
 
 
 def print_retirement(console: Console, retirement: Retirement) -> None:
