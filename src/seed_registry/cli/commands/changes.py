@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import sys
+from contextlib import aclosing
 from datetime import UTC, datetime
 from enum import StrEnum
-from itertools import count
 from typing import Annotated, Any, Final
 
 import asyncpg
 import typer
+from msgspec import Struct
+from msgspec.structs import replace
 
 from seed_registry.changes.availability import require_history
 from seed_registry.changes.cursor import Cursor
 from seed_registry.changes.feed import Change, FeedFilter, read_feed
 from seed_registry.changes.moments import parse_moment
-from seed_registry.changes.runs import counts_of, find_run, newest_runs
+from seed_registry.changes.runs import ChangedRun, counts_of, find_run, newest_runs
 from seed_registry.cli.config.flags import takes_settings
 from seed_registry.cli.config.options import TABLE
 from seed_registry.cli.render.changes import change_line, print_changes, print_more, print_runs_with_history
+from seed_registry.cli.render.output import write_out
 from seed_registry.cli.session import open_session
 from seed_registry.cli.signals import run_interruptibly
 from seed_registry.ledger.change_summary import CHANGE_KINDS
+from seed_registry.report import ChangeSummary
 from seed_registry.settings import OUTPUT, Settings
 
 # Of a table for people.
@@ -71,11 +74,34 @@ def show_changes(
         source,
         tuple(dict.fromkeys(one.value for one in kind or ())),
     )
-    work = _Feed(settings, wanted, limit).print_lines if output else _Feed(settings, wanted, limit).print_tables
-    run_interruptibly(work, "nothing was written")
+    reader = _Reader(settings, wanted, limit)
+    if output:
+        run_interruptibly(reader.print_lines, "nothing was written")
+    else:
+        _print_tables(run_interruptibly(reader.read_table, "nothing was written"))
 
 
-class _Feed:
+class _Table(Struct, frozen=True):
+    """What people are shown; `cursor` is where more begins."""
+
+    runs: list[tuple[ChangedRun, ChangeSummary]]
+    changes: list[Change]
+    cursor: Cursor | None
+
+
+def _print_tables(table: _Table) -> None:
+    if not table.runs:
+        typer.echo("no run with --history has ended here yet")
+        return
+    print_runs_with_history(table.runs)
+    print_changes(table.changes)
+    if not table.changes:
+        typer.echo("no changes")
+    if table.cursor is not None:
+        print_more(str(table.cursor))
+
+
+class _Reader:
     def __init__(self, settings: Settings, wanted: FeedFilter, limit: int | None) -> None:
         self._settings = settings
         self._wanted = wanted
@@ -85,36 +111,33 @@ class _Feed:
         """Print every change as one line of JSON, as it is read."""
         async with open_session(self._settings, is_read_only=True, must_exist=True) as (connection, _):
             await self._check(connection)
-            left = iter(range(self._limit) if self._limit is not None else count())
-            feed = read_feed(connection, self._wanted)
-            while next(left, None) is not None and (change := await anext(feed, None)) is not None:
-                sys.stdout.buffer.write(change_line(change).encode() + b"\n")
-            sys.stdout.buffer.flush()
+            printed = 0
+            async with aclosing(read_feed(connection, self._wanted)) as feed:
+                async for change in feed:
+                    write_out(change_line(change).encode() + b"\n")
+                    printed += 1
+                    if printed == self._limit:
+                        break
 
-    async def print_tables(self) -> None:
-        """Print a line for each of the last runs, then the changes, as many as a reader can take in."""
+    async def read_table(self) -> _Table:
+        """The last runs, or the one that is named, and as many changes as people can take in."""
         async with open_session(self._settings, is_read_only=True, must_exist=True) as (connection, _):
             await self._check(connection)
             wanted, limit = self._wanted, self._limit or _SHOWN
             runs = [await find_run(connection, wanted.run_id)] if wanted.run_id else []
             runs = runs or await newest_runs(connection, _MOST_RUNS)
-            if not runs:
-                typer.echo("no run with --history has ended here yet")
-                return
-            print_runs_with_history([(run, await counts_of(connection, run)) for run in runs])
-            if not (wanted.run_id or wanted.since or wanted.after):
-                wanted = FeedFilter(runs[0].run_id, source=wanted.source, kinds=wanted.kinds)
-            shown: list[Change] = []
-            async for change in read_feed(connection, wanted):
-                if len(shown) == limit:
-                    print_changes(shown)
-                    print_more(str(shown[-1].cursor))
-                    return
-                shown.append(change)
-            if shown:
-                print_changes(shown)
-            else:
-                typer.echo("no changes")
+            if runs and not (wanted.run_id or wanted.since or wanted.after):
+                wanted = replace(wanted, run_id=runs[0].run_id)
+            changes: list[Change] = []
+            async with aclosing(read_feed(connection, wanted)) as feed:
+                async for change in feed:
+                    if len(changes) == limit:
+                        break
+                    changes.append(replace(change, before=None))
+                else:
+                    limit += 1  # there are no more
+            cursor = changes[-1].cursor if len(changes) == limit else None
+            return _Table([(run, await counts_of(connection, run)) for run in runs], changes, cursor)
 
     async def _check(self, connection: asyncpg.Connection[Any]) -> None:
         await require_history(connection)

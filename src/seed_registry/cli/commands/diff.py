@@ -36,18 +36,18 @@ def show_diff(
     Runs in between without history, or whose changes were pruned, are named on standard error: what they did is
     missing.
     """
-    run_interruptibly(lambda: _print(settings, earlier, later, show_keys, output), "nothing was written")
+    printer = DiffPrinter(earlier, later, has_keys=show_keys, is_json=output)
+    run_interruptibly(lambda: _compare(settings, earlier, later, printer), "nothing was written")
+    printer.end()
 
 
-async def _print(settings: Settings, earlier: str, later: str, show_keys: bool, output: bool) -> None:
+async def _compare(settings: Settings, earlier: str, later: str, printer: DiffPrinter) -> None:
     async with open_session(settings, is_read_only=True, must_exist=True) as (connection, _):
         await require_history(connection)
         tables = await introspect(connection, settings.columns, settings.schema)
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             span = await find_span(connection, earlier, later)
-            printer = DiffPrinter(earlier, later, has_keys=show_keys, is_json=output)
             printer.begin(await find_unrecorded(connection, span), await first_loads(connection, span))
             async with aclosing(net_changes(connection, tables, span)) as changes:
                 async for change in changes:
                     printer.add(change)
-            printer.end()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -13,6 +12,7 @@ import msgspec
 from seed_registry.changes.net import EFFECTS, NetChange, Unrecorded
 from seed_registry.cli.render.console import print_rows
 from seed_registry.cli.render.messages import print_warning
+from seed_registry.cli.render.output import write_out
 from seed_registry.escape import printable
 from seed_registry.words import listed
 
@@ -74,7 +74,6 @@ class DiffPrinter:
             self._end_json(groups)
         else:
             self._end_table(groups)
-        sys.stdout.buffer.flush()
 
     def _end_json(self, groups: Sequence[tuple[_Group, Counter[str]]]) -> None:
         rest = {
@@ -91,7 +90,6 @@ class DiffPrinter:
             self._write(_dumped({**self._runs, **rest}) + "\n")
 
     def _end_table(self, groups: Sequence[tuple[_Group, Counter[str]]]) -> None:
-        sys.stdout.buffer.flush()
         rows = [
             (relation, "(first load)" if source is None else printable(source, _KEY_CHARACTERS), *_cells(counts))
             for (relation, _, source), counts in groups[:_MOST_SOURCES]
@@ -103,7 +101,7 @@ class DiffPrinter:
         print_rows(title, ("", "source", *EFFECTS), rows, numbers=set(EFFECTS))
 
     def _write(self, text: str) -> None:
-        sys.stdout.buffer.write(text.encode())
+        write_out(text.encode())
 
 
 def _sum(groups: Sequence[tuple[_Group, Counter[str]]], relation: str) -> Counter[str]:
