@@ -183,8 +183,9 @@ def crowded(workshop_url: DatabaseUrl) -> DatabaseUrl:
               array['k' || number], 's' || number % 4, 'k' || number, '{}',
               case when number % 3 > 0 then jsonb_build_object('name', repeat('x', number % 11 * 100)) end
             from generate_series(1, 200) as number;
-            insert into seed_registry.change_sets (run_id, last_id, ended_at)
-            select 'run' || number % 7, case when number < 5 then 100 else 201 end,
+            insert into seed_registry.change_sets (run_id, first_id, last_id, ended_at)
+            select 'run' || number % 7, case when number in (5, 6) or number < 5 then 1 else 101 end,
+              case when number < 5 then 100 else 201 end,
               timestamptz '2026-11-28 00:00Z' + (number * 5 % 12) * interval '1 second'
             from generate_series(0, 11) as number;
             """
@@ -255,7 +256,7 @@ async def test_a_page_is_limited_by_bytes_whatever_is_compressed(
         select 'r', 'assets', 'updated', array['k' || n], 'k' || n, '{name}',
           pg_catalog.jsonb_build_object('name', pg_catalog.repeat('x', 1000000))
         from pg_catalog.generate_series(1, 9) as n;
-        insert into seed_registry.change_sets values ('r', 9, pg_catalog.now());
+        insert into seed_registry.change_sets values ('r', 1, 9, pg_catalog.now());
         """
     )
     pages: list[int] = []

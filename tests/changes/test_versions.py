@@ -129,7 +129,7 @@ async def test_what_an_undo_deleted_and_inserted_again_is_told(site: Site, cli: 
           from gone
           returning id
         )
-        insert into seed_registry.change_sets select 'undo', id, now() from change
+        insert into seed_registry.change_sets select 'undo', id, id, now() from change
         """,
     )
     deleted, inserted = history(cli, site, "k2")["versions"]

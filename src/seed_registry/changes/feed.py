@@ -76,12 +76,12 @@ class Change(Struct, frozen=True):
 
 
 class ChangeSet(Struct, frozen=True):
-    """The changes of a run behind one id up to another, shown since it `ended_at`."""
+    """The changes of a run from one id to another, shown since it `ended_at`."""
 
     run_id: str
+    first_id: int
     last_id: int
     ended_at: datetime
-    first_after: int
 
 
 async def sets_from(
@@ -115,7 +115,7 @@ async def read_feed(connection: asyncpg.Connection[Any], wanted: FeedFilter) -> 
         await _require_unpruned(connection, after)
     start = max(wanted.since or BEGINNING, after.ended_at if after is not None else BEGINNING)
     async for found in sets_from(connection, start, wanted.run_id):
-        last = found.first_after
+        last = found.first_id - 1
         if after is not None and after.ended_at == found.ended_at:
             last = max(last, after.id)
         while rows := await _page(connection, found, last, wanted):

@@ -48,14 +48,19 @@ async def prune(connection: asyncpg.Connection[Any], run_id: str) -> int:
             "update seed_registry.runs set history = 'pruned' where run_id = $1 and history is not null", run_id
         )
         await connection.execute("delete from seed_registry.change_sets where run_id = $1", run_id)
+    query = (
+        "select pg_catalog.min(id) as first, pg_catalog.max(id) as last from seed_registry.changes where run_id = $1"
+    )
+    row = await connection.fetchrow(query, run_id)
+    assert row is not None  # aggregates
     deleted = 0
-    while batch := await _delete(connection, "changes/delete_changes", run_id):
-        deleted += batch
-    while await _delete(connection, "changes/delete_created", run_id):
+    for start in range(row["first"] or 0, (row["last"] or -1) + 1, _BATCH_ROWS):
+        deleted += await _delete(connection, "changes/delete_changes", run_id, start, start + _BATCH_ROWS)
+    while await _delete(connection, "changes/delete_created", run_id, _BATCH_ROWS):
         pass
     return deleted
 
 
-async def _delete(connection: asyncpg.Connection[Any], name: str, run_id: str) -> int:
-    status: str = await connection.execute(statement(name), run_id, _BATCH_ROWS)
+async def _delete(connection: asyncpg.Connection[Any], name: str, *arguments: object) -> int:
+    status: str = await connection.execute(statement(name), *arguments)
     return int(status.rpartition(" ")[2])

@@ -1,14 +1,8 @@
 -- The entries that stand for all assets which runs created, in the sets that ended behind one moment, up to another.
-with sets as (
-  select
-    run_id, last_id, ended_at,
-    coalesce(pg_catalog.lag(last_id) over (partition by run_id order by last_id), 0) as first_after
-  from seed_registry.change_sets
-)
 select sets.run_id, pg_catalog.sum(change.rows)::pg_catalog.int8 as rows
-from sets
+from seed_registry.change_sets as sets
 join seed_registry.changes as change
   on change.run_id = sets.run_id and change.relation = 'assets' and change.key = '{}'
-  and change.id > sets.first_after and change.id <= sets.last_id
+  and change.id >= sets.first_id and change.id <= sets.last_id
 where sets.ended_at > $1 and sets.ended_at <= $2
 group by sets.run_id;

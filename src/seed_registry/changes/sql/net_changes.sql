@@ -1,15 +1,9 @@
 -- What the sets that ended behind one moment, up to another, changed in each row: its first and its last change there.
-with sets as (
-  select
-    run_id, last_id, ended_at,
-    coalesce(pg_catalog.lag(last_id) over (partition by run_id order by last_id), 0) as first_after
-  from seed_registry.change_sets
-),
-changed as (
+with changed as (
   select change.*
-  from sets
+  from seed_registry.change_sets as sets
   join seed_registry.changes as change
-    on change.run_id = sets.run_id and change.id > sets.first_after and change.id <= sets.last_id
+    on change.run_id = sets.run_id and change.id >= sets.first_id and change.id <= sets.last_id
   where sets.ended_at > $1 and sets.ended_at <= $2 and change.key <> '{}'
 ),
 by_row as (

@@ -12,7 +12,8 @@ from (
         else coalesce(pg_catalog.pg_column_size(before), 0)
       end as size
     from seed_registry.changes as change
-    where run_id = $1 and id > $2 and id <= $3
+    -- By the ids: the index that begins with the run would have to be sorted for each page, so it is left no choice.
+    where run_id || '' = $1 and id > $2 and id <= $3
       and ($4::pg_catalog.text is null or source_key = $4 or key = '{}')
       and ($5::pg_catalog.text[] is null or kind = any($5))
     order by id
