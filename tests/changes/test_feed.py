@@ -9,19 +9,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import anyio
 import asyncpg
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from loads import A, B, Site, ask, asset, parsed, told
+from loads import A, B, Site, ask, asset, in_this_process, parsed, told
 
 from conftest import Cli
 from seed_registry.changes import feed
@@ -34,9 +34,14 @@ from seed_registry.errors import DatabaseRefused, SettingsInvalid
 from seed_registry.postgres.connection import session
 from seed_registry.settings import DatabaseUrl
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("at_home")]
+pytestmark = pytest.mark.usefixtures("at_home")
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def cli(cli: Cli, call_main: Callable[..., tuple[int, str, str]], home: Path, tmp_path: Path) -> Cli:
+    return in_this_process(cli, call_main, home, tmp_path)
 
 
 @pytest.fixture
@@ -44,10 +49,10 @@ def site(database_url: DatabaseUrl, tmp_path: Path) -> Site:
     return Site(database_url, tmp_path)
 
 
-async def test_a_feed_tells_of_a_first_load_a_change_a_retired_and_a_returned_asset(site: Site, cli: Cli) -> None:
-    first = await site.load(asset("k1", name="one"), asset("k2", B))
-    second = await site.load(asset("k1", name="uno", n=1.0))
-    third = await site.load(asset("k1", name="uno", n=1.0), asset("k2", B))
+def test_a_feed_tells_of_a_first_load_a_change_a_retired_and_a_returned_asset(site: Site, cli: Cli) -> None:
+    first = site.load(asset("k1", name="one"), asset("k2", B))
+    second = site.load(asset("k1", name="uno", n=1.0))
+    third = site.load(asset("k1", name="uno", n=1.0), asset("k2", B))
     found = parsed(cli("changes", "--json", url=site.url).stdout)
     assert told(found) == [
         ("inserted", A, None, []),
@@ -72,9 +77,9 @@ async def test_a_feed_tells_of_a_first_load_a_change_a_retired_and_a_returned_as
     assert [(one.source, one.kinds) for one in second.changes.per_source] == [(A, {"updated": 1}), (B, {"retired": 1})]
 
 
-async def test_filters_limits_and_cursors_choose_a_part_of_the_feed(site: Site, cli: Cli) -> None:
-    await site.load(asset("k1", name="one"), asset("k2", B))
-    second = await site.load(asset("k1", name="uno"))
+def test_filters_limits_and_cursors_choose_a_part_of_the_feed(site: Site, cli: Cli) -> None:
+    site.load(asset("k1", name="one"), asset("k2", B))
+    second = site.load(asset("k1", name="uno"))
 
     def run(*arguments: object) -> list[dict[str, Any]]:
         done = cli("changes", "--json", *arguments, url=site.url)
@@ -91,11 +96,9 @@ async def test_filters_limits_and_cursors_choose_a_part_of_the_feed(site: Site, 
     assert run("--after", whole[-1]["cursor"]) == []
 
 
-async def test_a_table_shows_the_newest_run_and_how_to_go_on(site: Site, cli: Cli) -> None:
-    first = await site.load(*(asset(f"k{number}") for number in range(13)))
-    second = await site.load(
-        *(asset(f"k{number}", name="x\x1b[31m\u202e") for number in range(13)), asset("e\x1b[2J", B)
-    )
+def test_a_table_shows_the_newest_run_and_how_to_go_on(site: Site, cli: Cli) -> None:
+    first = site.load(*(asset(f"k{number}") for number in range(13)))
+    second = site.load(*(asset(f"k{number}", name="x\x1b[31m\u202e") for number in range(13)), asset("e\x1b[2J", B))
     shown = cli("changes", "--limit", 10, url=site.url).stdout.decode()
     lines = shown.splitlines()
     assert f"{second.run_id}" in lines[2]
@@ -113,28 +116,28 @@ async def test_a_table_shows_the_newest_run_and_how_to_go_on(site: Site, cli: Cl
     assert "inserted 13 assets (first load)" in cli("changes", first.run_id, url=site.url).stdout.decode()
 
 
-async def test_nothing_to_show_is_said(site: Site, cli: Cli) -> None:
+def test_nothing_to_show_is_said(site: Site, cli: Cli) -> None:
     assert cli("changes", url=site.url).stdout == b"no run with --history has ended here yet\n"
     assert cli("changes", "--json", url=site.url).stdout == b""
-    await site.load(asset("k1"))
+    site.load(asset("k1"))
     assert b"no changes\n" in cli("changes", "--kind", "retired", url=site.url).stdout
 
 
-async def test_a_run_that_was_killed_is_shown_once_it_was_resumed(site: Site, cli: Cli, home: Path) -> None:
-    await site.load(asset("k0"), retire=False)
+def test_a_run_that_was_killed_is_shown_once_it_was_resumed(site: Site, cli: Cli, home: Path) -> None:
+    site.load(asset("k0"), retire=False)
     index = site.write(*(asset(f"k{number}") for number in range(3_000)))
     command = ["load", index, "--history", "--batch-size", "20", "--concurrency", "1", "--quiet"]
     environment = {"PATH": os.environ["PATH"], "SEED_REGISTRY_HOME": str(home), "DATABASE_URL": site.url.reveal}
-    with subprocess.Popen(  # noqa: ASYNC220  # nothing else happens meanwhile
+    with subprocess.Popen(  # nothing else happens meanwhile
         [sys.executable, "-m", "seed_registry", *command], env=environment, stdout=subprocess.DEVNULL
     ) as process:
         deadline = time.monotonic() + 60
-        while (await ask(site.url, "select count(*) from seed_registry.changes"))[0][0] < 100:
+        while (ask(site.url, "select count(*) from seed_registry.changes"))[0][0] < 100:
             assert process.poll() is None
             assert time.monotonic() < deadline
-            await anyio.sleep(0.02)
+            time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
-    ((run_id, made),) = await ask(
+    ((run_id, made),) = ask(
         site.url, "select run_id, count(*) from seed_registry.changes where asset_key is not null group by 1"
     )
     assert 0 < made < 2_999
@@ -150,22 +153,23 @@ async def test_a_run_that_was_killed_is_shown_once_it_was_resumed(site: Site, cl
     assert len({one["at"] for one in found}) == 1
 
 
-async def test_two_runs_that_end_at_once_have_moments_of_their_own(site: Site) -> None:
-    await site.load(asset("k0"), retire=False)
-    async with anyio.create_task_group() as group:
-        for number in range(1, 4):
-            group.start_soon(partial(site.load, asset(f"k{number}"), retire=False))
-    ends = await ask(site.url, "select ended_at from seed_registry.change_sets")
+def test_two_runs_that_end_at_once_have_moments_of_their_own(site: Site) -> None:
+    site.load(asset("k0"), retire=False)
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lambda number: site.load(asset(f"k{number}"), retire=False), range(1, 4)))
+    ends = ask(site.url, "select ended_at from seed_registry.change_sets")
     assert len(set(ends)) == 4
-    async with session(site.url) as connection:
-        found = [change async for change in read_feed(connection, FeedFilter())]
-        assert found == sorted(found, key=lambda change: change.cursor)
-        assert [change.asset_key for change in found if change.asset_key] == [f"k{n}" for n in _in_order(found)]
+    found = read_all(site.url)
+    assert found == sorted(found, key=lambda change: change.cursor)
+    assert {change.asset_key for change in found} == {None, "k1", "k2", "k3"}
 
 
-def _in_order(found: list[Change]) -> list[int]:
-    """The numbers of the keys, each run's once, as their runs come."""
-    return [int((change.asset_key or "k0")[1:]) for change in found if change.asset_key]
+def read_all(url: DatabaseUrl) -> list[Change]:
+    async def read() -> list[Change]:
+        async with session(url) as connection:
+            return [change async for change in read_feed(connection, FeedFilter())]
+
+    return asyncio.run(read())
 
 
 @pytest.fixture(scope="module")
@@ -243,22 +247,23 @@ def test_whatever_the_pages_a_reader_that_stops_and_goes_on_reads_the_whole_feed
         select count(*) from seed_registry.changes
         where ($1::text is null or source_key = $1) and ($2::text[] is null or kind = any($2))
         """
-    ((expected,),) = asyncio.run(ask(crowded, query, source, sorted(kinds) or None))
+    ((expected,),) = ask(crowded, query, source, sorted(kinds) or None)
     assert len(whole) == expected or (start is not None and len(whole) <= expected)
 
 
-async def test_a_page_is_limited_by_bytes_whatever_is_compressed(
-    connection: asyncpg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+def test_a_page_is_limited_by_bytes_whatever_is_compressed(
+    database_url: DatabaseUrl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await connection.execute(
+    ask(
+        database_url,
         """
         insert into seed_registry.changes (run_id, relation, kind, key, asset_key, fields, before)
         select 'r', 'assets', 'updated', array['k' || n], 'k' || n, '{name}',
           pg_catalog.jsonb_build_object('name', pg_catalog.repeat('x', 1000000))
-        from pg_catalog.generate_series(1, 9) as n;
-        insert into seed_registry.change_sets values ('r', 1, 9, pg_catalog.now());
-        """
+        from pg_catalog.generate_series(1, 9) as n
+        """,
     )
+    ask(database_url, "insert into seed_registry.change_sets values ('r', 1, 9, pg_catalog.now())")
     pages: list[int] = []
     original = feed._page
 
@@ -268,17 +273,16 @@ async def test_a_page_is_limited_by_bytes_whatever_is_compressed(
         return found
 
     monkeypatch.setattr(feed, "_page", counted)
-    assert len([change async for change in read_feed(connection, FeedFilter())]) == 9
+    assert len(read_all(database_url)) == 9
     assert pages == [5, 4, 0], "of 4 MiB; each change is small on disk"
 
 
-async def test_a_reader_whose_cursor_lies_before_pruned_changes_is_not_led_on(site: Site, cli: Cli) -> None:
-    await site.load(asset("k1"))
+def test_a_reader_whose_cursor_lies_before_pruned_changes_is_not_led_on(site: Site, cli: Cli) -> None:
+    site.load(asset("k1"))
     cursor = parsed(cli("changes", "--json", "--limit", 1, url=site.url).stdout)[0]["cursor"]
-    second = await site.load(asset("k1", name="x"))
-    third = await site.load(asset("k1", name="y"))
-    async with session(site.url) as connection:
-        await prune(connection, second.run_id)
+    second = site.load(asset("k1", name="x"))
+    third = site.load(asset("k1", name="y"))
+    site.prune(second)
     refused = cli("changes", "--json", "--after", cursor, url=site.url)
     assert (refused.returncode, refused.stdout) == (1, b"")
     assert f"those of run {second.run_id}" in refused.stderr.decode()
@@ -289,24 +293,27 @@ async def test_a_reader_whose_cursor_lies_before_pruned_changes_is_not_led_on(si
     assert (later.returncode, later.stdout) == (0, b"")
 
 
-async def test_a_reader_whose_run_is_pruned_under_it_gets_an_error(site: Site) -> None:
-    await site.load(asset("k0"))
-    run = await site.load(*(asset(f"k{number}") for number in range(9)))
-    async with session(site.url) as connection, session(site.url) as other:
-        read = read_feed(connection, FeedFilter(run.run_id))
-        await anext(read)
-        await prune(other, run.run_id)
-        with pytest.raises(DatabaseRefused, match="were pruned while they were read"):
-            async for _ in read:
+def test_a_reader_whose_run_is_pruned_under_it_gets_an_error(site: Site) -> None:
+    site.load(asset("k0"))
+    run = site.load(*(asset(f"k{number}") for number in range(9)))
+
+    async def read() -> None:
+        async with session(site.url) as connection, session(site.url) as other:
+            changes = read_feed(connection, FeedFilter(run.run_id))
+            await anext(changes)
+            await prune(other, run.run_id)
+            async for _ in changes:
                 pass
 
+    with pytest.raises(DatabaseRefused, match="were pruned while they were read"):
+        asyncio.run(read())
 
-async def test_a_run_that_has_no_changes_to_show_is_an_error_that_says_why(site: Site, cli: Cli) -> None:
-    without = await site.load(asset("k1"), history=False)
-    pruned = await site.load(asset("k2"))
-    idle = await site.load(asset("k2"))
-    async with session(site.url) as connection:
-        await prune(connection, pruned.run_id)
+
+def test_a_run_that_has_no_changes_to_show_is_an_error_that_says_why(site: Site, cli: Cli) -> None:
+    without = site.load(asset("k1"), history=False)
+    pruned = site.load(asset("k2"))
+    idle = site.load(asset("k2"))
+    site.prune(pruned)
     for run, words in (
         ("none", "there is no run none in the ledger; `seed-registry runs` lists them"),
         (without.run_id, "it was not loaded with --history"),
@@ -321,10 +328,10 @@ async def test_a_run_that_has_no_changes_to_show_is_an_error_that_says_why(site:
     assert b"no changes" in cli("changes", idle.run_id, url=site.url).stdout
 
 
-async def test_without_the_tables_the_error_names_the_upgrade(site: Site, cli: Cli) -> None:
-    await site.load(asset("k1"))
-    await ask(site.url, "drop table seed_registry.changes, seed_registry.created, seed_registry.change_sets")
-    await ask(site.url, "alter table seed_registry.runs drop column history, drop column undoes")
+def test_without_the_tables_the_error_names_the_upgrade(site: Site, cli: Cli) -> None:
+    site.load(asset("k1"))
+    ask(site.url, "drop table seed_registry.changes, seed_registry.created, seed_registry.change_sets")
+    ask(site.url, "alter table seed_registry.runs drop column history, drop column undoes")
     for command in (("changes",), ("history", "k1"), ("diff", "a", "b"), ("changes", "prune", "--older-than", "1d")):
         done = cli(*command, url=site.url)
         assert (done.returncode, done.stdout) == (1, b""), command
@@ -334,19 +341,19 @@ async def test_without_the_tables_the_error_names_the_upgrade(site: Site, cli: C
     assert cli("changes", url=site.url).returncode == 0
 
 
-async def test_a_role_that_may_only_read_needs_two_grants(site: Site, cli: Cli) -> None:
-    report = await site.load(asset("k1"))
-    later = await site.load(asset("k1", name="x"))
+def test_a_role_that_may_only_read_needs_two_grants(site: Site, cli: Cli) -> None:
+    report = site.load(asset("k1"))
+    later = site.load(asset("k1", name="x"))
     parts = site.url.reveal.partition("@")
     reader = DatabaseUrl(f"postgresql://only_reads{parts[1]}{parts[2]}")
-    await ask(site.url, "create role only_reads login")
+    ask(site.url, "create role only_reads login")
     try:
-        await ask(site.url, "grant usage on schema registry to only_reads")
-        await ask(site.url, "grant select on all tables in schema registry to only_reads")
+        ask(site.url, "grant usage on schema registry to only_reads")
+        ask(site.url, "grant select on all tables in schema registry to only_reads")
         refused = cli("changes", url=reader)
         assert (refused.returncode, refused.stdout) == (1, b"")
         for statement in refused.stderr.decode().partition("run: ")[2].strip().split(";")[:-1]:
-            await ask(site.url, statement)
+            ask(site.url, statement)
         for command in (("changes",), ("history", "k1"), ("diff", report.run_id, later.run_id)):
             done = cli(*command, url=reader)
             assert done.returncode == 0, done.stderr
@@ -354,16 +361,16 @@ async def test_a_role_that_may_only_read_needs_two_grants(site: Site, cli: Cli) 
         assert refused.returncode == 1
         assert b"may not delete changes" in refused.stderr
     finally:
-        await ask(site.url, "drop owned by only_reads")
-        await ask(site.url, "drop role only_reads")
+        ask(site.url, "drop owned by only_reads")
+        ask(site.url, "drop role only_reads")
 
 
-async def test_a_closed_pipe_ends_it_quietly(site: Site, home: Path) -> None:
-    await site.load(asset("k0"))
-    await site.load(*(asset(f"k{number}") for number in range(2_000)), batch_size=2_000)
+def test_a_closed_pipe_ends_it_quietly(site: Site, home: Path) -> None:
+    site.load(asset("k0"))
+    site.load(*(asset(f"k{number}") for number in range(2_000)), batch_size=2_000)
     environment = {"PATH": os.environ["PATH"], "SEED_REGISTRY_HOME": str(home), "DATABASE_URL": site.url.reveal}
     command = f"{sys.executable} -m seed_registry changes --json | head -n 1"
-    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, check=False, timeout=60)  # noqa: ASYNC221
+    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, check=False, timeout=60)
     assert len(parsed(done.stdout)) == 1
     assert done.stderr == b""
 

@@ -5,27 +5,32 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from collections.abc import Callable
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from loads import A, B, Site, ask, asset
+from loads import A, B, Site, ask, asset, in_this_process
 
 from conftest import Cli
 from seed_registry.changes.net import EFFECTS, find_span, net_changes
-from seed_registry.changes.prune import prune
 from seed_registry.postgres.connection import session
 from seed_registry.registry.introspection import introspect
 from seed_registry.settings import DatabaseUrl
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("at_home")]
+pytestmark = pytest.mark.usefixtures("at_home")
 
 ROWS = """
 select asset_key, s.source_key, a.name, a.raw::text, retired_at is not null as retired
 from registry.assets a join registry.sources s on s.id = source_id
 """
 State = dict[str, tuple[Any, ...]]
+
+
+@pytest.fixture
+def cli(cli: Cli, call_main: Callable[..., tuple[int, str, str]], home: Path, tmp_path: Path) -> Cli:
+    return in_this_process(cli, call_main, home, tmp_path)
 
 
 @pytest.fixture
@@ -43,10 +48,10 @@ def keys(found: Any) -> dict[str, str]:
     return {one["asset_key"]: one["effect"] for one in found["keys"] if one["relation"] == "assets"}
 
 
-async def test_what_happened_in_between_counts_once_by_its_net_effect(site: Site, cli: Cli) -> None:
-    first = await site.load(*(asset(key, name="a") for key in ("same", "changed", "back", "leaves", "twice")))
-    await site.load(*(asset(key, name="b") for key in ("same", "changed", "back", "twice", "new", "brief")))
-    last = await site.load(asset("same", name="b"), asset("changed", name="c"), asset("back", name="a"), asset("new"))
+def test_what_happened_in_between_counts_once_by_its_net_effect(site: Site, cli: Cli) -> None:
+    first = site.load(*(asset(key, name="a") for key in ("same", "changed", "back", "leaves", "twice")))
+    site.load(*(asset(key, name="b") for key in ("same", "changed", "back", "twice", "new", "brief")))
+    last = site.load(asset("same", name="b"), asset("changed", name="c"), asset("back", name="a"), asset("new"))
     found, errors = diff(cli, site, first.run_id, last.run_id, "--show-keys")
     assert errors == ""
     assert keys(found) == {
@@ -64,10 +69,10 @@ async def test_what_happened_in_between_counts_once_by_its_net_effect(site: Site
     assert shown.splitlines()[-1].split()[:4] == ["assets", "in", "total", "2"]
 
 
-async def test_what_a_first_load_created_is_counted_once(site: Site, cli: Cli) -> None:
-    before = await site.load(retire=False)
-    first = await site.load(*(asset(f"k{number}") for number in range(5)))
-    last = await site.load(asset("k0", name="x"), asset("k9", B))
+def test_what_a_first_load_created_is_counted_once(site: Site, cli: Cli) -> None:
+    before = site.load(retire=False)
+    first = site.load(*(asset(f"k{number}") for number in range(5)))
+    last = site.load(asset("k0", name="x"), asset("k9", B))
     found, _ = diff(cli, site, before.run_id, first.run_id)
     assert found["totals"]["assets"]["new"] == 5
     found, _ = diff(cli, site, before.run_id, last.run_id, "--show-keys")
@@ -77,14 +82,13 @@ async def test_what_a_first_load_created_is_counted_once(site: Site, cli: Cli) -
     }  # fmt: skip
 
 
-async def test_runs_whose_changes_are_missing_are_named(site: Site, cli: Cli) -> None:
-    first = await site.load(asset("k1", name="a"))
-    without = await site.load(asset("k1", name="b"), history=False)
-    idle = await site.load(asset("k1", name="b"), history=False)
-    pruned = await site.load(asset("k1", name="c"))
-    last = await site.load(asset("k1", name="d"))
-    async with session(site.url) as connection:
-        await prune(connection, pruned.run_id)
+def test_runs_whose_changes_are_missing_are_named(site: Site, cli: Cli) -> None:
+    first = site.load(asset("k1", name="a"))
+    without = site.load(asset("k1", name="b"), history=False)
+    idle = site.load(asset("k1", name="b"), history=False)
+    pruned = site.load(asset("k1", name="c"))
+    last = site.load(asset("k1", name="d"))
+    site.prune(pruned)
     found, errors = diff(cli, site, first.run_id, last.run_id)
     assert [(one["run_id"], one["history"]) for one in found["incomplete"]] == [
         (without.run_id, "none"), (pruned.run_id, "pruned")
@@ -95,9 +99,9 @@ async def test_runs_whose_changes_are_missing_are_named(site: Site, cli: Cli) ->
     assert diff(cli, site, pruned.run_id, last.run_id)[0]["incomplete"] == []
 
 
-async def test_the_order_of_the_runs_matters_and_both_have_to_have_ended(site: Site, cli: Cli) -> None:
-    first = await site.load(asset("k1", name="a"))
-    last = await site.load(asset("k1", name="b"))
+def test_the_order_of_the_runs_matters_and_both_have_to_have_ended(site: Site, cli: Cli) -> None:
+    first = site.load(asset("k1", name="a"))
+    last = site.load(asset("k1", name="b"))
     refused = cli("diff", last.run_id, first.run_id, url=site.url)
     assert (refused.returncode, refused.stdout) == (2, b"")
     command = refused.stderr.decode().partition("`seed-registry ")[2].partition("`")[0]
@@ -110,18 +114,18 @@ async def test_the_order_of_the_runs_matters_and_both_have_to_have_ended(site: S
         refused = cli("diff", *pair, url=site.url)
         assert refused.returncode == 2
         assert words in refused.stderr.decode()
-    await ask(
+    ask(
         site.url,
         "update seed_registry.runs set finished_at = null, outcome = 'running' where run_id = $1",
         first.run_id,
     )
-    await ask(site.url, "delete from seed_registry.change_sets where run_id = $1", first.run_id)
+    ask(site.url, "delete from seed_registry.change_sets where run_id = $1", first.run_id)
     refused = cli("diff", first.run_id, last.run_id, url=site.url)
     assert refused.returncode == 2
     assert b"has not ended" in refused.stderr
 
 
-async def compare_all(site: Site, seed: int, loads: int, *, first_without: bool) -> None:
+def compare_all(site: Site, seed: int, loads: int, *, first_without: bool) -> None:
     """Load at random, then compare every pair of runs with what the registry was like at their ends."""
     chosen = random.Random(seed)
     names = [f"k{number}" for number in range(6)]
@@ -129,20 +133,18 @@ async def compare_all(site: Site, seed: int, loads: int, *, first_without: bool)
     for number in range(loads):
         some = [name for name in names if chosen.random() < 0.7]
         records = [asset(name, chosen.choice((A, A, B)), name=chosen.choice("ab")) for name in some]
-        history = number > 0 or not first_without
-        runs.append((await site.load(*records, history=history)).run_id)
-        states.append({key: tuple(rest) for key, *rest in await ask(site.url, ROWS)})
-    async with session(site.url) as connection:
-        tables = await introspect(connection)
-        for one, other in combinations(range(len(runs)), 2):
-            async with connection.transaction():
-                span = await find_span(connection, runs[one], runs[other])
-                found = {
-                    change.asset_key: change.effect
-                    async for change in net_changes(connection, tables, span)
-                    if change.relation == "assets"
-                }
-            assert found == expected(states[one + 1 : other + 2]), (seed, one, other)
+        runs.append(site.load(*records, history=number > 0 or not first_without).run_id)
+        states.append({key: tuple(rest) for key, *rest in ask(site.url, ROWS)})
+    for one, other in combinations(range(len(runs)), 2):
+        found = asyncio.run(effects(site.url, runs[one], runs[other]))
+        assert found == expected(states[one + 1 : other + 2]), (seed, one, other)
+
+
+async def effects(url: DatabaseUrl, earlier: str, later: str) -> dict[str | None, str]:
+    async with session(url) as connection, connection.transaction():
+        tables, span = await introspect(connection), await find_span(connection, earlier, later)
+        changes = net_changes(connection, tables, span)
+        return {change.asset_key: change.effect async for change in changes if change.relation == "assets"}
 
 
 def expected(states: list[State]) -> dict[str, str]:
@@ -166,4 +168,4 @@ def expected(states: list[State]) -> dict[str, str]:
 @pytest.mark.parametrize(("seed", "first_without"), [(seed, bool(seed % 2)) for seed in range(12)])
 @pytest.mark.sampled(2)
 def test_all_pairs_of_runs_are_as_a_model_says(site: Site, seed: int, first_without: bool) -> None:
-    asyncio.run(compare_all(site, seed, 6, first_without=first_without))
+    compare_all(site, seed, 6, first_without=first_without)

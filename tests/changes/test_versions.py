@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from loads import A, B, Site, ask, asset
+from loads import A, B, Site, ask, asset, in_this_process
 
 from conftest import Cli
 from seed_registry.changes import document_diff
 from seed_registry.changes.document_diff import compare_documents
 from seed_registry.settings import DatabaseUrl
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("at_home")]
+pytestmark = pytest.mark.usefixtures("at_home")
+
+
+@pytest.fixture
+def cli(cli: Cli, call_main: Callable[..., tuple[int, str, str]], home: Path, tmp_path: Path) -> Cli:
+    return in_this_process(cli, call_main, home, tmp_path)
 
 
 @pytest.fixture
@@ -40,11 +45,11 @@ def fields(version: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
     }
 
 
-async def test_each_version_is_told_with_old_and_new_values(site: Site, cli: Cli) -> None:
-    first = await site.load(asset("k1", name="a", n=1), asset("k2"))
-    second = await site.load(asset("k1", name="b", n=1, url="https://x.example"), asset("k2"))
-    await site.load(asset("k2"))
-    fourth = await site.load(asset("k1", name="c", n=1.0, url="https://x.example"), asset("k2"))
+def test_each_version_is_told_with_old_and_new_values(site: Site, cli: Cli) -> None:
+    first = site.load(asset("k1", name="a", n=1), asset("k2"))
+    second = site.load(asset("k1", name="b", n=1, url="https://x.example"), asset("k2"))
+    site.load(asset("k2"))
+    fourth = site.load(asset("k1", name="c", n=1.0, url="https://x.example"), asset("k2"))
     found = history(cli, site, "k1")
     assert (found["exists"], found["source_key"], found["created_by"]) == (True, A, first.run_id)
     newest, returned, retired, oldest = found["versions"]
@@ -62,9 +67,9 @@ async def test_each_version_is_told_with_old_and_new_values(site: Site, cli: Cli
     assert f"created by run {first.run_id}" in text
 
 
-async def test_an_asset_that_nothing_changed_names_the_run_that_created_it(site: Site, cli: Cli) -> None:
-    first = await site.load(asset("k1"))
-    second = await site.load(asset("k1"), asset("k2"))
+def test_an_asset_that_nothing_changed_names_the_run_that_created_it(site: Site, cli: Cli) -> None:
+    first = site.load(asset("k1"))
+    second = site.load(asset("k1"), asset("k2"))
     found = history(cli, site, "k1")
     assert (found["versions"], found["created_by"]) == ([], first.run_id)
     assert b"nothing has changed it since" in cli("history", "k1", url=site.url).stdout
@@ -73,24 +78,24 @@ async def test_an_asset_that_nothing_changed_names_the_run_that_created_it(site:
     assert fields(found["versions"][0])["asset_key"] == (None, "k2")
 
 
-async def test_an_asset_from_before_the_history_has_no_creator(site: Site, cli: Cli) -> None:
-    await site.load(asset("k1", name="a"), history=False)
+def test_an_asset_from_before_the_history_has_no_creator(site: Site, cli: Cli) -> None:
+    site.load(asset("k1", name="a"), history=False)
     assert b"no run with --history changed it" in cli("history", "k1", url=site.url).stdout
-    await site.load(asset("k1", name="b"))
+    site.load(asset("k1", name="b"))
     found = history(cli, site, "k1")
     assert found["created_by"] is None
     assert fields(found["versions"][0]) == {"name": ("a", "b")}
     assert b"it was there before the first run" in cli("history", "k1", url=site.url).stdout
 
 
-async def test_a_change_without_history_is_found_out(site: Site, cli: Cli) -> None:
-    await site.load(asset("k1", name="a"))
-    await site.load(asset("k1", name="b"))
-    await site.load(asset("k1", name="c"), history=False)
+def test_a_change_without_history_is_found_out(site: Site, cli: Cli) -> None:
+    site.load(asset("k1", name="a"))
+    site.load(asset("k1", name="b"))
+    site.load(asset("k1", name="c"), history=False)
     found = history(cli, site, "k1")["versions"]
     assert [(one["is_proven"], fields(one)) for one in found] == [(False, {"name": ("a", "c")})]
     assert b"without history: the new values are as they are now" in cli("history", "k1", url=site.url).stdout
-    await site.load(asset("k1", name="d"))
+    site.load(asset("k1", name="d"))
     found = history(cli, site, "k1")["versions"]
     assert [(one["is_proven"], fields(one)) for one in found] == [
         (True, {"name": ("c", "d")}),
@@ -99,11 +104,11 @@ async def test_a_change_without_history_is_found_out(site: Site, cli: Cli) -> No
     assert b"those before the next change" in cli("history", "k1", url=site.url).stdout
 
 
-async def test_a_row_that_was_deleted_by_hand_keeps_what_its_changes_say(site: Site, cli: Cli) -> None:
-    await site.load(asset("k1", name="a"))
-    await site.load(asset("k1", name="b"))
-    await site.load(asset("k1", name="c"))
-    await ask(site.url, "delete from registry.assets")
+def test_a_row_that_was_deleted_by_hand_keeps_what_its_changes_say(site: Site, cli: Cli) -> None:
+    site.load(asset("k1", name="a"))
+    site.load(asset("k1", name="b"))
+    site.load(asset("k1", name="c"))
+    ask(site.url, "delete from registry.assets")
     found = history(cli, site, "k1")
     assert not found["exists"]
     assert [fields(one) for one in found["versions"]] == [{"name": ("b", "unknown")}, {"name": ("a", "b")}]
@@ -112,11 +117,11 @@ async def test_a_row_that_was_deleted_by_hand_keeps_what_its_changes_say(site: S
     assert "+ (not known)" in text
 
 
-async def test_what_an_undo_deleted_and_inserted_again_is_told(site: Site, cli: Cli) -> None:
-    await site.load(asset("k1", name="a"))
-    await site.load(asset("k1", name="a"), asset("k2", name="x"))
+def test_what_an_undo_deleted_and_inserted_again_is_told(site: Site, cli: Cli) -> None:
+    site.load(asset("k1", name="a"))
+    site.load(asset("k1", name="a"), asset("k2", name="x"))
     # as an undo does it
-    await ask(
+    ask(
         site.url,
         """
         with gone as (delete from registry.assets where asset_key = 'k2' returning *),
@@ -135,26 +140,24 @@ async def test_what_an_undo_deleted_and_inserted_again_is_told(site: Site, cli: 
     deleted, inserted = history(cli, site, "k2")["versions"]
     assert (deleted["is_deleted"], deleted["is_proven"], fields(deleted)["name"]) == (True, True, ("x", None))
     assert (inserted["is_proven"], fields(inserted)["name"]) == (True, (None, "x"))
-    await site.load(asset("k2", name="y"), history=False)
+    site.load(asset("k2", name="y"), history=False)
     assert [one["is_proven"] for one in history(cli, site, "k2")["versions"]] == [False, True]
     assert b"something created it again afterwards" in cli("history", "k2", url=site.url).stdout
 
 
-async def test_changes_of_a_run_that_has_not_ended_are_marked(site: Site, cli: Cli) -> None:
-    await site.load(asset("k1", name="a"))
-    await site.load(asset("k1", name="b"))
-    await ask(
-        site.url, "delete from seed_registry.change_sets where last_id = (select max(id) from seed_registry.changes)"
-    )
+def test_changes_of_a_run_that_has_not_ended_are_marked(site: Site, cli: Cli) -> None:
+    site.load(asset("k1", name="a"))
+    site.load(asset("k1", name="b"))
+    ask(site.url, "delete from seed_registry.change_sets where last_id = (select max(id) from seed_registry.changes)")
     assert history(cli, site, "k1")["versions"][0]["at"] is None
     assert b"its run has not ended" in cli("history", "k1", url=site.url).stdout
 
 
-async def test_of_several_sources_with_one_key_one_has_to_be_named(site: Site, cli: Cli) -> None:
-    await ask(site.url, "alter table registry.assets drop constraint assets_asset_key_key")
-    await ask(site.url, "create unique index on registry.assets (source_id, asset_key)")
-    await site.load(asset("1", name="a"), asset("1", B, name="b"))
-    await site.load(asset("1", name="a2"), asset("1", B, name="b2"))
+def test_of_several_sources_with_one_key_one_has_to_be_named(site: Site, cli: Cli) -> None:
+    ask(site.url, "alter table registry.assets drop constraint assets_asset_key_key")
+    ask(site.url, "create unique index on registry.assets (source_id, asset_key)")
+    site.load(asset("1", name="a"), asset("1", B, name="b"))
+    site.load(asset("1", name="a2"), asset("1", B, name="b2"))
     done = cli("history", "1", url=site.url)
     assert (done.returncode, done.stdout) == (2, b"")
     assert f"2 assets have the key 1: of {A}, {B}" in done.stderr.decode()
@@ -165,26 +168,26 @@ async def test_of_several_sources_with_one_key_one_has_to_be_named(site: Site, c
     assert b"there is no asset 1 of source c.example" in unknown.stderr
 
 
-async def test_an_unknown_key_is_a_usage_error_and_is_escaped(site: Site, cli: Cli) -> None:
-    await site.load(asset("k1"))
+def test_an_unknown_key_is_a_usage_error_and_is_escaped(site: Site, cli: Cli) -> None:
+    site.load(asset("k1"))
     done = cli("history", "K\x1b[2J", url=site.url)
     assert done.returncode == 2
     assert rb"there is no asset K\x1b[2J" in done.stderr
     assert b"`seed-registry changes` lists what changed" in done.stderr
 
 
-async def test_values_and_paths_are_escaped_and_cut(site: Site, cli: Cli) -> None:
-    await site.load(asset("k1", name="x" * 9_000, extra={"\x1b[2J key": 1}))
-    await site.load(asset("k1", name="y\x1b[2J\u202e", extra={"\x1b[2J key": 2}))
+def test_values_and_paths_are_escaped_and_cut(site: Site, cli: Cli) -> None:
+    site.load(asset("k1", name="x" * 9_000, extra={"\x1b[2J key": 1}))
+    site.load(asset("k1", name="y\x1b[2J\u202e", extra={"\x1b[2J key": 2}))
     shown = cli("history", "k1", url=site.url).stdout.decode()
     assert "\x1b" not in shown
     assert "\u202e" not in shown
     assert max(map(len, shown.splitlines())) < 500
 
 
-async def test_no_more_versions_than_the_limit_are_shown(site: Site, cli: Cli) -> None:
+def test_no_more_versions_than_the_limit_are_shown(site: Site, cli: Cli) -> None:
     for number in range(4):
-        await site.load(asset("k1", name=f"{number}"))
+        site.load(asset("k1", name=f"{number}"))
     assert [history(cli, site, "k1", "--limit", n)["more"] for n in (2, 3)] == [True, False]
     assert b"there are older versions: --limit 20 shows more" in cli("history", "k1", "--limit", 2, url=site.url).stdout
 
@@ -218,12 +221,9 @@ def test_a_difference_is_bounded_whatever_the_documents() -> None:
     assert compare_documents('"' + "x" * document_diff._MOST_BYTES + '"', "1") is None
 
 
-async def test_a_document_too_long_to_compare_is_named_by_its_length(
-    connection: asyncpg.Connection[Any], site: Site, cli: Cli
-) -> None:
-    await site.load(asset("k1", text="x" * 3_000_000))
-    await site.load(asset("k1", text="y" * 3_000_000))
-    assert await connection.fetchval("select count(*) from seed_registry.changes where asset_key = 'k1'") == 1
+def test_a_document_too_long_to_compare_is_named_by_its_length(site: Site, cli: Cli) -> None:
+    site.load(asset("k1", text="x" * 3_000_000))
+    site.load(asset("k1", text="y" * 3_000_000))
     (version,) = history(cli, site, "k1")["versions"]
     assert version["fields"][0]["field"] == "raw"
     assert min(version["fields"][0]["sizes"]) > 3_000_000
