@@ -69,11 +69,16 @@ create table if not exists seed_registry.runs (
   report      jsonb,
   -- of a run by shards: when its coordinator was last at work; its workers end some time later
   seen_at     timestamptz,
-  retired     bigint not null default 0
+  retired     bigint not null default 0,
+  -- whether its changes are recorded: null (not), kept, pruned
+  history     text,
+  -- the run that it takes back
+  undoes      text
 );
 alter table seed_registry.runs add column if not exists seen_at timestamptz;
 -- how many assets it retired, committed with them
 alter table seed_registry.runs add column if not exists retired bigint not null default 0;
+alter table seed_registry.runs add column if not exists history text, add column if not exists undoes text;
 do $$ begin
   if pg_catalog.to_regclass('seed_registry.runs_key_idx') is null then
     create index runs_key_idx on seed_registry.runs (key, started_at);
@@ -163,6 +168,65 @@ end $$;
 create unlogged table if not exists seed_registry.listed_keys (
   run_id text not null, part int not null, hashes bytea not null, primary key (run_id, part)
 );
+
+-- What runs with history changed, row by row, each in the transaction of its change.
+create table if not exists seed_registry.changes (
+  id          bigint generated always as identity primary key,
+  run_id      text not null,
+  relation    text not null, -- sources or assets
+  kind        text not null, -- inserted, updated, retired, returned, undone
+  -- 1, but in the entry that stands for all assets which a run created that began without any
+  rows        bigint not null default 1,
+  -- the values of the fields of the table's unique key; empty in an entry for many rows
+  key         text[] not null,
+  provider    text,
+  source_key  text,
+  asset_key   text,
+  fields      text[] not null,
+  -- what these fields, and the content hash, were before, as texts; of a row that was deleted all; null of a new row
+  before      jsonb,
+  -- of the row afterwards, see docs/operations.md; null of one that was deleted
+  hash        bytea,
+  -- of a row that had not changed since such a run created it: that run, and the hash of the row then
+  created_by   text,
+  created_hash bytea
+);
+do $$ begin
+  if pg_catalog.to_regclass('seed_registry.changes_run_idx') is null then
+    -- The only one that begins with the run: the planner knows nothing yet of a run at work, and would take the wrong one.
+    create index changes_run_idx on seed_registry.changes (run_id, relation, key, id);
+    create index changes_key_idx on seed_registry.changes (asset_key, id) where asset_key is not null;
+    create index changes_created_idx on seed_registry.changes (created_by, key) where created_by is not null;
+  end if;
+end $$;
+-- The transactions in which runs that began without assets created some: these rows have that xmin until something
+-- changes them, and that created_at.
+create table if not exists seed_registry.created (
+  at     timestamptz not null,
+  xid    xid8 not null,
+  run_id text not null,
+  rows   bigint not null,
+  primary key (at, xid)
+);
+do $$ begin
+  if pg_catalog.to_regclass('seed_registry.created_run_idx') is null then
+    create index created_run_idx on seed_registry.created (run_id, at, xid);
+  end if;
+end $$;
+-- The changes that a run had made when an attempt of it ended, from an id up to another: they are shown from then on, in
+-- this order.
+create table if not exists seed_registry.change_sets (
+  run_id   text not null,
+  first_id bigint not null,
+  last_id  bigint not null,
+  ended_at timestamptz not null,
+  primary key (run_id, last_id)
+);
+do $$ begin
+  if pg_catalog.to_regclass('seed_registry.change_sets_ended_idx') is null then
+    create unique index change_sets_ended_idx on seed_registry.change_sets (ended_at);
+  end if;
+end $$;
 
 -- A run by shards (docs/architecture.md): what its processes share. All of it is deleted with the end of the run.
 

@@ -20,7 +20,7 @@ _MANY = 18
 _NO_PANEL = "Options"
 _BLANK = "\n"
 _EXAMPLES: Mapping[str, Sequence[str]] = {
-    "": ("load city.index.json.gz", "plan city.index.json.gz", "load --help"),
+    "": ("load city.index.json.gz", "load --help"),
     "load": ("load city.index.json.gz", "load 'indexes/*.json' --database-url postgresql://host/db"),
     "plan": ("plan city.index.json.gz", "plan city.index.json.gz --json"),
     "verify": ("verify city.index.json.gz", "verify city.index.json.gz --json"),
@@ -83,7 +83,7 @@ def _help(command: Any, ctx: Any, width: int, *, everything: bool) -> Iterator[T
         yield from _table(rows, width)
     if hasattr(command, "commands"):
         yield Text("\nCommands", "bold")
-        below = {name: one for name, one in command.commands.items() if not one.hidden}
+        below = {name: one for name, one in command.commands.items() if " " not in name and not one.hidden}
         yield from _table([(f"  {name}", _first_sentence(one)) for name, one in below.items()], width)
     yield from _options(command, ctx, width, everything=everything)
     examples = examples_of(" ".join(path_of(ctx)))

@@ -9,9 +9,11 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
+import typer
 from rich.text import Text
 
 from seed_registry.changes.feed import Change
+from seed_registry.changes.overview import Overview
 from seed_registry.changes.runs import ChangedRun
 from seed_registry.cli.render.console import print_rows, unbroken
 from seed_registry.escape import printable
@@ -71,6 +73,20 @@ def _dumped(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
+def print_overview(found: Overview) -> None:
+    """Print a line for each run, then the changes, then how to go on."""
+    if not found.runs:
+        typer.echo("no run with --history has ended here yet")
+        return
+    print_runs_with_history(found.runs)
+    print_changes(found.changes)
+    if not found.changes:
+        typer.echo("no changes")
+    if found.cursor is not None:
+        more = f"there are more: continue with --after {found.cursor}, or raise --limit"
+        unbroken().print(Text(more, "dim"), soft_wrap=True)
+
+
 def print_runs_with_history(runs: Sequence[tuple[ChangedRun, ChangeSummary]]) -> None:
     """Print a line for each run: when it ended, and how many changes of each kind it made."""
     rows = [(run.run_id, _moment(run.ended_at), _of_run(run, summary)) for run, summary in runs]
@@ -86,11 +102,6 @@ def print_changes(changes: Sequence[Change]) -> None:
             title = f"run {printable(first.run_id)}, ended {_moment(first.at)}"
             print_rows(title, _COLUMNS, [_row(change) for change in changes[start:end]], numbers={"change"})
             start = end
-
-
-def print_more(cursor: str) -> None:
-    """Say how to go on."""
-    unbroken().print(Text(f"there are more: continue with --after {cursor}, or raise --limit", "dim"), soft_wrap=True)
 
 
 def kinds_in_words(kinds: Mapping[str, int]) -> str:
