@@ -26,6 +26,10 @@ _MOST_FIELDS: Final = 12
 _BREAKS: Final = re.compile(r"[\t\r\n]")
 _NOT_ASCII: Final = re.compile(r"[^ -~]")
 _COLUMNS: Final = ("change", "kind", "source", "key", "fields")
+# Made once, for there may be very many lines.
+_VALUES: Final = msgspec.json.Decoder(dict[str, str | None])
+_ANY: Final = msgspec.json.Decoder()
+_dumped: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def change_line(change: Change) -> str:
@@ -48,7 +52,7 @@ def change_line(change: Change) -> str:
 
 def _before(text: str) -> str:
     """The values of the fields before, the document as one; it is not parsed, so that its numbers stay as they are."""
-    values: dict[str, Any] = json.loads(text)
+    values = _VALUES.decode(text)
     values.pop("content_hash", None)
     return "{" + ",".join(f"{_dumped(name)}:{_value(name, value)}" for name, value in values.items()) + "}"
 
@@ -63,14 +67,13 @@ def _value(name: str, value: Any) -> str:
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text, parse_int=str, parse_float=str)
-    except (ValueError, RecursionError):
-        return False
+        _ANY.decode(text)
+    except (ValueError, RecursionError):  # a number may only be larger than it takes
+        try:
+            json.loads(text, parse_int=str, parse_float=str)
+        except (ValueError, RecursionError):
+            return False
     return True
-
-
-def _dumped(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
 
 
 def print_overview(found: Overview) -> None:
