@@ -169,3 +169,18 @@ def expected(states: list[State]) -> dict[str, str]:
 @pytest.mark.sampled(2)
 def test_all_pairs_of_runs_are_as_a_model_says(site: Site, seed: int, first_without: bool) -> None:
     compare_all(site, seed, 6, first_without=first_without)
+
+
+def test_a_run_that_was_taken_back_has_no_net_effect(site: Site, cli: Cli) -> None:
+    first = site.load(asset("k1", name="a"), asset("gone"))
+    middle = site.load(asset("k1", name="b"), asset("k2"))
+    assert cli("undo", middle.run_id, url=site.url).returncode == 0
+    ((undo,),) = ask(site.url, "select run_id from seed_registry.runs where undoes is not null")
+    found, _ = diff(cli, site, first.run_id, undo, "--show-keys")
+    assert keys(found) == {"k1": "unchanged", "k2": "unchanged", "gone": "unchanged"}
+    found, _ = diff(cli, site, middle.run_id, undo, "--show-keys")
+    assert keys(found) == {"k1": "changed", "k2": "deleted", "gone": "returned"}
+    versions = json.loads(cli("history", "k2", "--json", url=site.url).stdout)
+    assert [(one["kind"], one["is_proven"]) for one in versions["versions"]] == [("undone", True), ("inserted", True)]
+    assert f"takes back run {middle.run_id}" in cli("changes", url=site.url).stdout.decode()
+    assert f"takes back  run {middle.run_id}" in cli("runs", undo, url=site.url).stdout.decode()
