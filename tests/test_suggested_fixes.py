@@ -688,6 +688,24 @@ ELSEWHERE = {
     "load/test_only_newer.py::test_plan_and_load_warn_where_most_changes_replace_newer_rows": [
         "--only-newer leaves such rows as they are"
     ],
+    "changes/test_feed.py::test_without_the_tables_the_error_names_the_upgrade": [
+        "there are no tables of changes: the ledger {}"
+    ],
+    "changes/test_feed.py::test_a_reader_whose_cursor_lies_before_pruned_changes_is_not_led_on": [
+        "changes behind this cursor were pruned"
+    ],
+    "changes/test_feed.py::test_a_run_that_has_no_changes_to_show_is_an_error_that_says_why": [
+        "run {} recorded no changes", "the changes of run {} were deleted by",
+    ],
+    "changes/test_feed.py::test_a_table_shows_the_newest_run_and_how_to_go_on": [
+        "there are more: continue with --after {}", "changes: recorded, `seed-registry changes {}`",
+    ],
+    "changes/test_net.py::test_the_order_of_the_runs_matters_and_both_have_to_have_ended": [
+        "between a run and itself nothing changed", "run {} ended after {}; `seed-registry diff",
+    ],
+    "changes/test_versions.py::test_an_unknown_key_is_a_usage_error_and_is_escaped": ["keys are exact; `seed-registry"],
+    "changes/test_versions.py::test_of_several_sources_with_one_key_one_has_to_be_named": ["name one of them with"],
+    "changes/test_versions.py::test_no_more_versions_than_the_limit_are_shown": ["there are older versions: --limit"],
     "load/test_providers.py::test_of_two_sources_with_one_key": ["name the one that is meant with --provider"],
 }  # fmt: skip
 # What is said of a flag, a command or a statement without advising it, and what no test can do, by the reason.
@@ -703,7 +721,8 @@ NO_FIX = {
         "--json lists the(m$| first)",
         "^-- and the tables of schema seed_registry, as",
         "lists them, --json as well", "--verbose (prints it|shows its last words)", "the output of --verbose",
-        "the server does not offer TLS", "which no --header is sent to",
+        "the server does not offer TLS", "which no --header is sent to", "run with --history (changed|has ended)",
+        "they ran without --history", r"^How many \[default",
     ],
     "it is a statement or a page of ours": [
         r"^\s*(select|alter|create|drop|with|lock|set)\b", "^{}?\n?select", "<code>", "^  ", "^ ?--batch-", "^usage ",

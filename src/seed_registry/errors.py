@@ -25,6 +25,7 @@ password or unescaped input.
     ├── NotRetired                   exit 3   the load stands, but --retire retired nothing: guard, or incomplete index
     ├── VerificationFailed           exit 4
     │   └── IndexesIncomplete                 with --complete: a portal has more records than were read
+    ├── OutputClosed                          nothing is said: whoever read standard output has closed it
     └── Interrupted                  exit 128 + signal number
 """
 
@@ -175,6 +176,10 @@ class VerificationFailed(SeedRegistryError):
 
 class IndexesIncomplete(VerificationFailed):
     """The database equals the indexes, but with `complete` they lack records that their portals declare."""
+
+
+class OutputClosed(SeedRegistryError):
+    """Whoever read standard output has closed it, which is no failure to be told of."""
 
 
 class Interrupted(SeedRegistryError):

@@ -488,6 +488,33 @@ class Retirement(Struct, frozen=True):
     left_alone: list[LeftAlone]
 
 
+class SourceChanges(Struct, frozen=True):
+    """How many assets of one source changed, by kind, and of each kind the first and the last key."""
+
+    source: str
+    kinds: dict[str, int]
+    keys: dict[str, list[str]]
+
+
+class ChangeSummary(Struct, frozen=True):
+    """What a run with history changed, in all its attempts.
+
+    Attributes:
+        assets, sources: how many changes, by kind.
+        created: assets that it created into an empty table, which have no change of their own; part of `assets`.
+        fields: how many assets were updated in each field.
+        source_count: sources with changed assets, those `created` left out.
+        per_source: those with most of them; at most 20.
+    """
+
+    assets: dict[str, int]
+    sources: dict[str, int]
+    created: int
+    fields: dict[str, int]
+    source_count: int
+    per_source: list[SourceChanges]
+
+
 class IndexReport(Struct, frozen=True):
     """What a load did with one of its indexes; `error` says why it is not whole."""
 
@@ -524,7 +551,8 @@ class ShardReport(Struct, frozen=True):
 class Report(Struct, frozen=True, omit_defaults=True):
     """What a load did, the same for people and for `--json`; `per_index` only of several, `plan` of a dry run.
 
-    `shards` are those of a load by several processes, `retirement` is of one with `--retire`.
+    `shards` are those of a load by several processes, `retirement` is of one with `--retire`,
+    `changes` of one with `--history`.
 
     `keys` is the part of the keys that was loaded, None of all.
 
@@ -558,6 +586,7 @@ class Report(Struct, frozen=True, omit_defaults=True):
     shards: list[ShardReport] = []
     retirement: Retirement | None = None
     keys: str | None = None
+    changes: ChangeSummary | None = None
 
     @property
     def has_changes(self) -> bool:

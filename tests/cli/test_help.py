@@ -34,7 +34,7 @@ def context_of(path: str) -> Any:
     """The context of a command, as if it was called."""
     context = typer.Context(ROOT, info_name="seed-registry")
     command = ROOT
-    for name in path.split():
+    for name in (path,) if path in getattr(ROOT, "commands", {}) else path.split():
         command = command.commands[name]
         context = typer.Context(command, info_name=name, parent=context)
     return context
@@ -121,7 +121,8 @@ def test_every_command_has_examples_that_it_understands(path: str) -> None:
     for words in (words for example in examples for words in calls(example)):
         command, context = ROOT, typer.Context(ROOT, info_name="seed-registry")
         while hasattr(command, "commands") and words:
-            name = words.pop(0)
+            name = path if path == " ".join(words[:2]) and path in command.commands else words[0]
+            del words[: len(name.split())]
             command = command.commands[name]
             context = typer.Context(command, info_name=name, parent=context, **command.context_settings)
         if {"-h", "--help"}.isdisjoint(words):

@@ -33,18 +33,20 @@ from seed_registry.html.load_page import ReportPage, page
 from seed_registry.html.recorder import Latencies, ProgressSample, Recorder, Recording
 from seed_registry.report import (
     AssetCounts,
+    ChangeSummary,
     Check,
     Counts,
     LeftAlone,
     Report,
     Retirement,
+    SourceChanges,
     SourceCounts,
     SourceRetirement,
     Stages,
     Tally,
     Verification,
 )
-from seed_registry.settings import DatabaseUrl, MaxRejects, Settings
+from seed_registry.settings import DatabaseUrl, MaxRejects, MaxRetire, Settings
 from seed_registry.synthetic.index import Workload, generate
 from seed_registry.words import duration, size
 
@@ -144,6 +146,10 @@ def hostile_recording(*, exit_code: int = 4) -> Recording:
         retirement=Retirement(
             HOSTILE, HOSTILE, 9, 8, [SourceRetirement(HOSTILE, 9, 8, [HOSTILE], True)], [LeftAlone(HOSTILE, HOSTILE)]
         ),
+        changes=ChangeSummary(
+            {"inserted": 7, "updated": 5, "retired": 2}, {HOSTILE: 1}, 3, {HOSTILE: 5}, 30,
+            [SourceChanges(HOSTILE, {"updated": 5, "retired": 2}, {"retired": [HOSTILE], "updated": [HOSTILE]})],
+        ),
     )  # fmt: skip
     told.tell("info", "run_finished", **msgspec.to_builtins(report))
     told.ended(exit_code, HOSTILE + "\n" + HOSTILE)
@@ -180,6 +186,31 @@ def test_the_page_says_what_the_report_and_the_database_say(
         assert f"{reason}: {count}" in words
         first = next(reject for reject in rejects if reject["reason"] == reason)
         assert f"index.json: line {first['line']} (byte {first['offset']})" in words
+
+
+def test_the_page_says_what_changed(database_url: DatabaseUrl, tmp_path: Path) -> None:
+    def records(*keys: str, name: str) -> Path:
+        path = tmp_path / "index.json"
+        assets = [{"asset_key": key, "source_key": f"{key[0]}.example", "name": name} for key in keys]
+        sources = [{"source_key": f"{key}.example"} for key in "ab"]
+        path.write_text(json.dumps({"sources": sources, "assets": assets}), "utf-8")
+        return path
+
+    _, first, _ = loaded([records("a1", "a2", "b1", name="x")], database_url, tmp_path, history=True)
+    assert "3 changes of assets, 2 of sources (2 inserted)." in first.words
+    assert "3 of the inserted ones went into an empty table" in first.words
+    options: dict[str, Any] = {"history": True, "retire": True, "max_retire": MaxRetire(percent=100.0)}
+    again = records("a1", "a2", "a3", name="y")
+    recording, second, _ = loaded([again], database_url, tmp_path, **options)
+    assert "4 changes of assets." in second.words
+    assert "a.example 1 2 updated: a1 a2" in second.words
+    assert "b.example 1 retired: b1" in second.words
+    assert "name 2" in second.words
+    assert f"seed-registry changes {recording.run_id} --json" in second.words
+    _, idle, _ = loaded([again], database_url, tmp_path, **options)
+    assert "Nothing: every row was as the indexes have it." in idle.words
+    _, without, _ = loaded([again], database_url, tmp_path)
+    assert "What changed" not in without.words
 
 
 def test_the_page_says_what_was_retired_of_which_source_or_why_nothing_was(

@@ -12,7 +12,8 @@ from typer.core import TyperGroup
 
 from seed_registry.cli.config.conversion import convert_plainly
 
-# Where each command is defined: the module in this package, and in it a function or the Typer of several commands.
+# Where each command is defined: the module in this package, and in it a function or the Typer of several commands. A
+# name of two words is that of a command below one that is itself a command.
 HOMES: Final[Mapping[str, str]] = {
     "load": "load:load",
     "plan": "load:plan",
@@ -20,6 +21,10 @@ HOMES: Final[Mapping[str, str]] = {
     "digest": "digest:show_digest",
     "explain": "explain:explain",
     "runs": "runs:show_runs",
+    "changes": "changes:show_changes",
+    "changes prune": "prune:prune_changes",
+    "history": "history:show_history",
+    "diff": "diff:show_diff",
     "undo": "undo:undo_run",
     "doctor": "doctor:doctor",
     "bench": "bench:bench",
@@ -60,6 +65,11 @@ class LazyGroup(Group):
         del ctx
         return list(self.commands)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command of the first word, or of the first two."""
+        two_words = " ".join(args[:2])
+        return super().resolve_command(ctx, [two_words, *args[2:]] if two_words in self.commands else args)
+
 
 class _Commands(UserDict[str, Any]):
     """Commands by name, each imported at its first use."""
@@ -77,6 +87,7 @@ def _made(name: str, home: str) -> Any:
 
     module, _, attribute = home.partition(":")
     found = getattr(import_module(f"{__package__}.commands.{module}"), attribute)
+    name = name.rpartition(" ")[2]
     holder = typer.Typer()
     if isinstance(found, typer.Typer):
         for registered in found.registered_commands:

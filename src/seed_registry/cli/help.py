@@ -20,13 +20,17 @@ _MANY = 18
 _NO_PANEL = "Options"
 _BLANK = "\n"
 _EXAMPLES: Mapping[str, Sequence[str]] = {
-    "": ("load city.index.json.gz", "plan city.index.json.gz", "load --help"),
+    "": ("load city.index.json.gz", "load --help"),
     "load": ("load city.index.json.gz", "load 'indexes/*.json' --database-url postgresql://host/db"),
     "plan": ("plan city.index.json.gz", "plan city.index.json.gz --json"),
     "verify": ("verify city.index.json.gz", "verify city.index.json.gz --json"),
     "digest": ("digest --database-url postgresql://host/db", "digest --source data.example.org --json"),
     "explain": ("explain city.index.json.gz", "curl -s https://data.example.org/data.json | seed-registry explain -"),
     "runs": ("runs", "runs 20261123T101500-4f2a1c", "runs --limit 5 --json"),
+    "changes": ("changes", "changes --since 24h --kind retired", "changes --json --after CURSOR"),
+    "changes prune": ("changes prune --older-than 90d --dry-run", "changes prune --older-than 90d --yes"),
+    "history": ("history aaaa-0001", "history aaaa-0001 --source data.example.org --json"),
+    "diff": ("diff 20261123T101500-4f2a1c 20261130T101500-77ab09 --show-keys",),
     "doctor": ("doctor", "doctor --database-url postgresql://host/db"),
     "schema": ("schema show", "schema apply"),
     "schema apply": ("schema apply --database-url postgresql://host/db",),
@@ -79,7 +83,7 @@ def _help(command: Any, ctx: Any, width: int, *, everything: bool) -> Iterator[T
         yield from _table(rows, width)
     if hasattr(command, "commands"):
         yield Text("\nCommands", "bold")
-        below = {name: one for name, one in command.commands.items() if not one.hidden}
+        below = {name: one for name, one in command.commands.items() if " " not in name and not one.hidden}
         yield from _table([(f"  {name}", _first_sentence(one)) for name, one in below.items()], width)
     yield from _options(command, ctx, width, everything=everything)
     examples = examples_of(" ".join(path_of(ctx)))

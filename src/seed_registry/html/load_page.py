@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from seed_registry import __version__
+from seed_registry.html.change_section import changes
 from seed_registry.html.charts import percent, share_bar
 from seed_registry.html.document import document, html_text, swatch
 from seed_registry.html.files import require_writable, write_page
@@ -68,6 +69,7 @@ def page(recording: Recording) -> str:
         *indexes(recording),
         *shards(recording),
         *retirement(recording),
+        *changes(recording),
         *sources(recording),
         *_facts(recording),
         "</main>",

@@ -19,11 +19,12 @@ from seed_registry.checkpoint import (
     without_position,
 )
 from seed_registry.ledger.change_sets import close_changes
+from seed_registry.ledger.change_summary import summarize_changes
 from seed_registry.ledger.history import RunRecord
 from seed_registry.ledger.locks import announce_run, lock_number
 from seed_registry.postgres.identifiers import literal
 from seed_registry.postgres.sql_files import statement
-from seed_registry.report import MergeCounts
+from seed_registry.report import ChangeSummary, MergeCounts
 
 # A batch that changes nothing needs no transaction; its checkpoint gets one only this often.
 _SECONDS_BETWEEN_LAZY_CHECKPOINTS: Final = 1.0
@@ -187,6 +188,10 @@ class Ledger:
         """The arguments of the statements that save a checkpoint."""
         *place, file, _, _ = astuple(checkpoint if not checkpoint.is_part else _of_part(checkpoint))
         return self.run_id, *place, *astuple(file), self._number(checkpoint), *counts.numbers
+
+    async def summarize_changes(self, connection: asyncpg.Connection[Any]) -> ChangeSummary:
+        """Count what the run has changed so far."""
+        return await summarize_changes(connection, self.run_id)
 
     async def end(
         self, connection: asyncpg.Connection[Any], outcome: str, report: msgspec.Struct | None, error: str | None

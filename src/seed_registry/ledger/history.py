@@ -16,7 +16,8 @@ COLUMNS: Final = (
     "run_id, indexes, started_at, resumed, finished_at, outcome, error, rejects, report::pg_catalog.text as report"
 )
 _COUNTS: Final = ("inserted", "updated", "unchanged", "duplicate", "resumed", "older")
-# A ledger of an earlier version does not have all of these columns.
+# A ledger of an earlier version does not have all of these columns, nor those below.
+_HISTORY: Final = ", ".join(f"pg_catalog.to_jsonb(run) ->> '{name}' as {name}" for name in ("history", "undoes"))
 _COMMITTED: Final = ", ".join(
     f"(select pg_catalog.sum(coalesce((pg_catalog.to_jsonb(checkpoint) ->> '{name}')::pg_catalog.int8, 0))"
     "::pg_catalog.int8 from seed_registry.checkpoints as checkpoint "
@@ -33,6 +34,8 @@ class RunRecord(Struct, frozen=True):
         outcome: running, done, failed, interrupted, too_many_rejects, not_retired or verification_failed; a run that
             was killed stays running.
         rejects: the path of its rejects file.
+        history: None if its changes are not recorded, else kept or pruned; also of a ledger that cannot say it.
+        undoes: the run that it takes back.
         committed: the counts of assets in its checkpoints, of all its attempts together; None if it has none any more.
     """
 
@@ -46,6 +49,8 @@ class RunRecord(Struct, frozen=True):
     rejects: str | None
     report: str | None
     committed: MergeCounts | None = None
+    history: str | None = None
+    undoes: str | None = None
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> RunRecord:
@@ -64,7 +69,7 @@ async def is_usable(connection: asyncpg.Connection[Any]) -> bool:
 async def list_runs(connection: asyncpg.Connection[Any], run_id: str | None = None, limit: int = 50) -> list[RunRecord]:
     """The last runs, newest first, or the one with this id."""
     rows = await connection.fetch(
-        f"select {COLUMNS}, {_COMMITTED} from seed_registry.runs as run "
+        f"select {COLUMNS}, {_COMMITTED}, {_HISTORY} from seed_registry.runs as run "
         "where $1::pg_catalog.text is null or run_id = $1 order by started_at desc limit $2",
         run_id,
         limit,

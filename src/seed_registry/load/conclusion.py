@@ -18,7 +18,7 @@ from seed_registry.load.target import Conclusion
 from seed_registry.postgres.connection import flush, session
 from seed_registry.records import SourceRow
 from seed_registry.registry.digest import digest
-from seed_registry.report import Digest, Report, Retirement, Verification
+from seed_registry.report import ChangeSummary, Digest, Report, Retirement, Verification
 from seed_registry.verify.checks import verify
 
 # A run that failed may take this long to note it in the ledger.
@@ -73,6 +73,12 @@ class LoadConclusion(Conclusion):
         self._run.progress.tell("info", "digesting")
         tables = self._state.tables
         return None, await self._main.do(lambda connection: digest(connection, tables), is_limited=False)
+
+    async def summarize_changes(self) -> ChangeSummary | None:
+        """What the run changed, if it records that."""
+        if not self._ledger.has_history:
+            return None
+        return await self._main.do(self._ledger.summarize_changes, is_limited=False)
 
     async def end(self, report: Report) -> None:
         """Note in the ledger that the run is done."""

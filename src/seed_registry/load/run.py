@@ -125,6 +125,7 @@ class LoadRun:
         retirement = await target.conclusion.retire(self._sources, self._obstacle(target, verification))
         plan, digest = await target.conclusion.complete(self._sources, is_whole=is_whole)
         report = self._report(target, verification, plan, digest, retirement)
+        report = replace(report, changes=await target.conclusion.summarize_changes())
         for table, counts in (("sources", context.tally.sources), ("assets", context.tally.assets)):
             progress.tell("info", f"{table}_loaded", **count_fields(counts), seconds=report.seconds)
         progress.tell("info", "run_finished", **msgspec.to_builtins(replace(report, plan=None)))

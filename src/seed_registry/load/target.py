@@ -17,7 +17,7 @@ from seed_registry.load.source_cache import SourceCache
 from seed_registry.records import SourceRow
 from seed_registry.registry.batch import Writer
 from seed_registry.registry.tables import Tables
-from seed_registry.report import Database, Digest, Plan, Report, Retirement, Verification
+from seed_registry.report import ChangeSummary, Database, Digest, Plan, Report, Retirement, Verification
 
 if TYPE_CHECKING:
     from seed_registry.ledger.checkpoints import Ledger
@@ -57,6 +57,10 @@ class Conclusion:
         """What else the report has; `is_whole`: all indexes were read to their end."""
         del sources, is_whole
         return None, None
+
+    async def summarize_changes(self) -> ChangeSummary | None:
+        """What the run changed, if it records that."""
+        return None
 
     async def end(self, report: Report) -> None:
         """Note in the ledger that the run is done."""

@@ -63,13 +63,15 @@ def script(compression: Method = "default") -> str:
     return definition(compression=compression) + "\n" + statement("ledger/ledger")
 
 
-def grants(role: str) -> str:
-    """Return the statements that let a role load, and nothing more; the tables must exist."""
+def grants(role: str, *, may_undo: bool = False) -> str:
+    """Return the statements that let a role load, and nothing more, or also take back runs; the tables must exist."""
     name = quoted(role)
+    undo = f"grant delete on {SCHEMA}.sources, {SCHEMA}.assets to {name};\n" if may_undo else ""
     return (
         f'grant connect, temporary on database :"DBNAME" to {name};\n'
         f"grant usage on schema {SCHEMA} to {name};\n"
         f"grant select, insert, update on {SCHEMA}.sources, {SCHEMA}.assets to {name};\n"
+        f"{undo}"
         # checkpoints and history: without them loads work, but do not resume
         f"grant usage on schema seed_registry to {name};\n"
         f"grant select, insert, update, delete on all tables in schema seed_registry to {name};\n"

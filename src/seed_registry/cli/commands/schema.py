@@ -104,9 +104,13 @@ def show(
 
 
 @app.command()
-def grants(role: Annotated[str, typer.Argument(help="The role that loads.")]) -> None:
+def grants(
+    role: Annotated[str, typer.Argument(help="The role that loads.")],
+    *,
+    undo: Annotated[bool, typer.Option("--undo", help="Also let it take back runs: delete what they created.")] = False,
+) -> None:
     """Print the statements that let a role load, and nothing more; pipe them to the owner's psql."""
-    typer.echo(ddl.grants(role), nl=False)
+    typer.echo(ddl.grants(role, may_undo=undo), nl=False)
 
 
 async def _kept(connection: asyncpg.Connection[Any], wanted: Method) -> str | None:

@@ -97,12 +97,12 @@ def commands_of(group: Any, path: CommandPath = ()) -> Iterator[tuple[CommandPat
         if hasattr(command, "commands"):
             yield from commands_of(command, (*path, name))
         else:
-            yield (*path, name), command
+            yield (*path, *name.split(" ")), command
 
 
 def path_of(ctx: Any) -> CommandPath:
     """The names by which the command of a context was called, without the program's."""
-    return () if ctx.parent is None else (*path_of(ctx.parent), ctx.info_name)
+    return () if ctx.parent is None else (*path_of(ctx.parent), *ctx.info_name.split(" "))
 
 
 def variable(command: str, key: str) -> str:

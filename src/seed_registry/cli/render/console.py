@@ -66,8 +66,7 @@ def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None
         f"{f', {left_out(report.ignored_fields)} left out' if report.ignored_fields else ''}",
         soft_wrap=True,
     )
-    if report.retirement is not None:
-        print_retirement(console, report.retirement)
+    _print_changes(console, report)
     if report.shards:
         console.print(_by_processes(report.shards), soft_wrap=True)
     if report.database is not None:
@@ -87,6 +86,13 @@ def print_report(report: Report, tally: Tally, *, is_whole: bool = True) -> None
 def of_part(report: Report) -> str:
     """Which part of the keys was loaded, for what follows; empty of all."""
     return f"part {report.keys} of the keys, " if report.keys else ""
+
+
+def _print_changes(console: Console, report: Report) -> None:
+    if report.retirement is not None:
+        print_retirement(console, report.retirement)
+    if report.changes is not None:
+        console.print(f"changes: recorded, `seed-registry changes {report.run_id}` shows them", soft_wrap=True)
 
 
 def print_retirement(console: Console, retirement: Retirement) -> None:

@@ -8,6 +8,7 @@ import msgspec
 import typer
 from rich.text import Text
 
+from seed_registry.cli.render.changes import summary_in_words
 from seed_registry.cli.render.console import digest_lines, print_rows, unbroken
 from seed_registry.cli.render.shards import ShardEntry, entries_of_ledger, entries_of_report, print_shards
 from seed_registry.escape import printable
@@ -17,10 +18,13 @@ from seed_registry.report import AssetCounts, Database, MergeCounts, Report, Sou
 from seed_registry.words import counted
 
 _COLUMNS: Final = ("run", "outcome", "s", "read", "inserted", "updated", "rejected", "records/s", "index")
+# Shown where a run has it and there is room.
+_HISTORY: Final = "history"
 # What fits 80 columns.
 _FEWER_COLUMNS: Final = ("run", "outcome", "read", "inserted", "rejected", "index")
 _NUMBERS: Final = {"s", "read", "inserted", "updated", "rejected", "records/s"}
 _WIDE: Final = 110
+_WIDER: Final = 120
 _NUMBERS_OF_LATER_VERSIONS: Final = {"dates_ignored": 0, "texts_ignored": 0}
 
 
@@ -38,6 +42,8 @@ class RunEntry(msgspec.Struct):
     report: Any
     committed: MergeCounts | None
     shards: list[ShardEntry]
+    history: str | None
+    undoes: str | None
 
 
 def print_runs(runs: list[RunRecord], where: Database, shards: list[ShardProgress], *, is_one: bool) -> None:
@@ -49,6 +55,8 @@ def print_runs(runs: list[RunRecord], where: Database, shards: list[ShardProgres
         typer.echo(f"no load has run yet in {printable(where)}")
     else:
         columns = _COLUMNS if unbroken().width >= _WIDE else _FEWER_COLUMNS
+        if unbroken().width >= _WIDER and any(run.history for run in runs):
+            columns = (*columns[:-1], _HISTORY, columns[-1])
         rows = [[row[name] for name in columns] for row in map(_row, runs)]
         unbroken().print(Text(f"database: {printable(where)}"))
         print_rows("the last runs", columns, rows, numbers=_NUMBERS)
@@ -66,6 +74,7 @@ def _row(run: RunRecord) -> dict[str, str]:
     what = run.indexes[0].rpartition("/")[2] + (f" and {len(run.indexes) - 1} more" if len(run.indexes) > 1 else "")
     outcome = run.outcome.replace("_", " ") + (f" ({run.resumed}x resumed)" if run.resumed else "")
     row = dict.fromkeys(_COLUMNS, "") | {"run": run.run_id, "outcome": outcome, "index": what}
+    row[_HISTORY] = run.history or ""
     if report := _report(run):
         row |= {name: f"{getattr(report.assets, name):,}" for name in ("read", "inserted", "updated", "rejected")}
         row |= {"s": f"{report.seconds:,.1f}", "records/s": f"{report.records_per_second:,.0f}"}
@@ -78,7 +87,7 @@ def run_entry(run: RunRecord, shards: list[ShardProgress]) -> RunEntry:
     report = msgspec.json.decode(run.report) if run.report else None
     return RunEntry(
         run.run_id, run.indexes, run.started_at.isoformat(), finished, run.resumed, run.outcome, run.error,
-        run.rejects, report, run.committed, _shards(run, shards),
+        run.rejects, report, run.committed, _shards(run, shards), run.history, run.undoes,
     )  # fmt: skip
 
 
@@ -92,7 +101,8 @@ def _print_run(run: RunRecord, where: Database) -> None:
         ("resumed", f"{run.resumed} times" if run.resumed else "no"),
     ]
     rows += [(" " if number else "error", line) for number, line in enumerate((run.error or "").splitlines())]
-    if report := _report(run):
+    report = _report(run)
+    if report:
         rows.append(("dialect", report.dialect))
         rows += [("sources", _facts(report.sources)), ("assets", _facts(report.assets))]
         rows.append(("speed", f"{report.seconds:,.2f} s, {report.records_per_second:,.0f} records/s"))
@@ -106,6 +116,12 @@ def _print_run(run: RunRecord, where: Database) -> None:
             rows += [("digest of", line) for line in digest_lines(report.digest)]
         if report.rejects_file:
             rows.append(("rejects file", report.rejects_file))
+    if run.undoes:
+        rows.append(("takes back", f"run {run.undoes}"))
+    if run.history:
+        rows.append(("history", run.history))
+    if report and report.changes:
+        rows.append(("changes", summary_in_words(report.changes)))
     if run.committed:  # only of a run that did not end, or had several attempts
         committed = f"{run.committed.inserted:,} assets inserted, {run.committed.updated:,} updated"
         rows.append(("committed", f"{committed}, in all attempts together"))
