@@ -103,6 +103,9 @@ def test_every_command_is_in_the_help_of_its_group(
     for path, group in GROUPS.items():
         lines = told(path, capsys, monkeypatch).splitlines()
         for name in group.commands:
+            if " " in name:  # the help of the command above it names it
+                assert f"`{name}`" in ROOT.commands[name.partition(" ")[0]].help
+                continue
             assert any(line.startswith(f"  {name} ") for line in lines), name
 
 
