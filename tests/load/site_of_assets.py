@@ -65,13 +65,13 @@ class Site:
 
     def __init__(self, url: DatabaseUrl, place: Path) -> None:
         self.url = url
-        self._place = place
+        self.place = place
         self._files = 0
 
     def write(self, *records: Any, name: str = "") -> str:
         """An index of these records; one that is bytes is written as it is."""
         self._files += 1
-        path = self._place / (name or f"{self._files}.ndjson")
+        path = self.place / (name or f"{self._files}.ndjson")
         lines = [record if isinstance(record, bytes) else json.dumps(record).encode() for record in records]
         path.write_bytes(b"\n".join(lines) + b"\n")
         return str(path)

@@ -227,8 +227,10 @@ async def test_synthetic_indexes(
         "alter table registry.assets alter column raw type json",
         "alter table registry.assets alter column raw type text",
         "alter table registry.assets drop constraint assets_asset_key_key, add unique (source_id, asset_key)",
-        "alter table registry.assets drop constraint assets_asset_key_key, add provider text, "
-        "add unique (provider, asset_key)",
+        """
+        alter table registry.assets drop constraint assets_asset_key_key, add provider text,
+        add unique (provider, asset_key)
+        """,
     ],
 )
 @pytest.mark.parametrize("are_listed", [True, False])

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from local_engine import KillingEngine, LocalEngine, load_by_shards
 from msgspec import to_builtins
 from retire_model import HISTORIES, LOADS, Edit, Load, check_history
-from site_of_assets import UNREADABLE, A, B, C, Site, Watch, asset, assets, bad_number, source
+from site_of_assets import ALL, UNREADABLE, A, B, C, Killed, Site, Watch, asset, assets, bad_number, kill, source
 
 from conftest import _clone
 from seed_registry import Settings
-from seed_registry.errors import SeedRegistryError
+from seed_registry.errors import CommitsLost, SeedRegistryError
+from seed_registry.ledger import shard_listed
+from seed_registry.load import retirement
 from seed_registry.registry import ddl
 from seed_registry.report import Report
 from seed_registry.settings import DatabaseUrl, MaxRejects, MaxRetire
@@ -57,7 +59,7 @@ class ShardedSite(Site):
 
     def before(self, call: Before) -> ShardedSite:
         """The same registry, where something happens before each task."""
-        return ShardedSite(self.url, self._place, self._seed, lambda *arguments: _Watched(*arguments, call))
+        return ShardedSite(self.url, self.place, self._seed, lambda *arguments: _Watched(*arguments, call))
 
 
 class _Watched(LocalEngine):
@@ -247,3 +249,197 @@ async def test_a_repeated_key_that_is_rejected_when_it_is_settled_returns(site: 
     twice = [asset("a0039", A, name="refused")] * 2
     report = await site.load(site.write(twice[0], *assets(range(39)), twice[1]), retire=True)
     assert (report.assets.rejected, report.assets.returned, await site.retired()) == (2, 1, [])
+
+
+# What ends early
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_lost_workers_cost_nothing(site: ShardedSite, seed: int) -> None:
+    await site.load(site.write(source(A), *assets(range(60))))
+    killing = ShardedSite(site.url, site.place, seed, KillingEngine)
+    records = [*assets(range(57)), *assets(range(20)), bad_number("a0057"), asset("a0058", B)]
+    report = await killing.load(site.write(source(A), *records), retire=True)
+    assert (report.assets.retired, await site.retired()) == (1, ["a0059"])
+
+
+def _end_before(site: ShardedSite, step: str, number: int) -> ShardedSite:
+    """A registry whose runs end before the n-th task of a step."""
+    met = 0
+
+    def before(task: Task) -> None:
+        nonlocal met
+        met += task.step == step
+        if met > number:
+            raise Killed
+
+    return site.before(before)
+
+
+async def _killed(load: Awaitable[Report]) -> None:
+    with pytest.raises((Killed, BaseExceptionGroup)):
+        await load
+
+
+@pytest.mark.parametrize("crash", [False, True])
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("step", "number"), [("load", 3), ("settle", 0), ("sieve", 0), ("scan", 1)])
+@pytest.mark.sampled(4)
+async def test_a_run_that_ended_at_any_step_is_finished_exactly(
+    site: ShardedSite, step: str, number: int, *, processes: int, crash: bool
+) -> None:
+    await site.load(site.write(source(A), source(B), *assets(range(60)), *assets(range(30), B)))
+    records = [*assets(range(57)), *assets(range(20)), bad_number("a0057"), asset("a0058", C), *assets(range(29), B)]
+    index = site.write(source(A), source(B), *records)
+    await _killed(_end_before(site, step, number).load(index, retire=True))
+    if crash:  # a crash of the server empties unlogged tables
+        await site.do(_UNLOGGED)
+    other = site if processes > 1 else Site(site.url, site.place)
+    report = await other.load(index, retire=True)
+    assert report.shards
+    assert (report.assets.retired, await site.retired()) == (2, ["a0059", "b0029"])
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(
+    ("how", "name", "number"),
+    [
+        ("event", "retiring", 1),
+        ("event", "batch_retired", 2),
+        ("before", "lock_sources", 2),
+        ("after", "find_others", 2),
+    ],
+)
+@pytest.mark.sampled(4)
+async def test_a_run_that_ended_while_it_retired_goes_on_and_counts_each_asset_once(
+    site: ShardedSite, monkeypatch: pytest.MonkeyPatch, how: str, name: str, number: int, processes: int
+) -> None:
+    await site.load(site.write(*assets(range(60))))
+    index, options = site.write(*assets(range(35))), {"retire": True, "max_retire": ALL}
+    with monkeypatch.context() as patch:
+        if how != "event":
+            patch.setattr(retirement, name, _failing(getattr(retirement, name), number, is_before=how == "before"))
+        await _killed(site.load(index, progress=Watch(name, number, kill) if how == "event" else None, **options))
+    performed: list[str] = []
+    watched = site.before(lambda task: performed.append(task.step))
+    report = await (watched if processes > 1 else Site(site.url, site.place)).load(index, **options)
+    assert "load" not in performed  # nothing is read again
+    assert (report.assets.retired, report.assets.read) == (25, 35)
+    assert await site.retired() == [f"a{n:04}" for n in range(35, 60)]
+
+
+def _failing(original: Any, number: int, *, is_before: bool) -> Any:
+    calls = 0
+
+    async def call(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == number and is_before:
+            raise Killed
+        result = await original(*arguments)
+        if calls == number:
+            raise Killed
+        return result
+
+    return call
+
+
+async def test_what_one_process_began_to_retire_several_finish(site: ShardedSite) -> None:
+    one = Site(site.url, site.place)
+    await one.load(site.write(*assets(range(60))))
+    index, options = site.write(*assets(range(35))), {"retire": True, "max_retire": ALL}
+    await _killed(one.load(index, progress=Watch("batch_retired", 2, kill), **options))
+    assert len(await site.retired()) == 14
+    report = await site.load(index, **options)
+    assert report.shards
+    assert (report.assets.retired, len(await site.retired())) == (25, 25)
+
+
+async def test_shards_that_were_loaded_without_it_are_loaded_again(site: ShardedSite) -> None:
+    await site.load(site.write(*assets(range(60))))
+    index = site.write(*assets(range(58)))
+    await _killed(site.load(index, progress=Watch("verifying", 1, kill)))
+    report = await site.load(index, retire=True)
+    assert (report.assets.retired, report.assets.unchanged, await site.retired()) == (2, 58, ["a0058", "a0059"])
+
+
+async def test_a_crash_of_the_server_before_the_keys_are_taken_costs_nothing(site: ShardedSite) -> None:
+    await site.load(site.write(*assets(range(60))))
+    index, count = site.write(*assets(range(58))), 0
+
+    async def emptied(self: Any, connection: Any, number: int) -> Any:
+        nonlocal count
+        count += 1
+        if count == 100:
+            await site.do(_UNLOGGED)
+        return await original(self, connection, number)
+
+    original = shard_listed.ListedStore.part
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shard_listed.ListedStore, "part", emptied)
+        with pytest.raises(CommitsLost):
+            await site.load(index, retire=True)
+    assert await site.retired() == []
+    assert (await site.load(index, retire=True)).assets.retired == 2
+
+
+# What happens at the same time
+
+
+async def test_a_resumed_run_looks_up_again_what_another_run_may_have_retired(site: ShardedSite) -> None:
+    await site.load(site.write(*assets(range(60))))
+    index = site.write(*assets(range(58)))
+    await _killed(site.load(index, retire=True, progress=Watch("verifying", 1, kill)))
+    one = Site(site.url, site.place)
+    await one.load(site.write(*assets(range(3, 60))), retire=True)
+    assert await site.retired() == ["a0000", "a0001", "a0002"]
+    report = await site.load(index, retire=True)
+    assert (report.assets.returned, report.assets.retired) == (3, 2)
+    assert await site.retired() == ["a0058", "a0059"]
+
+
+async def test_what_others_changed_between_two_attempts_is_left_alone(site: ShardedSite) -> None:
+    await site.load(site.write(*assets(range(60))))
+    index = site.write(*assets(range(56)))
+    await _killed(site.load(index, retire=True, progress=Watch("verifying", 1, kill)))
+    await site.do("update registry.assets set name = 'by hand' where asset_key = 'a0058'")
+    assert (await site.load(index, retire=True)).assets.retired == 3
+    assert await site.retired() == ["a0056", "a0057", "a0059"]
+
+
+async def test_what_another_run_lists_meanwhile_is_left_alone(site: ShardedSite) -> None:
+    await site.load(site.write(*assets(range(60)), *assets(range(60), B)))
+    other, one = site.write(*assets(range(60))), Site(site.url, site.place)
+    loads = 0
+
+    async def load_other() -> None:
+        nonlocal loads
+        loads += 1
+        if loads == 2:
+            await one.load(other)
+
+    watched = site.before(lambda task: load_other() if task.step == "load" else None)
+    report = await watched.load(site.write(*assets(range(58)), *assets(range(58), B)), retire=True)
+    assert report.retirement is not None
+    assert [one.source for one in report.retirement.left_alone] == [A]
+    assert await site.retired() == ["b0058", "b0059"]
+
+
+async def test_workers_note_their_sources_so_that_another_run_leaves_their_assets_alone(site: ShardedSite) -> None:
+    await site.load(site.write(*assets(range(60))))
+    loads = 0
+    reports: list[Report] = []
+    shorter, one = site.write(*assets(range(58))), Site(site.url, site.place)
+
+    async def retire() -> None:
+        nonlocal loads
+        loads += 1
+        if loads == 2:  # one shard is loaded
+            reports.append(await one.load(shorter, retire=True))
+
+    watched = site.before(lambda task: retire() if task.step == "load" else None)
+    await watched.load(site.write(*assets(range(60))))
+    (report,) = reports
+    assert report.retirement is not None
+    assert [left.source for left in report.retirement.left_alone] == [A]
+    assert await site.retired() == []
