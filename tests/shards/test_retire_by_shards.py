@@ -443,3 +443,23 @@ async def test_workers_note_their_sources_so_that_another_run_leaves_their_asset
     assert report.retirement is not None
     assert [left.source for left in report.retirement.left_alone] == [A]
     assert await site.retired() == []
+
+
+async def test_a_resumed_run_notes_its_sources_again_though_it_reads_nothing(site: ShardedSite) -> None:
+    await site.load(site.write(*assets(range(60))))
+    index = site.write(*assets(range(60)))
+    await _killed(site.load(index, retire=True, progress=Watch("verifying", 1, kill)))
+    performed: list[str] = []
+    original = retirement.find_begin
+
+    async def resume_after_that(*arguments: Any) -> Any:
+        found = await original(*arguments)
+        patch.setattr(retirement, "find_begin", original)
+        await site.before(lambda task: performed.append(task.step)).load(index, retire=True)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retirement, "find_begin", resume_after_that)
+        await Site(site.url, site.place).load(site.write(*assets(range(58))), retire=True)
+    assert "load" not in performed
+    assert await site.retired() == []

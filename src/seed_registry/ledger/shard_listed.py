@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 from msgspec import Struct
 
-from seed_registry.ledger.run_sources import Begin, find_others
+from seed_registry.ledger.run_sources import Begin, find_others, note_sources
 
 # Of transactions; they go round.
 _XIDS = 1 << 32
@@ -83,9 +83,13 @@ class ListedStore:
         return [ListedHashes(array("Q", sent), array("Q", skipped)) for sent, skipped in rows]
 
     async def is_interfered(self, connection: asyncpg.Connection[Any], begin: Begin) -> bool:
-        """Whether another run has listed assets of sources of this run since then."""
+        """Whether another run has listed assets of sources of this run since then.
+
+        The sources are noted again first: from now on other runs leave their assets alone.
+        """
         rows = await connection.fetch("select source from seed_registry.run_sources where run_id = $1", self._run_id)
         sources = [row["source"] for row in rows]
+        await note_sources(connection, self._run_id, sources)
         return bool(await find_others(connection, self._run_id, sources, begin, []))
 
 
