@@ -21,7 +21,7 @@ from site_of_assets import ALL, UNREADABLE, A, B, C, Killed, Site, Watch, asset,
 from conftest import _clone
 from seed_registry import Settings
 from seed_registry.errors import CommitsLost, SeedRegistryError
-from seed_registry.ledger import shard_listed
+from seed_registry.ledger import run_sources, shard_listed
 from seed_registry.load import retirement
 from seed_registry.registry import ddl
 from seed_registry.report import Report
@@ -59,7 +59,7 @@ class ShardedSite(Site):
 
     def before(self, call: Before) -> ShardedSite:
         """The same registry, where something happens before each task."""
-        return ShardedSite(self.url, self.place, self._seed, lambda *arguments: _Watched(*arguments, call))
+        return ShardedSite(self.url, self.place, self._seed, lambda workers, chance: _Watched(workers, chance, call))
 
 
 class _Watched(LocalEngine):
@@ -315,7 +315,7 @@ async def test_a_run_that_ended_while_it_retired_goes_on_and_counts_each_asset_o
     site: ShardedSite, monkeypatch: pytest.MonkeyPatch, how: str, name: str, number: int, processes: int
 ) -> None:
     await site.load(site.write(*assets(range(60))))
-    index, options = site.write(*assets(range(35))), {"retire": True, "max_retire": ALL}
+    index, options = site.write(*assets(range(35))), dict[str, Any](retire=True, max_retire=ALL)
     with monkeypatch.context() as patch:
         if how != "event":
             patch.setattr(retirement, name, _failing(getattr(retirement, name), number, is_before=how == "before"))
@@ -347,7 +347,7 @@ def _failing(original: Any, number: int, *, is_before: bool) -> Any:
 async def test_what_one_process_began_to_retire_several_finish(site: ShardedSite) -> None:
     one = Site(site.url, site.place)
     await one.load(site.write(*assets(range(60))))
-    index, options = site.write(*assets(range(35))), {"retire": True, "max_retire": ALL}
+    index, options = site.write(*assets(range(35))), dict[str, Any](retire=True, max_retire=ALL)
     await _killed(one.load(index, progress=Watch("batch_retired", 2, kill), **options))
     assert len(await site.retired()) == 14
     report = await site.load(index, **options)
@@ -450,7 +450,7 @@ async def test_a_resumed_run_notes_its_sources_again_though_it_reads_nothing(sit
     index = site.write(*assets(range(60)))
     await _killed(site.load(index, retire=True, progress=Watch("verifying", 1, kill)))
     performed: list[str] = []
-    original = retirement.find_begin
+    original = run_sources.find_begin
 
     async def resume_after_that(*arguments: Any) -> Any:
         found = await original(*arguments)

@@ -4,7 +4,8 @@ with relations as (
   select
     relation.relname,
     -- what a load by several processes needs besides
-    relation.relname in ('shards', 'shard_rejects', 'shard_keys', 'shard_repeats', 'parked') as is_of_shards,
+    relation.relname in ('shards', 'shard_rejects', 'shard_keys', 'shard_repeats', 'shard_listed', 'parked')
+      as is_of_shards,
     relation.relname in ('changes', 'created', 'change_sets') as is_of_history,
     2 = (
       select pg_catalog.count(*) from pg_catalog.pg_attribute as attribute
