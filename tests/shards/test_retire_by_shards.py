@@ -21,6 +21,7 @@ from site_of_assets import ALL, UNREADABLE, A, B, C, Killed, Site, Watch, asset,
 from conftest import _clone
 from seed_registry import Settings
 from seed_registry.errors import CommitsLost, SeedRegistryError
+from seed_registry.key_hashes import KeyPart
 from seed_registry.ledger import run_sources, shard_listed
 from seed_registry.load import retirement
 from seed_registry.registry import ddl
@@ -178,6 +179,7 @@ def test_the_report_and_the_rows_are_those_of_one_process(
             paths = [_write(tmp_path, records, random.Random(f"{seed}{records}")) for records in _records(load)]
             options: dict[str, Any] = {"retire": load.retire, "max_retire": load.max_retire}
             options["retire_despite_rejects"] = load.despite
+            options["keys"] = (KeyPart(), KeyPart(1, 2))[seed % 3 == 0]
             expected, found = [await _outcome(site.load(*paths, **options)) for site in (one, many)]
             assert found == expected
             assert await _rows(many) == await _rows(one)

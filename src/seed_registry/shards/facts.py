@@ -59,6 +59,7 @@ class ShardLoaded(Struct, frozen=True):
         summary: what its headers declare, an encoded `ShardSummary`.
         begin: of the attempt of the run that loaded it, if the ledger has its listed keys.
         listed: how many hashes of keys these are.
+        unreadable: how many records were rejected whose keys are not known, also those of other parts of the keys.
     """
 
     sources: Counts
@@ -80,6 +81,7 @@ class ShardLoaded(Struct, frozen=True):
     problem: Failure | None = None
     begin: Begin | None = None
     listed: int = 0
+    unreadable: int = 0
 
 
 def encoded(fact: Any) -> bytes:

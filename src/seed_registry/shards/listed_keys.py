@@ -47,6 +47,9 @@ async def take_listed(main: RetryingSession, store: ShardStore, keys: ListedKeys
             await store.require_mark(connection)
         return found
 
+    # Rejects of other parts of the keys are in no rejects file.
+    loaded = _loaded(await main.do(store.shards))
+    keys.unreadable = max(keys.unreadable, sum(one.unreadable for _, one in loaded))
     for number in range(PARTS):
         for of_shard in await main.do(partial(read, number=number)):
             keys.send(of_shard.sent)

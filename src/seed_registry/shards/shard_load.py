@@ -203,6 +203,7 @@ class ShardLoad:
             stages=tally.stages.since(self._stages_before),
             problem=problem,
             begin=worker.job.begin,
+            unreadable=self._recorder.listed_keys.unreadable,
         )
         await worker.main.do(lambda connection: self._save(connection, loaded, parked), is_limited=False)
 
