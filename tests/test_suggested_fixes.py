@@ -676,12 +676,11 @@ ELSEWHERE = {
     "load/test_retire.py::test_a_reject_without_a_known_key_retires_nothing_unless_it_is_allowed": [
         "{} (--retire-despite-rejects)"
     ],
-    "load/test_retire.py::test_it_needs_the_ledger": ["--retire needs the ledger", "finish it without --retire"],
+    "load/test_retire.py::test_it_needs_the_ledger": ["--retire needs the ledger"],
     "load/test_retire.py::test_a_column_of_another_name": ["; or, if it means that: --column assets.retired_at={}"],
     "load/test_retire.py::test_without_a_column_it_is_an_error_before_reading": [
         "run `seed-registry schema upgrade`, or"
     ],
-    "load/test_retire.py::test_processes_and_replays_cannot_retire": ["--retire needs one process"],
     "load/test_only_newer.py::test_what_is_suggested_where_there_is_no_column_of_dates": [
         "has no column updated_at (timestamptz) to compare with", "{} or name another column with --column",
     ],

@@ -465,10 +465,6 @@ def _check_limits(settings: Settings) -> None:
         raise SettingsInvalid(f"max_retire takes MaxRetire.parse({str(settings.max_retire)!r})")
     if not isinstance(settings.keys, KeyPart):
         raise SettingsInvalid(f"keys takes KeyPart.parse({str(settings.keys)!r})")
-    if settings.retire and settings.processes != 1:
-        raise SettingsInvalid(
-            "--retire needs one process, which compares all keys: load with --processes, then again with --retire"
-        )
 
 
 def _check_ranges(settings: Settings) -> None:

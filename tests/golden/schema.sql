@@ -284,6 +284,13 @@ create unlogged table if not exists seed_registry.shard_repeats (
   hashes bytea not null,
   primary key (run_id, index, shard, part)
 );
+-- With --retire: what a loaded shard lists.
+create unlogged table if not exists seed_registry.shard_listed (
+  run_id text not null, index int not null, shard int not null, part int not null,
+  -- 8 bytes each: the unique keys of records that went to the database, the asset keys of those that did not
+  sent bytea not null, skipped bytea not null,
+  primary key (run_id, part, index, shard)
+);
 create unlogged table if not exists seed_registry.parked (
   run_id text not null, part int not null, key_hash bigint not null, key text collate "C" not null,
   index int not null, "offset" bigint not null, shard int not null,
@@ -299,5 +306,12 @@ do $$ begin
     alter table seed_registry.shard_keys alter column hashes set storage external;
     alter table seed_registry.shard_repeats alter column hashes set storage external;
     alter table seed_registry.parked alter column asset set storage external;
+  end if;
+  if exists (
+    select from pg_catalog.pg_attribute
+    where attrelid = 'seed_registry.shard_listed'::pg_catalog.regclass and attname = 'sent' and attstorage <> 'e'
+  ) then
+    alter table seed_registry.shard_listed
+      alter column sent set storage external, alter column skipped set storage external;
   end if;
 end $$;

@@ -249,6 +249,22 @@ async def test_where_sources_have_keys_of_their_own_each_key_counts_once_for_eac
     assert again.assets == AssetCounts(read=6, unchanged=4, duplicate=2)
 
 
+async def test_where_sources_have_keys_of_their_own_a_refused_record_is_not_mistaken_for_that_of_another(
+    database_url: DatabaseUrl, tmp_path: Path, batch_size: int
+) -> None:
+    await execute(
+        database_url,
+        "alter table registry.assets drop constraint assets_asset_key_key, add unique (source_id, asset_key)",
+    )
+    await execute(database_url, REFUSE)
+    await load(database_url, index(tmp_path, asset("x", "old"), asset("x", "old", "b.org")))
+    for refused, taken, name in (("a.org", "b.org", "new"), ("b.org", "a.org", "newer")):
+        path = index(tmp_path, asset("x", "refused", refused), asset("x", name, taken))
+        report = await load(database_url, path, batch_size=batch_size)
+        assert report.assets == AssetCounts(read=2, updated=1, rejected=1)
+    assert await ask(database_url, ROWS) == ["x a.org newer", "x b.org new"]
+
+
 async def test_a_table_without_content_hashes_counts_by_values(
     database_url: DatabaseUrl, tmp_path: Path, batch_size: int
 ) -> None:

@@ -359,7 +359,7 @@ async def test_who_holds_a_lock_at_the_beginning_is_named_and_waited_for(
 
 WITHOUT_SHARDS = """
 drop table seed_registry.shards, seed_registry.shard_rejects, seed_registry.shard_keys, seed_registry.shard_repeats,
-  seed_registry.parked;
+  seed_registry.shard_listed, seed_registry.parked;
 alter table seed_registry.runs drop column seen_at;
 alter table seed_registry.checkpoints drop column shard, drop column attempt,
   add constraint checkpoints_pkey primary key (run_id, index, lanes, lane);

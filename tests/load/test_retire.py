@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 
-import asyncpg
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
-from msgspec import Struct, field
 from msgspec.structs import replace
+from retire_model import HISTORIES, Edit, Load, check_history
+from site_of_assets import ALL, UNREADABLE, A, B, Killed, Site, Watch, asset, assets, bad_number, kill, source
 
-from seed_registry.api import ingest, replay
+from seed_registry.api import replay
 from seed_registry.errors import (
     IndexesFailed,
     IndexesIncomplete,
@@ -31,108 +30,16 @@ from seed_registry.key_hashes import KeyPart, hash_key
 from seed_registry.ledger import run_sources
 from seed_registry.load import retirement
 from seed_registry.load.retirement import Retirer
-from seed_registry.registry import ddl
-from seed_registry.report import MissingPlan, Report, Tally
+from seed_registry.report import MissingPlan, Report
 from seed_registry.settings import DatabaseUrl, MaxRejects, MaxRetire, Settings
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("at_home")]
-
-A, B, C = "a.example", "b.example", "c.example"
-ALL = MaxRetire(percent=100.0)
-
-
-class Killed(BaseException):
-    """As if the process had been killed."""
-
-
-class Watch:
-    """A `Progress` that does something at the n-th event of a kind."""
-
-    def __init__(self, event: str = "", number: int = 1, action: Callable[[], None] | None = None) -> None:
-        self.events: list[tuple[str, dict[str, Any]]] = []
-        self._event, self._number, self._action = event, number, action
-
-    def began(self, tally: Tally) -> None:
-        """The load begins."""
-        self.tally = tally
-
-    def tell(self, level: str, event: str, /, **fields: Any) -> None:
-        """Something happened."""
-        del level
-        self.events.append((event, fields))
-        if self._action is not None and event == self._event:
-            self._number -= 1
-            if not self._number:
-                self._action()
-
-
-def kill() -> None:
-    raise Killed
 
 
 @pytest.fixture
 def database_url(emptied_url: DatabaseUrl) -> DatabaseUrl:
     """Tables of the test's own."""
     return emptied_url
-
-
-def source(key: str) -> dict[str, Any]:
-    return {"type": "source", "source_key": key}
-
-
-def asset(key: str, of: str = A, **fields: Any) -> dict[str, Any]:
-    return {"type": "asset", "asset_key": key, "source_key": of, **fields}
-
-
-def assets(keys: range, of: str = A, **fields: Any) -> list[dict[str, Any]]:
-    return [asset(f"{of[0]}{number:04}", of, **fields) for number in keys]
-
-
-class Site:
-    """A registry, and a directory with indexes for it."""
-
-    def __init__(self, url: DatabaseUrl, place: Path) -> None:
-        self.url = url
-        self._place = place
-        self._files = 0
-
-    def write(self, *records: Any, name: str = "") -> str:
-        """An index of these records; one that is bytes is written as it is."""
-        self._files += 1
-        path = self._place / (name or f"{self._files}.ndjson")
-        lines = [record if isinstance(record, bytes) else json.dumps(record).encode() for record in records]
-        path.write_bytes(b"\n".join(lines) + b"\n")
-        return str(path)
-
-    async def load(self, *indexes: str, progress: Watch | None = None, **settings: Any) -> Report:
-        """Load these indexes, in small batches."""
-        options: dict[str, Any] = {"batch_size": 7, "concurrency": 2, "max_rejects": MaxRejects(percent=100)} | settings
-        return await ingest(indexes, Settings(database_url=self.url, **options), progress)
-
-    async def refused(self, *indexes: str, **settings: Any) -> Report:
-        """The report of a load that is done, and retires nothing."""
-        with pytest.raises(NotRetired) as caught:
-            await self.load(*indexes, retire=True, **settings)
-        assert caught.value.exit_code == 3
-        assert caught.value.report.assets.retired == 0
-        return caught.value.report
-
-    async def do(self, query: str, *arguments: Any) -> list[Any]:
-        """The rows of a query."""
-        connection = await asyncpg.connect(self.url.reveal)
-        try:
-            return [tuple(row) for row in await connection.fetch(query, *arguments)]
-        finally:
-            await connection.close()
-
-    async def retired(self) -> list[str]:
-        """The keys that are marked."""
-        rows = await self.do("select asset_key from registry.assets where retired_at is not null order by asset_key")
-        return [key for (key,) in rows]
-
-    async def count(self) -> int:
-        """How many assets there are."""
-        return int((await self.do("select count(*) from registry.assets"))[0][0])
 
 
 @pytest.fixture
@@ -247,13 +154,6 @@ async def test_a_row_deleted_by_hand_comes_back_and_none_is_retired_for_it(site:
     await site.do("delete from registry.assets where asset_key < 'a0010'")
     report = await site.load(index, retire=True)
     assert (report.assets.inserted, report.assets.retired, await site.count()) == (10, 0, 30)
-
-
-UNREADABLE = b'{"type": "asset", "source_key": "a.example", "name": "no key"}'
-
-
-def bad_number(key: str) -> bytes:
-    return json.dumps(asset(key)).encode()[:-1] + b', "number": 1e400000}'
 
 
 async def test_a_reject_with_a_known_key_is_listed_and_returns(site: Site) -> None:
@@ -478,9 +378,7 @@ async def test_tables_with_other_keys(site: Site, key: str) -> None:
     assert await site.retired() == []
 
 
-async def test_processes_and_replays_cannot_retire(site: Site) -> None:
-    with pytest.raises(SettingsInvalid, match="--retire needs one process"):
-        Settings(retire=True, processes=2)
+async def test_replays_cannot_retire(site: Site) -> None:
     with pytest.raises(SettingsInvalid, match="a replay cannot retire"):
         await replay("rejects.ndjson", Settings(database_url=site.url, retire=True))
 
@@ -690,106 +588,7 @@ async def test_a_run_that_is_killed_goes_on_and_counts_each_asset_once(
 # Any sequence
 
 
-class Index(Struct):
-    """What one index has: the sources that it lists, its assets as (key, source), rejects, and one without a key."""
-
-    listed: list[str]
-    assets: list[tuple[int, str]]
-    rejects: list[int]
-    is_readable: bool
-
-
-class Load(Struct):
-    """A load of indexes."""
-
-    indexes: list[Index]
-    retire: bool
-    max_retire: MaxRetire
-    despite: bool
-
-
-class Edit(Struct):
-    """A row that somebody deletes, marks, or takes the mark from."""
-
-    what: str
-    key: int
-
-
-class Model(Struct):
-    """The registry as it should be: the source of each key, and which are retired."""
-
-    rows: dict[str, str] = field(default_factory=dict)
-    retired: set[str] = field(default_factory=set)
-
-    def edit(self, edit: Edit) -> None:
-        """Do what somebody does by hand."""
-        key = name_of(edit.key)
-        if edit.what == "delete":
-            self.rows.pop(key, None)
-            self.retired.discard(key)
-        elif edit.what == "mark" and key in self.rows:
-            self.retired.add(key)
-        elif edit.what == "unmark":
-            self.retired.discard(key)
-
-    def load(self, load: Load) -> tuple[int, int, bool]:
-        """Return how many are retired and returned, and whether the result is that nothing was retired."""
-        covered: set[str] = set()
-        named: set[str] = set()
-        rejected: set[str] = set()
-        before = set(self.retired)
-        for index in load.indexes:
-            sources = set(index.listed) or {source for _, source in index.assets}
-            covered |= sources
-            for number, source_key in index.assets:
-                named.add(name_of(number))
-                if source_key in sources:
-                    self.rows[name_of(number)] = source_key
-                    self.retired.discard(name_of(number))
-            rejected |= {name_of(number) for number in index.rejects}
-        self.retired -= {key for key in rejected if self.rows.get(key) in covered}
-        returned = len(before - self.retired)
-        if not load.retire:
-            return 0, returned, False
-        if not load.despite and not all(index.is_readable for index in load.indexes):
-            return 0, returned, True
-        held = {key: source for key, source in self.rows.items() if source in covered and key not in self.retired}
-        gone = {key for key in held if key not in named | rejected}
-        groups = [(len(gone), len(held))]
-        groups += [
-            (sum(held[key] == source for key in gone), sum(one == source for one in held.values()))
-            for source in covered
-        ]
-        if any(load.max_retire.exceeded(*group) for group in groups):
-            return 0, returned, True
-        self.retired |= gone
-        return len(gone), returned, False
-
-
-def name_of(number: int) -> str:
-    return f"k{number:02}"
-
-
-NUMBERS = st.integers(0, 30)
-SOURCES = st.sampled_from([A, B, C])
-INDEXES = st.builds(
-    Index,
-    listed=st.lists(SOURCES, max_size=3),
-    assets=st.lists(st.tuples(NUMBERS, SOURCES), min_size=1, max_size=40),
-    rejects=st.lists(NUMBERS, max_size=3),
-    is_readable=st.sampled_from([True, True, True, False]),
-)
-LOADS = st.builds(
-    Load,
-    indexes=st.lists(INDEXES, min_size=1, max_size=2),
-    retire=st.booleans(),
-    max_retire=st.sampled_from([MaxRetire(), MaxRetire(assets=4), MaxRetire(percent=30), ALL, ALL]),
-    despite=st.booleans(),
-)
-EDITS = st.builds(Edit, what=st.sampled_from(["delete", "mark", "unmark"]), key=NUMBERS)
-
-
-@given(st.lists(st.one_of(LOADS, LOADS, EDITS), min_size=1, max_size=6))
+@given(HISTORIES)
 @hypothesis_settings(
     max_examples=10,
     deadline=None,
@@ -798,59 +597,4 @@ EDITS = st.builds(Edit, what=st.sampled_from(["delete", "mark", "unmark"]), key=
 def test_any_sequence_of_loads_and_edits_ends_as_the_model(
     workshop_url: DatabaseUrl, tmp_path: Path, steps: Sequence[Load | Edit]
 ) -> None:
-    asyncio.run(_compare(Site(workshop_url, tmp_path), steps))
-
-
-async def _compare(site: Site, steps: Sequence[Load | Edit]) -> None:
-    await site.do("drop schema if exists registry cascade")
-    connection = await asyncpg.connect(site.url.reveal)
-    await ddl.apply(connection)
-    await connection.close()
-    model = Model()
-    for step in steps:
-        if isinstance(step, Edit):
-            model.edit(step)
-            await _edit(site, step)
-        elif all(_keeps_any(index) for index in step.indexes):
-            retired, returned, is_refused = model.load(step)
-            report = await _load(site, step, is_refused=is_refused)
-            assert (report.assets.retired, report.assets.returned) == (retired, returned)
-        rows = await site.do(
-            "select asset_key, source_key, retired_at is not null from registry.assets as asset "
-            "join registry.sources as source on source.id = asset.source_id"
-        )
-        assert {key: source for key, source, _ in rows} == model.rows
-        assert {key for key, _, is_retired in rows if is_retired} == model.retired
-
-
-def _keeps_any(index: Index) -> bool:
-    return not index.listed or any(source in index.listed for _, source in index.assets)
-
-
-async def _edit(site: Site, edit: Edit) -> None:
-    statement = {
-        "delete": "delete from registry.assets",
-        "mark": "update registry.assets set retired_at = now()",
-        "unmark": "update registry.assets set retired_at = null",
-    }[edit.what]
-    await site.do(f"{statement} where asset_key = $1", name_of(edit.key))
-
-
-async def _load(site: Site, load: Load, *, is_refused: bool) -> Report:
-    paths = []
-    for index in load.indexes:
-        records: list[Any] = [source(key) for key in index.listed]
-        records += [asset(name_of(number), of) for number, of in index.assets]
-        records += [bad_number(name_of(number)) for number in index.rejects]
-        records += [] if index.is_readable else [UNREADABLE]
-        paths.append(site.write(*records))
-    options: dict[str, Any] = {
-        "retire": load.retire,
-        "max_retire": load.max_retire,
-        "retire_despite_rejects": load.despite,
-    }
-    if not is_refused:
-        return await site.load(*paths, **options)
-    with pytest.raises(NotRetired) as caught:
-        await site.load(*paths, **options)
-    return caught.value.report
+    asyncio.run(check_history(Site(workshop_url, tmp_path), steps))

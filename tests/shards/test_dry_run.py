@@ -23,14 +23,14 @@ from hypothesis import strategies as st
 from msgspec.structs import force_setattr, replace
 
 from seed_registry import Settings, TooManyRejects, VerificationFailed, ingest
-from seed_registry.errors import IndexesFailed
+from seed_registry.errors import IndexesFailed, NotRetired
 from seed_registry.index.inputs import resolve
 from seed_registry.index.open import read_index
 from seed_registry.key_hashes import KeyPart
 from seed_registry.load.context import RunContext
 from seed_registry.registry import ddl
 from seed_registry.report import Report, Silent
-from seed_registry.settings import DatabaseUrl, MaxRejects
+from seed_registry.settings import DatabaseUrl, MaxRejects, MaxRetire
 from seed_registry.shards.dry_run import DryRun
 from seed_registry.shards.dry_run_worker import perform_here
 from seed_registry.shards.tasks import Job, Result, Task
@@ -90,7 +90,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 async def _outcome(run: Any) -> Report:
     try:
         report: Report = await run
-    except (VerificationFailed, TooManyRejects) as exc:
+    except (VerificationFailed, TooManyRejects, NotRetired) as exc:
         if exc.report is None:
             raise
         return exc.report
@@ -181,7 +181,9 @@ def test_the_report_is_that_of_one_process_and_of_the_load_that_follows(
         chance = random.Random(seed)
         part = chance.choice([KeyPart(), KeyPart(1, 2), KeyPart(3, 3)])
         newer = chance.random() < 0.5
-        options = _settings(url, derive_sources=chance.random() < 0.3, keys=part, only_newer=newer)
+        most = chance.choice([MaxRetire(), MaxRetire(assets=2), MaxRetire(percent=100)])
+        retire = {"retire": chance.random() < 0.6, "max_retire": most, "retire_despite_rejects": chance.random() < 0.7}
+        options = _settings(url, derive_sources=chance.random() < 0.3, keys=part, only_newer=newer, **retire)
         await _empty(url)
         place = tmp_path / str(seed)
         if chance.random() < 0.8:
@@ -235,6 +237,23 @@ async def test_of_a_broken_index_that_others_follow_the_rest_is_planned(url: Dat
             await run
         reports.append(failure.value.report)
     assert _facts(reports[0]) == _facts(reports[1])
+
+
+async def test_it_shows_what_would_be_retired(url: DatabaseUrl, tmp_path: Path) -> None:
+    await _empty(url)
+    listed = [{"type": "source", "source_key": "a.example"}, {"type": "source", "source_key": "b.example"}]
+    held = [_FIRST | {"asset_key": f"k{number}"} for number in range(40)]
+    await _outcome(ingest(list(map(str, _write(tmp_path / "held", [[*listed, *held]]))), _settings(url)))
+    missing, rejected = held[35] | {"source_key": "c.example"}, held[36] | {"source_key": "b.example\0"}
+    records = [listed[0], *held[:35], missing, rejected, *held[:20]]
+    options = _settings(url, retire=True, max_rejects=MaxRejects(9, None))
+    for unreadable in ([], [{"type": "asset"}]):
+        paths = _write(tmp_path / "new", [[*records, *unreadable]])
+        found, expected = await _by_shards(paths, options, 500), await _by_one(paths, options)
+        assert (found.assets.missing_source, found.assets.rejected) == (1, 1 + len(unreadable))
+        assert _facts(found) == _facts(expected)
+        assert found.retirement is not None
+        assert found.retirement.unlisted == (0 if unreadable else 3)
 
 
 @pytest.mark.parametrize("provider", ["socrata", None])

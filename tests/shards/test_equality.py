@@ -22,7 +22,7 @@ from conftest import SHARED, _clone
 from seed_registry import SeedRegistryError, Settings, ingest
 from seed_registry.key_hashes import KeyPart
 from seed_registry.report import Report
-from seed_registry.settings import DatabaseUrl, MaxRejects
+from seed_registry.settings import DatabaseUrl, MaxRejects, MaxRetire
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("at_home")]
 # What differs between two loads of the same indexes, whoever does them.
@@ -220,6 +220,51 @@ async def test_synthetic_indexes(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["seed.ndjson", "seed.json", "directory.json", "data.json", "hostile"])
+async def test_what_a_later_index_no_longer_lists(
+    database_url: DatabaseUrl, twin_url: DatabaseUrl, tmp_path: Path, name: str
+) -> None:
+    paths = [tmp_path / str(number) for number in range(2)]
+    for path, count in zip(paths, (600, 500), strict=True):
+        if name == "hostile":
+            path.write_bytes(_hostile(count=count))
+        elif name == "data.json":
+            path.write_bytes(_own_keys(count))
+        else:
+            dialect, _, kind = name.partition(".")
+            options = ["--records", str(count), "--duplicates", "9", "--dialect", dialect, "--format", kind]
+            await anyio.run_process([sys.executable, "-m", "seed_registry", "sample", *options, "--out", str(path)])
+    urls = (database_url, twin_url)
+    but_for = ("verification", *_OF_WRITTEN)  # the sample has no rejects
+    await check_equal(paths[:1], urls, tmp_path, paths[0].stat().st_size // 9, but_for=but_for)
+    retire = {"retire": True, "max_retire": MaxRetire(percent=100), "retire_despite_rejects": True}
+    await check_equal(paths[1:], urls, tmp_path, paths[1].stat().st_size // 9, but_for=but_for, **retire)
+    assert await _count_retired(database_url) > 0
+
+
+async def _count_retired(url: DatabaseUrl) -> int:
+    connection = await asyncpg.connect(url.reveal)
+    found: int = await connection.fetchval("select count(*) from registry.assets where retired_at is not null")
+    await connection.close()
+    return found
+
+
+def _own_keys(count: int) -> bytes:
+    """A catalog of two portals, some of whose own keys are the same: the second portal's are rejected."""
+    keys = [("a.example", number) for number in range(count)] + [("b.example", number) for number in range(550, 650)]
+    datasets = [
+        {
+            "identifier": f"https://{portal}/{number}" if number % 2 else str(number),
+            "title": "t",
+            "landingPage": f"https://{portal}/{number}",
+            "accessLevel": "public",
+        }
+        for portal, number in keys
+    ]
+    return json.dumps(datasets).encode()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -227,6 +272,10 @@ async def test_synthetic_indexes(
         "alter table registry.assets alter column raw type json",
         "alter table registry.assets alter column raw type text",
         "alter table registry.assets drop constraint assets_asset_key_key, add unique (source_id, asset_key)",
+        """
+        alter table registry.assets drop constraint assets_asset_key_key, add provider text,
+        add unique (provider, asset_key)
+        """,
     ],
 )
 @pytest.mark.parametrize("are_listed", [True, False])

@@ -221,3 +221,32 @@ def _wait_for(url: DatabaseUrl, state: str) -> None:
                 return
         time.sleep(0.01)
     pytest.fail(f"no shard was {state}")
+
+
+@pytest.mark.slow
+def test_what_killed_processes_were_about_to_retire_the_same_command_retires(
+    start: Start, index: Path, database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    shorter = tmp_path / "shorter.ndjson"
+    lines = index.read_bytes().splitlines(keepends=True)
+    shorter.write_bytes(b"".join(line for line in lines if b'7"' not in line[:120]))
+    assert shorter.stat().st_size < index.stat().st_size
+    retire = ("--retire", "--retire-despite-rejects", "--max-retire", "50%", "--max-rejects", "10%")
+    _finished(start(index, *_TWO))
+    expected = _finished(start(shorter, *retire))
+    marked = "select asset_key from registry.assets where retired_at is not null order by 1"
+    keys = _state(database_url, marked)
+    assert len(keys) == expected["assets"]["retired"] > 0
+    _state(database_url, "update registry.assets set retired_at = null where retired_at is not null")
+    command = (*_TWO[:4], *retire)
+    process = start(shorter, *command)
+    _wait_for(database_url, "scanned")
+    for pid in _children(process)[:1]:
+        os.kill(pid, signal.SIGKILL)
+    _wait_for(database_url, "loaded")
+    process.kill()
+    process.communicate()
+    finished = _finished(start(shorter, *command))
+    assert finished["assets"] == expected["assets"]
+    assert finished["retirement"] == expected["retirement"]
+    assert _state(database_url, marked) == keys

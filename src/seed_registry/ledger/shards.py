@@ -11,6 +11,7 @@ from msgspec import Struct
 from seed_registry.errors import CommitsLost
 from seed_registry.ledger.checkpoints import SHARD_TABLES
 from seed_registry.ledger.shard_checkpoints import REPEATS, ShardTaken
+from seed_registry.ledger.shard_listed import ListedStore
 from seed_registry.postgres.sql_files import statement
 from seed_registry.spill import PARTS
 
@@ -98,10 +99,15 @@ _COLUMNS: Final = ", ".join(ShardRow.__struct_fields__)
 
 
 class ShardStore:
-    """The tables of one run by shards. Every method is one statement or one transaction, and may be repeated."""
+    """The tables of one run by shards. Every method is one statement or one transaction, and may be repeated.
+
+    Attributes:
+        listed: what its shards list, with `--retire`.
+    """
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
+        self.listed = ListedStore(run_id)
 
     async def is_usable(self, connection: Connection) -> bool:
         """Whether this role may write to these tables."""

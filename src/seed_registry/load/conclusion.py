@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -20,6 +20,9 @@ from seed_registry.records import SourceRow
 from seed_registry.registry.digest import digest
 from seed_registry.report import ChangeSummary, Digest, Report, Retirement, Verification
 from seed_registry.verify.checks import verify
+
+if TYPE_CHECKING:
+    from seed_registry.ledger.run_sources import Begin
 
 # A run that failed may take this long to note it in the ledger.
 _FAREWELL_SECONDS: Final = 5.0
@@ -43,10 +46,13 @@ class LoadConclusion(Conclusion):
         self._ledger = ledger
         self._recorder = recorder
 
-    async def begin(self) -> None:
+    async def begin(self) -> Begin | None:
         """Note what retiring needs to know of the begin of the run."""
-        if self._run.settings.retire:
-            await self._retirer.begin()
+        return await self._retirer.begin() if self._run.settings.retire else None
+
+    def begin_earlier(self, begin: Begin) -> None:
+        """Take this for the begin of a run that retires."""
+        self._retirer.begin_earlier(begin)
 
     async def verify(self, sources: Mapping[str, SourceRow]) -> Verification | None:
         """Bring everything to disk, and compare the database with what was read."""

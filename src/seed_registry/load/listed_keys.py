@@ -48,6 +48,16 @@ class ListedKeys:
             self._skipped.add(hash_key(key))
             self.has_skipped = True
 
+    def take_skipped(self, key_hashes: Sequence[int]) -> None:
+        """Note what another process has skipped, by the hashes of the asset keys.
+
+        Raises:
+            StorageFailed: the disk is full.
+        """
+        if key_hashes:
+            self._skipped.extend(key_hashes)
+            self.has_skipped = True
+
     def reject(self, reason: str, key: str | None) -> None:
         """Note a reject.
 
@@ -74,6 +84,10 @@ class ListedKeys:
     def parts(self) -> Iterator[array[int]]:
         """The hashes of what went to the database, see `DistinctHashes.parts`."""
         return self._sent.parts()
+
+    def skipped_parts(self) -> Iterator[array[int]]:
+        """The hashes of what did not go there, see `MarkedHashes.parts`."""
+        return self._skipped.parts()
 
     def settle(self) -> None:
         """Make the keys ready for `skips`."""

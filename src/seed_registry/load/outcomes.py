@@ -108,14 +108,17 @@ class OutcomeRecorder:
             of.inserted += settled.inserted
         correct(self.tally.assets, parts, keys)
 
+    def note_listed(self, assets: Sequence[Asset], key_hashes: Sequence[int], sources: Mapping[str, SourceRow]) -> None:
+        """Note assets that are listed and go to the database, at once or later; their sources are among `sources`."""
+        if assets and self.listed_keys.keeps_keys:
+            self.listed_keys.send(key_hashes if len(self._key) == 1 else self.row_hashes(assets, sources))
+
     def count_sent(self, assets: Sequence[Asset], key_hashes: Sequence[int], sources: Mapping[str, SourceRow]) -> None:
         """Count assets that go to the database; their sources are among `sources`."""
         if not assets:
             return
         self.tally.assets_by_source.update(map(attrgetter("source_key"), assets))
         self.keys.send(self._identities(assets, key_hashes, sources))
-        if self.listed_keys.keeps_keys:
-            self.listed_keys.send(key_hashes if len(self._key) == 1 else self.row_hashes(assets, sources))
         sample = self._sample
         if min(key_hashes) < sample.limit or not sample.items.keys().isdisjoint([asset.key for asset in assets]):
             for asset, key_hash in zip(assets, key_hashes, strict=True):

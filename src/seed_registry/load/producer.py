@@ -319,6 +319,7 @@ class Producer:
                 replace(asset, was_committed=True) if resume_point.has(asset.offset, key_hash) else asset
                 for asset, key_hash in zip(assets, key_hashes, strict=True)
             ]
+        self._recorder.note_listed(assets, key_hashes, self._sources.rows)
         if self._repeated is not None:
             assets, key_hashes = _kept_back(assets, key_hashes, self._repeated)
         self._recorder.count_sent(assets, key_hashes, self._sources.rows)

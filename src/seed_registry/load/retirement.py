@@ -1,7 +1,8 @@
 """Retires assets: marks those that the registry holds of the sources of a run, and that none of its indexes lists.
 
 All of it comes after the load and its verification, and may be repeated: a run that is resumed reads its indexes again,
-and finds what is not marked yet. How many a run has retired is in the ledger, committed with the marks.
+or has their keys in the ledger, and finds what is not marked yet. How many a run has retired is in the ledger,
+committed with the marks.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from seed_registry.errors import DatabaseRefused, SettingsInvalid
+from seed_registry.errors import DatabaseRefused
 from seed_registry.ledger.checkpoints import Ledger
 from seed_registry.ledger.run_sources import (
     Begin,
@@ -51,24 +52,23 @@ class Retirer:
         self._begin: Begin | None = None
         self._known: list[str] = []  # other runs whose keys are known
 
-    async def begin(self) -> None:
-        """Note the begin of the run.
+    async def begin(self) -> Begin:
+        """Note the begin of the run, and return it.
 
         Raises:
             DatabaseRefused: there is no ledger.
-            SettingsInvalid: the run resumes one by several processes.
         """
         if not self._ledger.is_kept:
             raise DatabaseRefused(
                 "--retire needs the ledger, which this role may not use\n"
                 "have its owner run `seed-registry schema upgrade` and `seed-registry schema grants ROLE`"
             )
-        if self._ledger.unfinished is not None and await self._main.do(self._ledger.is_sharded):
-            raise SettingsInvalid(
-                f"--retire: run {self._ledger.run_id} of these indexes was begun by several processes\n"
-                "finish it without --retire, then load again with it"
-            )
         self._begin = await self._main.do(lambda connection: find_begin(connection, self._ledger.run_id))
+        return self._begin
+
+    def begin_earlier(self, begin: Begin) -> None:
+        """Take this for the begin: some of what the run lists was read by an earlier attempt."""
+        self._begin = begin
 
     async def take_marks_of_rejects(self, sources: Mapping[str, SourceRow]) -> None:
         """Take the mark from the rows of rejected records: they are listed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -50,6 +50,9 @@ from seed_registry.report import (
     Verification,
 )
 
+if TYPE_CHECKING:
+    from seed_registry.ledger.run_sources import Begin
+
 _INCOMPLETE: Final = "the portal has more records than were read: load all pages of its answer together"
 
 OpenTarget = Callable[[RunContext], AbstractAsyncContextManager[Target]]
@@ -77,6 +80,7 @@ class LoadRun:
         self._asset_counts: list[Counts] = []  # of the indexes, by batches until all are loaded
         self._unfinished: list[tuple[IndexRef, int, FileState | None]] = []  # indexes with held assets
         self._shards: list[ShardReport] = []
+        self._begin: Begin | None = None  # of a run that retires
         context.progress.began(context.tally)
         context.progress.tell(
             "info",
@@ -106,7 +110,7 @@ class LoadRun:
 
     async def _load(self, target: Target) -> Report:
         context, progress = self.context, self.context.progress
-        await target.conclusion.begin()
+        self._begin = await target.conclusion.begin()
         self._log_tables(target)
         if target.tables is not None:
             self._known |= await target.source_cache.read(target.writer, progress)

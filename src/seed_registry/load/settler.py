@@ -64,7 +64,7 @@ class Settler:
             DatabaseRefused: the database refuses every record.
             Exception: `reason`, if that is no record's fault.
         """
-        if (boundary := _boundary(assets)) is None:
+        if (boundary := _boundary(self._recorder.row_hashes(assets, self._sources))) is None:
             await self._bisection.split(assets[-1:], reason)
             return [assets[:-1]] if len(assets) > 1 else []
         await self._bisection.split(assets, reason)
@@ -106,10 +106,10 @@ class Settler:
         return await self._writer.probe(asset, reason, self._sources)
 
 
-def _boundary(assets: Sequence[Asset]) -> int | None:
-    """The position nearest to the middle where another key begins; None if all have one key."""
-    places = [at for at in range(1, len(assets)) if assets[at].key != assets[at - 1].key]
-    return min(places, key=lambda at: abs(2 * at - len(assets)), default=None)
+def _boundary(row_hashes: Sequence[int]) -> int | None:
+    """The position nearest to the middle where the assets of another row begin; None if all are of one row."""
+    places = [at for at in range(1, len(row_hashes)) if row_hashes[at] != row_hashes[at - 1]]
+    return min(places, key=lambda at: abs(2 * at - len(row_hashes)), default=None)
 
 
 def with_assets(rejects: Sequence[Reject], assets: Sequence[Asset]) -> list[tuple[Reject, Asset]]:

@@ -21,6 +21,7 @@ from seed_registry.report import ChangeSummary, Database, Digest, Plan, Report, 
 
 if TYPE_CHECKING:
     from seed_registry.ledger.checkpoints import Ledger
+    from seed_registry.ledger.run_sources import Begin
     from seed_registry.load.context import RegistryState
     from seed_registry.load.retry import RetryingSession
 
@@ -44,8 +45,11 @@ class IndexSteps:
 class Conclusion:
     """What happens at the end of a run, and is prepared at its begin; here nothing."""
 
-    async def begin(self) -> None:
-        """Note what is needed at the end, before the indexes are read."""
+    async def begin(self) -> Begin | None:
+        """Note what is needed at the end, before the indexes are read; return the begin of a run that retires."""
+
+    def begin_earlier(self, begin: Begin) -> None:
+        """Take this for the begin of a run that retires."""
 
     async def verify(self, sources: Mapping[str, SourceRow]) -> Verification | None:
         """Compare the database with what was read; `sources` are all that the indexes named, by key."""

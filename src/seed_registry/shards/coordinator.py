@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from time import monotonic
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
@@ -26,6 +26,9 @@ from seed_registry.shards.facts import IndexFacts, ShardLoaded, ShardScanned, de
 from seed_registry.shards.progress import COMPARING, LOADING, SCANNING, SETTLING, take_progress
 from seed_registry.shards.tasks import Engine, Failure, Job, Place, Result, Task
 from seed_registry.spill import PARTS
+
+if TYPE_CHECKING:
+    from seed_registry.ledger.run_sources import Begin
 
 _SECONDS_BETWEEN_LOOKS: Final = 1.0
 _LOOKS_BETWEEN_SIGNS: Final = 2
@@ -53,7 +56,9 @@ class Coordinator:
         recorder: OutcomeRecorder,
         engine: Engine,
         processes: int,
+        begin: Begin | None = None,
     ) -> None:
+        """`begin` is of this attempt of a run that retires."""
         self.store = ShardStore(run.run_id)
         self.problems: dict[int, tuple[int, Failure]] = {}
         self.unsplittable = False
@@ -65,7 +70,14 @@ class Coordinator:
         self._loading: set[Place] = set()  # given to workers, and not done yet
         # Workers do not retry a whole run, nor print: what they share with this process is in the ledger.
         self._job = Job(
-            run.run_id, run.settings, list(run.indexes), state.url, state.is_empty, state.tables.salt, os.getpid()
+            run.run_id,
+            run.settings,
+            list(run.indexes),
+            state.url,
+            state.is_empty,
+            state.tables.salt,
+            os.getpid(),
+            begin,
         )
 
     async def plan(self) -> list[ShardRow]:

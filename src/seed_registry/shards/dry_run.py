@@ -112,6 +112,13 @@ class DryRun(LoadRun):
         add_up_assets(recorder.tally, one.tally)
         recorder.keys.send_once(one.sent)
         recorder.take_examples(one.rejects)
+        listed_keys = recorder.listed_keys
+        listed_keys.unreadable += one.unreadable
+        if listed_keys.keeps_keys:
+            for hashes in self._files.read_hashes("sent", place):
+                listed_keys.send(hashes)
+            for hashes in self._files.read_hashes("skipped", place):
+                listed_keys.take_skipped(hashes)
         recorder.collector.take(one.part)
         for kind in recorder.collector.hashes():
             for hashes in self._files.read_hashes(kind, place):

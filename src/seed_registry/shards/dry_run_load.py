@@ -44,6 +44,9 @@ async def load(job: DryRunJob, task: DryRunTask) -> ShardOutcome:
         problem = await _load(reader, job, target, sources, parked, task.listed)
         for kind, hashes in recorder.collector.hashes().items():
             files.write_hashes(kind, place, hashes.parts())
+        if recorder.listed_keys.keeps_keys:
+            files.write_hashes("sent", place, recorder.listed_keys.parts())
+            files.write_hashes("skipped", place, recorder.listed_keys.skipped_parts())
         tally.assets.read -= parked.count  # they are read again
         tally.bytes_read = reader.position
         return ShardOutcome(
@@ -54,6 +57,7 @@ async def load(job: DryRunJob, task: DryRunTask) -> ShardOutcome:
             keys.count,
             reader.summary(),
             problem,
+            recorder.listed_keys.unreadable,
         )
 
 

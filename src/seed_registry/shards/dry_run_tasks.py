@@ -62,6 +62,7 @@ class ShardOutcome(Struct, frozen=True):
         source_keys: of the sources of its assets, in their order.
         sent: how many assets would be written, compared or found to be equal.
         problem: why the index cannot be read on, if so.
+        unreadable: how many records were rejected whose keys are not known.
     """
 
     tally: Tally
@@ -71,6 +72,7 @@ class ShardOutcome(Struct, frozen=True):
     sent: int
     summary: ShardSummary
     problem: Failure | None
+    unreadable: int
 
 
 Found = ShardScanned | ShardOutcome | int

@@ -9,6 +9,7 @@ from msgspec import Struct, field
 
 from seed_registry.errors import DatabaseRefused
 from seed_registry.index.shards import Soundness
+from seed_registry.ledger.run_sources import Begin
 from seed_registry.records import Asset, Source
 from seed_registry.report import Counts, Stages
 from seed_registry.shards.tasks import Failure
@@ -56,6 +57,9 @@ class ShardLoaded(Struct, frozen=True):
         parked: how many assets wait to be settled.
         sample: assets to be compared with the database.
         summary: what its headers declare, an encoded `ShardSummary`.
+        begin: of the attempt of the run that loaded it, if the ledger has its listed keys.
+        listed: how many hashes of keys these are.
+        unreadable: how many records were rejected whose keys are not known, also those of other parts of the keys.
     """
 
     sources: Counts
@@ -75,6 +79,9 @@ class ShardLoaded(Struct, frozen=True):
     seconds: float
     stages: Stages
     problem: Failure | None = None
+    begin: Begin | None = None
+    listed: int = 0
+    unreadable: int = 0
 
 
 def encoded(fact: Any) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from seed_registry.errors import TooManyRejects
+from seed_registry.ledger.shard_listed import ListedHashes
 from seed_registry.load.key_counts import KeyCounts
 from seed_registry.load.outcomes import OutcomeRecorder
 from seed_registry.records import Asset, Reject
@@ -68,6 +69,10 @@ class ShardRecorder(OutcomeRecorder):
         """The first rejects, as far as not taken yet, for a run that is stopped by them: number, offset, line."""
         first, self._first = self._first, []
         return first
+
+    def listed_hashes(self) -> Iterator[ListedHashes]:
+        """What the shard lists, by part."""
+        return map(ListedHashes, self.listed_keys.parts(), self.listed_keys.skipped_parts())
 
     def sample(self) -> list[Asset]:
         """The assets with the smallest hashes, to be compared with the database."""

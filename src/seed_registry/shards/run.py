@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Final
 
 from seed_registry.errors import DatabaseRefused, SeedRegistryError, TooManyRejects
 from seed_registry.ledger.shards import ShardStore
-from seed_registry.load.context import RunContext
 from seed_registry.load.run import LoadRun, OpenTarget
-from seed_registry.load.target import Target
 from seed_registry.shards.capacity import count_processes
 from seed_registry.shards.collection import Collection
 from seed_registry.shards.coordinator import Coordinator
 from seed_registry.shards.engine import Processes
 from seed_registry.shards.facts import ShardScanned, decoded
+from seed_registry.shards.listed_keys import begin_of, reopen_shards, take_listed
 from seed_registry.shards.listed_sources import ListedSources, merge_listed
-from seed_registry.shards.tasks import Engine
 
 if TYPE_CHECKING:
     from seed_registry.ledger.shards import ShardRow
+    from seed_registry.load.context import RunContext
+    from seed_registry.load.target import Target
+    from seed_registry.shards.tasks import Engine
 
 _NO_LEDGER: Final = (
     "a load by several processes needs the ledger, which this role may not use\n"
@@ -54,7 +55,7 @@ class ShardedRun(LoadRun):
         target.ledger.has_shards = True
         processes = await main.do(partial(count_processes, context=context, database=target.database))
         engine = self._new_engine(processes)
-        coordinator = Coordinator(context, state, main, target.recorder, engine, processes)
+        coordinator = Coordinator(context, state, main, target.recorder, engine, processes, self._begin)
         if len(await coordinator.plan()) < 2:  # noqa: PLR2004  # one shard is the whole index
             if not coordinator.unsplittable:
                 context.progress.tell("info", "one_shard", note="too small to be divided: loaded by one process")
@@ -75,10 +76,16 @@ class ShardedRun(LoadRun):
         self._sources |= collection.sources
         if coordinator.problems and not (context.settings.keep_going and len(context.indexes) > 1):
             raise min(coordinator.problems.items())[1][1].error()
+        if self._begin is not None:
+            await take_listed(main, coordinator.store, target.recorder.listed_keys)
+            target.conclusion.begin_earlier(begin_of(await coordinator.rows(), self._begin))
 
     async def _load_shards(self, coordinator: Coordinator, target: Target) -> dict[int, ListedSources]:
         """Load all; return the sources that the indexes list, by their positions."""
+        begin, main = self._begin, target.main
         async with coordinator.leading():
+            if begin is not None and main is not None:
+                await main.do(lambda connection: reopen_shards(connection, coordinator.store, begin))
             await coordinator.scan()
             rows = await coordinator.rows()
             by_index: dict[int, list[ShardRow]] = {}

@@ -139,7 +139,7 @@ class Settlement:
                 groups, count, size = {}, 0, 0
             last_hash = parked.key_hash
             asset = decoded(parked.asset, Asset)
-            identity = (parked.key_hash, parked.key, self._row_identity(asset))
+            identity = (parked.key_hash, parked.key, await self._row_identity(parked.index, asset))
             group = groups.setdefault(identity, KeyGroup(parked.key_hash, limit, settings.batch_bytes))
             group.add(parked.index, asset)
             count, size = count + 1, size + len(asset.raw)
@@ -153,9 +153,16 @@ class Settlement:
                 by_index.setdefault(group.index, []).append(group)
         return list(by_index.values())
 
-    def _row_identity(self, asset: Asset) -> str:
+    async def _row_identity(self, index: int, asset: Asset) -> str:
         """What besides its key tells the row of an asset."""
-        return asset.source_key if set(self._worker.state.tables.assets.key) != {"asset_key"} else ""
+        key = self._worker.state.tables.assets.key
+        if "source_id" in key:
+            return asset.source_key
+        if "provider" not in key:
+            return ""
+        if asset.source_key not in self._rows:
+            await self._find_sources([(index, asset)])
+        return self._rows[asset.source_key].provider or ""
 
     async def _parked(self, part: int) -> AsyncIterator[ParkedAsset]:
         after: ParkedAsset | None = None

@@ -202,6 +202,8 @@ class ShardLoad:
             seconds=round(monotonic() - self._started, 3),
             stages=tally.stages.since(self._stages_before),
             problem=problem,
+            begin=worker.job.begin,
+            unreadable=self._recorder.listed_keys.unreadable,
         )
         await worker.main.do(lambda connection: self._save(connection, loaded, parked), is_limited=False)
 
@@ -218,8 +220,15 @@ class ShardLoad:
             await worker.store.unpark(connection, place)
             for batch in parked.batches(_PARKED_AT_ONCE):
                 await worker.store.park(connection, place, batch)
+            listed = 0
+            if self._recorder.listed_keys.keeps_keys:
+                listed = await worker.store.listed.save(connection, place, self._recorder.listed_hashes())
             await worker.store.finish(
-                connection, place, attempt, encoded(loaded), _as_text(loaded.assets, loaded.bytes_read)
+                connection,
+                place,
+                attempt,
+                encoded(replace(loaded, listed=listed)),
+                _as_text(loaded.assets, loaded.bytes_read),
             )
 
 

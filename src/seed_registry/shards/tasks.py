@@ -10,6 +10,7 @@ from msgspec import Struct
 from seed_registry import errors
 from seed_registry.errors import DatabaseRefused, IndexBroken, SeedRegistryError
 from seed_registry.index.inputs import IndexRef
+from seed_registry.ledger.run_sources import Begin
 from seed_registry.settings import DatabaseUrl, Settings
 
 Step = Literal["scan", "sieve", "load", "settle"]
@@ -25,6 +26,7 @@ class Job(Struct, frozen=True):
         is_empty: whether the table of assets was, when the run began.
         salt: of the content hashes; workers with another would write other rows.
         parent: the process that ends its workers by ending.
+        begin: of this attempt of the run, if it retires.
     """
 
     run_id: str
@@ -34,6 +36,7 @@ class Job(Struct, frozen=True):
     is_empty: bool
     salt: str
     parent: int
+    begin: Begin | None = None
 
 
 class Task(Struct, frozen=True):
