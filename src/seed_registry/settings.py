@@ -413,7 +413,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         str | None, Flag("File that keeps the sources' ids between runs.", SAFETY, "FILE", is_rare=True)
     ] = None
     keep_going: Annotated[bool, Flag("Load the others when an index is bad.", INPUT, is_rare=True)] = False
-    only_newer: Annotated[bool, Flag("Leave rows that the portal updated later than their records.", SAFETY)] = False
+    only_newer: Annotated[
+        bool, Flag("Leave rows that the portal updated later than their records.", SAFETY, is_rare=True)
+    ] = False
     retire: Annotated[bool, Flag("Mark assets that their portals no longer list.", SAFETY)] = False
     max_retire: Annotated[
         MaxRetire,
@@ -428,9 +430,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     retire_despite_rejects: Annotated[
         bool, Flag("With --retire: also where the key of a rejected record is not known.", SAFETY, is_rare=True)
     ] = False
-    history: Annotated[
-        bool, Flag("Record what the run changes, for the commands changes, history and undo.", SAFETY)
-    ] = False
+    history: Annotated[bool, Flag("Record what changes, for changes and undo.", SAFETY)] = False
     digest: Annotated[bool, Flag("Print the digest of the registry afterwards.", OUTPUT, is_rare=True)] = False
 
     @property

@@ -158,7 +158,9 @@ async def _load(site: Site, load: Load, *, is_refused: bool) -> Report:
     for index in load.indexes:
         records: list[Any] = [source(key) for key in index.listed]
         records += [asset(name_of(number), of) for number, of in index.assets]
-        records += [bad_number(name_of(number)) for number in index.rejects]
+        # Of a source that is covered without them: whether a reject alone covers one depends on who refused it.
+        covered = (index.listed or [of for _, of in index.assets])[0]
+        records += [bad_number(name_of(number), covered) for number in index.rejects]
         records += [] if index.is_readable else [UNREADABLE]
         paths.append(site.write(*records))
     options: dict[str, Any] = {

@@ -110,5 +110,5 @@ class Site:
 UNREADABLE = b'{"type": "asset", "source_key": "a.example", "name": "no key"}'
 
 
-def bad_number(key: str) -> bytes:
-    return json.dumps(asset(key)).encode()[:-1] + b', "number": 1e400000}'
+def bad_number(key: str, of: str = A) -> bytes:
+    return json.dumps(asset(key, of)).encode()[:-1] + b', "number": 1e400000}'

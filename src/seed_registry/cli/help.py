@@ -51,6 +51,7 @@ _EXAMPLES: Mapping[str, Sequence[str]] = {
         "bench --compare old.json new.json",
     ),
     "sample": ("sample --records 5000 --out sample.json", "sample --format ndjson | seed-registry load -"),
+    "undo": ("undo 20260514T101112-1a2b3c --dry-run", "undo 20260514T101112-1a2b3c"),
     "rejects": ("rejects show city.rejects.ndjson", "rejects replay city.rejects.ndjson"),
     "rejects show": ("rejects show city.rejects.ndjson", "rejects show city.rejects.ndjson --json"),
     "rejects replay": ("rejects replay city.rejects.ndjson",),
