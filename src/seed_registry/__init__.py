@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seed_registry.api import ingest, ingest_sync
+    from seed_registry.changes.undo_run import undo
     from seed_registry.errors import (
         DatabaseRefused,
         DatabaseUnavailable,
@@ -57,13 +58,14 @@ __all__ = [
     "VerificationFailed",
     "ingest",
     "ingest_sync",
+    "undo",
     "upsert_assets",
     "upsert_sources",
 ]
 __version__ = "0.1.0"
 
 # The modules that define these names, those that import least first.
-_HOMES = ("errors", "settings", "records", "report", "registry.upsert", "api")
+_HOMES = ("errors", "settings", "records", "report", "registry.upsert", "api", "changes.undo_run")
 
 
 def __getattr__(name: str) -> Any:
