@@ -30,7 +30,8 @@ PUBLIC = {
     "Asset", "DatabaseRefused", "DatabaseUnavailable", "DatabaseUrl", "EmbeddedServerFailed", "IndexBroken",
     "IndexNotUnderstood", "IndexUnreadable", "IndexesFailed", "KeyPart", "MaxRejects", "Progress", "Report",
     "SchemaMismatch", "SchemaMissing", "SeedRegistryError", "Settings", "SettingsInvalid", "Source", "StorageFailed",
-    "TooManyRejects", "VerificationFailed", "ingest", "ingest_sync", "upsert_assets", "upsert_sources",
+    "TooManyRejects", "VerificationFailed", "ingest", "ingest_sync", "undo", "upsert_assets",
+    "upsert_sources",
 }  # fmt: skip
 
 
