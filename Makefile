@@ -47,6 +47,7 @@ bench: $(INSTALLED)  ## Measure decoding, starting, and loading next to psql and
 	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/decoding.py --dialects --megabytes 10 --repeat 9 --bytes 2000,4400 --write-docs dialects
 	$(BIN)/python benchmarks/starting.py $(COMMITS) --write-docs starting
+	$(BIN)/python benchmarks/history.py --write-docs history
 	$(LOADING) --write-docs mid
 	$(LOADING) --ways first,unchanged --batch-size 500 --write-docs mid-500
 	$(LOADING) --ways $(OURS) --size real --write-docs real
