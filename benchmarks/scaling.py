@@ -2,11 +2,12 @@
 
     python benchmarks/scaling.py [--records 200000,1000000,5000000,20000000] [--concurrency 4] [--size 700]
                                  [--batch-size 2000] [--workers 1,2,4,8,16] [--repeat 3] [--write-docs SECTION]
+    python benchmarks/scaling.py --defer-indexes [--records 200000,5000000] …
     python benchmarks/scaling.py --processes 1,2,4 [--records 2000000] [--shard-bytes 64MiB] …
 
-The sizes first, then the curve over workers at the smallest of them. An index above a million records is loaded once,
-between two rounds of the smaller ones: the machine may be another one an hour later. How much disk it takes is said
-before anything is loaded. Prints Markdown.
+The sizes first, then the curve over workers at the smallest of them; with --defer-indexes every size without and with
+that flag of `load`. An index above a million records is loaded once, between two rounds of the smaller ones: the
+machine may be another one an hour later. How much disk it takes is said before anything is loaded. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -42,6 +43,12 @@ class Size(Struct):
     records: int
     measurements: list[Measurement]
     table_bytes: int = 0
+    defers_indexes: bool = False
+
+    @property
+    def title(self) -> str:
+        """The records, and the way if it is not the plain one."""
+        return f"{self.records:,}{', indexes deferred' if self.defers_indexes else ''}"
 
     @property
     def peak_bytes(self) -> int:
@@ -54,26 +61,41 @@ class Size(Struct):
         return median(measurement.own_seconds for measurement in self.measurements) / self.records
 
 
-async def measured(ground: Ground, index: Path, records: int, workers: int, options: argparse.Namespace) -> Measurement:
+async def measured(
+    ground: Ground,
+    index: Path,
+    records: int,
+    workers: int,
+    options: argparse.Namespace,
+    *,
+    defers_indexes: bool = False,
+) -> Measurement:
     """One first load."""
     await ground.empty(CURRENT.command("schema", "apply"))
-    measurement = await ground.measure(load(CURRENT, index, workers, options.batch_size))
+    commands = load(CURRENT, index, workers, options.batch_size)
+    if defers_indexes:
+        commands = [[*command, "--defer-indexes"] for command in commands]
+    measurement = await ground.measure(commands)
     count = await ground.count("registry.assets")
     if count != records:
         sys.exit(f"{workers} workers left {count:,} assets, not {records:,}")
-    print(f"{records:,} records, {workers} workers: {measurement.seconds:.2f} s", file=sys.stderr)
+    way = ", indexes deferred" if defers_indexes else ""
+    print(f"{records:,} records, {workers} workers{way}: {measurement.seconds:.2f} s", file=sys.stderr)
     return measurement
 
 
 async def sizes(ground: Ground, options: argparse.Namespace) -> list[Size]:
     """Every size with the same workers; one load of the smallest, which does not count, goes before."""
-    results = [Size(records, []) for records in options.records]
+    ways = [False, True] if options.defer_indexes else [False]
+    results = [Size(records, [], defers_indexes=way) for records in options.records for way in ways]
     for turn in range(-1, options.repeat):
         for size in results[:1] if turn < 0 else results:
             if turn > 0 and size.records > ONCE_ABOVE:
                 continue
             index = write_index(ground.directory, size.records, options.size)
-            measurement = await measured(ground, index, size.records, options.concurrency, options)
+            measurement = await measured(
+                ground, index, size.records, options.concurrency, options, defers_indexes=size.defers_indexes
+            )
             if turn >= 0:
                 size.measurements.append(measurement)
                 size.table_bytes = await ground.table_bytes("registry.assets")
@@ -104,7 +126,7 @@ def sizes_table(results: list[Size]) -> str:
     """Per record, and next to the smallest index."""
     rows = [
         [
-            f"{size.records:,}",
+            size.title,
             tables.seconds(size.measurements, lambda m: m.seconds),
             f"{size.records / median(m.seconds for m in size.measurements):,.0f}",
             f"{size.record_seconds * 1e6:.1f}",
@@ -129,7 +151,7 @@ def targets_table(results: list[Size]) -> str:
     rows: list[tuple[str, str, str, bool]] = []
     for size in results[1:]:
         slowdown = size.record_seconds / results[0].record_seconds
-        title = f"time a record, {size.records:,} against {results[0].records:,}"
+        title = f"time a record, {size.title} against {results[0].records:,}"
         rows.append((title, f"{slowdown:.2f}", f"<= {SLOWDOWN:.2f}", slowdown <= SLOWDOWN))
     peak = max(size.peak_bytes for size in results)
     rows.append(("peak memory, MB", tables.megabytes(peak), f"<= {LIMIT_BYTES / 1e6:g}", peak <= LIMIT_BYTES))
@@ -207,6 +229,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=2_000)
     parser.add_argument("--workers", type=_numbers, default=[1, 2, 4, 8, 16], help="of the curve; '' leaves it out")
+    parser.add_argument("--defer-indexes", action="store_true", help="load every size without and with it")
     parser.add_argument("--processes", type=_numbers, default=[], help="compare these, and nothing else")
     parser.add_argument("--shard-bytes", default="64MiB")
     parser.add_argument("--repeat", type=int, default=3, help="rounds")

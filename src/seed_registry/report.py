@@ -93,7 +93,8 @@ class MergeCounts(Struct, frozen=True):
         updated_by_older: how many of the updated rows were newer than their records, by the portal's own moment.
         rejects: those whose key is another source's.
         new: of a batch that `holds_changed`, those that were written, for the table did not have their keys.
-        held: those of it that were not written, for their key has a row that differs; they are not counted.
+        held: those of it that were not written, for their key has a row that differs; they are not counted. Of a batch
+            that is `straight_only`: all of it, if it could not be copied.
     """
 
     inserted: int = 0

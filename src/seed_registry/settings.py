@@ -306,6 +306,10 @@ class Settings(Struct, frozen=True, kw_only=True):
             is_rare=True,
         ),
     ] = 256 << 20
+    defer_indexes: Annotated[
+        bool,
+        Flag("Of a first load: build indexes and check keys after the data.", THROUGHPUT, is_rare=True),
+    ] = False
     dry_run: Annotated[bool, Flag("Write nothing; print what a load would do.", SAFETY)] = False
     # None: detected
     dialect: Annotated[DialectName | None, Flag("The shape of the index, if detection fails.", INPUT, "NAME")] = None
@@ -465,6 +469,10 @@ def _check_limits(settings: Settings) -> None:
         raise SettingsInvalid(f"max_retire takes MaxRetire.parse({str(settings.max_retire)!r})")
     if not isinstance(settings.keys, KeyPart):
         raise SettingsInvalid(f"keys takes KeyPart.parse({str(settings.keys)!r})")
+    if settings.defer_indexes and settings.processes != 1:
+        raise SettingsInvalid(
+            "--defer-indexes needs one process, which compares all keys: leave out --processes or --defer-indexes"
+        )
 
 
 def _check_ranges(settings: Settings) -> None:

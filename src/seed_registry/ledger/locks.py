@@ -1,4 +1,7 @@
-"""Locks: two loads of one index never run at the same time in one database, and a run shows that it is at work."""
+"""Locks: two loads of one index never run at the same time in one database, and a run shows that it is at work.
+
+While one load has dropped the indexes of the assets (`registry/deferred_indexes`), no other one runs.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,43 @@ async def lock_indexes(
             async with io_timeout(connection, seconds):
                 by_run = await _run_of_index(connection, index)
             raise await _already_running(connection, index, by_run, number, seconds)
+
+
+async def keep_indexes(
+    connection: asyncpg.Connection[Any], schema: str, seconds: float | None = None, *, are_dropped: bool = False
+) -> None:
+    """Keep other loads from dropping the indexes of the assets until the session ends; not through a pooler.
+
+    With `are_dropped` this load has dropped them, and no other one may run.
+
+    Raises:
+        IndexTaken: another load has dropped them, or is running.
+    """
+    if is_pooled(connection):
+        return
+    function = "pg_try_advisory_lock" if are_dropped else "pg_try_advisory_lock_shared"
+    if not await _lock(connection, number := _indexes_number(schema), seconds, function):
+        raise await _indexes_dropped(connection, schema, number, seconds)
+
+
+async def may_drop_indexes(connection: asyncpg.Connection[Any], schema: str) -> bool:
+    """Keep all other loads out until the session ends, unless one is running."""
+    return bool(await connection.fetchval("select pg_catalog.pg_try_advisory_lock($1)", _indexes_number(schema)))
+
+
+async def admit_loads(connection: asyncpg.Connection[Any], schema: str) -> None:
+    """End what `may_drop_indexes` began; this session still keeps the indexes."""
+    await connection.execute("select pg_catalog.pg_advisory_unlock($1)", _indexes_number(schema))
+
+
+async def lock_to_build(connection: asyncpg.Connection[Any], schema: str, seconds: float | None = None) -> None:
+    """Lock the indexes of the assets against other loads until the transaction ends.
+
+    Raises:
+        IndexTaken: the load that dropped them is at work, or another one builds them.
+    """
+    if not await _lock(connection, number := _indexes_number(schema), seconds, "pg_try_advisory_xact_lock"):
+        raise await _indexes_dropped(connection, schema, number, seconds)
 
 
 async def announce_run(connection: asyncpg.Connection[Any], run_id: str) -> None:
@@ -102,12 +142,18 @@ async def _is_advancing(connection: asyncpg.Connection[Any], run_id: str, second
     return len(seen) > 1
 
 
-async def _lock(connection: asyncpg.Connection[Any], number: int, seconds: float | None) -> bool:
-    """Take a lock of this session's, unless another session keeps it."""
+def _indexes_number(schema: str) -> int:
+    return lock_number(f"indexes of {schema}")
+
+
+async def _lock(
+    connection: asyncpg.Connection[Any], number: int, seconds: float | None, function: str = "pg_try_advisory_lock"
+) -> bool:
+    """Take a lock of this session's, or what else the function takes, unless another session keeps it."""
     deadline = monotonic() + _SECONDS_FOR_THE_DEAD
     while True:
         async with io_timeout(connection, seconds):
-            if await connection.fetchval("select pg_catalog.pg_try_advisory_lock($1)", number):
+            if await connection.fetchval(f"select pg_catalog.{function}($1)", number):
                 return True
         if monotonic() > deadline:
             return False
@@ -124,6 +170,19 @@ async def _already_running(
     name = printable(index, 1_000)
     return IndexTaken(
         f"{name} is being loaded into this database already{by_run}{who}\n{fix}",
+        pids=[holder.pid for holder in holders],
+    )
+
+
+async def _indexes_dropped(
+    connection: asyncpg.Connection[Any], schema: str, number: int, seconds: float | None
+) -> IndexTaken:
+    """The error of a load that another one keeps out, for it has dropped the indexes."""
+    async with io_timeout(connection, seconds):
+        holders = await find_holders(connection, number)
+    who, fix = describe_holders(holders)
+    return IndexTaken(
+        f"{schema}.assets lacks its indexes until the load with --defer-indexes that dropped them ends{who}\n{fix}",
         pids=[holder.pid for holder in holders],
     )
 

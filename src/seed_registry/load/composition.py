@@ -8,11 +8,11 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from seed_registry.embedded.database import database
 from seed_registry.load.conclusion import LoadConclusion
 from seed_registry.load.context import RunContext
+from seed_registry.load.deferred_indexes import DeferredIndexes
 from seed_registry.load.index_steps import LoadIndexSteps
 from seed_registry.load.inspection import Inspection
 from seed_registry.load.main_session import main_session
 from seed_registry.load.outcomes import OutcomeRecorder
-from seed_registry.load.repeated_keys import new_held_assets
 from seed_registry.load.resume import make_rejects_file, open_ledger
 from seed_registry.load.sessions import LoadSessions
 from seed_registry.load.source_cache import SourceCache
@@ -44,11 +44,13 @@ async def _open(run: RunContext) -> AsyncIterator[Target]:
         state = await inspection.inspect()
         main = await stack.enter_async_context(main_session(run, state))
         ledger = await open_ledger(main, run, state.tables, rejects)
-        is_empty = state.is_empty and not settings.only_newer  # see `new_held_assets`
+        is_empty = state.is_empty and not settings.only_newer  # see `DeferredIndexes.new_held_assets`
         recorder = OutcomeRecorder(settings, tally, progress, run.rejects, state.tables, is_empty=is_empty)
         recorder.expectation.only_newer = run.only_newer
         stack.callback(recorder.listed_keys.close)
-        held = new_held_assets(run, state)
+        deferred = DeferredIndexes(run, state, main)
+        await deferred.drop(ledger)
+        held = deferred.new_held_assets()
         stack.callback(held.close)
         sessions = LoadSessions(run, state, ledger, recorder, stack)
         yield Target(
@@ -64,4 +66,5 @@ async def _open(run: RunContext) -> AsyncIterator[Target]:
             state=state,
             main=main,
             ledger=ledger,
+            deferred=deferred,
         )

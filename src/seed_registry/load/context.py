@@ -58,6 +58,7 @@ class RunContext(Struct):
         wrap_writer: called with a writer, its session, the tables and the recorder, see `OnlyNewerWriter`.
         is_replay: whether it loads rejects again, and no index.
         rejects: the rejects file; none in a dry run.
+        has_dropped_indexes: whether the assets lack their indexes for this run, so that no other load may run.
     """
 
     indexes: Sequence[IndexRef]
@@ -70,6 +71,7 @@ class RunContext(Struct):
     wrap_writer: Callable[..., Writer] = _unwrapped
     is_replay: bool = False
     rejects: RejectsFile | None = None
+    has_dropped_indexes: bool = False
 
     @property
     def only_newer(self) -> bool:

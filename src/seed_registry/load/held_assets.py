@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import sqlite3
 from array import array
-from collections.abc import Awaitable, Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import compress, groupby
 from operator import itemgetter, not_
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import anyio
 import msgspec
@@ -38,6 +38,14 @@ _READ_ROWS: Final = 100
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 FindRepeated = Callable[[], Awaitable[Container[int] | None]]
+
+
+class Seen(Protocol):
+    """Knows which keys came before in a run."""
+
+    def add(self, key_hashes: Iterable[int]) -> list[bool]:
+        """Add the hash of the key of each record; return for each whether its key may have come before."""
+
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Any]).decode
@@ -69,17 +77,24 @@ class HeldAssets:
 
     Attributes:
         count: how many there are.
-        is_on: whether assets are held in this run.
+        is_on: whether assets that differ from their rows are held in this run.
     """
 
     def __init__(
-        self, find_repeated: FindRepeated | None = None, *, is_on: bool = False, only_newer: bool = False
+        self,
+        find_repeated: FindRepeated | None = None,
+        *,
+        is_on: bool = False,
+        only_newer: bool = False,
+        seen: Seen | None = None,
     ) -> None:
         """Assets are held if this `is_on`; `find_repeated` finds the keys of the run that may occur more than once.
 
         With `only_newer` the assets of a key whose row the run has inserted are written with the greatest moment of the
-        run, and all others each with its own.
+        run, and all others each with its own. With `seen` the table has no index to find rows by: held are all assets
+        but the first of each key, and what cannot be written.
         """
+        self._seen = seen
         self.count = 0
         self.is_on = is_on
         self._only_newer = only_newer
@@ -98,13 +113,25 @@ class HeldAssets:
         return self.is_on and self._repeated is None
 
     @property
+    def lacks_index(self) -> bool:
+        """Whether nothing but copying is possible until all assets are held or written."""
+        return self._seen is not None
+
+    @property
     def is_over(self) -> bool:
         """Whether so much is held that `release` may be worth while."""
         return self._bytes > MOST_HELD_BYTES and self._find_repeated is not None
 
+    def divide_seen(self, assets: list[Asset]) -> tuple[list[Asset], list[Asset]]:
+        """Of a table that `lacks_index`: the first asset of each key, and those to be held; of any other: all."""
+        came = self._seen.add(hash_keys([asset.key for asset in assets])) if self._seen is not None else []
+        if True not in came:
+            return assets, []
+        return list(compress(assets, map(not_, came))), list(compress(assets, came))
+
     def divide(self, assets: list[Asset]) -> tuple[list[Asset], list[Asset]]:
         """Return the assets that may be written, and those that are to be held, whether they differ or not."""
-        if not self.count and self._repeated is None:
+        if self._seen is not None or (not self.count and self._repeated is None):
             return assets, []
         key_hashes = hash_keys([asset.key for asset in assets])
         if self._repeated is None:

@@ -59,6 +59,10 @@ class Inspection:
         pooler = settings.pooler
         async with session(url, own, pooler=pooler) as connection:
             try:
+                if not self._is_reading:
+                    await ddl.build_missing(
+                        connection, settings.schema, self._run.progress, settings.io_timeout_seconds
+                    )
                 async with io_timeout(connection, settings.io_timeout_seconds):
                     self._log(await identify(connection, is_embedded=url.is_embedded))
                     if url.is_embedded and not self._is_reading:

@@ -34,6 +34,7 @@ class KeyCounts:
     """The keys of one run.
 
     Attributes:
+        is_empty: whether the table had no rows, so that every key of the run is new.
         distinct_sent: how many different records were sent, accepted or not; after `by_index`.
         repeats_left: how many records of other parts had the key of another one; after `by_index`.
     """
@@ -42,7 +43,7 @@ class KeyCounts:
         """With `is_empty` the table had no rows, and every key of the run is new."""
         self.distinct_sent = 0
         self.repeats_left = 0
-        self._is_empty = is_empty
+        self.is_empty = is_empty
         self._left = DistinctHashes()
         self._sent = DistinctHashes()
         self._refused = DistinctHashes()
@@ -118,13 +119,13 @@ class KeyCounts:
                 keys[index].distinct += count
             for index, values in enumerate(resumed):
                 keys[index].repeats_resumed += len(values) - len(set(values))
-            if self._is_empty:
+            if self.is_empty:
                 continue
             # A key of a portal's own is found by another hash: it counts where its row was inserted.
             found = {value: last.get(value, index) for index, values in enumerate(inserted) for value in values}
             for index, count in Counter(found.values()).items():
                 keys[index].inserted += count
-        if self._is_empty:
+        if self.is_empty:
             for of_index in keys:
                 of_index.inserted = of_index.distinct
         return keys

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from seed_registry.errors import DatabaseUnavailable, IndexTaken
-from seed_registry.ledger.locks import announce_run, lock_indexes
+from seed_registry.ledger.locks import announce_run, keep_indexes, lock_indexes
 from seed_registry.load.context import RegistryState, RunContext, session_settings
 from seed_registry.load.retry import Connection, RetryingSession
 from seed_registry.load.retry_policy import RetryPolicy
@@ -24,27 +24,38 @@ def main_session(run: RunContext, state: RegistryState) -> RetryingSession:
         DatabaseRefused: another load has one of the indexes.
     """
     policy = run.retry_policy(state.url, state.pooler)
-    return locking_session(policy, run.settings, run.locked_names, lambda: run.run_id)
+    return locking_session(policy, run.settings, run.locked_names, lambda: run.run_id, lambda: run.has_dropped_indexes)
 
 
 def locking_session(
-    policy: RetryPolicy, settings: Settings, names: Sequence[str], run_id: Callable[[], str]
+    policy: RetryPolicy,
+    settings: Settings,
+    names: Sequence[str],
+    run_id: Callable[[], str],
+    has_dropped_indexes: Callable[[], bool] = bool,
 ) -> RetryingSession:
     """A session that locks indexes by their names, and shows that a run is at work; to be entered, see `main_session`.
 
     Opened anew after its connection was lost, it takes the locks from the session before.
     """
-    return RetryingSession(_Opener(policy, settings, names, run_id).open, policy, waits_for_disk=True)
+    opener = _Opener(policy, settings, names, run_id, has_dropped_indexes)
+    return RetryingSession(opener.open, policy, waits_for_disk=True)
 
 
 class _Opener:
     def __init__(
-        self, policy: RetryPolicy, settings: Settings, names: Sequence[str], run_id: Callable[[], str]
+        self,
+        policy: RetryPolicy,
+        settings: Settings,
+        names: Sequence[str],
+        run_id: Callable[[], str],
+        has_dropped_indexes: Callable[[], bool],
     ) -> None:
         self._policy = policy
         self._settings = settings
         self._names = names
         self._run_id = run_id
+        self._has_dropped_indexes = has_dropped_indexes
         self._pid: int | None = None  # of the session that held the locks last
 
     @asynccontextmanager
@@ -55,6 +66,7 @@ class _Opener:
         async with session(policy.url, own, pooler=policy.pooler) as connection:
             try:
                 await lock_indexes(connection, settings.schema, self._names, seconds)
+                await keep_indexes(connection, settings.schema, seconds, are_dropped=self._has_dropped_indexes())
             except IndexTaken as exc:
                 if self._pid is None:
                     raise

@@ -98,14 +98,16 @@ class OutcomeRecorder:
 
     def count_keys(self, parts: Sequence[Counts]) -> None:
         """Count each key of the run once, in the counts of the run and in those of its indexes; all is written."""
-        keys = self._by_index = self.keys.by_index()
+        keys, keys_were_new = self.keys.by_index(), self.keys.is_empty
+        self._by_index = keys
         for number, (part, of) in enumerate(zip(parts, keys, strict=True)):
             settled = self._settled_in.get(number, Counts())
             part.rejected += settled.rejected
             part.updated += settled.updated
             part.resumed += settled.resumed
             part.older += settled.older
-            of.inserted += settled.inserted
+            if not keys_were_new:  # else they are among those of the index
+                of.inserted += settled.inserted
         correct(self.tally.assets, parts, keys)
 
     def note_listed(self, assets: Sequence[Asset], key_hashes: Sequence[int], sources: Mapping[str, SourceRow]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from time import monotonic
@@ -14,13 +13,13 @@ from typing import Final
 from seed_registry.errors import IndexBroken, IndexNotUnderstood, IndexUnreadable
 from seed_registry.index.inputs import IndexRef
 from seed_registry.key_hashes import hash_keys
-from seed_registry.load.context import RegistryState, RunContext
-from seed_registry.load.held_assets import HeldAssets
+from seed_registry.load.context import RunContext
 from seed_registry.records import Asset
 from seed_registry.report import Stages
 
 # One bit for each hash; keys that share one count as repeated, which costs time only. Records have some 1,500 bytes.
 _BYTES_A_BIT: Final = 64
+_SEEN_BYTES_A_BIT: Final = 8  # of plain lines or packed ones; what is taken for seen is written twice as slowly
 _FEWEST_BITS, _MOST_BITS = 1 << 20, 1 << 28
 
 _key = attrgetter("key")
@@ -60,19 +59,35 @@ class RepeatedKeys:
         return bool(self._repeated[bit >> 3] & (1 << (bit & 7)))
 
 
-def new_held_assets(run: RunContext, state: RegistryState) -> HeldAssets:
-    """The held assets of a load; into a table that was empty at first every key is new, whatever its records.
+class SeenKeys:
+    """The hashes of the keys that came before, by two bits of each; of a few others it says so, too. At most 32 MiB."""
 
-    With `only_newer` the rows of such a table may be another load's.
-    """
-    only_newer = run.settings.only_newer
-    is_on = only_newer or not state.is_empty
-    return HeldAssets(partial(find_repeated_keys, run), is_on=is_on, only_newer=only_newer)
+    def __init__(self, index_bytes: int | None) -> None:
+        """`index_bytes` is the size of the indexes together, None if it is not known."""
+        bits = _FEWEST_BITS
+        while bits < (_MOST_BITS if index_bytes is None else min(index_bytes // _SEEN_BYTES_A_BIT, _MOST_BITS)):
+            bits <<= 1
+        self._mask = bits - 1
+        self._seen = bytearray(bits >> 3)
+
+    def add(self, key_hashes: Iterable[int]) -> list[bool]:
+        """Add the hash of the key of each record; return for each whether its key may have come before."""
+        seen, mask, came = self._seen, self._mask, list[bool]()
+        for key_hash in key_hashes:
+            first, second = key_hash & mask, key_hash >> 36 & mask  # the lower and the upper half, at most 28 bits
+            at, flag, other, other_flag = first >> 3, 1 << (first & 7), second >> 3, 1 << (second & 7)
+            if seen[at] & flag and seen[other] & other_flag:
+                came.append(True)
+                continue
+            seen[at] |= flag
+            seen[other] |= other_flag
+            came.append(False)
+        return came
 
 
 async def find_repeated_keys(run: RunContext) -> RepeatedKeys | None:
     """Read the keys of all indexes of a run; None if one of them cannot be read twice."""
-    if run.is_replay or (size := _size(run.indexes)) is None:
+    if run.is_replay or (size := find_size(run.indexes)) is None:
         return None
     started, keys, records_read = monotonic(), RepeatedKeys(size), 0
     for index in run.indexes:
@@ -90,7 +105,7 @@ async def find_repeated_keys(run: RunContext) -> RepeatedKeys | None:
     return keys
 
 
-def _size(indexes: Sequence[IndexRef]) -> int | None:
+def find_size(indexes: Sequence[IndexRef]) -> int | None:
     """The size of files on disk, in bytes; None if one of them is not a regular file."""
     size = 0
     for index in indexes:

@@ -164,6 +164,8 @@ class LoadRun:
     async def _settle(self, target: Target) -> None:
         """Write the held assets; then their indexes are loaded."""
         context, held = self.context, target.held
+        if target.deferred is not None:
+            await target.deferred.build()
         if held.count:
             context.progress.tell("info", "writing_held", assets=held.count)
             await pipeline.settle(held, context.settings, target.recorder, target.open_writer, target.writer)
@@ -270,6 +272,8 @@ class LoadRun:
         self.context.tally.assets.stop(held)
 
     async def _end_badly(self, target: Target, exc: BaseException) -> None:
+        if target.deferred is not None:
+            target.deferred.log_missing()
         held = exc.report if isinstance(exc, WITH_REPORT) else None
         if held is None:
             self._count_as_not_written()

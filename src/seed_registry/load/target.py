@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from seed_registry.ledger.checkpoints import Ledger
     from seed_registry.ledger.run_sources import Begin
     from seed_registry.load.context import RegistryState
+    from seed_registry.load.deferred_indexes import DeferredIndexes
     from seed_registry.load.retry import RetryingSession
 
 
@@ -84,6 +85,7 @@ class Target(Struct, frozen=True):
         held: the assets that are written at the end of the run.
         state, main: the registry at the begin of the run, and its own session; None in a dry run without tables.
         ledger: of a load.
+        deferred: the indexes that a load has dropped.
     """
 
     database: Database | None
@@ -98,6 +100,7 @@ class Target(Struct, frozen=True):
     state: RegistryState | None = None
     main: RetryingSession | None = None
     ledger: Ledger | None = None
+    deferred: DeferredIndexes | None = None
 
     async def has_shards(self) -> bool:
         """Whether the run is resumed, and was divided into shards."""

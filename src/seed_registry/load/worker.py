@@ -12,10 +12,13 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 from msgspec.structs import replace
 
+from seed_registry.errors import DatabaseRefused
 from seed_registry.index.reader import IndexReader
 from seed_registry.load.held_assets import HeldAssets
 from seed_registry.load.outcomes import OutcomeRecorder
 from seed_registry.load.settler import Settler, with_assets
+from seed_registry.postgres.errors import describe_refusal
+from seed_registry.postgres.failures import FailureAction, classify
 from seed_registry.records import Asset, NotOrdinary, Reject, SourceRow
 from seed_registry.registry.batch import Batch, Blame, Writer
 from seed_registry.registry.bisection import Bisection
@@ -24,6 +27,8 @@ from seed_registry.settings import Settings
 
 # After this many refused batches an index is expected to have more records that Postgres refuses.
 _REFUSED_BATCHES: Final = 3
+# After as many records, and none that was taken, the fault is the table's: a whole index would be held.
+_MOST_REFUSED: Final = 20
 
 
 class DeferredChecks:
@@ -94,6 +99,7 @@ class Worker:
         self._reader = reader
         self._checks = checks
         self._number = number
+        self._refused = 0  # records that are held, for the table lacks its index
         self._sources: Mapping[str, SourceRow] = {}
 
     async def work(self, receive: MemoryObjectReceiveStream[Batch]) -> None:
@@ -101,7 +107,7 @@ class Worker:
         async with receive:
             while (batch := await self._next(receive)) is not None:
                 started = monotonic()
-                whole = self._checks.before_writing(batch.assets)
+                whole, seen = self._held.divide_seen(self._checks.before_writing(batch.assets))
                 parts = [whole]
                 while parts:
                     assets = parts.pop(0)
@@ -110,16 +116,19 @@ class Worker:
                     try:
                         counts = await self._writer.write(self._part(batch, going, is_whole=is_whole))
                     except Exception as exc:  # noqa: BLE001  # `split` raises it again if no record is to blame
-                        parts[:0] = remaining = await self._bisection.split(going, exc)
+                        parts[:0] = remaining = await self._split(going, exc)
                         if is_whole and len(remaining) == 1:  # all but those that the checks rejected
                             whole = remaining[0]
                     else:
                         self._count(counts, going)
                         if self._held.is_on:
                             parts[:0] = self._hold_changed(counts)
+                        else:
+                            self._hold(counts.held)
                     self._hold(kept)
                     if self._held.is_over:
                         await self._release()
+                self._hold(seen)
                 self._finish(batch, started)
 
     async def _next(self, receive: MemoryObjectReceiveStream[Batch]) -> Batch | None:
@@ -133,14 +142,35 @@ class Worker:
 
     def _part(self, batch: Batch, assets: list[Asset], *, is_whole: bool) -> Batch:
         """The batch with these assets, and with a checkpoint of their own if they are a part."""
-        holds = self._held.holds_changed
+        holds, lacks_index = self._held.holds_changed, self._held.lacks_index
         if is_whole:
-            if assets is batch.assets and not holds:
+            if assets is batch.assets and not (holds or lacks_index):
                 return batch
-            return replace(batch, assets=assets, holds_changed=holds)
+            return replace(batch, assets=assets, holds_changed=holds, straight_only=lacks_index)
         line, offset = (assets[-1].line, assets[-1].offset) if assets else (0, -1)
         checkpoint = batch.checkpoint and batch.checkpoint.of_part(line, offset)
-        return replace(batch, assets=assets, checkpoint=checkpoint, holds_changed=holds)
+        return replace(batch, assets=assets, checkpoint=checkpoint, holds_changed=holds, straight_only=lacks_index)
+
+    async def _split(self, assets: list[Asset], reason: Exception) -> list[list[Asset]]:
+        """Return what to write, in this order, instead of assets that were refused.
+
+        An asset that is refused alone is held where its table lacks the index: without that no other can be tried.
+
+        Raises:
+            DatabaseRefused: the database refuses every record.
+            Exception: `reason`, if that is no record's fault.
+        """
+        is_refused = classify(reason) is FailureAction.BISECT and len(assets) == 1 and assets[0].unchecked is None
+        if not (self._held.lacks_index and is_refused):
+            return await self._bisection.split(assets, reason)
+        self._refused += 1
+        if self._refused >= _MOST_REFUSED and not self._recorder.tally.assets.inserted:
+            raise DatabaseRefused(
+                f"the database refuses all records: {describe_refusal(reason)}\n"
+                "fix the table; or load without --defer-indexes, which finds out whose fault it is"
+            ) from reason
+        self._hold(assets)
+        return []
 
     def _count(self, counts: MergeCounts, written: Sequence[Asset]) -> None:
         recorder = self._recorder

@@ -26,6 +26,8 @@ class Batch(Struct, frozen=True):
         checkpoint: saved in the same transaction.
         index: the name of the index that they come from.
         holds_changed: whether only those are written whose keys have no rows; see `MergeCounts.held`.
+        straight_only: whether the table lacks the index of its key, and has none of these keys: a batch that cannot be
+            copied is not written, see `MergeCounts.held`.
         marked: further assets, which are not written: their rows are no longer retired.
     """
 
@@ -34,6 +36,7 @@ class Batch(Struct, frozen=True):
     checkpoint: Checkpoint | None = None
     index: str = ""
     holds_changed: bool = False
+    straight_only: bool = False
     marked: Sequence[Asset] = ()
 
 

@@ -10,8 +10,10 @@ import asyncpg
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
 from seed_registry.registry.compression import CLAUSES, Compression, Method, choose_method
+from seed_registry.registry.deferred_indexes import build_dropped
 from seed_registry.registry.tables import SCHEMA
 from seed_registry.registry.upgrade import OWN_COMMENT
+from seed_registry.report import Progress, Silent
 
 
 async def apply(
@@ -20,8 +22,10 @@ async def apply(
     *,
     compression: Compression = "auto",
     is_embedded: bool = False,
-) -> None:
+) -> str:
     """Create missing tables of the registry, in one transaction; existing ones are not changed.
+
+    Before that it builds the indexes that a load has dropped and did not build, for it was cut off.
 
     Args:
         connection: a session that may create them.
@@ -29,9 +33,14 @@ async def apply(
         compression: how `assets` stores its rows, if it is created.
         is_embedded: whether it is the embedded server, on which `auto` differs.
 
+    Returns:
+        The names of those indexes.
+
     Raises:
         SettingsInvalid: the server does not support the compression.
+        DatabaseRefused: the load that has dropped the indexes is at work, or they cannot be built.
     """
+    built = await build_missing(connection, schema)
     async with connection.transaction():
         # Of two sessions that create the same table at once, one fails: the second waits here.
         await connection.execute("select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('seed_registry.schema'))")
@@ -39,6 +48,14 @@ async def apply(
         await connection.execute(definition(schema, method))
         if schema == SCHEMA:
             await connection.execute(statement("ledger/ledger"))
+    return built
+
+
+async def build_missing(
+    connection: asyncpg.Connection[Any], schema: str, progress: Progress | None = None, seconds: float | None = None
+) -> str:
+    """Build the indexes that a load has dropped, see `build_dropped`; return their names."""
+    return await build_dropped(connection, schema, progress or Silent(), seconds)
 
 
 def definition(schema: str = SCHEMA, compression: Method = "default") -> str:
@@ -77,4 +94,6 @@ def grants(role: str, *, may_undo: bool = False) -> str:
         f"grant select, insert, update, delete on all tables in schema seed_registry to {name};\n"
         # for ids of type serial; identity columns, as ours are, need no grant
         f"grant usage on all sequences in schema {SCHEMA} to {name};\n"
+        # the tables' owner runs the definitions in it
+        f"revoke insert, update, delete on seed_registry.deferred_indexes from {name};\n"
     )

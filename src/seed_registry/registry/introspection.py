@@ -15,6 +15,7 @@ from msgspec import Struct
 from seed_registry.errors import SchemaMismatch, SchemaMissing, SettingsInvalid
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
+from seed_registry.registry.deferred_indexes import require_indexes
 from seed_registry.registry.fields import (
     ASSET_FIELDS,
     FIELDS,
@@ -62,9 +63,11 @@ async def introspect(
         schema: where the tables are.
 
     Raises:
-        SchemaMismatch: a table is missing or cannot take the records; the message has the statement that fixes it.
+        SchemaMismatch: a table is missing, lacks indexes that a load has dropped, or cannot take the records; the
+            message has the fix.
         SettingsInvalid: `columns` names a field or a column that does not exist.
     """
+    await require_indexes(connection, schema)
     named = dict(columns or {})
     sources = await _introspect_table(connection, schema, _SOURCES, named)
     assets = await _introspect_table(connection, schema, _ASSETS, named)

@@ -82,6 +82,7 @@ class Merger:
             asset_values(batch.sources),
             pending,
             holds_changed=batch.holds_changed,
+            straight_only=batch.straight_only,
             marked=batch.marked,
         )
         if pending:

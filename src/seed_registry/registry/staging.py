@@ -23,6 +23,14 @@ def _jsonb_text(data: bytes) -> str:
     return data[1:].decode()
 
 
+def takes_copy(table: Table) -> bool:
+    """Whether rows can be copied into a registry table itself: its columns have our own types."""
+    return not any(
+        column.is_domain or column.is_folded or column.type not in FIELDS[field].straight
+        for field, column in table.columns.items()
+    )
+
+
 class Staging:
     """The staging table of one session for one registry table."""
 
@@ -56,11 +64,8 @@ class Staging:
             await self._connection.execute(f"alter table {self.name} {', '.join(large)}")
 
     async def can_go_straight(self) -> bool:
-        """Return whether rows can be copied into the registry table itself: its columns have our own types."""
-        if any(
-            column.is_domain or column.is_folded or column.type not in FIELDS[field].straight
-            for field, column in self._table.columns.items()
-        ):
+        """Return whether rows can be copied into the registry table itself."""
+        if not takes_copy(self._table):
             return False
         # jsonb's binary form is a version number before the text; the record's own bytes need no other encoding.
         await self._connection.set_type_codec(

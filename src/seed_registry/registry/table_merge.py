@@ -79,6 +79,7 @@ class TableMerger(TableReader):
         """
         super().__init__(connection, table, full=full, stages=stages, seconds=seconds, only_newer=only_newer)
         self.staging = Staging(connection, table, staging_name)
+        self._takes_copy = False
         self._straight = False
         self._has_staging = False
         self._records = records
@@ -96,7 +97,7 @@ class TableMerger(TableReader):
     async def prepare(self, *, is_empty: bool = False) -> None:
         """Copy batches straight into a table that `is_empty`, until one fails."""
         is_traceable = self._records is None or self._records.is_first
-        self._straight = is_empty and is_traceable and await self.staging.can_go_straight()
+        self._takes_copy = self._straight = is_empty and is_traceable and await self.staging.can_go_straight()
 
     async def merge(
         self,
@@ -105,16 +106,21 @@ class TableMerger(TableReader):
         save: Save | None = None,
         *,
         holds_changed: bool = False,
+        straight_only: bool = False,
         marked: Sequence[Record] = (),
     ) -> MergeCounts:
         """Write a batch in one transaction, with its checkpoint; with `holds_changed` only records of new keys.
 
-        The rows of all of them, and of `marked` ones that are not written, are no longer retired.
+        With `straight_only` the table lacks the index of its key, and has none of these keys: a batch that cannot be
+        copied is returned as held. The rows of all of them, and of `marked` ones that are not written, are no longer
+        retired.
 
         Raises:
             CommitUnknown: the connection was lost before the answer to the COMMIT came.
         """
         owners = self._owners if self._owners and has_own_keys(records) else None
+        if straight_only:
+            return await self._merge_only_straight(records, values, owners, save)
         if self._straight and not marked and (counts := await self._merge_straight(records, values, owners, save)):
             return counts if holds_changed else replace(counts, new=())
         taken, rejects = await self._parted(records, values, owners)
@@ -146,6 +152,17 @@ class TableMerger(TableReader):
         )
         if rows or again:
             return await self._write(rows, values, counts, owners, save, again)
+        return await self._save_lazily(counts, save)
+
+    async def _merge_only_straight(
+        self, records: Sequence[Record], values: Values[Record], owners: KeyOwners | None, save: Save | None
+    ) -> MergeCounts:
+        if records and self._takes_copy and (counts := await self._merge_straight(records, values, owners, save)):
+            return counts
+        return await self._save_lazily(MergeCounts(held=records), save)
+
+    async def _save_lazily(self, counts: MergeCounts, save: Save | None) -> MergeCounts:
+        """Save the checkpoint of a batch of which nothing is written."""
         if save:
             async with io_timeout(self._connection, self._seconds):
                 await save.lazily(counts)

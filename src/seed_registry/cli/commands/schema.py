@@ -47,18 +47,22 @@ def apply(
 ) -> None:
     """Create what is missing; never drops or alters what is there.
 
+    It also builds the indexes that a load with --defer-indexes had dropped and did not build, for it was cut off.
+
     --compression is of the records' own JSON, registry.assets.raw, if that table is created: lz4 needs a server that
     was built with it, none (which compresses no column and keeps rows whole) takes more disk and pglz more CPU of the
     server. auto is lz4 where the server has it, unless default_toast_compression is set otherwise there; without lz4 it
     is none on the embedded server, and the server's default on any other.
     """
 
-    async def create(connection: asyncpg.Connection[Any], url: DatabaseUrl) -> str | None:
+    async def create(connection: asyncpg.Connection[Any], url: DatabaseUrl) -> tuple[str, str | None]:
         wanted = cast("Compression", compression.value)
-        await ddl.apply(connection, compression=wanted, is_embedded=url.is_embedded)
-        return None if wanted == "auto" else await _kept(connection, wanted)
+        built = await ddl.apply(connection, compression=wanted, is_embedded=url.is_embedded)
+        return built, None if wanted == "auto" else await _kept(connection, wanted)
 
-    kept = _with_session(settings, create)
+    built, kept = _with_session(settings, create)
+    if built:
+        typer.echo(f"built {built}, which a load with --defer-indexes had dropped")
     typer.echo("registry.sources and registry.assets are there")
     if kept:
         print_note(kept)
