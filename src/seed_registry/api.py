@@ -83,6 +83,8 @@ async def replay(path: str, settings: Settings | None = None, progress: Progress
     settings = settings or Settings()
     if settings.processes != 1:
         raise SettingsInvalid("a replay is one process: leave out --processes")
+    if settings.defer_indexes:
+        raise SettingsInvalid("a replay is no first load of an index: leave out --defer-indexes")
     if settings.retire:
         raise SettingsInvalid("rejects are not all that a portal lists: a replay cannot retire")
     with replay_contexts(path, settings, progress or Silent()) as new_context:

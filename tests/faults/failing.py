@@ -16,9 +16,11 @@ from seed_registry.cli.main import main
 from seed_registry.index.byte_stream import OpenIndex
 from seed_registry.index.reader import IndexReader
 from seed_registry.ledger.checkpoints import Ledger
-from seed_registry.load import conclusion, index_steps
+from seed_registry.load import conclusion, index_steps, pipeline
+from seed_registry.load import deferred_indexes as load_indexes
 from seed_registry.load.producer import Lane, Producer
 from seed_registry.postgres.transactions import BatchTransaction
+from seed_registry.registry import deferred_indexes as registry_indexes
 from seed_registry.rejects.writer import RejectsFile
 
 KILLED = 137
@@ -45,10 +47,22 @@ POINTS: dict[str, tuple[Any, str, bool]] = {
     "run-ended": (Ledger, "end", True),
 }
 
+# Those of a load with --defer-indexes besides.
+POINTS_OF_INDEXES: dict[str, tuple[Any, str, bool]] = {
+    "before-drop": (load_indexes, "drop", False),
+    "after-drop": (load_indexes, "drop", True),
+    "drop-statement": (asyncpg.Connection, "executemany", True),
+    "before-build": (registry_indexes, "_build", False),
+    "in-build": (registry_indexes, "_watch_client", True),
+    "built": (registry_indexes, "_build", True),
+    "after-build": (load_indexes, "build_dropped", True),
+    "settled": (pipeline, "settle", True),
+}
+
 
 def fail_at(point: str, number: int) -> None:
     """Let the process die at a point's n-th time."""
-    owner, name, afterwards = POINTS[point]
+    owner, name, afterwards = (POINTS | POINTS_OF_INDEXES)[point]
     original: Callable[..., Any] = getattr(owner, name)
     times = 0
 

@@ -73,8 +73,6 @@ class DeferredIndexes:
 
     async def _require_all(self, ledger: Ledger) -> None:
         """Check what the operator has to change."""
-        if self._run.is_replay:
-            raise DatabaseRefused("--defer-indexes is for indexes, and not for rejects: leave it out")
         if not ledger.is_kept:
             raise DatabaseRefused("--defer-indexes needs the ledger, which this role may not use: leave it out")
         if self._state.pooler == "transaction":
