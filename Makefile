@@ -66,6 +66,7 @@ bench-peers:  ## Set up the peers of `make bench`, in environments of their own.
 bench-scaling: $(INSTALLED)  ## Time and memory at 200,000 to 20,000,000 records, 1 to 16 workers, into docs/benchmarks.md (an hour, 70 GB of disk).
 	$(BIN)/python benchmarks/scaling.py --write-docs scaling
 	$(BIN)/python benchmarks/scaling.py --processes 1,2,4 --records 2000000 --write-docs processes
+	$(BIN)/python benchmarks/scaling.py --defer-indexes --workers '' --records 200000,5000000 --write-docs deferred-indexes
 
 bench-memory: $(INSTALLED)  ## Peak memory of a 2 GB NDJSON and a 1 GB document (minutes, 3 GB of disk).
 	$(BIN)/python benchmarks/memory.py

@@ -713,6 +713,31 @@ ELSEWHERE = {
     "changes/test_versions.py::test_an_unknown_key_is_a_usage_error_and_is_escaped": ["keys are exact; `seed-registry"],
     "changes/test_versions.py::test_of_several_sources_with_one_key_one_has_to_be_named": ["name one of them with"],
     "changes/test_versions.py::test_no_more_versions_than_the_limit_are_shown": ["there are older versions: --limit"],
+    "load/test_deferred_indexes.py::test_only_the_owner_drops_and_builds": [
+        "its owner builds them with `seed-registry schema apply`", "with --defer-indexes is at work, or was cut off",
+        "with --defer-indexes was cut off",
+    ],
+    "load/test_deferred_indexes.py::test_after_a_failure_the_next_load_builds_them_first": [
+        "the next load builds them first, or `seed-registry schema apply`"
+    ],
+    "load/test_deferred_indexes.py::test_keys_that_another_program_wrote_twice_are_named": [
+        "delete all but one row of each, then run `seed-registry schema apply`"
+    ],
+    "load/test_deferred_indexes.py::test_assets_whose_source_another_program_deleted_are_an_error": [
+        "delete these assets, then run `seed-registry schema apply`"
+    ],
+    "load/test_deferred_indexes.py::test_no_other_load_runs_meanwhile_and_none_is_disturbed": [
+        "lacks its indexes until the load with --defer-indexes"
+    ],
+    "load/test_deferred_indexes.py::test_a_table_that_refuses_everything_is_found_out_early": [
+        "or load without --defer-indexes, which finds out whose fault it is"
+    ],
+    "load/test_deferred_indexes.py::test_several_processes_and_rejects_are_usage_errors": [
+        "a replay is no first load of an index: leave out --defer-indexes"
+    ],
+    "load/test_deferred_indexes.py::test_it_needs_the_ledger_and_a_session_of_its_own": [
+        "--defer-indexes needs the ledger", "--defer-indexes needs a session of its own"
+    ],
     "load/test_providers.py::test_of_two_sources_with_one_key": ["name the one that is meant with --provider"],
 }  # fmt: skip
 # What is said of a flag, a command or a statement without advising it, and what no test can do, by the reason.
@@ -727,6 +752,7 @@ NO_FIX = {
         "--domain is only for those that do not", "more of these are in the report of --json",
         "--json lists the(m$| first)",
         "^-- and the tables of schema seed_registry, as",
+        "^built {}, which a load with --defer-indexes had dropped",
         "lists them, --json as well", "--verbose (prints it|shows its last words)", "the output of --verbose",
         "the server does not offer TLS", "which no --header is sent to", "run with --history (changed|has ended)",
         "they ran without --history", r"^How many \[default",

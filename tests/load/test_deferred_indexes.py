@@ -214,8 +214,9 @@ async def test_a_table_that_refuses_everything_is_found_out_early(database_url: 
     await execute(database_url, "alter table registry.assets add constraint none check (false)")
     with pytest.raises(DatabaseRefused, match=r"refuses all records: .*23514.*\n.*without --defer-indexes"):
         await load(database_url, index(tmp_path, [asset(f"{number}") for number in range(500)]))
-    with pytest.raises(DatabaseRefused, match="refuses every record"):
-        await load(database_url, index(tmp_path, [asset("0")]))
+    for defers in (True, False):
+        with pytest.raises(DatabaseRefused, match="refuses every record"):
+            await load(database_url, index(tmp_path, [asset("0")]), defer_indexes=defers)
 
 
 async def test_another_unique_index_refuses_the_same_records(database_url: DatabaseUrl, tmp_path: Path) -> None:
@@ -281,10 +282,13 @@ async def test_a_table_that_copy_cannot_fill_is_refused_before_anything_is_dropp
 async def test_several_processes_and_rejects_are_usage_errors(database_url: DatabaseUrl, tmp_path: Path) -> None:
     with pytest.raises(SettingsInvalid, match="--defer-indexes needs one process"):
         Settings(defer_indexes=True, processes=2)
-    path = tmp_path / "rejects"
-    path.write_text("")
+    report = await load(database_url, index(tmp_path, [asset("x"), b'{"type":"asset","source_key":"a.org"}']))
+    assert report.rejects_file is not None
     with pytest.raises(SettingsInvalid, match="leave out --defer-indexes"):
-        await replay(str(path), Settings(database_url=database_url, defer_indexes=True))
+        await replay(report.rejects_file, Settings(database_url=database_url, defer_indexes=True))
+    settings = Settings(database_url=database_url, dialect="seed", rejects=str(tmp_path / "again"))
+    with pytest.raises(TooManyRejects, match="1 of 1"):
+        await replay(report.rejects_file, settings)
 
 
 # Others
@@ -298,6 +302,31 @@ async def loader(database_url: DatabaseUrl) -> AsyncIterator[DatabaseUrl]:
     await execute(database_url, f"create role {role} login", ddl.grants(role).replace(':"DBNAME"', f'"{name}"'))
     yield DatabaseUrl(urlunsplit(parts._replace(netloc=f"{role}@{parts.netloc.rpartition('@')[2]}")))
     await execute(database_url, f"drop owned by {role}", f"drop role {role}")
+
+
+async def test_it_needs_the_ledger_and_a_session_of_its_own(
+    database_url: DatabaseUrl, loader: DatabaseUrl, tmp_path: Path
+) -> None:
+    path = index(tmp_path, [asset("x")])
+    with pytest.raises(DatabaseRefused, match="--defer-indexes needs a session of its own: name the server"):
+        await load(database_url, path, pooler="transaction")
+    await execute(database_url, "revoke all on schema seed_registry from public")
+    role = urlsplit(loader.reveal).username
+    await execute(database_url, f"revoke all on schema seed_registry from {role}")
+    with pytest.raises(DatabaseRefused, match=r"--defer-indexes needs the ledger, .* leave it out"):
+        await load(loader, path)
+    assert (await load(loader, path, defer_indexes=False)).assets.inserted == 1
+
+
+async def test_the_history_of_a_first_load_is_the_same(database_url: DatabaseUrl, tmp_path: Path) -> None:
+    path = index(tmp_path, [asset(f"{number % 15}", f"{number}") for number in range(20)])
+    told = Told()
+    found = await left(database_url, path, history=True, told=told)
+    assert told.of("indexes_built")
+    assert found == await left(database_url, path, history=True, defer_indexes=False)
+    await execute(database_url, EMPTY, "alter table registry.assets drop column created_at")
+    await load(database_url, path, history=True, told=told, resume=False)
+    assert "row by row" in told.of("indexes_kept")[0]["reason"]
 
 
 async def cut_off(url: DatabaseUrl, path: str, *, told: Told | None = None, **options: Any) -> None:
