@@ -233,6 +233,22 @@ do $$ begin
     create unique index change_sets_ended_idx on seed_registry.change_sets (ended_at);
   end if;
 end $$;
+-- What a load has dropped from the assets of a schema, to be built again in this order; rows and drops are committed
+-- together. Only the tables' owner writes here, for it is the owner who runs these definitions later.
+create table if not exists seed_registry.deferred_indexes (
+  schema     text not null,
+  position   int not null,
+  -- index or constraint
+  kind       text not null,
+  name       text not null,
+  -- of an index the whole statement, of a constraint what follows its name
+  definition text not null,
+  -- the columns of a unique index
+  key        text[],
+  run_id     text not null,
+  primary key (schema, position)
+);
+grant select on seed_registry.deferred_indexes to public;
 
 -- A run by shards (docs/architecture.md): what its processes share. All of it is deleted with the end of the run.
 
