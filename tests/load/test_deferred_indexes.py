@@ -222,8 +222,9 @@ async def test_a_table_that_refuses_everything_is_found_out_early(database_url: 
 async def test_another_unique_index_refuses_the_same_records(database_url: DatabaseUrl, tmp_path: Path) -> None:
     await execute(database_url, "create unique index by_url on registry.assets (url)")
     path = index(tmp_path, [asset(f"{number}", url=f"https://a.org/{number % 5}") for number in range(20)])
-    found = await left(database_url, path)
-    assert (found["assets"].inserted, found["assets"].rejected) == (5, 15)
+    other = index(tmp_path, [asset(f"other {number}", url=f"https://b.org/{number}") for number in range(4)], "other")
+    found = await left(database_url, path, other)
+    assert [(part.inserted, part.rejected) for part in found["by index"]] == [(5, 15), (4, 0)]
 
 
 async def test_a_key_of_another_portal_is_rejected(database_url: DatabaseUrl, tmp_path: Path) -> None:
@@ -380,6 +381,31 @@ async def test_a_role_that_loads_cannot_write_what_the_owner_will_execute(
         async with session(database_url) as connection:
             await ddl.apply(connection)
     assert await ask(database_url, "select count(*) from registry.assets") == [0]
+
+
+async def test_what_is_built_has_no_more_power_than_the_owner_of_the_tables(
+    database_url: DatabaseUrl, loader: DatabaseUrl
+) -> None:
+    role = urlsplit(loader.reveal).username
+    tables = ["registry.assets", "registry.sources", "seed_registry.runs", "seed_registry.deferred_indexes"]
+    await execute(
+        database_url,
+        "create schema evil; create table evil.private ()",
+        f"grant create on schema registry to {role}; grant usage on schema evil to {role}",
+        *(f"alter table {table} owner to {role}" for table in tables),
+    )
+    await execute(
+        loader,
+        "insert into seed_registry.deferred_indexes (schema, position, kind, name, definition, run_id) "
+        "values ('registry', 0, 'index', 'x', 'drop table evil.private', 'r')",
+    )
+    try:
+        with pytest.raises(DatabaseRefused, match="must be owner of table private"):
+            async with session(database_url) as connection:  # of a superuser
+                await ddl.apply(connection)
+    finally:
+        await execute(database_url, *(f"alter table {table} owner to current_user" for table in tables))
+    assert await ask(database_url, "select count(*) from evil.private") == [0]
 
 
 async def test_no_other_load_runs_meanwhile_and_none_is_disturbed(database_url: DatabaseUrl, tmp_path: Path) -> None:
