@@ -129,8 +129,6 @@ async def left(url: DatabaseUrl, *paths: str, **options: Any) -> dict[str, Any]:
         "assets": report.assets,
         "sources": report.sources,
         "by index": [part.assets for part in report.per_index],
-        "repaired": report.repaired,
-        "dates ignored": report.dates_ignored,
         "rejects": rejects(report),
         "digest": await digested(url),
     }
