@@ -25,7 +25,7 @@ assert set(WHERE) <= POINTS.keys() | POINTS_OF_INDEXES.keys()
 
 @pytest.mark.parametrize("number", [1, 4])
 @pytest.mark.parametrize("point", WHERE)
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(4)
 def test_dying_at_a_point(database_url: DatabaseUrl, home: Path, tmp_path: Path, point: str, number: int) -> None:
     scene = Scene(database_url, home, tmp_path, WHERE.index(point) * 10 + number)
     before = scene.ask(INDEXES)
@@ -53,7 +53,7 @@ def test_stopped_at_a_random_moment(database_url: DatabaseUrl, home: Path, tmp_p
 
 @pytest.mark.parametrize("done", ["done", "undone"])
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 def test_answers_to_commits_that_are_lost(
     database_url: DatabaseUrl, home: Path, tmp_path: Path, seed: int, done: str
 ) -> None:
