@@ -233,6 +233,7 @@ do $$ begin
     create unique index change_sets_ended_idx on seed_registry.change_sets (ended_at);
   end if;
 end $$;
+
 -- What a load has dropped from the assets of a schema, to be built again in this order; rows and drops are committed
 -- together. Only the tables' owner writes here, for it is the owner who runs these definitions later.
 create table if not exists seed_registry.deferred_indexes (

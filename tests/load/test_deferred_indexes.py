@@ -30,7 +30,7 @@ from seed_registry.errors import (
     SettingsInvalid,
     TooManyRejects,
 )
-from seed_registry.key_hashes import hash_key
+from seed_registry.key_hashes import KeyPart, hash_key
 from seed_registry.load.repeated_keys import SeenKeys
 from seed_registry.postgres.connection import session
 from seed_registry.registry import ddl
@@ -253,7 +253,16 @@ async def test_a_table_with_rows_is_loaded_with_its_indexes_every_night(
     await load(database_url, path)
     report = await load(database_url, path, told=told)
     assert report.assets.unchanged == 1
-    assert [kept["reason"] for kept in told.of("indexes_kept")] == ["registry.assets has rows"]
+    await load(database_url, path, told=told, only_newer=True)
+    reasons = [kept["reason"] for kept in told.of("indexes_kept")]
+    assert reasons == ["registry.assets has rows", "--only-newer looks up the row of every record"]
+
+
+async def test_a_part_of_the_keys_is_the_same(database_url: DatabaseUrl, tmp_path: Path) -> None:
+    path, keys = index(tmp_path, [asset(f"{number % 40}", f"{number}") for number in range(50)]), KeyPart.parse("2/3")
+    found = await left(database_url, path, keys=keys)
+    assert found == await left(database_url, path, keys=keys, defer_indexes=False)
+    assert 0 < found["assets"].inserted < 40
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ class DeferredIndexes:
     def new_held_assets(self) -> HeldAssets:
         """The held assets of the run; into a table that was empty at first every key is new, whatever its records.
 
-        With `only_newer` the rows of such a table may be another load's. If the indexes are dropped, nothing else would find a key that comes again.
+        With `only_newer` the rows of such a table may be another load's. If the indexes are dropped, nothing else would
+        find a key that comes again.
         """
         if self._dropped:
             return HeldAssets(seen=SeenKeys(find_size(self._run.indexes)))
