@@ -255,7 +255,7 @@ async def test_a_table_with_rows_is_loaded_with_its_indexes_every_night(
     assert report.assets.unchanged == 1
     await load(database_url, path, told=told, only_newer=True)
     reasons = [kept["reason"] for kept in told.of("indexes_kept")]
-    assert reasons == ["registry.assets has rows", "--only-newer looks up the row of every record"]
+    assert reasons == ["registry.assets has rows", "every record is compared with its row, to keep newer ones"]
 
 
 async def test_a_part_of_the_keys_is_the_same(database_url: DatabaseUrl, tmp_path: Path) -> None:

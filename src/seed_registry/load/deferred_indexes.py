@@ -44,7 +44,7 @@ class DeferredIndexes:
         if not run.settings.defer_indexes:
             return False
         if run.settings.only_newer:
-            return self._keep("--only-newer looks up the row of every record")
+            return self._keep("every record is compared with its row, to keep newer ones")
         if not state.is_empty:
             return self._keep(f"{self._title} has rows")
         if ledger.unfinished is not None and await self._main.do(ledger.is_sharded):
