@@ -140,17 +140,22 @@ async def test_a_row_that_another_session_inserts_meanwhile_is_recorded_as_it_wa
         "create trigger pause before insert on registry.assets for each row execute function registry.pause()"
     )
     other = await asyncpg.connect(scratch.url.reveal)
-    await other.execute("select pg_advisory_lock(42)")
-    index = scratch.write(*assets(range(10)), asset("b0001", name="ours"))
-    load = asyncio.create_task(scratch.load(index, verify=False))
-    while not await other.fetchval("select count(*) from pg_locks where locktype = 'advisory' and not granted"):
-        assert not load.done(), load.result()
-        await asyncio.sleep(0.01)
-    # Its batch has read the rows that exist, and is about to insert this one.
-    await other.execute(
-        "insert into registry.assets (asset_key, source_id, name) select 'b0001', id, 'theirs' from registry.sources"
-    )
-    await other.close()
+    try:
+        await other.execute("select pg_advisory_lock(42)")
+        index = scratch.write(*assets(range(10)), asset("b0001", name="ours"))
+        load = asyncio.create_task(scratch.load(index, verify=False))
+        waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+        for _ in range(1_000):
+            if await other.fetchval(waiting):
+                break
+            await asyncio.sleep(0.01)
+        # Its batch has read the rows that exist, and is about to insert this one.
+        await other.execute(
+            "insert into registry.assets (asset_key, source_id, name) "
+            "select 'b0001', id, 'theirs' from registry.sources"
+        )
+    finally:
+        await other.close()
     report = await load
     assert report.retries == 1
     ((kind, key, _, before),) = await scratch.changes(report.run_id)

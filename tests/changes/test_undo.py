@@ -276,16 +276,19 @@ async def test_what_cannot_be_undone_is_refused_with_a_reason(scratch: Scratch) 
 async def test_a_run_at_work_is_not_undone(scratch: Scratch) -> None:
     await scratch.load(scratch.write(*assets(range(5))))
     connection = await asyncpg.connect(scratch.url.reveal)
-    await connection.execute("begin; lock registry.assets")
-    load = asyncio.create_task(scratch.load(scratch.write(*assets(range(9)))))
-    query = "select run_id from seed_registry.runs where outcome = 'running'"
-    while not (found := await scratch.do(query)):
-        assert not load.done()
-        await asyncio.sleep(0.01)
-    ((run,),) = found
-    with pytest.raises(DatabaseRefused, match=run):
-        await scratch.undo(run)
-    await connection.close()
+    try:
+        await connection.execute("begin; lock registry.assets in share mode")  # it reads, and waits when it writes
+        load = asyncio.create_task(scratch.load(scratch.write(*assets(range(9)))))
+        query = "select run_id from seed_registry.runs where outcome = 'running'"
+        for _ in range(1_000):
+            if found := await scratch.do(query):
+                break
+            await asyncio.sleep(0.01)
+        ((run,),) = found
+        with pytest.raises(DatabaseRefused, match=run):
+            await scratch.undo(run)
+    finally:
+        await connection.close()
     await load
 
 

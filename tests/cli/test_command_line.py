@@ -26,7 +26,7 @@ REPORT = {
     "dates_ignored texts_ignored sources assets rejects_file verification database",
     "sources": "read inserted updated unchanged duplicate rejected not_written",
     "assets": "read inserted updated unchanged duplicate rejected not_written missing_source resumed older "
-    "retired returned",
+    "retired returned other_parts",
     "verification": "passed checks",
     "check": "name passed expected actual",
 }
