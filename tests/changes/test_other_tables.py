@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from msgspec import Struct, field
-from scratch import A, B, Scratch, asset, assets, source
+from scratch import A, B, Scratch, as_role, asset, assets, source
 
 from seed_registry.changes.undo_report import UndoReport
+from seed_registry.errors import DatabaseRefused
 from seed_registry.postgres.connection import session
 from seed_registry.registry.digest import digest
 from seed_registry.registry.introspection import introspect
@@ -462,3 +463,21 @@ async def test_a_document_whose_numbers_alone_are_spelt_otherwise_comes_back(scr
     run = await scratch.run(scratch.write(ckan[1]), domain="b.example", **options)
     assert (await scratch.take_back(run)).conflicts == []
     assert await scratch.rows() == before
+
+
+async def test_an_undo_by_a_role_from_which_policies_may_hide_rows_is_refused(scratch: OtherTables) -> None:
+    await scratch.make(SHAPES[0])
+    run = await scratch.run(scratch.write(*assets(range(5))))
+    await scratch.do("alter table registry.assets enable row level security")
+    await scratch.do("create policy few on registry.assets using (asset_key < 'a0003')")
+    await scratch.do("create role sees_few login")
+    try:
+        await scratch.do("grant usage on schema registry, seed_registry to sees_few")
+        await scratch.do("grant all on all tables in schema registry, seed_registry to sees_few")
+        role = Scratch(as_role(scratch.url, "sees_few"), Path())
+        with pytest.raises(DatabaseRefused, match="bypassrls"):
+            await role.undo(run)
+    finally:
+        await scratch.do("drop owned by sees_few")
+        await scratch.do("drop role sees_few")
+    assert (await scratch.take_back(run)).assets.deleted == 5
