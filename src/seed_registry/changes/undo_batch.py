@@ -133,7 +133,9 @@ class BatchUndo:
         if not self._deletes:
             return
         self._references = []
-        assets = self._assets.name
+        assets, link = self._assets.name, self._assets.columns["source_id"].name
+        if not (self._is_assets or self._is_dry):  # whether or not a foreign key says so
+            self._references.append((display_name(assets), self.statements.referenced(assets, [link], ["id"])))
         for row in await connection.fetch(statement("changes/references"), self._table.name, assets):
             name = display_name(row["name"])
             if not row["is_readable"]:
@@ -141,8 +143,8 @@ class BatchUndo:
                     f"undo: {name} refers to {display_name(self._table.name)}, and this role may not read it\n"
                     f"have its owner run: grant select on {row['name']} to ROLE;"
                 )
-            if self._is_dry and row["is_link"]:
-                continue  # the assets that it would delete are still there
+            if row["is_link"] and (self._is_dry or (not self._is_assets and row["columns"] == [link])):
+                continue  # it is looked at above, or, in a dry run, the assets that it would delete are still there
             query = self.statements.referenced(row["name"], row["columns"], row["referenced"])
             self._references.append((name, query))
 
@@ -179,9 +181,8 @@ class BatchUndo:
         for action, keys in groups.items():
             taken = await self._apply(connection, action, keys, outcome)
             if self._freed is not None and self._is_assets:
-                self._freed.update(
-                    states[key].source_id for key in taken if action is Action.DELETE or states[key].is_moved
-                )
+                was = [states[key] for key in taken if key in states]  # of one that is inserted again there is no row
+                self._freed.update(state.source_id for state in was if action is Action.DELETE or state.is_moved)
         return outcome
 
     async def not_done(self, connection: asyncpg.Connection[Any], rows: Sequence[ChangedRow]) -> Sequence[ChangedRow]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from seed_registry.errors import SchemaMismatch
+from seed_registry.errors import DatabaseRefused, SchemaMismatch
 from seed_registry.ledger.undone import UndoneRun, find_run
 from seed_registry.load.context import session_settings
 from seed_registry.postgres.connection import session
@@ -29,13 +29,19 @@ async def find_target(url: DatabaseUrl, settings: Settings, run_id: str, *, keep
 
     Raises:
         SettingsInvalid: there is no such run.
-        DatabaseRefused: its changes are not known.
+        DatabaseRefused: its changes are not known, or policies may hide rows, which would be left without a word.
         SchemaMismatch: there are no tables, or there is no column for the marks of retired assets.
     """
     own = session_settings(settings, is_reading=True)
     async with session(url, own, pooler=settings.pooler) as connection:
         run = await find_run(connection, run_id)
         tables = await introspect(connection, settings.columns, settings.schema)
+    for caution in (*tables.sources.cautions, *tables.assets.cautions):
+        if caution.event == "row_security":
+            raise DatabaseRefused(
+                f"undo: {caution.finding}, and what is hidden would not be taken back\n"
+                "undo as the owner, or as a role with bypassrls"
+            )
     assets = tables.assets
     if keeps and assets.retired is None:
         raise SchemaMismatch(

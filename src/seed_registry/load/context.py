@@ -142,7 +142,9 @@ class RegistryState(Struct, frozen=True):
 
 def new_change_records(settings: Settings, state: RegistryState, run_id: str) -> ChangeRecords | None:
     """How the changes of a run are recorded, if the settings ask for it."""
-    is_first = state.is_empty and state.tables.assets.has_creation_time
+    assets = state.tables.assets
+    # By its moment and transaction a row is only found again if no trigger changes them.
+    is_first = state.is_empty and assets.has_creation_time and not assets.has_insert_triggers
     return ChangeRecords(run_id, state.tables, is_first) if settings.history else None
 
 

@@ -170,9 +170,13 @@ def text_of(value: str, type_: str | None) -> str:
 
 def _changed(table: Table, field: str, alias: str) -> str:
     now, then = (f"{row}.{column_of(table, field)}" for row in (alias, "before"))
-    if field != RETIRED_AT and (table.type(field) == "json" or table.columns[field].is_folded):
-        now, then = (f'{value}::pg_catalog.text collate "C"' for value in (now, then))
-    return f"{now} is distinct from {then}"
+    differs = f"{now} is distinct from {then}"
+    if field == RETIRED_AT:
+        return differs
+    as_texts = " is distinct from ".join(f'{value}::pg_catalog.text collate "C"' for value in (now, then))
+    if table.type(field) == "jsonb":  # equal documents may have numbers that are spelt otherwise, and so other hashes
+        return f"({differs} or {as_texts})"
+    return as_texts if table.type(field) == "json" or table.columns[field].is_folded else differs
 
 
 def _differing_names(changed: dict[str, str], is_new: str) -> str:

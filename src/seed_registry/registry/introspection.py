@@ -131,6 +131,7 @@ async def _introspect_table(
         cautions=cautions(name, facts, required),
         retired=retired,
         has_creation_time=_has_creation_time(written),
+        has_insert_triggers=facts["has_insert_triggers"],
     )
 
 

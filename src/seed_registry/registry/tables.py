@@ -68,6 +68,8 @@ class Table(Struct, frozen=True):
         cautions: what endangers or slows a load into it.
         retired: the column that marks assets which their portals no longer list; not among `columns`, for no record
             fills it.
+        has_creation_time: whether its `created_at` is the moment of the transaction that inserts a row.
+        has_insert_triggers: whether triggers see new rows; one may change that moment, or write the row again.
     """
 
     schema: str
@@ -80,6 +82,7 @@ class Table(Struct, frozen=True):
     cautions: list[Caution]
     retired: Column | None = None
     has_creation_time: bool = False
+    has_insert_triggers: bool = False
 
     @property
     def name(self) -> str:

@@ -44,7 +44,12 @@ select
     where trigger.tgrelid = class.oid and not trigger.tgisinternal and trigger.tgenabled in ('O', 'A')
       and trigger.tgtype & 3 = 3 and trigger.tgtype & 20 <> 0
     order by trigger.tgname
-  ) as triggers
+  ) as triggers,
+  exists (
+    select from pg_catalog.pg_trigger as trigger
+    where trigger.tgrelid = class.oid and not trigger.tgisinternal and trigger.tgenabled in ('O', 'A')
+      and trigger.tgtype & 4 <> 0
+  ) as has_insert_triggers
 from pg_catalog.pg_class as class
 join pg_catalog.pg_namespace as namespace on namespace.oid = class.relnamespace
 where namespace.nspname = $1 and class.relname = $2;
