@@ -370,7 +370,7 @@ def indexes(scratch: Scratch) -> list[str]:
     ]
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 async def test_runs_are_recorded_and_taken_back_in_tables_of_any_shape(scratch: OtherTables, shape: Shape) -> None:
     await scratch.make(shape)
