@@ -13,6 +13,7 @@ from scratch import A, B, Killed, KilledAt, Scratch, as_role, asset, assets, sou
 
 from seed_registry.changes.undo_report import Conflict, UndoCounts, UndoReport
 from seed_registry.errors import DatabaseRefused, SchemaMismatch, SettingsInvalid
+from seed_registry.ledger.undone import begin_undo, find_run
 from seed_registry.settings import DatabaseUrl
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("at_home")]
@@ -307,3 +308,16 @@ async def test_a_table_that_this_role_may_not_read_is_named(scratch: Scratch) ->
     finally:
         await scratch.do(f"drop owned by {name}")
         await scratch.do(f"drop role {name}")
+
+
+async def test_a_run_that_is_pruned_at_the_last_moment_is_not_undone_in_part(scratch: Scratch) -> None:
+    run = (await scratch.load(scratch.write(*assets(range(5))))).run_id
+    connection = await asyncpg.connect(scratch.url.reveal)
+    try:
+        found = await find_run(connection, run)
+        await connection.execute("update seed_registry.runs set history = 'pruned'")
+        with pytest.raises(DatabaseRefused, match="was pruned"):
+            await begin_undo(connection, found, "undo-1", keeps=False, seconds=None)
+        assert await connection.fetchval("select outcome from seed_registry.runs where undoes = $1", run) == "failed"
+    finally:
+        await connection.close()

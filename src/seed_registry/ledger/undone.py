@@ -53,10 +53,7 @@ async def find_run(connection: asyncpg.Connection[Any], run_id: str) -> UndoneRu
     if row["history"] is None:
         raise DatabaseRefused(f"run {name} has no history, so nothing tells what it changed\nload with --history")
     if row["history"] == "pruned":
-        raise DatabaseRefused(
-            f"the history of run {name} was pruned, so nothing tells what it changed\n"
-            "keep it for longer: `seed-registry changes prune --older-than`"
-        )
+        raise _pruned(run_id)
     names = [index for index in row["indexes"] if index != "-"]
     return UndoneRun(run_id, names, row["outcome"] in _RESUMABLE)
 
@@ -80,9 +77,21 @@ async def begin_undo(
         undoes=run.run_id,
     )
     ledger = await begin(connection, new, resume=True, seconds=seconds)
+    # From now on nothing prunes it; something may have done so a moment ago.
+    query = "select history = 'kept' from seed_registry.runs where run_id = $1"
+    if not await connection.fetchval(query, run.run_id):
+        await ledger.end(connection, "failed", None, error := str(_pruned(run.run_id)))
+        raise DatabaseRefused(error)
     if run.is_resumable:
         await _end(connection, run.run_id)
     return ledger
+
+
+def _pruned(run_id: str) -> DatabaseRefused:
+    return DatabaseRefused(
+        f"the history of run {printable(run_id)} was pruned, so nothing tells what it changed\n"
+        "keep it for longer: `seed-registry changes prune --older-than`"
+    )
 
 
 async def _end(connection: asyncpg.Connection[Any], run_id: str) -> None:
