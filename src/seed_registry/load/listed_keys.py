@@ -81,6 +81,10 @@ class ListedKeys:
         """The keys of rejects that are of an asset of their own source."""
         return (data.decode() for (data,) in self._rejected)
 
+    def count(self) -> int:
+        """How many keys went to the database, those that occur several times once."""
+        return self._sent.count()
+
     def parts(self) -> Iterator[array[int]]:
         """The hashes of what went to the database, see `DistinctHashes.parts`."""
         return self._sent.parts()

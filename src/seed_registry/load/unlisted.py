@@ -151,7 +151,7 @@ class UnlistedQuery:
         """
         unlisted = UnlistedAssets(len(self._tables.assets.key))
         try:
-            if (missing := await self._missing(connection)) is not None:
+            if not await self._are_all_listed(connection) and (missing := await self._missing(connection)) is not None:
                 async for rows in self._rows(connection, self._fields):
                     unlisted.add(list(self._unlisted(rows, missing)))
                 unlisted.held = await self._held(connection)
@@ -159,6 +159,16 @@ class UnlistedQuery:
             unlisted.close()
             raise
         return unlisted
+
+    async def _are_all_listed(self, connection: asyncpg.Connection[Any]) -> bool:
+        """Whether there are as many rows as keys that were written: each has a row, so there are no others.
+
+        This is the case of a reload that finds nothing new, and takes no reading of keys.
+        """
+        listed = self._listed_keys
+        if listed.has_skipped or not self._part.is_whole:
+            return False
+        return sum((await self._held(connection)).values()) == listed.count()
 
     async def _missing(self, connection: asyncpg.Connection[Any]) -> _Hashes | None:
         """The hashes of the keys that the registry holds and that are not listed; None if all are."""
