@@ -96,6 +96,7 @@ class Retirer:
             others=others,
             part=settings.keys,
             seconds=settings.io_timeout_seconds,
+            is_written=True,
         )
         unlisted = await self._main.do(query.find, is_limited=False)
         others.close()

@@ -127,8 +127,11 @@ class UnlistedQuery:
         others: DistinctHashes | None = None,
         part: KeyPart | None = None,
         seconds: float | None,
+        is_written: bool = False,
     ) -> None:
         """`sources` are those that the indexes cover, by key; one fetch may take `seconds`.
+
+        If what is listed `is_written`, each key has a row without a mark; before a load, in a dry run, it may not.
 
         `others` are the keys that other runs list. Only rows of the `part` of the keys that was listed are looked at.
         """
@@ -137,6 +140,7 @@ class UnlistedQuery:
         self._tables = tables
         self._listed_keys = listed_keys
         self._seconds = seconds
+        self._is_written = is_written
         self._names = {row.id: key for key, row in sources.items() if row.id is not None}
         self._ids = list(self._names)
         self._hash = key_hasher(tables)
@@ -166,7 +170,7 @@ class UnlistedQuery:
         This is the case of a reload that finds nothing new, and takes no reading of keys.
         """
         listed = self._listed_keys
-        if listed.has_skipped or not self._part.is_whole:
+        if not self._is_written or listed.has_skipped or not self._part.is_whole:
             return False
         return sum((await self._held(connection)).values()) == listed.count()
 
