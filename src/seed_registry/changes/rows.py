@@ -11,16 +11,14 @@ from msgspec import Struct
 
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
-from seed_registry.registry.change_records import key_as_texts, value_as_text
+from seed_registry.registry.change_records import is_intact, key_as_texts, value_as_text
 from seed_registry.registry.digest import hash_of, values_of_assets
-from seed_registry.registry.fields import RETIRED_AT, TEXT_TYPES
+from seed_registry.registry.fields import TEXT_TYPES
 from seed_registry.registry.tables import Column, Tables
 
 Values = dict[str, str | None]
 
-_CREATED: Final = """
-left join seed_registry.created as created
-  on created.at = asset."created_at" and created.xid::pg_catalog.xid = asset.xmin"""
+_CREATED: Final = f"left join seed_registry.created as created on {is_intact('asset')}"
 
 
 class AssetRow(Struct, frozen=True):
@@ -45,14 +43,12 @@ async def find_rows(connection: asyncpg.Connection[Any], tables: Tables, asset_k
     """The assets with this key: several where it is unique by source only."""
     assets, sources = tables.assets, tables.sources
     pairs = ", ".join(f"'{field}', {value_as_text(assets, field, 'asset')}" for field in _fields(tables))
-    is_of_assets = "provider" in assets.columns
-    has_provider = is_of_assets or "provider" in sources.columns
-    owner = (assets, "asset") if is_of_assets else (sources, "source")
+    covered = values_of_assets(tables)
     query = statement("changes/rows_of_key").format(
         values=f"pg_catalog.jsonb_build_object({pairs})::pg_catalog.text",
-        hash=hash_of(values_of_assets(tables)),
+        hash=hash_of(covered),
         key=key_as_texts(assets, "asset"),
-        provider=f"{owner[1]}.{owner[0].column('provider')}::pg_catalog.text" if has_provider else "null",
+        provider=covered.get("provider", "null"),
         source_key=sources.column("source_key"),
         created_by="created.run_id" if assets.has_creation_time else "null",
         created=_CREATED if assets.has_creation_time else "",
@@ -73,7 +69,7 @@ async def hash_of_values(
     fields = _fields(tables)
     if not values.keys() >= set(fields):
         return None
-    columns = [_column(tables, field) for field in fields]
+    columns = [tables.assets.recorded[field] for field in fields]
     casts = [f"${number}::pg_catalog.text{_cast(one)} as {quoted(one.name)}" for number, one in enumerate(columns, 1)]
     query = statement("changes/hash_of_values").format(
         hash=hash_of(values_of_assets(tables)),
@@ -90,15 +86,7 @@ async def hash_of_values(
 
 
 def _fields(tables: Tables) -> list[str]:
-    retired = [RETIRED_AT] if tables.assets.retired is not None else []
-    return [*(field for field in tables.assets.columns if field != "content_hash"), *retired]
-
-
-def _column(tables: Tables, field: str) -> Column:
-    if field == RETIRED_AT:
-        assert tables.assets.retired is not None
-        return tables.assets.retired
-    return tables.assets.columns[field]
+    return [field for field in tables.assets.recorded if field != "content_hash"]
 
 
 def _cast(column: Column) -> str:

@@ -7,9 +7,9 @@ from typing import Final
 
 from seed_registry.postgres.identifiers import literal, quoted
 from seed_registry.postgres.sql_files import statement
-from seed_registry.registry.change_records import ChangeRecords, key_as_texts
+from seed_registry.registry.change_records import ChangeRecords, is_intact, key_as_texts
 from seed_registry.registry.digest import hash_of, values_of_assets, values_of_sources
-from seed_registry.registry.fields import FIELDS, RETIRED_AT
+from seed_registry.registry.fields import FIELDS
 from seed_registry.registry.tables import Table
 
 _CREATED_AT: Final = "created_at"
@@ -68,8 +68,8 @@ class UndoStatements:
         if not (self._is_assets and self._table.has_creation_time):
             return "false"
         return (
-            "exists (select from seed_registry.created as created where created.at = existing.created_at "
-            f"and created.xid::pg_catalog.xid = existing.xmin and created.run_id = {literal(self._undone)})"
+            f"exists (select from seed_registry.created as created where {is_intact('existing')} "
+            f"and created.run_id = {literal(self._undone)})"
         )
 
     def done(self) -> str:
@@ -87,7 +87,7 @@ class UndoStatements:
     def delete(self) -> str:
         """Delete rows."""
         return statement("changes/undo_delete").format(
-            **self._common, recorded=self._records.of_deletions(self._table, [*self._table.columns], self._extra())
+            **self._common, recorded=self._records.of_deletions(self._table, self._extra())
         )
 
     def keep(self) -> str:
@@ -146,10 +146,8 @@ class UndoStatements:
 
     def _values(self) -> Iterator[tuple[str, str, str]]:
         """Each field that a change may hold, its column, and its value of before."""
-        for field, column in self._table.columns.items():
+        for field, column in self._table.recorded.items():
             yield field, quoted(column.name), _from_text(field, column.type)
-        if self._table.retired is not None:
-            yield RETIRED_AT, quoted(self._table.retired.name), _from_text(RETIRED_AT, self._table.retired.type)
 
     def _extra(self) -> list[tuple[str, str]]:
         """The columns of a deleted row, besides those of fields, that it gets again; each with its type."""

@@ -56,23 +56,21 @@ class ChangeRecords(Struct, frozen=True):
 
     def of_undone(self, table: Table, *, is_new: bool = False) -> str:
         """Return the part of a statement that records what it gave back: former values, or rows that were deleted."""
-        fields = [field for field in table.columns if field not in table.key]
-        fields += [RETIRED_AT] if table.retired else []
+        fields = [field for field in table.recorded if field not in table.key]
         return self._part(table, literal("undone"), fields, is_new=is_new)
 
-    def of_deletions(self, table: Table, fields: Sequence[str], others: Sequence[tuple[str, str]]) -> str:
+    def of_deletions(self, table: Table, others: Sequence[tuple[str, str]]) -> str:
         """Return the part of a statement that records the rows that it deleted.
 
         All that they were is kept, and of the `others`, columns that no field has, those with these types.
         """
         alias = self.alias(table)
-        kept = [*fields, *([RETIRED_AT] if table.retired else [])]
-        values = [f"'{field}', {value_as_text(table, field, 'before')}" for field in kept]
+        values = [f"'{field}', {value_as_text(table, field, 'before')}" for field in table.recorded]
         values += [f"'{name}', {text_of(f'before.{quoted(name)}', type_)}" for name, type_ in others]
         return self._statement(
             table,
             kind=literal("undone"),
-            fields=f"array[{', '.join(literal(field) for field in kept if field != 'content_hash')}]",
+            fields=f"array[{', '.join(literal(field) for field in table.recorded if field != 'content_hash')}]",
             before=f"pg_catalog.jsonb_build_object({', '.join(values)})",
             hash="null",
             rows=self._rows(table, alias),
@@ -91,19 +89,18 @@ class ChangeRecords(Struct, frozen=True):
         was_none = f"before.{table.column(table.key[-1])} is null"
         kept = {"provider"} if table is self.tables.sources else set()  # a source keeps it
         changed = {field: _changed(table, field, alias) for field in fields if field not in kept}
-        values = values_of_assets(self.tables) if alias == "asset" else values_of_sources(table)
         return self._statement(
             table,
             kind=kind.format(was_none=was_none),
             fields=_differing_names(changed, was_none),
             before=f"case when not {was_none} then {_differing_values(table, changed)} end",
-            hash=hash_of(values),
+            hash=hash_of(self._values(table)),
             rows=self._rows(table, alias, is_new=is_new),
         )
 
     def _statement(self, table: Table, **parts: str) -> str:
-        alias, assets = self.alias(table), self.tables.assets
-        is_assets = table is assets
+        alias, values = self.alias(table), self._values(table)
+        is_assets = table is self.tables.assets
         is_known = is_assets and table.has_creation_time
         created_hash = hash_of(values_of_assets(self.tables, "before", "former"))
         return statement("registry/record_changes").format(
@@ -111,19 +108,17 @@ class ChangeRecords(Struct, frozen=True):
             run_id=literal(self.run_id),
             relation="assets" if is_assets else "sources",
             key=key_as_texts(table, alias),
-            provider=self._provider(table, alias),
-            source_key=f"source.{self.tables.sources.column('source_key')}::pg_catalog.text",
-            asset_key=f"asset.{assets.column('asset_key')}::pg_catalog.text" if is_assets else "null",
+            provider=values.get("provider", "null"),
+            source_key=values["source_key"],
+            asset_key=values.get("asset_key", "null"),
             created_by="created.run_id" if is_known else "null",
             created_hash=f"case when created.run_id is not null then {created_hash} end" if is_known else "null",
             order=", ".join(f'{alias}.{table.column(field)}::pg_catalog.text collate "C"' for field in table.key),
         )
 
-    def _provider(self, table: Table, alias: str) -> str:
-        if "provider" in table.columns:
-            return f"{alias}.{table.column('provider')}::pg_catalog.text"
-        sources = self.tables.sources
-        return f"source.{sources.column('provider')}::pg_catalog.text" if "provider" in sources.columns else "null"
+    def _values(self, table: Table) -> dict[str, str]:
+        """The values of a row as it is now that its hash covers."""
+        return values_of_assets(self.tables) if table is self.tables.assets else values_of_sources(table)
 
     def _rows(self, table: Table, alias: str, *, is_new: bool = False) -> str:
         """The rows as they are now with those before; with `is_new` also those that were not there."""
@@ -134,10 +129,7 @@ class ChangeRecords(Struct, frozen=True):
             parts.append(f"left join {sources.name} as source on source.{id_} = asset.{link}")
             if table.has_creation_time:
                 parts.append(f"left join {sources.name} as former on former.{id_} = before.{link}")
-                parts.append(
-                    f"left join seed_registry.created as created on created.at = before.{quoted('created_at')} "
-                    f"and created.xid::pg_catalog.xid = before.{_XID}"
-                )
+                parts.append(f"left join seed_registry.created as created on {is_intact('before', _XID)}")
         return "\n  ".join(parts)
 
 
@@ -147,18 +139,15 @@ def key_as_texts(table: Table, alias: str) -> str:
     return f"array[{values}]"
 
 
-def column_of(table: Table, field: str) -> str:
-    """The quoted name of a field's column, or of that for the mark of retired assets."""
-    if field == RETIRED_AT:
-        assert table.retired is not None
-        return quoted(table.retired.name)
-    return table.column(field)
+def is_intact(alias: str, xmin: str = "xmin") -> str:
+    """The condition that nothing has changed a row since the transaction of an entry in `created` made it."""
+    return f"created.at = {alias}.{quoted('created_at')} and created.xid::pg_catalog.xid = {alias}.{xmin}"
 
 
 def value_as_text(table: Table, field: str, alias: str) -> str:
     """The value of a field as changes hold it: a text of which its type makes the same value again."""
-    type_ = table.retired.type if field == RETIRED_AT and table.retired else table.type(field)
-    return text_of(f"{alias}.{column_of(table, field)}", type_)
+    column = table.recorded[field]
+    return text_of(f"{alias}.{quoted(column.name)}", column.type)
 
 
 def text_of(value: str, type_: str | None) -> str:
@@ -169,7 +158,7 @@ def text_of(value: str, type_: str | None) -> str:
 
 
 def _changed(table: Table, field: str, alias: str) -> str:
-    now, then = (f"{row}.{column_of(table, field)}" for row in (alias, "before"))
+    now, then = (f"{row}.{quoted(table.recorded[field].name)}" for row in (alias, "before"))
     differs = f"{now} is distinct from {then}"
     if field == RETIRED_AT:
         return differs

@@ -8,7 +8,7 @@ from typing import Final
 from msgspec import Struct
 
 from seed_registry.postgres.identifiers import quoted
-from seed_registry.registry.fields import FIELDS
+from seed_registry.registry.fields import FIELDS, RETIRED_AT
 
 SCHEMA: Final = "registry"
 
@@ -88,6 +88,11 @@ class Table(Struct, frozen=True):
     def name(self) -> str:
         """Its schema-qualified, quoted name."""
         return f"{quoted(self.schema)}.{quoted(self.relation)}"
+
+    @property
+    def recorded(self) -> dict[str, Column]:
+        """The columns whose values changes hold, by field: also that for the marks of retired assets."""
+        return self.columns | ({RETIRED_AT: self.retired} if self.retired else {})
 
     @property
     def column_names(self) -> list[str]:
