@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from msgspec import Struct, field
 from scratch import A, B, Scratch, as_role, asset, assets, source
@@ -269,12 +270,14 @@ class OtherTables(Scratch):
         self.shape = shape
         if "citext" in shape.first and not await self.do("select from pg_available_extensions where name = 'citext'"):
             pytest.skip("the server has no citext")
-        if "icu" in shape.first and not await self.do("select from pg_collation where collprovider = 'i' limit 1"):
-            pytest.skip("the server has no ICU")
         await self.do("drop schema if exists registry, seed_registry cascade")
         await self.do("create schema registry")
         async with session(self.url) as connection:
-            await connection.execute(f"{shape.first};{shape.sources};{shape.assets};{shape.more}")
+            try:
+                await connection.execute(shape.first or "select")
+            except asyncpg.FeatureNotSupportedError:  # pg_collation lists some of ICU even where it was built without
+                pytest.skip("the server has no ICU")
+            await connection.execute(f"{shape.sources};{shape.assets};{shape.more}")
             self.tables = await introspect(connection, shape.columns)
 
     async def rows(self) -> Rows:
