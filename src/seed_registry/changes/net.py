@@ -15,6 +15,7 @@ from seed_registry.changes.runs import find_run
 from seed_registry.changes.versions import Asset, states_of, values_before
 from seed_registry.errors import SettingsInvalid
 from seed_registry.escape import printable
+from seed_registry.ledger.history import unknown_run
 from seed_registry.postgres.sql_files import statement
 from seed_registry.registry.tables import Tables
 
@@ -68,7 +69,7 @@ async def find_span(connection: asyncpg.Connection[Any], earlier: str, later: st
 async def _end(connection: asyncpg.Connection[Any], run_id: str) -> datetime:
     row = await connection.fetchrow(statement("changes/end_of_run"), run_id)
     if row is None:
-        raise SettingsInvalid(f"there is no run {printable(run_id)} in the ledger; `seed-registry runs` lists them")
+        raise unknown_run(run_id)
     if row["ended_at"] is None:
         raise SettingsInvalid(f"run {printable(run_id)} has not ended\nif it was killed, the same command resumes it")
     ended_at: datetime = row["ended_at"]

@@ -12,6 +12,7 @@ from msgspec import Struct
 from seed_registry.errors import SettingsInvalid
 from seed_registry.escape import printable
 from seed_registry.ledger.change_summary import summarize_changes
+from seed_registry.ledger.history import unknown_run
 from seed_registry.postgres.sql_files import statement
 from seed_registry.report import ChangeSummary
 
@@ -49,7 +50,7 @@ async def find_run(connection: asyncpg.Connection[Any], run_id: str) -> ChangedR
     row = await connection.fetchrow(statement("changes/runs"), run_id, 1)
     name = printable(run_id)
     if row is None:
-        raise SettingsInvalid(f"there is no run {name} in the ledger; `seed-registry runs` lists them")
+        raise unknown_run(run_id)
     found = ChangedRun(**row)
     if found.history is None:
         raise SettingsInvalid(

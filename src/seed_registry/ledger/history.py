@@ -9,6 +9,8 @@ from typing import Any, Final
 import asyncpg
 from msgspec import Struct
 
+from seed_registry.errors import SettingsInvalid
+from seed_registry.escape import printable
 from seed_registry.postgres.sql_files import statement
 from seed_registry.report import MergeCounts
 
@@ -58,6 +60,11 @@ class RunRecord(Struct, frozen=True):
         columns = dict(row)
         counts = {name: columns.pop(f"{name}_before", None) for name in _COUNTS}
         return cls(**columns, committed=None if None in counts.values() else MergeCounts(**counts))
+
+
+def unknown_run(run_id: str) -> SettingsInvalid:
+    """The error of an id that no run of the ledger has."""
+    return SettingsInvalid(f"there is no run {printable(run_id)} in the ledger; `seed-registry runs` lists them")
 
 
 async def is_usable(connection: asyncpg.Connection[Any]) -> bool:

@@ -7,10 +7,11 @@ from typing import Any, Final
 import asyncpg
 from msgspec import Struct
 
-from seed_registry.errors import DatabaseRefused, SettingsInvalid
+from seed_registry.errors import DatabaseRefused
 from seed_registry.escape import printable
 from seed_registry.ledger.change_sets import close_changes, has_history
 from seed_registry.ledger.checkpoints import SHARD_TABLES, Ledger
+from seed_registry.ledger.history import unknown_run
 from seed_registry.ledger.locks import is_at_work
 from seed_registry.ledger.runs import NewRun, begin
 from seed_registry.postgres.sql_files import statement
@@ -49,7 +50,7 @@ async def find_run(connection: asyncpg.Connection[Any], run_id: str) -> UndoneRu
     )
     name = printable(run_id)
     if row is None:
-        raise SettingsInvalid(f"there is no run {name} in the ledger; `seed-registry runs` lists them")
+        raise unknown_run(run_id)
     if row["history"] is None:
         raise DatabaseRefused(f"run {name} has no history, so nothing tells what it changed\nload with --history")
     if row["history"] == "pruned":
