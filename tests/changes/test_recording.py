@@ -10,9 +10,13 @@ import asyncpg
 import pytest
 from scratch import A, B, Killed, KilledAt, Scratch, as_role, asset, assets, source
 
+from conftest import make_asset
 from seed_registry.errors import DatabaseRefused
+from seed_registry.registry.batch import Batch
+from seed_registry.registry.change_records import ChangeRecords
 from seed_registry.registry.digest import digest
 from seed_registry.registry.introspection import introspect
+from seed_registry.registry.merge import Merger
 from seed_registry.settings import DatabaseUrl
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("at_home")]
@@ -236,3 +240,19 @@ async def test_without_a_ledger_of_this_version_history_is_refused(scratch: Scra
     finally:
         await scratch.do("drop owned by without_changes")
         await scratch.do("drop role without_changes")
+
+
+async def test_a_mark_that_two_records_of_a_key_take_is_recorded_once(scratch: Scratch) -> None:
+    await scratch.load(scratch.write(*assets(range(1))))
+    await scratch.do("update registry.assets set retired_at = now()")
+    connection = await asyncpg.connect(scratch.url.reveal)
+    try:
+        tables = await introspect(connection)
+        merger = Merger(connection, tables, records=ChangeRecords("run", tables))
+        await merger.prepare()
+        sources = await merger.find_sources([A])
+        counts = await merger.write(Batch([], sources, marked=[make_asset("a0000", A), make_asset("a0000", A)]))
+    finally:
+        await connection.close()
+    assert counts.returned == 1
+    assert [change[:2] for change in await scratch.changes("run")] == [("returned", "a0000")]

@@ -339,8 +339,8 @@ class TableMerger(TableReader):
     async def _unmark(self, marked: Sequence[Record], values: Values[Record]) -> int:
         """Take the mark of retired assets from the rows of these records; return how many had it."""
         async with self._step("merging"):
-            arrays = (values(field, marked) for field in self._table.key)
-            returned: int = await self._connection.fetchval(self._clear_marks, *arrays)
+            keys = dict.fromkeys(zip(*(values(field, marked) for field in self._table.key), strict=True))
+            returned: int = await self._connection.fetchval(self._clear_marks, *map(list, zip(*keys, strict=True)))
         return returned
 
     async def _renew(self) -> None:
