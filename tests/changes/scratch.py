@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import anyio
 import asyncpg
 from msgspec import Struct
+from site_of_assets import ALL, Site, Watch, kill
 
-from seed_registry.api import ingest
 from seed_registry.changes.undo_report import UndoIncomplete, UndoReport
 from seed_registry.changes.undo_run import undo
 from seed_registry.registry import ddl
 from seed_registry.report import Progress, Report
-from seed_registry.settings import DatabaseUrl, MaxRejects, MaxRetire, Settings
-
-A, B, C = "a.example", "b.example", "c.example"
+from seed_registry.settings import DatabaseUrl, Settings
 
 _ASSETS = """
 select asset.asset_key, asset.id, source.source_key, asset.name, asset.description, asset.url, asset.updated_at,
@@ -29,26 +24,11 @@ from registry.assets as asset join registry.sources as source on source.id = ass
 _SOURCES = "select source_key, id, provider, name, url, raw::text from registry.sources"
 
 
-class Killed(BaseException):
-    """As if the process had been killed."""
-
-
-class KilledAt:
+class KilledAt(Watch):
     """A `Progress` that kills the run at the n-th event of a kind."""
 
     def __init__(self, event: str, number: int) -> None:
-        self._event, self._number = event, number
-
-    def began(self, tally: Any) -> None:
-        """The run begins."""
-
-    def tell(self, level: str, event: str, /, **fields: Any) -> None:
-        """Something happened."""
-        del level, fields
-        if event == self._event:
-            self._number -= 1
-            if not self._number:
-                raise Killed
+        super().__init__(event, number, kill)
 
 
 class Snapshot(Struct, frozen=True):
@@ -58,25 +38,8 @@ class Snapshot(Struct, frozen=True):
     assets: dict[str, tuple[Any, ...]]
 
 
-def source(key: str, **fields: Any) -> dict[str, Any]:
-    return {"type": "source", "source_key": key, **fields}
-
-
-def asset(key: str, of: str = A, **fields: Any) -> dict[str, Any]:
-    return {"type": "asset", "asset_key": key, "source_key": of, **fields}
-
-
-def assets(numbers: Sequence[int], of: str = A, **fields: Any) -> list[dict[str, Any]]:
-    return [asset(f"{of[0]}{number:04}", of, **fields) for number in numbers]
-
-
-class Scratch:
-    """A registry, and a directory with indexes for it."""
-
-    def __init__(self, url: DatabaseUrl, place: Path) -> None:
-        self.url = url
-        self._place = place
-        self._files = 0
+class Scratch(Site):
+    """A registry, and a directory with indexes for it, which are loaded with history."""
 
     async def empty(self) -> None:
         """Drop the ledger as well."""
@@ -85,24 +48,9 @@ class Scratch:
         await ddl.apply(connection)
         await connection.close()
 
-    def write(self, *records: Any) -> str:
-        """An index of these records; one that is bytes is written as it is."""
-        self._files += 1
-        path = self._place / f"{self._files}.ndjson"
-        lines = [record if isinstance(record, bytes) else json.dumps(record).encode() for record in records]
-        path.write_bytes(b"\n".join(lines) + b"\n")
-        return str(path)
-
-    async def load(self, *indexes: str, progress: Progress | None = None, **settings: Any) -> Report:
+    async def load(self, *indexes: str, progress: Watch | None = None, **settings: Any) -> Report:
         """Load these indexes with history, in small batches."""
-        options: dict[str, Any] = {
-            "batch_size": 7,
-            "concurrency": 2,
-            "max_rejects": MaxRejects(percent=100),
-            "max_retire": MaxRetire(percent=100.0),
-            "history": True,
-        }
-        return await ingest(indexes, Settings(database_url=self.url, **(options | settings)), progress)
+        return await super().load(*indexes, progress=progress, **({"max_retire": ALL, "history": True} | settings))
 
     async def undo(
         self, run: str, *, keeps: bool = False, progress: Progress | None = None, **settings: Any
@@ -113,14 +61,6 @@ class Scratch:
             return await undo(run, Settings(database_url=self.url, **options), progress, keeps=keeps)
         except UndoIncomplete as exc:
             return exc.report
-
-    async def do(self, query: str, *arguments: Any) -> list[Any]:
-        """The rows of a query."""
-        connection = await asyncpg.connect(self.url.reveal)
-        try:
-            return [tuple(row) for row in await connection.fetch(query, *arguments)]
-        finally:
-            await connection.close()
 
     async def snapshot(self) -> Snapshot:
         """What is in the registry, once no other session is at work."""

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from msgspec import Struct, field
-from scratch import A, B, C, Killed, KilledAt, Scratch, Snapshot, asset, source
+from scratch import KilledAt, Scratch, Snapshot
+from site_of_assets import A, B, C, Killed, asset, source
 
 from seed_registry.settings import DatabaseUrl
 

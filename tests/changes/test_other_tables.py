@@ -9,7 +9,8 @@ from typing import Any
 import asyncpg
 import pytest
 from msgspec import Struct, field
-from scratch import A, B, Scratch, as_role, asset, assets, source
+from scratch import Scratch, as_role
+from site_of_assets import A, B, asset, assets, source
 
 from seed_registry.changes.undo_report import UndoReport
 from seed_registry.errors import DatabaseRefused

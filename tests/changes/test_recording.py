@@ -8,7 +8,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from scratch import A, B, Killed, KilledAt, Scratch, as_role, asset, assets, source
+from scratch import KilledAt, Scratch, as_role
+from site_of_assets import A, B, Killed, asset, assets, source
 
 from conftest import make_asset
 from seed_registry.errors import DatabaseRefused

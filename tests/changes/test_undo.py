@@ -9,7 +9,8 @@ from typing import Any
 import asyncpg
 import pytest
 from asyncpg.transaction import Transaction
-from scratch import A, B, Killed, KilledAt, Scratch, as_role, asset, assets, source
+from scratch import KilledAt, Scratch, as_role
+from site_of_assets import A, B, Killed, asset, assets, source
 
 from seed_registry.changes.undo_report import Conflict, UndoCounts, UndoReport
 from seed_registry.errors import DatabaseRefused, SchemaMismatch, SettingsInvalid

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +48,15 @@ def kill() -> None:
     raise Killed
 
 
-def source(key: str) -> dict[str, Any]:
-    return {"type": "source", "source_key": key}
+def source(key: str, **fields: Any) -> dict[str, Any]:
+    return {"type": "source", "source_key": key, **fields}
 
 
 def asset(key: str, of: str = A, **fields: Any) -> dict[str, Any]:
     return {"type": "asset", "asset_key": key, "source_key": of, **fields}
 
 
-def assets(keys: range, of: str = A, **fields: Any) -> list[dict[str, Any]]:
+def assets(keys: Sequence[int], of: str = A, **fields: Any) -> list[dict[str, Any]]:
     return [asset(f"{of[0]}{number:04}", of, **fields) for number in keys]
 
 
