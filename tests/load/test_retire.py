@@ -520,6 +520,7 @@ async def test_two_runs_at_once_never_retire_what_either_lists(site: Site) -> No
     assert all(report.retirement is not None and report.retirement.reason is None for report in reports)
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_of_two_runs_at_once_the_later_one_retires_what_neither_lists(site: Site) -> None:
     await site.load(site.write(*assets(range(60))))
     indexes = site.write(*assets(range(57))), site.write(*assets(range(3, 58)))
