@@ -24,12 +24,12 @@ import pytest
 import xxhash
 from hypothesis import settings as hypothesis_settings
 
+import partitions
 from seed_registry.cli.main import main
 from seed_registry.embedded.server import running
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.libpq import VARIABLES
 from seed_registry.records import Asset, Source, SourceRow
-from seed_registry.registry import ddl
 from seed_registry.registry.merge import Merger
 from seed_registry.registry.values import asset_values
 from seed_registry.settings import DatabaseUrl
@@ -59,10 +59,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="where tests run: 18 or 16 (embedded), debian (the distribution's), or a postgresql:// URL of a superuser",
     )
     parser.addoption(
+        "--partitions",
+        type=int,
+        default=0,
+        help="make the registry's assets a table of so many hash partitions, as an operator may",
+    )
+    parser.addoption(
         "--slice",
         action="store_true",
         help="the first case and one in fifty of each fault, and of half of the slow tests",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    partitions.set_option(config.getoption("--partitions"))
 
 
 @pytest.hookimpl(tryfirst=True)  # before those that are slow are deselected
@@ -180,7 +190,7 @@ def template(server: str) -> str:
 
     async def make() -> None:
         connection = await asyncpg.connect(_database(server, name))
-        await ddl.apply(connection)
+        await partitions.create_tables(connection)
         await connection.close()
 
     name = f"template_{secrets.token_hex(4)}"
@@ -215,7 +225,7 @@ async def emptied_url(workshop_url: DatabaseUrl) -> DatabaseUrl:
     """The workshop with the registry's tables, empty; a test module may call that its `database_url`."""
     connection = await asyncpg.connect(workshop_url.reveal)
     await connection.execute("drop schema if exists registry, evil cascade")
-    await ddl.apply(connection)
+    await partitions.create_tables(connection)
     await connection.close()
     return workshop_url
 

@@ -22,6 +22,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "row_security": "table note",
     "triggers": "table note",
     "values_required": "table note",
+    "no_default_partition": "table note",
     "source_cache_read": "path cached trusted",
     "indexes_dropped": "table indexes note",
     "indexes_kept": "reason note",

@@ -10,9 +10,9 @@ import asyncpg
 from msgspec import Struct
 from site_of_assets import ALL, Site, Watch, kill
 
+from partitions import create_tables
 from seed_registry.changes.undo_report import UndoIncomplete, UndoReport
 from seed_registry.changes.undo_run import undo
-from seed_registry.registry import ddl
 from seed_registry.report import Progress, Report
 from seed_registry.settings import DatabaseUrl, Settings
 
@@ -45,7 +45,7 @@ class Scratch(Site):
         """Drop the ledger as well."""
         connection = await asyncpg.connect(self.url.reveal)
         await connection.execute("drop schema if exists registry, seed_registry cascade")
-        await ddl.apply(connection)
+        await create_tables(connection)
         await connection.close()
 
     async def load(self, *indexes: str, progress: Watch | None = None, **settings: Any) -> Report:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from msgspec import Struct, field
 from site_of_assets import ALL, UNREADABLE, A, B, C, Site, asset, bad_number, source
 
+from partitions import create_tables
 from seed_registry.errors import NotRetired
-from seed_registry.registry import ddl
 from seed_registry.report import Report
 from seed_registry.settings import MaxRetire
 
@@ -121,7 +121,7 @@ async def check_history(site: Site, steps: Sequence[Load | Edit]) -> None:
     """Do all that in a registry of its own, and compare each result with that of the model."""
     await site.do("drop schema if exists registry cascade")
     connection = await asyncpg.connect(site.url.reveal)
-    await ddl.apply(connection)
+    await create_tables(connection)
     await connection.close()
     model = Model()
     for step in steps:

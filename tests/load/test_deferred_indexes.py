@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from test_retry import Told
 
 from conftest import Cli
+from partitions import create_tables
 from seed_registry import DatabaseUrl, MaxRejects, Settings, ingest
 from seed_registry.api import replay
 from seed_registry.errors import (
@@ -61,7 +62,7 @@ async def database_url(emptied_url: DatabaseUrl) -> DatabaseUrl:
     """A database with the registry's tables and the ledger, empty."""
     connection = await asyncpg.connect(emptied_url.reveal)
     await connection.execute("drop schema if exists seed_registry cascade")
-    await ddl.apply(connection)
+    await create_tables(connection)
     await connection.close()
     return emptied_url
 

@@ -20,6 +20,7 @@ import pytest
 from typer.testing import CliRunner
 
 from conftest import Cli
+from partitions import create_tables
 from seed_registry import DatabaseUrl, Settings, ingest
 from seed_registry.api import replay
 from seed_registry.cli.commands.rejects import app
@@ -34,7 +35,6 @@ from seed_registry.index.byte_stream import CHUNK_BYTES
 from seed_registry.index.dialects import DIALECTS
 from seed_registry.index.inputs import IndexRef
 from seed_registry.load import only_newer
-from seed_registry.registry import ddl
 from seed_registry.rejects.reader import RejectsIndex, parse, read_lines
 from seed_registry.report import AssetCounts, Report, Silent, SourceCounts
 from seed_registry.settings import MaxRejects
@@ -589,7 +589,7 @@ def test_the_command_prints_the_report_of_a_load(
     async def prepare() -> None:
         connection = await asyncpg.connect(workshop_url.reveal)
         await connection.execute("drop schema if exists registry cascade")
-        await ddl.apply(connection)
+        await create_tables(connection)
         await connection.close()
 
     asyncio.run(prepare())

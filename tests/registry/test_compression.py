@@ -74,8 +74,7 @@ async def stored(url: DatabaseUrl) -> tuple[str, str, str | None]:
 
 async def methods(connection: Connection, table: str, *columns: str) -> dict[str, str]:
     """How new values of columns are compressed."""
-    found = await storage(connection, table, columns)
-    assert found is not None
+    (found,) = await storage(connection, table, columns)
     return dict(found.methods)
 
 
@@ -259,8 +258,7 @@ async def test_a_table_that_was_there_keeps_its_compression(
 async def test_rows_are_stored_plain_in_a_schema_of_any_name(pglz_url: DatabaseUrl, name: str) -> None:
     async with session(pglz_url) as connection:
         await ddl.apply(connection, name, compression="none")
-        found = await storage(connection, (await introspect(connection, schema=name)).assets.name, ["raw"])
-        assert found is not None
+        (found,) = await storage(connection, (await introspect(connection, schema=name)).assets.name, ["raw"])
         assert found.is_plain
 
 
@@ -268,8 +266,7 @@ async def test_the_size_of_rows_is_read_as_the_server_has_it(pglz_url: DatabaseU
     """With pages of 8 KB: 2,032 bytes unless set, at most 8,160."""
     await execute(pglz_url, ddl.definition())
     async with session(pglz_url) as connection:
-        found = await storage(connection, "registry.assets", ["raw"])
-        assert found is not None
+        (found,) = await storage(connection, "registry.assets", ["raw"])
         assert (found.target_bytes, found.largest_target_bytes) == (2_032, 8_160)
         with pytest.raises(asyncpg.InvalidParameterValueError, match="8160"):
             await connection.execute("alter table registry.assets set (toast_tuple_target = 8161)")
@@ -490,7 +487,6 @@ async def test_the_statement_that_changes_a_table_takes_any_name(
     await execute(lz4_url, f'create schema s; create table {name} ("c ""d" text)')
     await execute(lz4_url, f'alter table {name} alter column "c ""d" set {set_before}')
     async with session(lz4_url) as connection:
-        before = await storage(connection, name, [column])
-        assert before is not None
+        (before,) = await storage(connection, name, [column])
         await connection.execute(change(before, column, method))
         assert await methods(connection, name, column) == {column: method}

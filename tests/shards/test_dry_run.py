@@ -22,13 +22,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import force_setattr, replace
 
+from partitions import create_tables
 from seed_registry import Settings, TooManyRejects, VerificationFailed, ingest
 from seed_registry.errors import IndexesFailed, NotRetired
 from seed_registry.index.inputs import resolve
 from seed_registry.index.open import read_index
 from seed_registry.key_hashes import KeyPart
 from seed_registry.load.context import RunContext
-from seed_registry.registry import ddl
 from seed_registry.report import Report, Silent
 from seed_registry.settings import DatabaseUrl, MaxRejects, MaxRetire
 from seed_registry.shards.dry_run import DryRun
@@ -69,7 +69,7 @@ def url(workshop_url: DatabaseUrl) -> DatabaseUrl:
 
     async def prepare() -> None:
         connection = await asyncpg.connect(workshop_url.reveal)
-        await ddl.apply(connection)
+        await create_tables(connection)
         await connection.close()
 
     anyio.run(prepare)

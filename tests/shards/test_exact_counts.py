@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from local_engine import KillingEngine, LocalEngine, load_by_shards
 
+from partitions import create_tables
 from seed_registry import Settings, TooManyRejects, VerificationFailed
-from seed_registry.registry import ddl
 from seed_registry.report import AssetCounts, Report, Silent
 from seed_registry.settings import DatabaseUrl, MaxRejects
 
@@ -30,7 +30,7 @@ def emptied_database(workshop_url: DatabaseUrl) -> DatabaseUrl:
 
     async def prepare() -> None:
         connection = await asyncpg.connect(workshop_url.reveal)
-        await ddl.apply(connection)
+        await create_tables(connection)
         await connection.close()
 
     anyio.run(prepare)

@@ -19,12 +19,12 @@ from retire_model import HISTORIES, LOADS, Edit, Load, check_history
 from site_of_assets import ALL, UNREADABLE, A, B, C, Killed, Site, Watch, asset, assets, bad_number, kill, source
 
 from conftest import _clone
+from partitions import create_tables
 from seed_registry import Settings
 from seed_registry.errors import CommitsLost, SeedRegistryError
 from seed_registry.key_hashes import KeyPart
 from seed_registry.ledger import run_sources, shard_listed
 from seed_registry.load import retirement
-from seed_registry.registry import ddl
 from seed_registry.report import Report
 from seed_registry.settings import DatabaseUrl, MaxRejects, MaxRetire
 from seed_registry.shards.tasks import Job, Result, Task
@@ -151,7 +151,7 @@ async def _outcome(load: Awaitable[Report]) -> dict[str, Any]:
 async def _emptied(site: Site, key: str) -> None:
     await site.do("drop schema if exists registry cascade")
     connection = await asyncpg.connect(site.url.reveal)
-    await ddl.apply(connection)
+    await create_tables(connection)
     if key != "asset_key":
         await connection.execute("alter table registry.assets drop constraint assets_asset_key_key")
         await connection.execute("alter table registry.assets add column provider text")

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from msgspec.structs import force_setattr, replace
 
 from conftest import Cli
+from partitions import create_tables
 from seed_registry import IndexBroken, IndexNotUnderstood, SeedRegistryError, Settings, ingest
 from seed_registry.key_hashes import KeyPart
-from seed_registry.registry import ddl
 from seed_registry.report import Silent
 from seed_registry.settings import DatabaseUrl, MaxRejects
 from seed_registry.shards.audit import ShardedAudit
@@ -123,7 +123,7 @@ def emptied_database(workshop_url: DatabaseUrl) -> DatabaseUrl:
 async def _execute(url: DatabaseUrl, statements: str) -> None:
     connection = await asyncpg.connect(url.reveal)
     try:
-        await ddl.apply(connection)
+        await create_tables(connection)
         await connection.execute(statements)
     finally:
         await connection.close()

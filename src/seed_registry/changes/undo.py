@@ -111,20 +111,27 @@ class Undo:
             ]
 
     async def _created(self, table: Table) -> AsyncIterator[list[ChangedRow]]:
-        """The assets that the run created when there were none, in the order of the table."""
-        blocks = await self._session.do(self._count_blocks)
+        """The assets that the run created when there were none, in the order of the table.
+
+        Of a partitioned table these are blocks of all partitions at once.
+        """
+        blocks, parts = await self._session.do(self._count_blocks)
+        step = max(_BLOCKS // parts, 1)
         query = UndoStatements(self._records, table, self._undone).created()
-        for first in range(0, blocks, _BLOCKS):
-            arguments = (self._undone, first, first + _BLOCKS, self._records.run_id)
+        for first in range(0, blocks, step):
+            arguments = (self._undone, first, first + step, self._records.run_id)
             found = await self._session.do(lambda connection: connection.fetch(query, *arguments))  # noqa: B023
             rows = [ChangedRow(tuple(row["key"]), row["hash"], is_created=True, is_found=True) for row in found]
             yield sorted(rows, key=lambda row: row.key)
 
-    async def _count_blocks(self, connection: Connection) -> int:
-        """How many blocks the table of assets has; 0 if the run did not begin without assets."""
-        assets = self._records.tables.assets
-        count: int = await connection.fetchval(statement("changes/blocks"), assets.name, self._undone)
-        return count
+    async def _count_blocks(self, connection: Connection) -> tuple[int, int]:
+        """How many blocks the largest partition of the assets has, and how many partitions there are.
+
+        There are no blocks to look at if the run did not begin without assets.
+        """
+        found = await connection.fetchrow(statement("changes/blocks"), self._records.tables.assets.name, self._undone)
+        assert found is not None
+        return found["blocks"], found["parts"]
 
     async def _count(self, connection: Connection) -> None:
         """Correct the counts by the ledger: an attempt before this one may have done a part."""

@@ -40,6 +40,7 @@ _CAUTIONS: Final = {
     "unlogged_tables": "unlogged",
     "row_security": "row security",
     "triggers": "triggers",
+    "no_default_partition": "partitions",
     "values_required": "required",
 }
 

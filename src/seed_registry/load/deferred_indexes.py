@@ -47,6 +47,8 @@ class DeferredIndexes:
             return self._keep("every record is compared with its row, to keep newer ones")
         if not state.is_empty:
             return self._keep(f"{self._title} has rows")
+        if state.tables.assets.is_partitioned:
+            return self._keep(f"{self._title} is partitioned, and its partitions have indexes of their own")
         if ledger.unfinished is not None and await self._main.do(ledger.is_sharded):
             return self._keep("the run was begun by several processes")
         if run.settings.history and not state.tables.assets.has_creation_time:

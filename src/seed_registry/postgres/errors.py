@@ -30,7 +30,10 @@ def reason_of(exc: BaseException) -> str:
 def describe_refusal(exc: Exception) -> str:
     """Return why the database does not take a record."""
     if isinstance(exc, asyncpg.PostgresError):
-        return f"{exc.args[0]} (SQLSTATE {exc.sqlstate})"
+        # A check of a table without a constraint is that of its partitions.
+        is_of_partitions = isinstance(exc, asyncpg.CheckViolationError) and exc.table_name and not exc.constraint_name
+        fix = "; create a partition that takes it, or a default one, then load again" if is_of_partitions else ""
+        return f"{exc.args[0]} (SQLSTATE {exc.sqlstate}){fix}"
     if isinstance(exc, RowsKeptOut):
         return str(exc)
     return f"it cannot be sent: {type(exc).__name__}"

@@ -8,10 +8,13 @@ https://www.postgresql.org/docs/current/storage-toast.html
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final, Literal
 
 import asyncpg
 from msgspec import Struct
+from msgspec.structs import replace
 
 from seed_registry.errors import SettingsInvalid
 from seed_registry.postgres.identifiers import quoted
@@ -27,16 +30,16 @@ CLAUSES: Final[dict[Method, str]] = {"default": "", "lz4": " compression lz4", "
 
 
 class Storage(Struct, frozen=True):
-    """How a table stores new rows.
+    """How a table, or some of its partitions, store new rows.
 
     Attributes:
-        table: its schema-qualified, quoted name.
+        tables: the schema-qualified, quoted names.
         methods: how values are compressed, lz4, pglz or none, by column.
         target_bytes: toast_tuple_target: longer rows are compressed and moved out of line until they fit.
         largest_target_bytes: the largest one that the server accepts.
     """
 
-    table: str
+    tables: list[str]
     methods: Mapping[str, str]
     target_bytes: int
     largest_target_bytes: int
@@ -92,8 +95,10 @@ async def _offered(connection: asyncpg.Connection[Any]) -> asyncpg.Record:
     return server
 
 
-async def storage(connection: asyncpg.Connection[Any], table: str, columns: Sequence[str]) -> Storage | None:
-    """Return how values that this session writes to these columns are stored; None if the table has none of them.
+async def storage(connection: asyncpg.Connection[Any], table: str, columns: Sequence[str]) -> list[Storage]:
+    """Return how values that this session writes to these columns are stored, nothing if the table has none of them.
+
+    It is one way, but for a table whose partitions differ.
 
     Args:
         connection: any session; its settings count.
@@ -101,14 +106,21 @@ async def storage(connection: asyncpg.Connection[Any], table: str, columns: Sequ
         columns: the names of columns, as the catalog has them.
     """
     rows = await connection.fetch(statement("registry/compression_used"), table, list(columns))
-    if not rows:
-        return None
-    methods = {row["column_name"]: row["method"] for row in rows}
-    return Storage(table, methods, rows[0]["target_bytes"], rows[0]["largest_target_bytes"])
+    found: list[Storage] = []
+    for name, group in groupby(rows, itemgetter("table_name")):
+        of_columns = list(group)
+        methods = {row["column_name"]: row["method"] for row in of_columns}
+        one = Storage([name], methods, of_columns[0]["target_bytes"], of_columns[0]["largest_target_bytes"])
+        same = next((other for other in found if replace(other, tables=one.tables) == one), None)
+        if same is None:
+            found.append(one)
+        else:
+            same.tables.append(name)
+    return found
 
 
 def change(now: Storage, raw: str, method: Method) -> str:
-    """Return the statement that changes how new rows are stored.
+    """Return the statement that changes how new rows are stored, one for each partition.
 
     `none` changes the whole table, as does the way back; other methods change one column.
 
@@ -130,4 +142,4 @@ def change(now: Storage, raw: str, method: Method) -> str:
             actions += [f"alter column {quoted(name)} set storage extended" for name in plain]
             # with it, rows of less than a page stay uncompressed
             actions += ["reset (toast_tuple_target)"] if now.keeps_rows_whole else []
-    return f"alter table {now.table} {', '.join(actions)};"
+    return " ".join(f"alter table {table} {', '.join(actions)};" for table in now.tables)

@@ -15,6 +15,7 @@ from msgspec import Struct
 from seed_registry.errors import SchemaMismatch, SchemaMissing, SettingsInvalid
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
+from seed_registry.registry import partition_checks
 from seed_registry.registry.deferred_indexes import require_indexes
 from seed_registry.registry.fields import (
     ASSET_FIELDS,
@@ -30,6 +31,8 @@ from seed_registry.registry.tables import SCHEMA, Column, Default, Table, Tables
 
 # What pg_attribute.atttypmod counts besides the characters.
 _VARLENA_HEADER: Final = 4
+# `old` in RETURNING: https://www.postgresql.org/docs/18/dml-returning.html
+_RETURNS_OLD: Final = (18,)
 # As the catalog shows the moment of the transaction.
 _NOW: Final = ("now()", "CURRENT_TIMESTAMP")
 
@@ -99,7 +102,8 @@ async def _introspect_table(
     name = f"{quoted(schema)}.{quoted(kind.name)}"
     facts = await connection.fetchrow(statement("registry/table"), schema, kind.name)
     assert facts is not None
-    if refused := refusal(name, facts):
+    parts = await connection.fetchrow(statement("registry/partitions"), name) if facts["kind"] == "p" else None
+    if refused := refusal(name, facts) or (parts and partition_checks.refusal(name, parts)):
         raise SchemaMismatch(refused)
     written = {row["name"]: row for row in rows if not row["is_generated"]}
     types: dict[str, str] = {column: row["type"] for column, row in written.items()}
@@ -109,6 +113,8 @@ async def _introspect_table(
     _check_all_are_filled(schema, kind, written.values(), {*names.values(), *(["updated_at"] if touched else [])})
     columns = {field: _column(written[column]) for field, column in names.items()}
     _check_keys_are_exact(name, [columns[field] for field in kind.needed])
+    if parts:
+        _check_partition_columns(name, kind, names, parts)
     key = _find_key(
         schema, kind, names, await connection.fetch(statement("registry/unique_indexes"), schema, kind.name)
     )
@@ -128,11 +134,19 @@ async def _introspect_table(
         left_out=[
             field for field in kind.fields if field not in columns and not (kind is _ASSETS and field == "provider")
         ],
-        cautions=cautions(name, facts, required),
+        cautions=cautions(name, facts, required) + (partition_checks.cautions(name, parts) if parts else []),
         retired=retired,
         has_creation_time=_has_creation_time(written),
-        has_insert_triggers=facts["has_insert_triggers"],
+        has_insert_triggers=facts["has_insert_triggers"] or bool(parts and parts["has_insert_triggers"]),
+        is_partitioned=parts is not None,
+        returns_old=connection.get_server_version() >= _RETURNS_OLD,
     )
+
+
+def _check_partition_columns(name: str, kind: _Kind, columns: Mapping[str, str], parts: Mapping[str, Any]) -> None:
+    keys = [[columns[field] for field in key] for key in kind.keys if all(field in columns for field in key)]
+    if refused := partition_checks.refused_key(name, parts, keys):
+        raise SchemaMismatch(refused)
 
 
 def _has_creation_time(written: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -95,7 +95,7 @@ class Probe(Generic[Record]):
             refused, was_there = await self._attempt(row)
             if refused is None and (held or not was_there):
                 return Blame.RECORD
-            is_same = is_same or (refused is not None and _fault(refused) == _fault(reason))
+            is_same = is_same or (refused is not None and self._fault(refused) == self._fault(reason))
         if not is_same:
             return Blame.RECORD_PERHAPS
         return Blame.DATABASE if held else Blame.DATABASE_PERHAPS
@@ -105,7 +105,7 @@ class Probe(Generic[Record]):
         table = self._table
         if not isinstance(reason, asyncpg.IntegrityConstraintViolationError):
             return False
-        if (reason.schema_name, reason.table_name) != (table.schema, table.relation):
+        if not await self._is_of_table(reason):
             return False  # a trigger's work
         if isinstance(reason, asyncpg.NotNullViolationError):
             return reason.column_name in table.column_names
@@ -113,9 +113,29 @@ class Probe(Generic[Record]):
             return False
         async with io_timeout(self._connection, self._seconds):
             unfilled = await self._connection.fetchval(
-                statement("registry/keys_unfilled"), table.name, reason.constraint_name, table.column_names
+                statement("registry/keys_unfilled"),
+                f"{quoted(reason.schema_name)}.{quoted(reason.table_name)}",
+                reason.constraint_name,
+                table.column_names,
             )
         return unfilled is False
+
+    async def _is_of_table(self, reason: asyncpg.PostgresError) -> bool:
+        """Whether a refusal names the table, or one of its partitions."""
+        table, named = self._table, (reason.schema_name, reason.table_name)
+        if named == (table.schema, table.relation) or not table.is_partitioned:
+            return named == (table.schema, table.relation)
+        async with io_timeout(self._connection, self._seconds):
+            return bool(await self._connection.fetchval(statement("registry/is_partition"), table.name, *named))
+
+    def _fault(self, reason: Exception) -> tuple[str | None, ...]:
+        """What two refusals for one reason have in common; partitions have indexes of their own, of other names."""
+        if not isinstance(reason, asyncpg.PostgresError):
+            return (type(reason).__name__,)
+        if not self._table.is_partitioned:
+            return (reason.sqlstate, reason.schema_name, reason.table_name, reason.constraint_name)
+        has_own_name = isinstance(reason, (asyncpg.UniqueViolationError, asyncpg.ExclusionViolationError))
+        return (reason.sqlstate, None if has_own_name else reason.constraint_name)
 
     async def _held(self, record: Record, values: Values[Record]) -> list[Row]:
         """The row that the table has of this record's key."""
@@ -167,10 +187,3 @@ def lengthened(text: str) -> str:
 
 def _alphabet(character: str) -> str:
     return next(alphabet for alphabet in _ALPHABETS if character in alphabet)
-
-
-def _fault(reason: Exception) -> tuple[str | None, ...]:
-    """What two refusals for one reason have in common."""
-    if isinstance(reason, asyncpg.PostgresError):
-        return (reason.sqlstate, reason.schema_name, reason.table_name, reason.constraint_name)
-    return (type(reason).__name__,)

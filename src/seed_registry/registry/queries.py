@@ -44,6 +44,7 @@ def upsert(
         values.append("pg_catalog.now()")
         assignments.append("updated_at = pg_catalog.now()")
     recorded: dict[str, str] = {}
+    alias = ""
     if records is not None:
         alias = records.alias(table)
         recorded = {
@@ -59,20 +60,54 @@ def upsert(
         differs += f" and not {_is_older(table, proposed['updated_at'])}"
     counts_older = "updated_at" in fields and not only_newer and not also_equal
     returned = dict.fromkeys([*table.key, *(["updated_at"] if counts_older else [])])
+    parts = {
+        "table": table.name,
+        "staging": staging,
+        "returned": ", ".join(_held(table, field) for field in returned),
+        "same_key": table.same_key("staged"),
+        "columns": ", ".join(columns),
+        "values": ", ".join(values),
+        "order": ", ".join(_ordered(table, field) for field in table.key),
+        "key": ", ".join(table.column(field) for field in table.key),
+    }
     return statement("registry/upsert_recorded" if records else "registry/upsert").format(
         **recorded,
-        table=table.name,
-        staging=staging,
-        returned=", ".join(_held(table, field) for field in returned),
-        same_key=table.same_key("staged"),
+        **parts,
+        **_new_rows(table, parts, alias),
         is_older=_is_older(table, f"({_fitted(table, 'updated_at', 'staged')})") if counts_older else "false",
-        columns=", ".join(columns),
-        values=", ".join(values),
-        order=", ".join(_ordered(table, field) for field in table.key),
-        key=", ".join(table.column(field) for field in table.key),
         assignments=", ".join(assignments),
         differs="true" if also_equal else differs,
     )
+
+
+def _new_rows(table: Table, parts: dict[str, str], alias: str) -> dict[str, str]:
+    """Return the parts of an upsert that tell which rows it inserts; with an `alias` it records the changes."""
+    if table.returns_old or not table.is_partitioned:
+        # of rows that were locked before they were updated, xmax is not 0
+        is_new = f"old.{table.column(table.key[-1])} is null" if table.returns_old else "xmax = 0"
+        return {
+            "created": "",
+            "not_created": "",
+            "written": alias,
+            "is_new": is_new,
+            "and_created": "",
+            "with_created": "",
+        }
+    key = [(f"staged.{field}", _held(table, field)) for field in table.key]
+    staged, created = (", ".join(names) for names in zip(*key, strict=True))
+    return {
+        "created": statement("registry/create_first").format(
+            **parts,
+            locked="locked cross join " if alias else "",
+            created_columns="existing.*" if alias else created,
+        ),
+        # a subplan that is hashed, whatever the planner expects of rows that are not there yet
+        "not_created": f"where ({staged}) not in (select {created} from created as existing)",
+        "written": "written",
+        "is_new": "false",
+        "and_created": "+ (select pg_catalog.count(*) from created)",
+        "with_created": f"{alias} as (\n  select * from created union all select * from written\n),\n",
+    }
 
 
 def find_older(table: Table) -> str:

@@ -13,7 +13,6 @@ from seed_registry.postgres.identifiers import display_name, quoted
 from seed_registry.registry.tables import Caution
 
 _KINDS: Final = {
-    "p": "a partitioned table",
     "f": "a foreign table",
     "v": "a view",
     "m": "a materialized view",
@@ -24,7 +23,7 @@ def refusal(name: str, facts: Mapping[str, Any]) -> str | None:
     """Return why no upsert can go into the table of this quoted name, and the fix; `facts` are a row of `table.sql`."""
     title = display_name(name)
     if facts["kind"] in _KINDS:
-        return f"{title} is no plain table but {_KINDS[facts['kind']]}: a load can only upsert into a plain one"
+        return f"{title} is no table but {_KINDS[facts['kind']]}: a load can only upsert into a table"
     if facts["children"]:
         fixes = " ".join(f"alter table {child} no inherit {name};" for child in facts["children"])
         return (

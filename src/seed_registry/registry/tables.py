@@ -70,6 +70,8 @@ class Table(Struct, frozen=True):
             fills it.
         has_creation_time: whether its `created_at` is the moment of the transaction that inserts a row.
         has_insert_triggers: whether triggers see new rows; one may change that moment, or write the row again.
+        is_partitioned: whether its rows are in partitions.
+        returns_old: whether the server says of each row that an upsert writes what it was before: Postgres 18 does.
     """
 
     schema: str
@@ -83,6 +85,8 @@ class Table(Struct, frozen=True):
     retired: Column | None = None
     has_creation_time: bool = False
     has_insert_triggers: bool = False
+    is_partitioned: bool = False
+    returns_old: bool = False
 
     @property
     def name(self) -> str:

@@ -120,13 +120,13 @@ def grants(
 async def _kept(connection: asyncpg.Connection[Any], wanted: Method) -> str | None:
     """Return a note if the table existed before and has another compression than the one asked for."""
     assets = f"{SCHEMA}.assets"
-    now = await storage(connection, assets, LARGE_FIELDS)
-    if now is None or "raw" not in now.methods:
-        return None
-    if now.is_plain if wanted == "none" else now.methods["raw"] == wanted:
-        return None
-    fix = change(now, "raw", wanted)
-    return f"note: {assets} was there before and keeps its compression: {now}; for rows to come: {fix}"
+    for now in await storage(connection, assets, LARGE_FIELDS):
+        if "raw" not in now.methods:
+            return None
+        if not (now.is_plain if wanted == "none" else now.methods["raw"] == wanted):
+            fix = change(now, "raw", wanted)
+            return f"note: {assets} was there before and keeps its compression: {now}; for rows to come: {fix}"
+    return None
 
 
 def _with_session(settings: Settings, action: Action[Result]) -> Result:

@@ -16,7 +16,7 @@ select wanted.privilege, 'table', relation.relname::text,
   pg_catalog.has_table_privilege(relation.oid, wanted.privilege)
 from relation
 cross join (values ('select'), ('insert'), ('update')) as wanted (privilege)
-where relation.relkind = 'r' and relation.relname in ('sources', 'assets')
+where relation.relkind in ('r', 'p') and relation.relname in ('sources', 'assets')
 union all
 -- ids of type serial; identity columns need no grant
 select 'usage', 'sequence', sequence.relname::text, pg_catalog.has_sequence_privilege(sequence.oid, 'usage')

@@ -1,6 +1,10 @@
 -- How new values of columns are compressed: by the method of the column, or the default of the session that writes them;
--- and the row size above which values are compressed and moved out of line, with the largest one that can be set.
+-- and the row size above which values are compressed and moved out of line, with the largest one that can be set. Of a
+-- partitioned table those of its partitions.
 select
+  case
+    when class.oid = pg_catalog.to_regclass($1) then $1 else class.oid::pg_catalog.regclass::pg_catalog.text
+  end as table_name,
   attribute.attname::text as column_name,
   case
     when attribute.attstorage in ('p', 'e') then 'none'
@@ -23,5 +27,9 @@ select
   pg_catalog.current_setting('block_size')::int - 32 as largest_target_bytes
 from pg_catalog.pg_attribute as attribute
 join pg_catalog.pg_class as class on class.oid = attribute.attrelid
-where attribute.attrelid = pg_catalog.to_regclass($1) and attribute.attname = any($2::text[])
-order by attribute.attnum;
+where attribute.attname = any($2::text[])
+  and (
+    (class.oid = pg_catalog.to_regclass($1) and class.relkind <> 'p')
+    or class.oid in (select relid from pg_catalog.pg_partition_tree(pg_catalog.to_regclass($1)) where isleaf)
+  )
+order by class.oid, attribute.attnum;

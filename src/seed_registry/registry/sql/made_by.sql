@@ -1,4 +1,4 @@
--- The comment of a plain table, and its columns.
+-- The comment of a table, and its columns.
 select
   pg_catalog.obj_description(class.oid, 'pg_class') as comment,
   array(
@@ -7,4 +7,4 @@ select
   ) as columns
 from pg_catalog.pg_class as class
 join pg_catalog.pg_namespace as namespace on namespace.oid = class.relnamespace
-where namespace.nspname = $1 and class.relname = $2 and class.relkind = 'r';
+where namespace.nspname = $1 and class.relname = $2 and class.relkind in ('r', 'p');

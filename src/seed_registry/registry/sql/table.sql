@@ -1,7 +1,8 @@
 -- Properties of a table that decide whether, and how fast, a load can write to it.
 select
   class.relkind::pg_catalog.text as kind,
-  class.relpersistence = 'u' as is_unlogged,
+  -- of a partitioned table see partitions.sql
+  class.relpersistence = 'u' and class.relkind <> 'p' as is_unlogged,
   class.relrowsecurity
     and (class.relforcerowsecurity or not pg_catalog.pg_has_role(class.relowner, 'usage'))
     and not exists (
@@ -17,7 +18,7 @@ select
   ) as rules,
   array(
     select child.inhrelid::pg_catalog.regclass::pg_catalog.text from pg_catalog.pg_inherits as child
-    where child.inhparent = class.oid
+    where child.inhparent = class.oid and class.relkind <> 'p'
     order by 1
   ) as children,
   -- Those that publish its updates, if it has no replica identity.
@@ -25,7 +26,7 @@ select
     select publication.pubname::pg_catalog.text
     from pg_catalog.pg_publication as publication
     join pg_catalog.pg_publication_tables as published on published.pubname = publication.pubname
-    where publication.pubupdate
+    where publication.pubupdate and class.relkind <> 'p'
       and published.schemaname = namespace.nspname
       and published.tablename = class.relname
       and class.relreplident <> 'f'

@@ -1,18 +1,18 @@
 -- Upsert the staged batch, in key order, so that concurrent loads wait for each other and never deadlock.
-with written as (
+with {created}written as (
   insert into {table} as existing ({columns})
   select {values}
   from {staging} as staged
+  {not_created}
   order by {order}
   on conflict ({key}) do update
   set {assignments}
   -- an equal row is not written, nor one that is newer, if so asked; they are locked all the same
   where {differs}
-  -- xmax is 0 only for rows that this statement inserted
-  returning xmax = 0 as inserted, {returned}
+  returning {is_new} as inserted, {returned}
 )
 select
-  pg_catalog.count(*) filter (where inserted) as inserted,
+  pg_catalog.count(*) filter (where inserted) {and_created} as inserted,
   pg_catalog.count(*) filter (where not inserted) as updated,
   -- a moment never goes backwards: where it is greater now than in the batch, it was so before
   (

@@ -12,20 +12,20 @@ with before as materialized (
 locked as materialized (
   select pg_catalog.count(*) as rows from before
 ),
-{alias} as (
+{created}{written} as (
   insert into {table} as existing ({columns})
   select {values}
   from locked
   cross join {staging} as staged
+  {not_created}
   order by {order}
   on conflict ({key}) do update
   set {assignments}
   -- an equal row is not written, nor one that is newer, if so asked
   where {differs}
-  -- xmax is 0 only for rows that this statement inserted
-  returning existing.*, xmax = 0 as seed_registry_is_new
+  returning existing.*, {is_new} as seed_registry_is_new
 ),
-{recorded}
+{with_created}{recorded}
 select
   pg_catalog.count(*) filter (where {alias}.seed_registry_is_new) as inserted,
   pg_catalog.count(*) filter (where not {alias}.seed_registry_is_new) as updated,
