@@ -104,6 +104,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=left)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Skip a test whose own statements ask for what no partitioned table can have."""
+    try:
+        yield
+    except asyncpg.PostgresError as exc:
+        if item.config.getoption("--partitions") and any(text in str(exc) for text in partitions.IMPOSSIBLE):
+            pytest.skip(f"not with --partitions: {exc.args[0]}")
+        raise
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Count the catalogue of faults, by kind: a test may stand for many `cases`."""
     counts: dict[str, Counter[str]] = {}

@@ -244,8 +244,10 @@ async def test_a_source_that_is_refused_among_listed_ones_is_rejected_alone(
 
 async def execute(url: DatabaseUrl, statements: str) -> None:
     connection = await asyncpg.connect(url.reveal)
-    await connection.execute(statements)
-    await connection.close()
+    try:
+        await connection.execute(statements)
+    finally:
+        await connection.close()
 
 
 # --- without a database -------------------------------------------------------------------------------------------
