@@ -14,6 +14,7 @@ IMPOSSIBLE = (
     "because it is part of the partition key",
     "cannot specify storage parameters for a partitioned table",
     "cannot inherit from partitioned table",
+    "ALTER action SET UNLOGGED cannot be performed on relation",
 )
 # Of the tests' command line: into how many hash partitions assets go; 0 leaves them in a plain table.
 _option = {"partitions": 0}
@@ -32,6 +33,11 @@ create index assets_source_id_idx on registry.assets (source_id);
 def set_option(partitions: int) -> None:
     """Say into how many partitions `create_tables` puts assets."""
     _option["partitions"] = partitions
+
+
+def are_on() -> bool:
+    """Whether the tests run with --partitions."""
+    return _option["partitions"] > 0
 
 
 async def create_tables(connection: asyncpg.Connection[Any]) -> None:
