@@ -7,6 +7,8 @@ PEERS := .venv-peers
 INSTALLED := $(VENV)/.installed
 # The embedded Postgres of the tests: 18 or 16; `debian` for the distribution's, or a postgresql:// URL of a superuser.
 SERVER ?= 18
+# Into how many hash partitions the tests put the assets; 0 leaves them in a plain table.
+PARTITIONS ?= 0
 # Commits of this repository that `make bench` measures as well, and its rounds.
 AGAINST ?=
 ROUNDS ?= 3
@@ -27,7 +29,7 @@ demo: $(INSTALLED)  ## Load a sample index into the embedded Postgres, twice: th
 	$(BIN)/seed-registry load --database-url embedded $(VENV)/demo.json
 
 test: $(INSTALLED)  ## Run the tests against a real Postgres.
-	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile --server $(SERVER) $(PYTEST)
+	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile --server $(SERVER) --partitions $(PARTITIONS) $(PYTEST)
 
 test-faults: $(INSTALLED)  ## Run the catalogue of faults and bad input, and slow tests (25 minutes); FAULTS=--slice for some of each kind.
 	$(BIN)/pytest -q -n $(WORKERS) --server $(SERVER) -m "" tests/faults $(FAULTS)
