@@ -123,8 +123,10 @@ class Probe(Generic[Record]):
     async def _is_of_table(self, reason: asyncpg.PostgresError) -> bool:
         """Whether a refusal names the table, or one of its partitions."""
         table, named = self._table, (reason.schema_name, reason.table_name)
-        if named == (table.schema, table.relation) or not table.is_partitioned:
-            return named == (table.schema, table.relation)
+        if named == (table.schema, table.relation):
+            return True
+        if None in named or not table.is_partitioned:
+            return False
         async with io_timeout(self._connection, self._seconds):
             return bool(await self._connection.fetchval(statement("registry/is_partition"), table.name, *named))
 
