@@ -484,6 +484,22 @@ async def test_rows_that_the_trigger_of_a_partition_keeps_out_are_rejected(site:
     assert (report.assets.inserted, report.assets.rejected) == (8, 1)
 
 
+@pytest.mark.usefixtures("way")
+async def test_records_that_a_trigger_refuses_with_an_error_that_names_no_table_are_rejected(site: Site) -> None:
+    await execute(
+        site,
+        by_hash(2) + "create function registry.refuse() returns trigger language plpgsql as "
+        "$$ begin if new.name = 'no' then raise 'no' using errcode = '23514'; end if; return new; end $$;"
+        "create trigger refuse before insert or update on registry.assets "
+        "for each row execute function registry.refuse()",
+    )
+    index = site.write(source(A), *(asset(f"k{n}", name="no" if n == 3 else "yes") for n in range(9)))
+    report = await site.load(index, verify_sample=0)
+    assert (report.assets.inserted, report.assets.rejected) == (8, 1)
+    rejects = Path(str(report.rejects_file)).read_text()  # noqa: ASYNC240
+    assert "partition" not in rejects
+
+
 async def test_doctor_tells_how_the_partitions_store_rows_and_what_a_role_lacks(site: Site) -> None:
     await execute(site, by_hash(3) + "alter table registry.assets_1 alter column raw set storage external")
     findings = await check_database(site.url, {}, "registry", "auto")
