@@ -29,6 +29,7 @@ from seed_registry.registry.digest import digest
 from seed_registry.registry.introspection import introspect
 from seed_registry.registry.merge import Merger
 from seed_registry.registry.staging import Staging
+from seed_registry.registry.upgrade import Upgrade, find_upgrade
 from seed_registry.registry.upsert import upsert_sources
 from seed_registry.report import Digest, MergeCounts
 from seed_registry.settings import MaxRejects
@@ -498,6 +499,15 @@ async def test_records_that_a_trigger_refuses_with_an_error_that_names_no_table_
     assert (report.assets.inserted, report.assets.rejected) == (8, 1)
     rejects = Path(str(report.rejects_file)).read_text()  # noqa: ASYNC240
     assert "partition" not in rejects
+
+
+async def test_an_upgrade_leaves_a_partitioned_table_to_its_owner(site: Site) -> None:
+    await execute(site, by_hash(2) + "alter table registry.assets drop column retired_at")
+    async with session(site.url) as connection:
+        upgrade = await find_upgrade(connection)
+        assert (len(upgrade.statements), len(upgrade.foreign)) == (0, 1)
+        await connection.execute(upgrade.foreign[0])
+        assert await find_upgrade(connection) == Upgrade([], [])
 
 
 async def test_doctor_tells_how_the_partitions_store_rows_and_what_a_role_lacks(site: Site) -> None:

@@ -54,7 +54,8 @@ async def find_upgrade(connection: asyncpg.Connection[Any], schema: str = SCHEMA
         if row is None:
             continue
         columns, comment = set(row["columns"]), row["comment"] or ""
-        is_own = comment.startswith(_COMMENT_START) or (not comment and columns == first)
+        is_like_ours = columns == first and not row["is_partitioned"]
+        is_own = comment.startswith(_COMMENT_START) or (not comment and is_like_ours)
         statements = upgrade.statements if is_own else upgrade.foreign
         for column, type_ in _ADDED_COLUMNS.get(relation, {}).items():
             if column not in columns:

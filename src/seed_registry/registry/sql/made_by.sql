@@ -1,5 +1,6 @@
 -- The comment of a table, and its columns.
 select
+  class.relkind = 'p' as is_partitioned,
   pg_catalog.obj_description(class.oid, 'pg_class') as comment,
   array(
     select attribute.attname::pg_catalog.text from pg_catalog.pg_attribute as attribute
