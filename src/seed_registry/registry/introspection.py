@@ -15,6 +15,7 @@ from msgspec import Struct
 from seed_registry.errors import SchemaMismatch, SchemaMissing, SettingsInvalid
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
+from seed_registry.registry.citus import is_divided
 from seed_registry.registry.deferred_indexes import require_indexes
 from seed_registry.registry.fields import (
     ASSET_FIELDS,
@@ -132,6 +133,7 @@ async def _introspect_table(
         retired=retired,
         has_creation_time=_has_creation_time(written),
         has_insert_triggers=facts["has_insert_triggers"],
+        is_divided=await is_divided(connection, name),
     )
 
 

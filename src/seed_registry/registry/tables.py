@@ -70,6 +70,7 @@ class Table(Struct, frozen=True):
             fills it.
         has_creation_time: whether its `created_at` is the moment of the transaction that inserts a row.
         has_insert_triggers: whether triggers see new rows; one may change that moment, or write the row again.
+        is_divided: whether its rows are in shards on several nodes, see `citus`.
     """
 
     schema: str
@@ -83,6 +84,7 @@ class Table(Struct, frozen=True):
     retired: Column | None = None
     has_creation_time: bool = False
     has_insert_triggers: bool = False
+    is_divided: bool = False
 
     @property
     def name(self) -> str:
