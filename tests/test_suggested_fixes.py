@@ -765,7 +765,8 @@ NO_FIX = {
     "it takes a machine of another kind": [
         "which the embedded server runs as", "holds a line break or NUL", r"allow more open files \(ulimit -n\)",
         "to be rid of it: drop schema", "could not be dropped in time", "bench works in a schema of its own",
-        "name the server itself", "out-of-memory killer", "load its index with a larger --max-record-bytes",
+        "name the server itself", "out-of-memory killer",
+        "every batch goes to every shard", "load its index with a larger --max-record-bytes",
     ],
 }  # fmt: skip
 SUGGESTS = re.compile(

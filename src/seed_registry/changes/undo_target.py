@@ -36,6 +36,8 @@ async def find_target(url: DatabaseUrl, settings: Settings, run_id: str, *, keep
     async with session(url, own, pooler=settings.pooler) as connection:
         run = await find_run(connection, run_id)
         tables = await introspect(connection, settings.columns, settings.schema)
+    if tables.sources.is_divided or tables.assets.is_divided:
+        raise DatabaseRefused("undo: tables that Citus divides are not supported")
     for caution in (*tables.sources.cautions, *tables.assets.cautions):
         if caution.event == "row_security":
             raise DatabaseRefused(

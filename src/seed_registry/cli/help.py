@@ -35,7 +35,7 @@ _EXAMPLES: Mapping[str, Sequence[str]] = {
     "schema": ("schema show", "schema apply"),
     "schema apply": ("schema apply --database-url postgresql://host/db",),
     "schema check": ("schema check --column assets.asset_key=external_id",),
-    "schema show": ("schema show | psql postgresql://host/db",),
+    "schema show": ("schema show | psql postgresql://host/db", "schema show --distributed | psql postgresql://host/db"),
     "schema upgrade": ("schema upgrade --yes",),
     "schema grants": ("schema grants loader | psql postgresql://host/db",),
     "db": ("db start", "db psql"),

@@ -53,6 +53,8 @@ class DeferredIndexes:
             return self._keep("the run was begun by several processes")
         if run.settings.history and not state.tables.assets.has_creation_time:
             return self._keep(f"the history of {self._title} is recorded row by row, for it has no created_at")
+        if state.tables.assets.is_divided:
+            return self._keep(f"{self._title} is divided by Citus")
         await self._require_all(ledger)
         if not await self._main.do(lambda connection: may_drop_indexes(connection, run.settings.schema)):
             return self._keep("another load is running")

@@ -13,8 +13,8 @@ from seed_registry.postgres.pooler import is_behind_pooler, is_pooled
 from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.registry import ddl
 from seed_registry.registry.introspection import introspect
-from seed_registry.registry.marks import require_column
-from seed_registry.registry.preflight import has_no_rows, rehearse, require_moments
+from seed_registry.registry.option_checks import require_options
+from seed_registry.registry.preflight import has_no_rows, rehearse
 from seed_registry.report import Database
 from seed_registry.settings import DatabaseUrl
 
@@ -68,10 +68,7 @@ class Inspection:
                     if url.is_embedded and not self._is_reading:
                         await ddl.apply(connection, settings.schema, is_embedded=True)
                     tables = await introspect(connection, settings.columns, settings.schema)
-                    if settings.retire:
-                        await require_column(connection, tables)
-                    if settings.only_newer:
-                        require_moments(tables)
+                    await require_options(connection, tables, settings, url)
                     is_empty = await has_no_rows(connection, tables.assets)
                     encoding = connection.get_settings().server_encoding
                     # An error now, and not of the first batch, when sources have been written.

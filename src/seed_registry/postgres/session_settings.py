@@ -31,18 +31,23 @@ _SESSION: Final = {
     "work_mem": "32MB",
     # of all columns without a method of their own; where the server has lz4 and it is not set otherwise, see `_SET`
     "default_toast_compression": "lz4",  # from Postgres 14 on
+    # of Citus, which otherwise looks at each relation that asyncpg reads about when it first meets a type
+    "citus.override_table_visibility": "off",
 }
 # First the search path of functions and operators, for this one message only.
 _SET: Final = """
 select pg_catalog.set_config('search_path', '{search_path}', true);
 select pg_catalog.set_config(wanted.name, wanted.value, {is_local})
 from (values {values}) as wanted (name, value)
-join pg_catalog.pg_settings as known on known.name = wanted.name
-where (
-  known.name <> 'default_toast_compression'
-  -- An operator whose standbys were built without lz4 sets pglz: leave it, wherever it is set.
-  or (known.source = 'default' and 'lz4' = any(known.enumvals))
-)
+where pg_catalog.current_setting(wanted.name, true) is not null
+  and (
+    wanted.name <> 'default_toast_compression'
+    -- An operator whose standbys were built without lz4 sets pglz: leave it, wherever it is set.
+    or exists (
+      select 1 from pg_catalog.pg_settings as known
+      where known.name = wanted.name and known.source = 'default' and 'lz4' = any(known.enumvals)
+    )
+  )
 {only_if}
 """
 

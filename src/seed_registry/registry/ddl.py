@@ -69,15 +69,29 @@ def definition(schema: str = SCHEMA, compression: Method = "default") -> str:
         # a name could hold any fixed tag, and end the block
         tag="$$" if "$" not in schema else f"$_{secrets.token_hex(8)}$",
         compression=CLAUSES[compression],
-        storage=statement("registry/stored_plain").format(schema_text=schema_text).rstrip()
-        if compression == "none"
-        else "",
+        storage=_stored_plain(compression, schema_text),
     )
+
+
+def _stored_plain(compression: Method, schema_text: str) -> str:
+    """The statements after which rows of `assets` are stored whole, if they are not to be compressed."""
+    if compression != "none":
+        return ""
+    return statement("registry/stored_plain").format(schema_text=schema_text).rstrip()
 
 
 def script(compression: Method = "default") -> str:
     """Return the statements that create what is missing of tables and ledger."""
     return definition(compression=compression) + "\n" + statement("ledger/ledger")
+
+
+def distributed_script(compression: Method = "default") -> str:
+    """Return the statements that create the tables on Citus, with the assets divided by their keys."""
+    return statement("registry/distributed").format(
+        comment=OWN_COMMENT,
+        compression=CLAUSES[compression],
+        storage=f"\ndo $$ begin{stored}\nend $$;" if (stored := _stored_plain(compression, SCHEMA)) else "",
+    )
 
 
 def grants(role: str, *, may_undo: bool = False) -> str:

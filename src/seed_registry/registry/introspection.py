@@ -16,6 +16,7 @@ from seed_registry.errors import SchemaMismatch, SchemaMissing, SettingsInvalid
 from seed_registry.postgres.identifiers import quoted
 from seed_registry.postgres.sql_files import statement
 from seed_registry.registry import partition_checks
+from seed_registry.registry.citus import is_divided
 from seed_registry.registry.deferred_indexes import require_indexes
 from seed_registry.registry.fields import (
     ASSET_FIELDS,
@@ -31,7 +32,7 @@ from seed_registry.registry.tables import SCHEMA, Column, Default, Table, Tables
 
 # What pg_attribute.atttypmod counts besides the characters.
 _VARLENA_HEADER: Final = 4
-# `old` in RETURNING: https://www.postgresql.org/docs/18/dml-returning.html
+# `old` in RETURNING: https://www.postgresql.org/docs/18/dml-returning.html; tables of Citus were tried with xmax.
 _RETURNS_OLD: Final = (18,)
 # As the catalog shows the moment of the transaction.
 _NOW: Final = ("now()", "CURRENT_TIMESTAMP")
@@ -124,6 +125,7 @@ async def _introspect_table(
         for field, column in columns.items()
         if field in OPTIONAL_FIELDS and column.refuses_null and column.default is None
     ]
+    divided = await is_divided(connection, name)
     return Table(
         schema=schema,
         relation=kind.name,
@@ -139,7 +141,8 @@ async def _introspect_table(
         has_creation_time=_has_creation_time(written),
         has_insert_triggers=facts["has_insert_triggers"] or bool(parts and parts["has_insert_triggers"]),
         is_partitioned=parts is not None,
-        returns_old=connection.get_server_version() >= _RETURNS_OLD,
+        returns_old=connection.get_server_version() >= _RETURNS_OLD and not divided,
+        is_divided=divided,
     )
 
 

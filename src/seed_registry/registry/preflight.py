@@ -11,7 +11,6 @@ from seed_registry.postgres.identifiers import display_name
 from seed_registry.postgres.sql_files import statement
 from seed_registry.registry.queries import clear_marks, upsert
 from seed_registry.registry.tables import Table, Tables
-from seed_registry.registry.upgrade import add_column
 
 # Planning takes the lock that writing takes, for a moment.
 _LOCK_TIMEOUT_MILLISECONDS: Final = 200
@@ -48,21 +47,6 @@ async def rehearse(connection: asyncpg.Connection[Any], tables: Tables, *, is_re
 async def has_no_rows(connection: asyncpg.Connection[Any], table: Table) -> bool:
     """Whether a table is empty."""
     return bool(await connection.fetchval(statement("registry/is_empty").format(table=table.name)))
-
-
-def require_moments(tables: Tables) -> None:
-    """Check that there is a column for the portal's own moment of an asset.
-
-    Raises:
-        SchemaMismatch: there is none; the message has the statement to run.
-    """
-    assets = tables.assets
-    if "updated_at" not in assets.columns:
-        raise SchemaMismatch(
-            f"--only-newer: {assets.schema}.{assets.relation} has no column updated_at (timestamptz) to compare with\n"
-            f"run: {add_column(assets.schema, assets.relation, 'updated_at', 'timestamptz')} "
-            "or name another column with --column assets.updated_at=COLUMN"
-        )
 
 
 async def _explain(connection: asyncpg.Connection[Any], table: Table) -> None:

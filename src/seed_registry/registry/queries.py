@@ -42,7 +42,7 @@ def upsert(
     if table.touched:
         columns.append("updated_at")
         values.append("pg_catalog.now()")
-        assignments.append("updated_at = pg_catalog.now()")
+        assignments.append("updated_at = excluded.updated_at")  # Citus takes no call of now() here
     recorded: dict[str, str] = {}
     alias = ""
     if records is not None:
@@ -175,7 +175,7 @@ def samples(table: Table, *, by_key: bool = False) -> str:
 
 
 def filter_by_hash(table: Table) -> str:
-    """Select the positions of records that the table does not hold, and whether it has no row of their keys.
+    """Select the positions of records that the table holds: equal, other and retired ones.
 
     The parameters are the joined content hashes, the length of one, a separator, and for each of `identity_fields` its
     values joined by the separator: asyncpg encodes arrays element by element, which takes longer than all of that.
@@ -189,23 +189,13 @@ def filter_by_hash(table: Table) -> str:
         arrays=", ".join(arrays),
         names=", ".join(fields),
         same_key=table.same_key(),
-        key_column=table.column(table.key[-1]),
-        is_other="".join(
-            f"or existing.{table.column(field)} is distinct from batch.{field}"
-            for field in fields
-            if field not in table.key
-        ),
-        hash_column=table.column("content_hash"),
         is_retired=table.is_retired(),
         is_equal=_is_equal(table, fields),
-        or_retired=_or_retired(table),
     )
 
 
 def _is_equal(table: Table, fields: Sequence[str]) -> str:
-    """Return the condition, by hash, that a row marked as retired need not be written; no other row asks for it."""
-    if table.retired is None:
-        return "false"
+    """Return the condition that a row has the source and the content hash of its record."""
     same = [
         f"existing.{table.column(field)} is not distinct from batch.{field}"
         for field in fields
@@ -216,10 +206,6 @@ def _is_equal(table: Table, fields: Sequence[str]) -> str:
         "((batch.position - 1) * $2::pg_catalog.int4 + 1)::pg_catalog.int4, $2::pg_catalog.int4)"
     )
     return f"({' and '.join([*same, hashed])})"
-
-
-def _or_retired(table: Table) -> str:
-    return f"or {table.is_retired()}" if table.retired else ""
 
 
 def clear_marks(table: Table, records: ChangeRecords | None = None) -> str:
@@ -281,11 +267,17 @@ def identity_fields(table: Table) -> list[str]:
     return [*table.key, *(["source_id"] if "source_id" in {*table.columns} - {*table.key} else [])]
 
 
+def compared_fields(table: Table) -> list[str]:
+    """Return the fields in which rows may differ from records; where there are none, the key stands for them."""
+    return [field for field in table.columns if _is_compared(table, field)] or [table.key[-1]]
+
+
 def by_value(table: Table, name: str) -> str:
     """Fill a statement that joins a batch, given as one array per field, to the rows of the same keys."""
     fields = list(table.columns)
     proposed = {field: f"({_fitted(table, field, 'batch')})" for field in fields}
-    conditions = [f"{condition} as {field}" for field, condition in _differences(table, proposed).items()]
+    differences = _differences(table, proposed)
+    conditions = [f"{differences.get(field, 'false')} as {field}" for field in compared_fields(table)]
     if name == "compare" and table.retired:
         conditions.append(f"{table.is_retired()} as retired")
     return statement(f"registry/{name}").format(
@@ -293,12 +285,10 @@ def by_value(table: Table, name: str) -> str:
         arrays=table.arrays(fields),
         names=", ".join(fields),
         same_key=table.same_key(),
-        key_column=table.column(table.key[-1]),
         differs=_differs(table, proposed),
         is_retired=table.is_retired(),
-        or_retired=_or_retired(table),
         is_older=_is_older(table, proposed["updated_at"]) if "updated_at" in table.columns else "false",
-        conditions=", ".join(conditions) or f"false as {table.key[-1]}",
+        conditions=", ".join(conditions),
     )
 
 
@@ -388,11 +378,15 @@ def _differs(table: Table, proposed: Mapping[str, str]) -> str:
     return f"({' or '.join(_differences(table, proposed).values()) or 'false'})"
 
 
+def _is_compared(table: Table, field: str) -> bool:
+    return field not in _kept(table) and field != "content_hash"
+
+
 def _differences(table: Table, proposed: Mapping[str, str]) -> dict[str, str]:
     """Return for each field the condition that an existing row would change; a content hash alone is no change."""
     conditions = {}
     for field in table.columns:
-        if field in _kept(table) or field == "content_hash":
+        if not _is_compared(table, field):
             continue
         current, value = _held(table, field), proposed[field]
         if field == "updated_at":

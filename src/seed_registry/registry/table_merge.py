@@ -419,6 +419,10 @@ class TableMerger(TableReader):
                     inserted = await self.staging.fill_table(rows)
             except (asyncpg.UniqueViolationError, asyncpg.FeatureNotSupportedError):
                 inserted = -1  # one of these keys exists by now, or COPY is not supported
+            except asyncpg.InternalServerError:
+                if not self._table.is_divided:
+                    raise
+                inserted = -1  # so Citus reports what a node refuses, whatever that is: an upsert gets the node's error
             except asyncpg.PostgresError as exc:
                 if classify(exc) is FailureAction.BISECT or isinstance(exc, asyncpg.ProtocolViolationError):
                     async with self._step("copying"):

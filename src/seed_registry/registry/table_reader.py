@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from seed_registry.postgres.timeouts import io_timeout
-from seed_registry.registry.queries import by_value, filter_by_hash, identity_fields
+from seed_registry.registry.queries import by_value, compared_fields, filter_by_hash, identity_fields
 from seed_registry.registry.tables import Table
 from seed_registry.registry.values import Record, Values
 from seed_registry.report import MergeCounts, Stages
@@ -88,6 +88,7 @@ class TableReader:
         self._filter_by_value = by_value(table, "filter_by_value")
         self._compare = by_value(table, "compare")
         self._plan = by_value(table, "plan")
+        self._compared = compared_fields(table)
 
     async def plan(self, records: Sequence[Record], values: Values[Record]) -> BatchDiff[Record]:
         """Return what merging this batch would do."""
@@ -95,28 +96,31 @@ class TableReader:
         rows = [unique[row.position] for row in await self._not_held(unique, values)] if self._by_hash else unique
         diff = BatchDiff[Record]([], [], [], [], only_newer=self._only_newer)
         differing: set[int] = set()
-        if rows:
-            async with self._step("filtering"):
-                found = await self._connection.fetch(self._plan, *self._columns(rows, values))
-            for row in found:
-                position, is_new, is_retired, is_equal, is_older, *differs = row
-                record = rows[position - 1]
-                if is_retired:
-                    diff.returned.append(record)
-                if is_equal and not is_new:
-                    continue
+        held = await self._held(rows, values) if rows else {}
+        for at, record in enumerate(rows):
+            if (row := held.get(at)) is None:
+                diff.new.append(record)
                 differing.add(id(record))
-                if is_older:
-                    diff.older.append(record)
-                if is_new:
-                    diff.new.append(record)
-                elif not (is_older and self._only_newer):
-                    names = list(row.keys())[5:]
-                    diff.changed.append(
-                        (record, [name for name, is_other in zip(names, differs, strict=True) if is_other])
-                    )
+                continue
+            _, is_retired, is_equal, is_older, *differs = row
+            if is_retired:
+                diff.returned.append(record)
+            if is_equal:
+                continue
+            differing.add(id(record))
+            if is_older:
+                diff.older.append(record)
+            if not (is_older and self._only_newer):
+                fields = zip(self._compared, differs, strict=True)
+                diff.changed.append((record, [name for name, is_other in fields if is_other]))
         diff.unchanged.extend(record for record in unique if id(record) not in differing)
         return diff
+
+    async def _held(self, rows: Sequence[Record], values: Values[Record]) -> dict[int, asyncpg.Record]:
+        """Return how the table holds records, by their positions."""
+        async with self._step("filtering"):
+            found = await self._connection.fetch(self._plan, *self._columns(rows, values))
+        return {row["position"] - 1: row for row in found}
 
     async def compare(self, records: Sequence[Record], values: Values[Record]) -> list[list[str]]:
         """Return for each record the fields in which the table differs; all of them where it has no such row.
@@ -124,13 +128,11 @@ class TableReader:
         With `only_newer` a newer row may have other values, but no mark.
         """
         found = await self._connection.fetch(self._compare, *self._columns(records, values))
-        differing: list[list[str]] = [[] for _ in records]
+        differing = [list(self._compared) for _ in records]
         for record in found:
-            position, is_missing, is_older, *_ = record
-            fields = ["retired"] if is_older and self._only_newer else list(record.keys())[3:]
-            differing[position - 1] = [
-                field for field in fields if record.get(field) or (is_missing and field != "retired")
-            ]
+            position, is_older, *_ = record
+            fields = ["retired"] if is_older and self._only_newer else list(record.keys())[2:]
+            differing[position - 1] = [field for field in fields if record.get(field)]
         return differing
 
     def _unique(
@@ -159,7 +161,6 @@ class TableReader:
 
     async def _not_held(self, records: list[Record], values: Values[Record]) -> list[ChangedRow]:
         """Return the records that the table does not hold with their content hash, or has marked as retired."""
-        all_rows = [ChangedRow(at, None) for at in range(len(records))]
         hashes = values("content_hash", records)
         columns = [values(field, records) for field in self._identity]
         known: Sequence[int] = range(len(records))
@@ -168,21 +169,18 @@ class TableReader:
             hashes = [hashes[at] for at in known]
             columns = [[column[at] for at in known] for column in columns]
         lengths = set(map(len, hashes))
-        if len(lengths) != 1:
-            return all_rows  # there are none, or a caller of the library has hashes of several kinds
         texts = [list(map(str, column)) for column in columns]
-        if not all(map(any, texts)):
-            return all_rows  # string_to_array of an empty text has no elements
+        # There are none, or a caller of the library has hashes of several kinds; or an empty text, of which
+        # string_to_array makes no elements.
+        if len(lengths) != 1 or not all(map(any, texts)):
+            return [ChangedRow(at, None) for at in range(len(records))]
         separator = _separator(texts)
-        async with self._step("filtering"):
-            joined = map(separator.join, texts)
-            found = await self._connection.fetch(
-                self._filter_by_hash, b"".join(hashes), lengths.pop(), separator, *joined
-            )
-        rows = [ChangedRow(known[position - 1], *flags) for position, *flags in found]
+        joined = map(separator.join, texts)
+        changed = await self._match(known, self._filter_by_hash, b"".join(hashes), lengths.pop(), separator, *joined)
         if len(known) < len(records):
-            rows += [all_rows[at] for at in set(range(len(records))).difference(known)]
-        return sorted(rows, key=attrgetter("position"))
+            changed += [ChangedRow(at, None) for at in set(range(len(records))).difference(known)]
+            changed.sort(key=attrgetter("position"))
+        return changed
 
     async def _differing(self, records: list[Record], values: Values[Record]) -> list[ChangedRow]:
         """Return the records that the table does not hold with these values, or has marked as retired.
@@ -191,9 +189,23 @@ class TableReader:
         """
         if not records:
             return []
+        return await self._match(range(len(records)), self._filter_by_value, *self._columns(records, values))
+
+    async def _match(self, positions: Sequence[int], query: str, *arguments: Any) -> list[ChangedRow]:
+        """Return which of the records at these positions are not held, differ, or are marked as retired."""
         async with self._step("filtering"):
-            found = await self._connection.fetch(self._filter_by_value, *self._columns(records, values))
-        return [ChangedRow(position - 1, *flags) for position, *flags in found]
+            found = await self._connection.fetchrow(query, *arguments)
+        assert found is not None
+        equal, other, marked = (row or () for row in found)
+        if len(equal) == len(positions) and not marked:
+            return []
+        is_equal = dict.fromkeys(equal, True) | dict.fromkeys(other, False)
+        is_retired = set(marked)
+        return [
+            ChangedRow(position, number not in is_equal, number in is_retired, is_equal.get(number, False))
+            for number, position in enumerate(positions, 1)
+            if number in is_retired or not is_equal.get(number)
+        ]
 
     @asynccontextmanager
     async def _step(self, stage: str) -> AsyncIterator[None]:

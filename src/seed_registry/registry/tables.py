@@ -72,6 +72,7 @@ class Table(Struct, frozen=True):
         has_insert_triggers: whether triggers see new rows; one may change that moment, or write the row again.
         is_partitioned: whether its rows are in partitions.
         returns_old: whether the server says of each row that an upsert writes what it was before: Postgres 18 does.
+        is_divided: whether its rows are in shards on several nodes, see `citus`.
     """
 
     schema: str
@@ -87,6 +88,7 @@ class Table(Struct, frozen=True):
     has_insert_triggers: bool = False
     is_partitioned: bool = False
     returns_old: bool = False
+    is_divided: bool = False
 
     @property
     def name(self) -> str:

@@ -143,14 +143,11 @@ class RegistrySnapshot:
         """Look assets up by keys, sources and content hashes; a source that does not exist has the id None."""
         values = asset_values(sources)
         async with io_timeout(self._connection, self._seconds):
-            found = await self._connection.fetch(self._probe, *(values(field, assets) for field in self._probed))
-        return Probed(
-            missing=[position - 1 for position, is_missing, _ in found if is_missing],
-            uncertain=[position - 1 for position, is_missing, _ in found if not is_missing],
-            of_another=[
-                position - 1 for position, is_missing, is_of_another in found if is_of_another and not is_missing
-            ],
-        )
+            found = await self._connection.fetchrow(self._probe, *(values(field, assets) for field in self._probed))
+        assert found is not None
+        equal, other, of_another = ([position - 1 for position in positions or ()] for positions in found)
+        missing = set(range(len(assets))).difference(equal, other) if len(equal) < len(assets) else ()
+        return Probed(missing=sorted(missing), uncertain=sorted(other), of_another=sorted(of_another))
 
     async def compare_assets(self, assets: Sequence[Asset], sources: Mapping[str, SourceRow]) -> list[list[str]]:
         """Return for each asset the fields in which its row differs.
@@ -287,7 +284,6 @@ def _probe(table: Table, fields: Sequence[str], *, by_hash: bool) -> str:
         arrays=table.arrays(fields),
         names=", ".join(fields),
         same_key=table.same_key(),
-        key_column=table.column(table.key[-1]),
         is_of_another=f"existing.{table.column('source_id')} is distinct from batch.source_id",
         differs=" or ".join(
             [

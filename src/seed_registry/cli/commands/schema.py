@@ -95,16 +95,20 @@ def check(settings: Settings) -> None:
 
 @app.command()
 def show(
+    *,
     compression: CompressionOption = Wanted.auto,  # type: ignore[attr-defined]
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="Print those for Citus, with the assets divided over its nodes.")
+    ] = False,
 ) -> None:
-    """Print the statements of `schema apply`.
+    """Print the statements of `schema apply`, or of tables on Citus.
 
     No server is asked, so that with --compression auto they leave it to the server's default_toast_compression, which
     sessions of seed-registry set to lz4 where they may. lz4 and pglz need Postgres 14 or newer.
     """
     wanted = cast("Compression", compression.value)
     method: Method = "default" if wanted == "auto" else wanted
-    typer.echo(ddl.script(method), nl=False)
+    typer.echo(ddl.distributed_script(method) if distributed else ddl.script(method), nl=False)
 
 
 @app.command()

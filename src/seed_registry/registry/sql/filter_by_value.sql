@@ -1,7 +1,8 @@
--- The records of a batch that the table does not hold, holds with other values, or has marked as retired. Locks and writes
--- nothing.
+-- The positions of the records of a batch that the table holds with these values, of those that it holds with others, and of
+-- those whose rows are marked as retired; the remaining ones as in `filter_by_hash`. Locks and writes nothing.
 select
-  batch.position::int, existing.{key_column} is null as is_new, {is_retired} as is_retired, not {differs} as is_equal
+  pg_catalog.array_agg(batch.position::int) filter (where not {differs}) as equal,
+  pg_catalog.array_agg(batch.position::int) filter (where {differs}) as other,
+  pg_catalog.array_agg(batch.position::int) filter (where {is_retired}) as retired
 from unnest({arrays}) with ordinality as batch ({names}, position)
-left join {table} as existing on {same_key}
-where existing.{key_column} is null or {differs} {or_retired};
+join {table} as existing on {same_key};

@@ -1,0 +1,41 @@
+-- The registry's tables on Citus, which divides the assets by their keys. Run it on the coordinator, where there are no such
+-- tables yet; then `seed-registry schema apply` creates the ledger. A row has no id: a primary key has to hold the column
+-- by which rows are divided, and with an identity column Citus sends every row over the coordinator.
+create schema if not exists registry;
+
+create table registry.sources (
+  id           bigint generated always as identity primary key,
+  provider     text not null,
+  source_key   text not null,
+  name         text,
+  url          text,
+  raw          jsonb not null default '{{}}',
+  content_hash bytea,
+  created_at   timestamptz not null default now(),
+  updated_at   timestamptz not null default now(),
+  unique (provider, source_key)
+);
+comment on table registry.sources is '{comment}';
+
+create table registry.assets (
+  asset_key    text primary key,
+  source_id    bigint not null,
+  name         text,
+  description  text,
+  url          text,
+  updated_at   timestamptz,
+  raw          jsonb{compression},
+  content_hash bytea,
+  created_at   timestamptz not null default now(),
+  -- when its portal was first seen not to list it any more
+  retired_at   timestamptz
+);{storage}
+comment on table registry.assets is '{comment}';
+create index assets_source_id_idx on registry.assets (source_id);
+
+-- A copy of all sources on every node.
+select create_reference_table('registry.sources');
+-- As many shards as citus.shard_count says: two for each core of the nodes are enough.
+select create_distributed_table('registry.assets', 'asset_key');
+-- Last: with it, the assets would become a table of the coordinator's when the sources are copied to all nodes.
+alter table registry.assets add foreign key (source_id) references registry.sources;
