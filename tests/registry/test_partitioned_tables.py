@@ -131,7 +131,7 @@ async def both(plain: Site, site: Site, *indexes: str, **settings: Any) -> dict[
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(2)
 async def test_loads_do_with_a_partitioned_table_what_they_do_with_a_plain_one(
     shape: str, site: Site, plain: Site
 ) -> None:
@@ -274,6 +274,7 @@ async def test_concurrent_merges_of_the_same_keys_count_each_row_once(site: Site
 
 
 @pytest.mark.usefixtures("way")
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("shape", ["by hash", "by hash, one of them divided by ranges", "by source, for keys of each"])
 async def test_runs_are_recorded_and_taken_back(shape: str, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     await execute(site, SHAPES[shape])

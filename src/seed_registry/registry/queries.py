@@ -150,7 +150,6 @@ def kept_out(table: Table, staging: str) -> str:
         table=table.name,
         staging=staging,
         same_key=table.same_key("staged"),
-        key_column=table.column(table.key[-1]),
         differs=_differs(table, proposed),
     )
 
