@@ -173,9 +173,7 @@ class Cluster:
             )
         return answers
 
-    async def call(
-        self, function: Callable[..., Any], *args: Any, name: str, lost: Callable[[str], None], near: str | None = None
-    ) -> Any:
+    async def call(self, function: Callable[..., Any], *args: Any, name: str, lost: Callable[[str], None]) -> Any:
         """Call a function on a worker, and on another if that is lost.
 
         Args:
@@ -183,7 +181,6 @@ class Cluster:
             args: plain values; they are seen on the dashboard.
             name: of the call, on the dashboard.
             lost: called with the reason when a worker is lost that had the call.
-            near: the name of a worker that is preferred.
 
         Raises:
             WorkersLost: several were lost.
@@ -193,11 +190,9 @@ class Cluster:
 
         self._calls += 1
         key = f"{name}-{self._token}-{self._calls}"
-        address = self.addresses.get(near or "")
-        place = {"workers": [address], "allow_other_workers": True} if address in self.threads else {}
         self._lost[key] = lost
         with self._connected():
-            future = self._client.submit(function, *args, key=key, retries=0, pure=False, **place)
+            future = self._client.submit(function, *args, key=key, retries=0, pure=False)
             try:
                 return await future
             except distributed.scheduler.KilledWorker as exc:

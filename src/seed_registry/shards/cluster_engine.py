@@ -14,7 +14,7 @@ from seed_registry.errors import SeedRegistryError, first_cause
 from seed_registry.shards.capacity import count_room
 from seed_registry.shards.cluster import Cluster, join_cluster
 from seed_registry.shards.cluster_worker import end_run, perform_step
-from seed_registry.shards.tasks import Job, Place, Result, Task
+from seed_registry.shards.tasks import Job, Result, Task
 
 if TYPE_CHECKING:
     from seed_registry.load.context import RunContext
@@ -68,7 +68,6 @@ class ClusterEngine:
         self._cluster = cluster
         self._most = most
         self._limiter = CapacityLimiter(self._wished)
-        self._scanned_by: dict[Place, str] = {}
         self._silent: set[str] = set()
 
     @property
@@ -82,19 +81,15 @@ class ClusterEngine:
         """Perform tasks, see `Engine`; Dask gives those of a lost worker to another."""
 
         async def one(task: Task) -> None:
-            near = self._scanned_by.get(task.place) if task.step == "load" else None
             async with self._limiter:
                 result: Result = await self._cluster.call(
                     perform_step,
                     *(job.run_id, task.step, task.index, task.number, task.parts),
                     name=f"{task.step}-{task.index}-{task.number}",
                     lost=partial(lost, task),
-                    near=near,
                 )
             if result.failure is not None:
                 raise result.failure.error()
-            if task.step == "scan":
-                self._scanned_by[task.place] = result.worker
             done(task, result)
 
         async def perform_all() -> None:

@@ -111,12 +111,11 @@ class Failure(Struct, frozen=True):
 
 
 class Result(Struct, frozen=True):
-    """How a task ended; what it found is in the ledger. `worker` is named by those of a cluster."""
+    """How a task ended; what it found is in the ledger."""
 
     seconds: float
     retries: int = 0
     failure: Failure | None = None
-    worker: str = ""
 
 
 class Engine(Protocol):

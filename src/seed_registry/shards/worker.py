@@ -58,8 +58,8 @@ class Worker:
             await _STEPS[task.step](context, task)
         except SeedRegistryError as exc:
             await self.close()
-            return Result(monotonic() - started, failure=Failure.of(exc, job.worker), worker=job.worker)
-        return Result(monotonic() - started, context.run.tally.retries - before, worker=job.worker)
+            return Result(monotonic() - started, failure=Failure.of(exc, job.worker))
+        return Result(monotonic() - started, context.run.tally.retries - before)
 
     async def close(self) -> None:
         """Close the sessions."""
