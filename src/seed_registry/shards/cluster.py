@@ -44,18 +44,7 @@ async def join_cluster(address: str, progress: Progress, retry_seconds: float) -
     import distributed  # noqa: PLC0415  # half a second, and not everybody has it
 
     with _without_logs():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of other versions of Dask, which are told by their consequences
-                new_client: Any = distributed.Client
-                client = await new_client(address, asynchronous=True, set_as_default=False, timeout=_CONNECT_SECONDS)
-        except (OSError, TypeError, ValueError, ImportError) as exc:
-            reason = printable(exc.__cause__ or exc) or type(exc).__name__
-            raise ClusterUnavailable(
-                f"no Dask scheduler answers at {address}: {reason}\n"
-                "look whether `dask scheduler` runs there, whether this machine may connect to it and, for tls://, "
-                "whether Dask's configuration names the certificates; --processes needs no cluster"
-            ) from exc
+        client = await _connect(distributed.Client, address)
         try:
             cluster = Cluster(client, address, progress, retry_seconds)
             client.subscribe_topic("all", cluster.note_event)
@@ -64,6 +53,22 @@ async def join_cluster(address: str, progress: Progress, retry_seconds: float) -
             with anyio.move_on_after(_CLOSE_SECONDS, shield=True), suppress(OSError):
                 client.unsubscribe_topic("all")  # else the scheduler logs that it cannot tell us that we have gone
                 await client.close()
+
+
+async def _connect(new_client: Any, address: str) -> Any:
+    client = new_client(address, asynchronous=True, set_as_default=False, timeout=_CONNECT_SECONDS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other versions of Dask, which are told by their consequences
+            return await client
+    except (OSError, TypeError, ValueError, ImportError) as exc:
+        await client.close()
+        reason = printable(exc.__cause__ or exc) or type(exc).__name__
+        raise ClusterUnavailable(
+            f"no Dask scheduler answers at {address}: {reason}\n"
+            "look whether `dask scheduler` runs there, whether this machine may connect to it and, for tls://, "
+            "whether Dask's configuration names the certificates; --processes needs no cluster"
+        ) from exc
 
 
 class Cluster:
@@ -263,7 +268,7 @@ class Cluster:
 
 @contextmanager
 def _without_logs() -> Iterator[None]:
-    """Keep Dask from printing what it is told of a lost connection: the error says it."""
+    """Keep Dask, which is imported by now, from printing what it notes of a lost connection: the error says it."""
 
     def drop(_: logging.LogRecord) -> bool:
         return False

@@ -4,8 +4,8 @@ Dask calls these functions by name, in its threads and in its loop. Their argume
 anyone on the network may read: settings come from the ledger, the URL of the database and headers from the environment
 of the worker.
 
-This module imports no other one of ours, and then all of it in one thread: Dask calls in several from the first moment, and a
-worker whose loop imported while a thread did so has hung.
+This module imports no other one of ours, and then all of it in one thread: Dask calls in several from the first moment,
+and a worker whose loop imported while a thread did so has hung.
 """
 
 from __future__ import annotations
