@@ -27,7 +27,7 @@ from msgspec.structs import replace
 from conftest import _clone
 from seed_registry import Settings, SettingsInvalid, __version__, ingest
 from seed_registry.api import replay
-from seed_registry.errors import ClusterUnavailable, IndexTaken, IndexUnreadable, WorkersLost
+from seed_registry.errors import ClusterUnavailable, DatabaseRefused, IndexTaken, IndexUnreadable, WorkersLost
 from seed_registry.headers import Header
 from seed_registry.report import Report, Silent
 from seed_registry.settings import DatabaseUrl, MaxRejects
@@ -501,6 +501,13 @@ def test_a_scheduler_that_does_not_answer_is_an_error_of_ours(
     with pytest.raises(ClusterUnavailable, match=f"no Dask scheduler answers at {address}: ") as refused:
         _load(index, _settings(url, scheduler=address))
     assert "look whether `dask scheduler` runs there" in str(refused.value)
+    _require_no_sessions(url)
+
+
+def test_a_server_without_room_for_a_worker_says_so(cluster: DaskCluster, url: DatabaseUrl, index: Path) -> None:
+    cluster.wait_for_workers(_TWO)
+    with pytest.raises(DatabaseRefused, match="or load with a smaller --concurrency"):
+        _load(index, _settings(url, cluster, concurrency=256))
     _require_no_sessions(url)
 
 

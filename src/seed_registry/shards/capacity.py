@@ -47,8 +47,10 @@ async def count_room(connection: asyncpg.Connection[Any], run: RunContext, wante
     needed = sessions_of(run.settings, wanted)
     reason = f"the server has {max(free, 0)} sessions free, and {wanted} processes need {needed}"
     if room < 1:
-        fewer = "fewer --processes or " if run.settings.scheduler is None else ""
-        raise DatabaseRefused(f"{reason}\nraise max_connections, or load with {fewer}a smaller --concurrency")
+        fix = "raise max_connections, or load with fewer --processes or a smaller --concurrency"
+        if run.settings.scheduler is not None:
+            fix = "raise max_connections, or load with a smaller --concurrency"
+        raise DatabaseRefused(f"{reason}\n{fix}")
     run.progress.tell("warning", "fewer_workers", workers=room, wanted=wanted, reason=reason)
     return room
 
