@@ -31,6 +31,8 @@ class DaskCluster:
         self.directory = directory
         self._environment = dict(environment or {})
         self._workers: list[subprocess.Popen[bytes]] = []
+        self._known: set[str] = set()  # addresses of workers
+        self._killed: set[str] = set()
         self._scheduler = self._start(
             "scheduler", "--port", "0", "--dashboard-address", "127.0.0.1:0", "--scheduler-file", directory / "file"
         )
@@ -52,11 +54,12 @@ class DaskCluster:
         return self._workers[-1].pid
 
     def wait_for_workers(self, count: int) -> None:
-        """Wait until the scheduler has so many workers."""
+        """Wait until the scheduler has so many workers, without those that were killed."""
         deadline = time.monotonic() + _SECONDS_TO_START
         while time.monotonic() < deadline:
             with suppress(urllib.error.HTTPError):  # of a worker that comes or goes
-                if len(self.state("identity")["workers"]) >= count:
+                self._known = set(self.state("identity")["workers"])
+                if len(self._known - self._killed) >= count:
                     return
             time.sleep(0.05)
         raise AssertionError(self.logs())
@@ -78,6 +81,7 @@ class DaskCluster:
 
     def kill_workers(self) -> None:
         """End all worker processes as the lack of memory does; their nannies start others."""
+        self._killed |= self._known
         for pid in self.pids():
             os.kill(pid, signal.SIGKILL)
 

@@ -130,7 +130,13 @@ class Cluster:
         if not new:
             return
         problems: list[tuple[str, str]] = []
-        found = await self.run(probe, run_id, workers=new)
+        self._checked |= set(new)
+        try:
+            found = await self.run(probe, run_id, workers=new)
+        except ClusterUnavailable:
+            if run_id is not None or self._client.status != "running":
+                raise
+            return  # the first step that is given to them will tell
         for address, answer in found.items():
             if isinstance(answer, ModuleNotFoundError | AttributeError | ImportError):
                 problems.append((address, f"it lacks {software()}\npip install 'seed-registry[dask]' there"))
@@ -142,7 +148,6 @@ class Cluster:
                 self.addresses[answer["name"]] = address
                 problem = self._problem(answer)
                 problems += [(answer["name"], problem)] if problem else []
-            self._checked.add(address)
         if problems:
             _, _, fix = problems[0][1].partition("\n")
             named = [f"{printable(name)}: {problem.splitlines()[0]}" for name, problem in problems[:_MOST_NAMED]]
