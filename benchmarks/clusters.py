@@ -22,14 +22,23 @@ MOST_CLIENT = 1.1  # times the client CPU of a record by processes, without star
 _WAYS = ("processes", "dask")
 
 
+class Cost(Struct):
+    """What a load took: CPU seconds of the command and of the cluster, and wall time."""
+
+    command: float
+    cluster: float
+    seconds: float
+
+
 class Costs(Struct):
-    """Client CPU seconds of each round: of the command, and of scheduler and workers that were there before."""
+    """Client CPU seconds of each round, of whole loads and of the start of the command and its processes."""
 
     whole: list[float] = []
     start: list[float] = []
+    seconds: list[float] = []
 
     def per_record(self, records: int) -> list[float]:
-        """Microseconds a record, without the start of the command and its processes."""
+        """Microseconds a record, without the start."""
         return [(whole - start) / records * 1e6 for whole, start in zip(self.whole, self.start, strict=True)]
 
 
@@ -46,7 +55,8 @@ class _Cluster(Struct):
 
 async def compare(ground: Ground, index: Path, small: Path, records: int, options: argparse.Namespace) -> str:
     """First loads and reloads by both ways, which take turns; each beside one of a `small` index, for its start."""
-    results = {(way, name): Costs([], []) for name in ("first", "again") for way in _WAYS}
+    results = {(way, name): Costs([], [], []) for name in ("first", "again") for way in _WAYS}
+    idle: list[float] = []  # CPU seconds a second of the cluster, while the processes load
     with _cluster(ground, options.dask) as cluster:
         flags = ["--batch-size", str(options.batch_size), "--json", "--shard-bytes"]
         for turn in range(-1, options.repeat):  # one round that does not count: workers import at their first step
@@ -58,37 +68,44 @@ async def compare(ground: Ground, index: Path, small: Path, records: int, option
                         ground, CURRENT.command("load", index, *by, *flags, options.shard_bytes), cluster
                     )
                     start = await _cost(ground, CURRENT.command("load", small, *by, *flags, "64KiB"), cluster)
-                    print(f"{turn}: {way}, {name}: {whole:.2f} s, start {start:.2f} s", file=sys.stderr)
+                    if way == "processes":
+                        idle.append(whole.cluster / whole.seconds)
+                        whole.cluster = start.cluster = 0
+                    print(f"{turn}: {way}, {name}: {whole}, start {start}", file=sys.stderr)
                     if turn >= 0:
-                        results[way, name].whole.append(whole)
-                        results[way, name].start.append(start)
+                        results[way, name].whole.append(whole.command + whole.cluster)
+                        results[way, name].start.append(start.command + start.cluster)
+                        results[way, name].seconds.append(whole.seconds - start.seconds)
                     await ground.settle()
-    return _described(results, records, options.dask)
+    return _described(results, records, options.dask, sorted(idle)[len(idle) // 2])
 
 
-async def _cost(ground: Ground, command: Command, cluster: _Cluster) -> float:
+async def _cost(ground: Ground, command: Command, cluster: _Cluster) -> Cost:
     before = cluster.cpu
     measurement = await ground.measure([command])
     if not measurement.report["verification"]["passed"]:
         sys.exit(f"{command}: {measurement.report['verification']}")
-    return measurement.client_cpu + cluster.cpu - before
+    return Cost(measurement.client_cpu, cluster.cpu - before, measurement.seconds)
 
 
-def _described(results: dict[tuple[str, str], Costs], records: int, count: int) -> str:
+def _described(results: dict[tuple[str, str], Costs], records: int, count: int, idle: float) -> str:
     rows, verdicts = [], []
     for name in ("first", "again"):
         one, other = (results[way, name].per_record(records) for way in _WAYS)
-        ratios = [theirs / ours for ours, theirs in zip(one, other, strict=True)]
         for way, costs in zip(_WAYS, (one, other), strict=True):
             found = results[way, name]
-            rows.append([f"{way}, {name}", tables.ranged(costs), _middle(found.start), _middle(found.whole)])
-        middle = sorted(ratios)[len(ratios) // 2]
-        verdicts.append(
-            [f"client CPU a record, {name}, dask against --processes {count}", tables.ranged(ratios),
-             f"<= {MOST_CLIENT}", tables.verdict(met=middle <= MOST_CLIENT)]
-        )  # fmt: skip
-    header = ["way", "client CPU µs, without start", "start s", "all s"]
-    return f"{tables.table(header, rows)}\n\n{tables.table(['target', 'measured', 'wanted', 'met'], verdicts)}"
+            row = [f"{way}, {name}", tables.ranged(costs), _middle(found.start), _middle(found.whole)]
+            rows.append([*row, _middle(found.seconds)])
+        unused = [idle * seconds / records * 1e6 for seconds in results["dask", name].seconds]
+        for title, less in (("", [0.0] * len(unused)), (", without what it uses idle", unused)):
+            ratios = [(theirs - no) / ours for ours, theirs, no in zip(one, other, less, strict=True)]
+            met = sorted(ratios)[len(ratios) // 2] <= MOST_CLIENT
+            title = f"client CPU a record, {name}, dask against --processes {count}{title}"  # noqa: PLW2901
+            verdicts.append([title, tables.ranged(ratios), f"<= {MOST_CLIENT}", tables.verdict(met=met)])
+    header = ["way", "client CPU µs, without start", "start s", "all s", "wall s"]
+    found_idle = f"Scheduler and workers use {idle:.3f} s of CPU a second while they do nothing."
+    target = tables.table(["target", "measured", "wanted", "met"], verdicts)
+    return f"{tables.table(header, rows)}\n\n{found_idle}\n\n{target}"
 
 
 def _middle(values: Sequence[float]) -> str:
