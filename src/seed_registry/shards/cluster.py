@@ -24,6 +24,7 @@ _RESTART_SECONDS: Final = 30
 _CLOSE_SECONDS: Final = 1.5
 _SECONDS_BETWEEN_LOOKS: Final = 1.0
 _MOST_NAMED: Final = 5
+_SHOWN_CHARACTERS: Final = 400
 # The handlers that Dask gives to these print tracebacks of its own to standard error.
 _LOGGERS: Final = ("distributed", "distributed.client", "distributed.gc", "tornado", "tornado.application")
 _CONTINUE: Final = "run the same command again, or with --processes in place of --scheduler: it continues the run"
@@ -138,7 +139,7 @@ class Cluster:
                 raise
             return  # the first step that is given to them will tell
         for address, answer in found.items():
-            if isinstance(answer, ModuleNotFoundError | AttributeError | ImportError):
+            if isinstance(answer, ImportError | AttributeError):
                 problems.append((address, f"it lacks {software()}\npip install 'seed-registry[dask]' there"))
             elif isinstance(answer, OSError) and run_id is None:
                 continue  # it has gone again
@@ -150,11 +151,14 @@ class Cluster:
                 problems += [(answer["name"], problem)] if problem else []
         if problems:
             _, _, fix = problems[0][1].partition("\n")
-            named = [f"{printable(name)}: {problem.splitlines()[0]}" for name, problem in problems[:_MOST_NAMED]]
+            named = [
+                f"{printable(name)}: {printable(problem.splitlines()[0], _SHOWN_CHARACTERS)}"
+                for name, problem in problems[:_MOST_NAMED]
+            ]
             more = [f"and {len(problems) - _MOST_NAMED} more"] if len(problems) > _MOST_NAMED else []
             raise ClusterUnavailable(
                 f"{len(problems)} of {len(self.threads)} workers cannot load: {'; '.join([*named, *more])}\n"
-                f"{fix or _CONTINUE}"
+                f"{printable(fix, _SHOWN_CHARACTERS) or _CONTINUE}"
             )
 
     async def look(self) -> None:
@@ -210,7 +214,7 @@ class Cluster:
                     f"workers ended {exc.allowed_failures + 1} times at the same step ({name}), the last of them "
                     f"{exc.last_worker.address}\nlook into its log, and at the memory of its machine; then {_CONTINUE}"
                 ) from exc
-            except (ModuleNotFoundError, AttributeError) as exc:  # its worker cannot unpickle what we sent
+            except ImportError as exc:  # its worker cannot unpickle what we sent
                 raise ClusterUnavailable(
                     f"a worker lacks {software()}: {printable(exc)}\npip install 'seed-registry[dask]' there"
                 ) from exc
