@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from statistics import median
 
 import psutil
 from msgspec import Struct
@@ -77,7 +78,7 @@ async def compare(ground: Ground, index: Path, small: Path, records: int, option
                         results[way, name].start.append(start.command + start.cluster)
                         results[way, name].seconds.append(whole.seconds - start.seconds)
                     await ground.settle()
-    return _described(results, records, options.dask, sorted(idle)[len(idle) // 2])
+    return _described(results, records, options.dask, median(idle))
 
 
 async def _cost(ground: Ground, command: Command, cluster: _Cluster) -> Cost:
@@ -99,7 +100,7 @@ def _described(results: dict[tuple[str, str], Costs], records: int, count: int, 
         unused = [idle * seconds / records * 1e6 for seconds in results["dask", name].seconds]
         for title, less in (("", [0.0] * len(unused)), (", without what it uses idle", unused)):
             ratios = [(theirs - no) / ours for ours, theirs, no in zip(one, other, less, strict=True)]
-            met = sorted(ratios)[len(ratios) // 2] <= MOST_CLIENT
+            met = median(ratios) <= MOST_CLIENT
             title = f"client CPU a record, {name}, dask against --processes {count}{title}"  # noqa: PLW2901
             verdicts.append([title, tables.ranged(ratios), f"<= {MOST_CLIENT}", tables.verdict(met=met)])
     header = ["way", "client CPU µs, without start", "start s", "all s", "wall s"]
@@ -109,7 +110,7 @@ def _described(results: dict[tuple[str, str], Costs], records: int, count: int, 
 
 
 def _middle(values: Sequence[float]) -> str:
-    return f"{sorted(values)[len(values) // 2]:.2f}"
+    return f"{median(values):.2f}"
 
 
 @contextmanager
@@ -122,6 +123,7 @@ def _cluster(ground: Ground, count: int) -> Iterator[_Cluster]:
         command = [sys.executable, "-m", f"distributed.cli.dask_{program}", "--host", "127.0.0.1"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         environment = {"PATH": "/usr/bin:/bin", "HOME": str(ground.directory), "DATABASE_URL": ground.url}
+        environment["DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"] = "False"  # as docs/operations.md recommends
         started.append(
             subprocess.Popen([*command, *map(str, arguments)], env=environment, cwd=ground.directory, **quiet)  # type: ignore[call-overload]
         )
