@@ -4,6 +4,7 @@
                                  [--batch-size 2000] [--workers 1,2,4,8,16] [--repeat 3] [--write-docs SECTION]
     python benchmarks/scaling.py --defer-indexes [--records 200000,5000000] …
     python benchmarks/scaling.py --processes 1,2,4 [--records 2000000] [--shard-bytes 64MiB] …
+    python benchmarks/scaling.py --dask 2 [--records 400000] [--shard-bytes 64MiB] …
 
 The sizes first, then the curve over workers at the smallest of them; with --defer-indexes every size without and with
 that flag of `load`. An index above a million records is loaded once, between two rounds of the smaller ones: the
@@ -22,6 +23,7 @@ from statistics import median
 
 from msgspec import Struct
 
+import clusters
 import processes
 import tables
 from ground import Ground, Measurement, fresh_ground
@@ -206,6 +208,15 @@ async def run(options: argparse.Namespace) -> str:
                 f"of {options.shard_bytes}, medians of {options.repeat} rounds. {tables.machine(environment)}"
             )
             return f"{heading}\n\n{processes.described(results, records)}"
+        if options.dask:
+            records = min(options.records)
+            index = write_index(ground.directory, records, options.size)
+            small = write_index(ground.directory, 400, options.size)
+            heading = (
+                f"{records:,} records in lines, median {options.size} bytes, batches of {options.batch_size:,}, shards "
+                f"of {options.shard_bytes}, {options.repeat} rounds. {tables.machine(environment)}"
+            )
+            return f"{heading}\n\n{await clusters.compare(ground, index, small, records, options)}"
         by_size = await sizes(ground, options)
         by_workers = await curve(ground, options) if options.workers else {}
     heading = (
@@ -231,6 +242,7 @@ def main() -> None:
     parser.add_argument("--workers", type=_numbers, default=[1, 2, 4, 8, 16], help="of the curve; '' leaves it out")
     parser.add_argument("--defer-indexes", action="store_true", help="load every size without and with it")
     parser.add_argument("--processes", type=_numbers, default=[], help="compare these, and nothing else")
+    parser.add_argument("--dask", type=int, default=0, help="so many workers against as many processes, nothing else")
     parser.add_argument("--shard-bytes", default="64MiB")
     parser.add_argument("--repeat", type=int, default=3, help="rounds")
     parser.add_argument("--write-docs", choices=tables.sections(), help=f"the section of {tables.PAGE.name} to write")

@@ -112,7 +112,11 @@ def test_every_command_of_a_page_runs(
 
 def test_every_command_block_is_run_or_known_to_be_shown_only() -> None:
     assert all(SHOWN.search(block) for block in blocks(""))
-    assert {language for _, language, _ in BLOCKS} <= {"", "sh", "python", "ini", "toml", "sql", "text"}
+    # Of another machine, and of Kubernetes.
+    assert {page for page, language, _ in BLOCKS if language in ("console", "yaml")} == {"operations.md"}
+    assert {language for _, language, _ in BLOCKS} <= {
+        "", "sh", "python", "ini", "toml", "sql", "text", "console", "yaml",
+    }  # fmt: skip
     assert {page for page, language, _ in BLOCKS if language == "text"} == {"architecture.md"}
 
 
@@ -157,6 +161,11 @@ def test_every_option_that_a_page_names_exists(cli: Cli) -> None:
     texts = [text for page, text in PAGES.items() if page != "benchmarks.md"]  # whose options are those of benchmarks
     named = {name for text in texts for name in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)}
     others = {"--from", "--help", "--strict", "--slice"}  # of uvx, click, mypy, pytest
+    others |= {  # of Dask, and of SLURM
+        "--dashboard-address", "--host", "--memory-limit", "--no-dashboard", "--nthreads", "--nworkers", "--port",
+        "--protocol", "--scheduler-file", "--ssh-username", "--tls-ca-file", "--tls-cert", "--tls-key",
+        "--cpus-per-task", "--exact", "--ntasks",
+    }  # fmt: skip
     assert {name for name in named - others if not re.search(rf"(?<![\w-]){name}(?![\w-])", reference)} == set()
 
 

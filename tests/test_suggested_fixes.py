@@ -606,9 +606,20 @@ ELSEWHERE = {
         "load with --processes {}, or give it more memory"
     ],
     "cli/test_process_display.py::test_report_metrics_page_log_and_runs_tell_of_the_shards": ["more; --json has all"],
-    "cli/test_process_display.py::test_the_library_refuses_processes_of_a_replay": [
-        "is one process: leave out --processes"
+    "shards/test_dask.py::test_settings_that_do_not_go_together_are_refused": ["leave out --scheduler, or use"],
+    "shards/test_dask.py::test_a_server_without_room_for_a_worker_says_so": ["or load with a smaller --concurrency"],
+    "shards/test_dask.py::test_after_the_scheduler_is_lost_processes_of_this_machine_finish_the_run": [
+        "or with --processes in place of --scheduler"
     ],
+    "shards/test_dask.py::test_a_header_that_a_worker_lacks_is_named_without_its_value": ["it lacks the header {}"],
+    "shards/test_dask.py::test_a_scheduler_that_does_not_answer_is_an_error_of_ours": ["no Dask scheduler answers at"],
+    "shards/test_dask.py::test_no_worker_for_too_long_is_an_error": ["has had no worker for {} seconds"],
+    "shards/test_dask.py::test_workers_that_cannot_load_are_named_before_the_first_step": [
+        "is another one than that of this command", "there is no database in its environment",
+    ],
+    "shards/test_dask.py::test_the_embedded_server_is_refused": ["cannot reach the embedded server"],
+    "shards/test_dask.py::test_a_url_that_may_hold_a_secret_is_refused": ["its URL has a password or a query"],
+    "shards/test_dask.py::test_a_worker_that_sees_another_file_is_named": ["all workers need the same file"],
     "postgres/test_pooler.py::test_a_session_pool_that_is_too_small_leaves_as_many_workers": [
         "PgBouncer: default_pool_size", "--pooler none if the pooler keeps sessions",
     ],

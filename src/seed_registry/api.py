@@ -81,8 +81,9 @@ async def replay(path: str, settings: Settings | None = None, progress: Progress
         SeedRegistryError: as of `ingest`.
     """
     settings = settings or Settings()
-    if settings.processes != 1:
-        raise SettingsInvalid("a replay is one process: leave out --processes")
+    if settings.is_sharded:
+        flag = "--processes" if settings.scheduler is None else "--scheduler"
+        raise SettingsInvalid(f"a replay is one process: leave out {flag}")
     if settings.defer_indexes:
         raise SettingsInvalid("a replay is no first load of an index: leave out --defer-indexes")
     if settings.retire:
@@ -118,7 +119,7 @@ def _new_run(context: RunContext) -> LoadRun:
         from seed_registry.shards.dry_run import DryRun  # noqa: PLC0415  # a load needs none of it
 
         return DryRun(context)
-    if context.settings.processes != 1:
+    if context.settings.is_sharded:
         return _new_sharded_run(context, open_load)
     return LoadRun(context, open_load, None if context.is_replay else _new_sharded_run)
 

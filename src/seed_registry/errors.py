@@ -12,6 +12,7 @@ password or unescaped input.
     ├── IndexesFailed                         some of many indexes, the others are loaded
     ├── IndexBroken                           cut off or malformed in the middle, with the byte offset
     ├── WorkersLost                           worker processes that ended again and again
+    ├── ClusterUnavailable                    a Dask cluster that cannot be reached, or whose workers cannot load
     ├── StorageFailed                         a file of ours (rejects, source cache, temporary) cannot be written
     ├── DatabaseUnavailable                   cannot connect, login refused, connection lost
     │   └── PoolerExhausted                   a pooler has no server connection left
@@ -126,6 +127,10 @@ class CommitsLost(DatabaseRefused):
 
 class WorkersLost(SeedRegistryError):
     """Worker processes ended again and again while they were at the same step."""
+
+
+class ClusterUnavailable(SeedRegistryError):
+    """A Dask cluster cannot be reached, was lost, or has workers that cannot load; `--processes` needs none."""
 
 
 class SchemaMismatch(SeedRegistryError):

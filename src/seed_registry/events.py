@@ -47,6 +47,8 @@ EVENTS: Final[Mapping[str, str]] = {
     "retrying": "reason blocked_by",
     "waiting_for_standby": "note",
     "fewer_workers": "workers wanted reason",
+    "waiting_for_workers": "scheduler",
+    "cluster_joined": "scheduler workers threads dashboard",
     "progress": "index step position bytes read inserted updated unchanged rejected records_per_second",
     "loading_parked": "index assets",
     "keys_scanned": "records seconds",

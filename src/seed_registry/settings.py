@@ -295,6 +295,11 @@ class Settings(Struct, frozen=True, kw_only=True):
             parse=parse_processes,
         ),
     ] = 1
+    # tcp://HOST:PORT or tls://HOST:PORT
+    scheduler: Annotated[
+        str | None,
+        Flag("Of the Dask cluster that loads, like tcp://host:8786.", THROUGHPUT, "URL", is_rare=True),
+    ] = None
     shard_bytes: Annotated[
         int,
         Flag(
@@ -440,11 +445,17 @@ class Settings(Struct, frozen=True, kw_only=True):
     @property
     def workers(self) -> int:
         """How many sessions write at the same time, in one process."""
-        return self.concurrency or (_WORKERS if self.processes == 1 else _WORKERS_OF_A_PROCESS)
+        return self.concurrency or (_WORKERS_OF_A_PROCESS if self.is_sharded else _WORKERS)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether several processes load, of this machine or of a cluster."""
+        return self.processes != 1 or self.scheduler is not None
 
     def __post_init__(self) -> None:
         _check_ranges(self)
         _check_limits(self)
+        _check_shards(self)
         if not isinstance(self.database_url, DatabaseUrl | None):
             raise SettingsInvalid("database_url takes a DatabaseUrl, which does not print its password")
         if not all(isinstance(header, Header) for header in self.headers):
@@ -469,10 +480,26 @@ def _check_limits(settings: Settings) -> None:
         raise SettingsInvalid(f"max_retire takes MaxRetire.parse({str(settings.max_retire)!r})")
     if not isinstance(settings.keys, KeyPart):
         raise SettingsInvalid(f"keys takes KeyPart.parse({str(settings.keys)!r})")
-    if settings.defer_indexes and settings.processes != 1:
+
+
+def _check_shards(settings: Settings) -> None:
+    if settings.defer_indexes and settings.is_sharded:
+        flag = "--processes" if settings.scheduler is None else "--scheduler"
         raise SettingsInvalid(
-            "--defer-indexes needs one process, which compares all keys: leave out --processes or --defer-indexes"
+            f"--defer-indexes needs one process, which compares all keys: leave out {flag} or --defer-indexes"
         )
+    if settings.scheduler is None:
+        return
+    # No user, password or query: this URL is printed.
+    if not re.fullmatch(r"(tcp|tls)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", settings.scheduler):
+        raise SettingsInvalid(
+            "--scheduler takes the address that `dask scheduler` prints, like tcp://scheduler.example.org:8786 or "
+            "tls://scheduler.example.org:8786"
+        )
+    if settings.processes != 1:
+        raise SettingsInvalid("--scheduler and --processes exclude each other: the cluster has its own workers")
+    if settings.dry_run:
+        raise SettingsInvalid("a dry run reads on this machine: leave out --scheduler, or use --processes")
 
 
 def _check_ranges(settings: Settings) -> None:

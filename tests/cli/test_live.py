@@ -262,6 +262,17 @@ def test_each_process_has_a_line_and_the_time_left_is_that_of_the_step(monkeypat
     assert drawn(progress, console(100))[0] == "city.ndjson  verifying"
 
 
+def test_the_dashboard_of_a_cluster_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    progress, _ = by_processes(monkeypatch, workers=64)
+    lines = drawn(progress, console(100, height=24))
+    address = "http://scheduler.example.org:8787/status"
+    progress.tell("info", "cluster_joined", scheduler="tcp://s:1", workers=2, threads=2, dashboard=address)
+    shown = drawn(progress, console(100, height=24))
+    assert f"dashboard {address}" in shown
+    assert len(shown) == len(lines)  # one worker less
+    assert max(map(cell_len, drawn(progress, console(20)))) <= 20
+
+
 @pytest.mark.parametrize("width", [12, 20, 40, 59, 60, 80, 200])
 @pytest.mark.parametrize("height", [5, 10, 24])
 def test_the_lines_of_processes_fit_the_terminal(monkeypatch: pytest.MonkeyPatch, width: int, height: int) -> None:

@@ -278,6 +278,15 @@ create table if not exists seed_registry.shards (
   counts   jsonb,
   primary key (run_id, index, number)
 );
+-- With --scheduler: the settings that its workers read here. They have the database's URL and headers from their own
+-- environment: there is no secret in it.
+create table if not exists seed_registry.shard_jobs (
+  run_id   text primary key references seed_registry.runs on delete cascade,
+  -- of this program; workers of another one do not load
+  version  text not null,
+  -- in this program's own encoding
+  job      bytea not null
+);
 create table if not exists seed_registry.shard_rejects (
   run_id   text not null references seed_registry.runs on delete cascade,
   index    int not null,

@@ -31,7 +31,9 @@ _SECONDS_BETWEEN_LAZY_CHECKPOINTS: Final = 1.0
 # The batches of a process have numbers below this one; those of each attempt of a run are greater than all before.
 _BATCHES_OF_AN_ATTEMPT: Final = 1 << 40
 # What the processes of a run share; it ends with the run.
-SHARD_TABLES: Final = ("shards", "shard_rejects", "shard_keys", "shard_repeats", "shard_listed", "parked")
+SHARD_TABLES: Final = (
+    "shards", "shard_jobs", "shard_rejects", "shard_keys", "shard_repeats", "shard_listed", "parked",
+)  # fmt: skip
 _PLACEHOLDER: Final = re.compile(r"\$([0-9]+)")
 
 Lane = tuple[str, int, int]  # index, lanes, lane

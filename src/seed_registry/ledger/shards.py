@@ -584,6 +584,35 @@ class ShardStore:
         if not set(parts) <= await self.settled_parts(connection):
             raise ShardTaken("another attempt settles these keys")
 
+    # A cluster
+
+    async def is_known(self, connection: Connection) -> bool:
+        """Whether this database has the run in its ledger."""
+        if await connection.fetchval("select pg_catalog.to_regclass('seed_registry.runs') is null"):
+            return False
+        return bool(
+            await connection.fetchval("select exists (select from seed_registry.runs where run_id = $1)", self.run_id)
+        )
+
+    async def save_job(self, connection: Connection, version: str, job: bytes) -> None:
+        """Save what the workers of a cluster need to know of the run, and the version of this program."""
+        await connection.execute(
+            "insert into seed_registry.shard_jobs (run_id, version, job) values ($1, $2, $3) "
+            "on conflict (run_id) do update set version = excluded.version, job = excluded.job",
+            self.run_id,
+            version,
+            job,
+        )
+
+    async def job(self, connection: Connection) -> tuple[str, bytes] | None:
+        """What `save_job` has saved; None when the run has ended, or is another database's."""
+        if await connection.fetchval("select pg_catalog.to_regclass('seed_registry.shard_jobs') is null"):
+            return None
+        row = await connection.fetchrow(
+            "select version, job from seed_registry.shard_jobs where run_id = $1", self.run_id
+        )
+        return (row["version"], row["job"]) if row is not None else None
+
     # The coordinator
 
     async def release(self, connection: Connection) -> None:
@@ -600,8 +629,9 @@ class ShardStore:
         )
 
     async def fence(self, connection: Connection) -> None:
-        """Let no attempt commit any more that has begun by now."""
+        """Let no attempt commit any more that has begun by now, and no worker of a cluster begin one."""
         async with connection.transaction():
+            await connection.execute("delete from seed_registry.shard_jobs where run_id = $1", self.run_id)
             await connection.execute(
                 "update seed_registry.shards set attempt = attempt + 1 where run_id = $1 and state <> 'loaded'",
                 self.run_id,

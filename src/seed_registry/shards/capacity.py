@@ -31,16 +31,27 @@ async def count_processes(
         wanted = cores() if connection is None else processes_of(database)
     if connection is None:
         return wanted
+    return min(await count_room(connection, context, wanted), wanted)
+
+
+async def count_room(connection: asyncpg.Connection[Any], run: RunContext, wanted: int) -> int:
+    """How many worker processes the server has sessions for; the user is told if these are fewer than `wanted`.
+
+    Raises:
+        DatabaseRefused: it has no room for one.
+    """
     free = await free_sessions(connection)
-    room = processes_for(settings, free)
+    room = processes_for(run.settings, free)
     if room >= wanted:
-        return wanted
-    reason = f"the server has {max(free, 0)} sessions free, and {wanted} processes need {sessions_of(settings, wanted)}"
+        return room
+    needed = sessions_of(run.settings, wanted)
+    reason = f"the server has {max(free, 0)} sessions free, and {wanted} processes need {needed}"
     if room < 1:
-        raise DatabaseRefused(
-            f"{reason}\nraise max_connections, or load with fewer --processes or a smaller --concurrency"
-        )
-    context.progress.tell("warning", "fewer_workers", workers=room, wanted=wanted, reason=reason)
+        fix = "raise max_connections, or load with fewer --processes or a smaller --concurrency"
+        if run.settings.scheduler is not None:
+            fix = "raise max_connections, or load with a smaller --concurrency"
+        raise DatabaseRefused(f"{reason}\n{fix}")
+    run.progress.tell("warning", "fewer_workers", workers=room, wanted=wanted, reason=reason)
     return room
 
 

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from seed_registry.shards.tasks import Job, Place
 
 
+def worker_name() -> str:
+    """The name of this process among the workers of a run: host and process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
 class WorkerContext:
     """One worker of one run.
 
@@ -46,7 +51,7 @@ class WorkerContext:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.name = worker_name()
         self.run = RunContext(job.indexes, job.settings, Silent(), read_index, run_id=job.run_id)
         self.store = ShardStore(job.run_id)
         self.ledger = ShardLedger(job.run_id)

@@ -46,6 +46,7 @@ class Coordinator:
     Attributes:
         problems: why an index could not be read on, by its position, and in which shard.
         unsplittable: whether the user was told of an index that cannot be split.
+        job: what workers need to know of the run.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Coordinator:
         self._processes = processes
         self._loading: set[Place] = set()  # given to workers, and not done yet
         # Workers do not retry a whole run, nor print: what they share with this process is in the ledger.
-        self._job = Job(
+        self.job = Job(
             run.run_id,
             run.settings,
             list(run.indexes),
@@ -301,7 +302,7 @@ class Coordinator:
             run.progress.tell("warning", "shard_retried", index=name, shard=task.number, step=task.step, reason=reason)
 
         self._loading = {task.place for task in tasks if task.step == "load"}
-        await self._engine.perform(self._job, tasks, done, lost)
+        await self._engine.perform(self.job, tasks, done, lost)
 
     async def _watch(self) -> None:
         """Show the workers that this process is at work, and count what they show."""
@@ -351,4 +352,5 @@ def _was_changed(row: ShardRow) -> bool:
     """Whether the load of a shard could not read what its scan had read."""
     if not (row.scanned and row.loaded):
         return False
-    return decoded(row.scanned, ShardScanned).problem != decoded(row.loaded, ShardLoaded).problem
+    found, later = decoded(row.scanned, ShardScanned).problem, decoded(row.loaded, ShardLoaded).problem
+    return found is not later if found is None else not found.is_same(later)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from seed_registry import __version__
 from seed_registry.errors import DatabaseRefused, SeedRegistryError, TooManyRejects
 from seed_registry.ledger.shards import ShardStore
 from seed_registry.load.run import LoadRun, OpenTarget
@@ -17,10 +18,12 @@ from seed_registry.shards.engine import Processes
 from seed_registry.shards.facts import ShardScanned, decoded
 from seed_registry.shards.listed_keys import begin_of, reopen_shards, take_listed
 from seed_registry.shards.listed_sources import ListedSources, merge_listed
+from seed_registry.shards.shared_job import require_shareable, share
 
 if TYPE_CHECKING:
     from seed_registry.ledger.shards import ShardRow
     from seed_registry.load.context import RunContext
+    from seed_registry.load.retry import RetryingSession
     from seed_registry.load.target import Target
     from seed_registry.shards.tasks import Engine
 
@@ -41,20 +44,31 @@ class ShardedRun(LoadRun):
         Raises:
             SeedRegistryError: the target cannot be opened.
         """
+        if context.settings.scheduler is not None:
+            require_shareable(context)
         super().__init__(context, open_target)
         self._new_engine = new_engine
 
     async def _load_indexes(self, target: Target) -> None:
         """Load the indexes by shards; where there is only one shard, in this process."""
-        context, state, main = self.context, target.state, target.main
-        assert state is not None
+        context, main = self.context, target.main
         assert main is not None
         assert target.ledger is not None
         if not (target.ledger.is_kept and await main.do(ShardStore(context.run_id).is_usable)):
             raise DatabaseRefused(_NO_LEDGER)
         target.ledger.has_shards = True
-        processes = await main.do(partial(count_processes, context=context, database=target.database))
-        engine = self._new_engine(processes)
+        if context.settings.scheduler is None:
+            processes = await main.do(partial(count_processes, context=context, database=target.database))
+            await self._load_by(self._new_engine(processes), processes, target, main)
+        else:
+            from seed_registry.shards.cluster_engine import open_cluster_engine  # noqa: PLC0415  # others do without
+
+            async with open_cluster_engine(context, main) as engine:
+                await self._load_by(engine, engine.workers, target, main)
+
+    async def _load_by(self, engine: Engine, processes: int, target: Target, main: RetryingSession) -> None:
+        context, state = self.context, target.state
+        assert state is not None
         coordinator = Coordinator(context, state, main, target.recorder, engine, processes, self._begin)
         if len(await coordinator.plan()) < 2:  # noqa: PLR2004  # one shard is the whole index
             if not coordinator.unsplittable:
@@ -83,8 +97,12 @@ class ShardedRun(LoadRun):
     async def _load_shards(self, coordinator: Coordinator, target: Target) -> dict[int, ListedSources]:
         """Load all; return the sources that the indexes list, by their positions."""
         begin, main = self._begin, target.main
+        assert main is not None
         async with coordinator.leading():
-            if begin is not None and main is not None:
+            if self.context.settings.scheduler is not None:
+                job = share(coordinator.job)
+                await main.do(lambda connection: coordinator.store.save_job(connection, __version__, job))
+            if begin is not None:
                 await main.do(lambda connection: reopen_shards(connection, coordinator.store, begin))
             await coordinator.scan()
             rows = await coordinator.rows()

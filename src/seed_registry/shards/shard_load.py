@@ -77,7 +77,7 @@ class ShardLoad:
                     reader, sources, facts, parked, ResumePoint.of(committed) if committed else None
                 )
                 if problem is None and row.scanned and reader.digest != decoded(row.scanned, ShardScanned).digest:
-                    problem = Failure.of(changed(reader.name, "it has other bytes than before"))
+                    problem = Failure.of(changed(reader.name, "it has other bytes than before"), worker.job.worker)
                 await self._finish(reader, sources, parked, problem)
         finally:
             parked.close()
@@ -135,7 +135,7 @@ class ShardLoad:
                     listed=() if settings.derive_sources else facts.listed,
                 )
         except (IndexBroken, IndexUnreadable, IndexNotUnderstood) as exc:
-            return Failure.of(exc)
+            return Failure.of(exc, worker.job.worker)
         return None
 
     def _steps(self) -> LoadIndexSteps:

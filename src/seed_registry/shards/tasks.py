@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from seed_registry import errors
 from seed_registry.errors import DatabaseRefused, IndexBroken, SeedRegistryError
@@ -14,11 +15,17 @@ from seed_registry.ledger.run_sources import Begin
 from seed_registry.settings import DatabaseUrl, Settings
 
 Step = Literal["scan", "sieve", "load", "settle"]
+_SAME_INDEX: Final = (
+    "all workers need the same file under the same path; for a URL, headers and credentials are in the environment "
+    "of each: SEED_REGISTRY_HEADER='Name: value'"
+)
 Place = tuple[int, int]  # the position of an index in the run, and the number of a shard in it
 
 
 class Job(Struct, frozen=True):
-    """A run, as a worker needs to know it; it travels through a pipe, for it holds the URL with its password.
+    """A run, as a worker needs to know it. It holds the URL with its password, so it travels through a pipe only.
+
+    Workers of a cluster put it together themselves, see `shared_job`.
 
     Attributes:
         settings: of the run.
@@ -27,6 +34,7 @@ class Job(Struct, frozen=True):
         salt: of the content hashes; workers with another would write other rows.
         parent: the process that ends its workers by ending.
         begin: of this attempt of the run, if it retires.
+        worker: the name of the worker, of a cluster, whose machines may see different files.
     """
 
     run_id: str
@@ -37,6 +45,7 @@ class Job(Struct, frozen=True):
     salt: str
     parent: int
     begin: Begin | None = None
+    worker: str = ""
 
 
 class Task(Struct, frozen=True):
@@ -54,32 +63,51 @@ class Task(Struct, frozen=True):
 
 
 class Failure(Struct, frozen=True):
-    """An error of ours that happened in a worker; exceptions with arguments of their own cannot travel."""
+    """An error of ours that happened in a worker; exceptions with arguments of their own cannot travel.
+
+    Attributes:
+        worker: of a cluster, if the reason may be in its machine.
+    """
 
     kind: str
     message: str
     offset: int = -1
     sqlstate: str | None = None
+    worker: str = ""
 
     @classmethod
-    def of(cls, exc: SeedRegistryError) -> Failure:
-        """From an error."""
+    def of(cls, exc: SeedRegistryError, worker: str = "") -> Failure:
+        """From an error; `worker` is named where another worker may see another file or server."""
         offset = exc.offset if isinstance(exc, IndexBroken) else -1
-        return cls(type(exc).__name__, str(exc), offset, getattr(exc, "sqlstate", None))
+        own = "" if isinstance(exc, (IndexBroken, errors.IndexNotUnderstood)) else worker
+        return cls(type(exc).__name__, str(exc), offset, getattr(exc, "sqlstate", None), own)
+
+    def is_same(self, other: Failure | None) -> bool:
+        """Whether two workers found the same."""
+        return other is not None and replace(other, worker=self.worker) == self
 
     def error(self) -> SeedRegistryError:
         """The error, to be raised."""
         kind: type[SeedRegistryError] = getattr(errors, self.kind, SeedRegistryError)
+        message = self._located()
         if self.kind == IndexBroken.__name__:
-            return IndexBroken(self.message, offset=self.offset)
+            return IndexBroken(message, offset=self.offset)
         if issubclass(kind, (errors.DatabaseUnavailable, DatabaseRefused)):
-            error: SeedRegistryError = kind(self.message)
+            error: SeedRegistryError = kind(message)
             error.sqlstate = self.sqlstate  # type: ignore[attr-defined]  # both have it
             return error
         try:
-            return kind(self.message)
+            return kind(message)
         except TypeError:
-            return SeedRegistryError(self.message)
+            return SeedRegistryError(message)
+
+    def _located(self) -> str:
+        if not self.worker:
+            return self.message
+        problem, _, fix = self.message.partition("\n")
+        if self.kind == errors.IndexUnreadable.__name__:
+            fix = fix or _SAME_INDEX
+        return "\n".join(filter(None, [f"{problem}, on worker {self.worker}", fix]))
 
 
 class Result(Struct, frozen=True):

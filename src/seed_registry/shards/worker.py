@@ -44,6 +44,11 @@ class Worker:
     def __init__(self) -> None:
         self._context: WorkerContext | None = None
 
+    @property
+    def context(self) -> WorkerContext | None:
+        """The run that it has sessions for."""
+        return self._context
+
     async def perform(self, job: Job, task: Task) -> Result:
         """Perform a step; a failure that is one of ours is a result."""
         started = monotonic()
@@ -53,7 +58,7 @@ class Worker:
             await _STEPS[task.step](context, task)
         except SeedRegistryError as exc:
             await self.close()
-            return Result(monotonic() - started, failure=Failure.of(exc))
+            return Result(monotonic() - started, failure=Failure.of(exc, job.worker))
         return Result(monotonic() - started, context.run.tally.retries - before)
 
     async def close(self) -> None:
@@ -80,10 +85,11 @@ def new_runner(parent: int, directory: str = "") -> asyncio.Runner:
 
     _end_with(parent, clean_up)
     atexit.register(clean_up)  # an idle process ends otherwise: with its standard input
-    return asyncio.Runner(loop_factory=_loop_factory())
+    return asyncio.Runner(loop_factory=loop_factory())
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the event loop of a worker; None for the one of Python."""
     try:
         import uvloop  # noqa: PLC0415  # not made for every platform
     except ImportError:
@@ -147,7 +153,7 @@ async def scan_shard(job: Job, index: int, shard: Shard) -> tuple[ShardScanned, 
                 if len(listed) > job.settings.max_sources:
                     raise too_many_sources(job.indexes[index].display_name, job.settings.max_sources)
         except (IndexBroken, IndexUnreadable, IndexNotUnderstood) as exc:
-            problem = Failure.of(exc)
+            problem = Failure.of(exc, job.worker)
     scanned = ShardScanned(
         dialect=reader.dialect.name,
         provider=reader.provider,

@@ -65,6 +65,7 @@ class LiveProgress:
         self._step = ""
         self._position_before = 0
         self._doing = "starting"
+        self._dashboard = ""  # of a cluster
         self._tally = Tally()
         self._started = self._index_started = monotonic()
         self._samples: deque[_Sample] = deque()
@@ -99,6 +100,8 @@ class LiveProgress:
             self._doing = f"writing {fields['assets']:,} assets that were held for their last records"
         elif event == "settling":
             self._doing = f"settling {fields['records']:,} records of repeated keys"
+        elif event == "cluster_joined":
+            self._dashboard = fields["dashboard"]
         elif event == "verifying":
             self._doing = "verifying"
         if (level == "debug" or event in EVENTS_OF_DISPLAY) and not self._verbose:
@@ -116,7 +119,10 @@ class LiveProgress:
         yield self._speed(now, is_narrow=is_narrow)
         yield from _outcomes(tally, options.max_width)
         if tally.worker_progress:
-            yield from _worker_lines(tally.worker_progress, options.max_width, console.height - _OTHER_LINES)
+            others = _OTHER_LINES + bool(self._dashboard)
+            yield from _worker_lines(tally.worker_progress, options.max_width, console.height - others)
+        if self._dashboard:
+            yield _line(Text(f"dashboard {printable(self._dashboard)}", "dim"))
         limit = tally.stages.since(self._samples[0].stages).limit(tally.workers, tally.processes)
         if limit is not None and not self._doing and not is_narrow:
             yield _line(Text("the limit is ", "dim"), _LIMITS[limit])

@@ -4,8 +4,9 @@ with relations as (
   select
     relation.relname,
     -- what a load by several processes needs besides
-    relation.relname in ('shards', 'shard_rejects', 'shard_keys', 'shard_repeats', 'shard_listed', 'parked')
-      as is_of_shards,
+    relation.relname in (
+      'shards', 'shard_jobs', 'shard_rejects', 'shard_keys', 'shard_repeats', 'shard_listed', 'parked'
+    ) as is_of_shards,
     relation.relname in ('changes', 'created', 'change_sets') as is_of_history,
     2 = (
       select pg_catalog.count(*) from pg_catalog.pg_attribute as attribute
@@ -26,13 +27,13 @@ with relations as (
   where namespace.nspname = 'seed_registry'
     and relation.relname in (
       'runs', 'checkpoints', 'run_sources', 'listed_keys', 'changes', 'created', 'change_sets',
-      'shards', 'shard_rejects', 'shard_keys', 'shard_repeats', 'shard_listed', 'parked'
+      'shards', 'shard_jobs', 'shard_rejects', 'shard_keys', 'shard_repeats', 'shard_listed', 'parked'
     )
 )
 select
   pg_catalog.count(*) filter (where relname in ('runs', 'checkpoints')) = 2 as is_there,
   coalesce(pg_catalog.bool_and(is_current) filter (where relname in ('runs', 'checkpoints')), false)
-    and pg_catalog.bool_or(relname = 'shard_listed') as is_current,
+    and pg_catalog.bool_or(relname = 'shard_jobs') as is_current,
   coalesce(pg_catalog.bool_and(is_usable) filter (where not is_of_shards and not is_of_history), false) as is_usable,
   coalesce(pg_catalog.bool_and(is_usable) filter (where is_of_shards), false) as has_shards,
   pg_catalog.count(*) filter (where is_of_history and is_usable) = 3 as has_history

@@ -1,0 +1,62 @@
+"""What the workers of a Dask cluster run: the steps of a run, and a look at whether they can.
+
+Dask calls these functions by name, in its threads and in its loop. Their arguments and results are plain values, which
+anyone on the network may read: settings come from the ledger, the URL of the database and headers from the environment
+of the worker.
+
+This module imports no other one of ours, and then all of it in one thread: Dask calls in several from the first moment,
+and a worker whose loop imported while a thread did so has hung.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import threading
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
+
+from seed_registry import __version__
+
+if TYPE_CHECKING:
+    from seed_registry.shards.tasks import Result, Step
+
+_SLOTS: Final = "seed_registry.shards.cluster_slots"
+_importing: Final = threading.Lock()
+
+
+def perform_step(run_id: str, step: Step, index: int, number: int, parts: tuple[int, ...]) -> Result:
+    """Perform a step, in a thread of Dask's; a failure that is one of ours is a result."""
+    result: Result = _slots().perform_step(run_id, step, index, number, parts)
+    return result
+
+
+async def probe(run_id: str | None) -> dict[str, Any]:
+    """Whether this worker can perform steps of a run, in plain values, for it may be of another version.
+
+    Returns:
+        The worker's `name`, its `software`, the `headers` that it has, without their values, and its `problem`; for
+        that its database is looked into if a run is named.
+    """
+    slots = await asyncio.to_thread(_slots)
+    found: dict[str, Any] = await slots.probe(run_id)
+    return found
+
+
+async def end_run(run_id: str) -> None:
+    """End the steps of a run in this worker, and its sessions."""
+    slots = await asyncio.to_thread(_slots)
+    await slots.end_run(run_id)
+
+
+def software() -> str:
+    """What all processes of a run must have alike: hashes, messages and encodings depend on it."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return f"seed-registry {__version__}, Python {python}, msgspec {version('msgspec')}"
+
+
+def _slots() -> Any:
+    """The module that does it, imported by one thread at a time."""
+    with _importing:
+        return import_module(_SLOTS)
