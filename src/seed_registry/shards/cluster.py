@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -64,9 +65,8 @@ async def _connect(new_client: Any, address: str) -> Any:
             return await client
     except (OSError, TypeError, ValueError, ImportError) as exc:
         await client.close()
-        reason = printable(exc.__cause__ or exc) or type(exc).__name__
         raise ClusterUnavailable(
-            f"no Dask scheduler answers at {address}: {reason}\n"
+            f"no Dask scheduler answers at {address}: {_reason(exc)}\n"
             "look whether `dask scheduler` runs there, whether this machine may connect to it and, for tls://, "
             "whether Dask's configuration names the certificates; --processes needs no cluster"
         ) from exc
@@ -273,6 +273,12 @@ class Cluster:
             yield
         except (CancelledError, OSError) as exc:
             raise lost from exc
+
+
+def _reason(exc: BaseException) -> str:
+    """The text of what caused an error, without the object of Dask's that met it."""
+    text = next(filter(None, map(str, (exc.__cause__ or "", exc, type(exc).__name__))))
+    return printable(re.sub("^in <[^<>]*>: ", "", text))
 
 
 @contextmanager
