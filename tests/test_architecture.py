@@ -46,8 +46,9 @@ MODULES = {
 # What runs on the other side is another program: its own imports are followed from there.
 PROCESS_BOUNDARIES = {
     ("shards.engine", "shards.worker"),
-    ("shards.dry_run", "shards.dry_run_worker"),
+    ("shards.dry_run_engine", "shards.dry_run_worker"),
     ("shards.audit_engine", "shards.audit_worker"),
+    ("shards.dry_run_cluster", "shards.dry_run_worker"),
 }
 MAX_TOP_LEVEL_MODULES, MAX_CHAIN, MAX_FAN_OUT, MAX_GERUNDS = 15, 12, 12, 1
 

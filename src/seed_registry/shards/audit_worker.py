@@ -1,6 +1,6 @@
-"""One worker process of an audit: compares shards with the snapshot of its coordinator, and writes to no database.
+"""One worker of an audit: compares shards with the snapshot of its coordinator, and writes to no database.
 
-Each step may be repeated, by any process: its result counts once it has arrived.
+Each step may be repeated, by any worker: its result counts once it has arrived.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ async def perform(job: AuditJob, task: AuditTask) -> ShardAudited:
                 audited.soundness, audited.portal = reader.soundness, reader.portal
                 audited.lines, audited.position, audited.provider = reader.lines, reader.position, reader.provider
     except SeedRegistryError as exc:
-        audited.failure = Failure.of(exc)
+        audited.failure = Failure.of(exc, job.worker)
     return audited
 
 

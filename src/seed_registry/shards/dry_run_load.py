@@ -99,5 +99,5 @@ async def _load(
             listed=() if job.settings.derive_sources else listed,
         )
     except (IndexBroken, IndexUnreadable, IndexNotUnderstood) as exc:
-        return Failure.of(exc)
+        return Failure.of(exc, job.worker)
     return None

@@ -25,6 +25,7 @@ from seed_registry.index.open_shard import read_shard
 from seed_registry.index.shards import Shard
 from seed_registry.load.sources import too_many_sources
 from seed_registry.shards.context import WorkerContext
+from seed_registry.shards.event_loop import loop_factory
 from seed_registry.shards.facts import ShardScanned, decoded, encoded
 from seed_registry.shards.settlement import Settlement
 from seed_registry.shards.shard_load import ShardLoad
@@ -86,15 +87,6 @@ def new_runner(parent: int, directory: str = "") -> asyncio.Runner:
     _end_with(parent, clean_up)
     atexit.register(clean_up)  # an idle process ends otherwise: with its standard input
     return asyncio.Runner(loop_factory=loop_factory())
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes the event loop of a worker; None for the one of Python."""
-    try:
-        import uvloop  # noqa: PLC0415  # not made for every platform
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 _worker: Worker | None = None
