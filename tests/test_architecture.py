@@ -28,7 +28,7 @@ ALLOWED = {
     "rejects": {BASE, "index"},
     "ledger": {BASE, "postgres"},
     "registry": {BASE, "postgres", "ledger"},
-    "doctor": {BASE, "postgres", "embedded", "registry"},
+    "doctor": {BASE, "postgres", "embedded", "registry", "shards"},
     "verify": {BASE, "index", "postgres", "embedded", "registry"},
     "load": {BASE, "index", "rejects", "postgres", "embedded", "ledger", "registry", "verify"},
     "dry_run": {BASE, "index", "postgres", "embedded", "ledger", "registry", "load"},

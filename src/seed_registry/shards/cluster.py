@@ -91,7 +91,7 @@ class Cluster:
         self._progress = progress
         self._retry_seconds = retry_seconds
         self._command = command
-        self._again = f"{_AGAIN}: it continues the run" if command == "load" else _AGAIN
+        self._again = _AGAIN + (": it continues the run" if command == "load" else "")
         self._headers: Sequence[str] = ()
         self._checked: set[str] = set()  # addresses
         self._lost: dict[str, Callable[[str], None]] = {}  # by key
@@ -149,7 +149,7 @@ class Cluster:
             return  # the first step that is given to them will tell
         for address, answer in found.items():
             if isinstance(answer, ImportError | AttributeError):
-                problems.append((address, f"it lacks {software()}\npip install 'seed-registry[dask]' there"))
+                problems.append((address, lacking()))
             elif isinstance(answer, OSError) and database is None:
                 continue  # it has gone again
             elif isinstance(answer, BaseException):
@@ -232,6 +232,17 @@ class Cluster:
                 del self._lost[key]
                 future.release()  # Dask forgets it; what runs goes on to its end
 
+    async def versions(self) -> tuple[str, dict[str, str]]:
+        """The versions of Dask: of the scheduler, and of the workers by their addresses.
+
+        Raises:
+            ClusterUnavailable: the scheduler was lost.
+        """
+        with self._connected():
+            found = await self._client.get_versions()
+        workers = {address: one["packages"]["distributed"] for address, one in found["workers"].items()}
+        return found["scheduler"]["packages"]["distributed"], workers
+
     async def publish(self, name: str, fact: Any) -> None:
         """Let workers read a fact, of plain values, at the scheduler until it is withdrawn.
 
@@ -266,11 +277,8 @@ class Cluster:
 
     def _problem(self, answer: dict[str, Any]) -> str:
         """Why a worker cannot load, from its answer."""
-        if answer["software"] != software():
-            return (
-                f"it has {answer['software']}; here is {software()}\n"
-                "install the same versions for this command and all workers"
-            )
+        if problem := differing(answer["software"]):
+            return problem
         missing = [name for name in self._headers if name not in answer["headers"]]
         if missing and not answer["problem"]:
             return (
@@ -297,6 +305,18 @@ class Cluster:
             yield
         except (CancelledError, OSError) as exc:
             raise lost from exc
+
+
+def lacking() -> str:
+    """That a worker cannot even be asked, as an error says it."""
+    return f"it lacks {software()}\npip install 'seed-registry[dask]' there"
+
+
+def differing(found: str) -> str:
+    """That the software of a worker is not that of this process, as an error says it; empty if it is."""
+    if found == software():
+        return ""
+    return f"it has {found}; here is {software()}\ninstall the same versions for this command and all workers"
 
 
 @contextmanager

@@ -59,6 +59,18 @@ async def probe(database: str | None) -> dict[str, Any]:
     return found
 
 
+async def examine(schema: str, columns: dict[str, str], pooler: str) -> dict[str, Any]:
+    """What this worker is, has and sees, in plain values, as above; the arguments are settings.
+
+    Returns:
+        Its `name`, `software`, `cores` and free `memory` in bytes; of its database the name, the `fingerprint`, and
+        the `problem` with it, which ends with what to do.
+    """
+    facts = await asyncio.to_thread(_imported, "cluster_facts")
+    found: dict[str, Any] = await facts.examine(schema, columns, pooler)
+    return found
+
+
 async def end_run(run_id: str) -> None:
     """End the steps of a run in this worker, and its sessions."""
     slots = await asyncio.to_thread(_imported, "cluster_slots")
