@@ -66,12 +66,16 @@ class ShardedAudit(AuditRun):
             from seed_registry.shards.audit_cluster import open_audit_cluster  # noqa: PLC0415  # others do without
 
             async with open_audit_cluster(indexes, snapshot, context) as engine:
-                await self._read_by(engine, engine.workers, indexes)
+                await self._read_by(engine, engine.workers, indexes, fewest=1)
 
-    async def _read_by(self, engine: AuditEngine, processes: int, indexes: Sequence[IndexRef]) -> None:
-        plan = [await self._plan(index, processes) for index in indexes] if processes > 1 else []
+    async def _read_by(
+        self, engine: AuditEngine, processes: int, indexes: Sequence[IndexRef], *, fewest: int = 2
+    ) -> None:
+        """Read the indexes by shards; in this process where there is only one, or fewer processes than so many."""
+        is_divided = processes >= fewest
+        plan = [await self._plan(index, processes) for index in indexes] if is_divided else []
         if sum(map(len, plan)) < 2:  # noqa: PLR2004  # one process does it as well
-            if processes > 1 and not self._has_unsplittable:
+            if is_divided and not self._has_unsplittable:
                 self._progress.tell("info", "one_shard", note="too small to be divided: read by one process")
             await super()._read_all(indexes)
             return

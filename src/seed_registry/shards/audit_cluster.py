@@ -11,6 +11,7 @@ import anyio.to_thread
 
 from seed_registry.load.context import new_run_id
 from seed_registry.postgres.identity import fingerprint
+from seed_registry.postgres.pooler import is_pooled
 from seed_registry.shards.audit_tasks import AuditFound, PublishedAudit
 from seed_registry.shards.capacity import count_audit_sessions
 from seed_registry.shards.cluster_engine import ClusterEngine, open_cluster
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 async def open_audit_cluster(
     indexes: Sequence[IndexRef], snapshot: RegistrySnapshot, context: AuditContext
 ) -> AsyncIterator[AuditCluster]:
-    """The engine of an audit.
+    """The engine of an audit; it has no worker where a pooler is in between.
 
     Raises:
         SettingsInvalid: see `require_shareable`.
@@ -43,7 +44,7 @@ async def open_audit_cluster(
     database = await fingerprint(connection)
     async with open_cluster(run_id, settings, progress, database, "verify") as cluster:
         most = await count_audit_sessions(connection, sum(cluster.threads.values()), progress)
-        engine = AuditCluster(cluster, most, run_id)
+        engine = AuditCluster(cluster, 0 if is_pooled(connection) else most, run_id, database)
         async with engine.following():
             yield engine
 
@@ -51,15 +52,17 @@ async def open_audit_cluster(
 class AuditCluster(ClusterEngine):
     """The `AuditEngine` of a Dask cluster."""
 
-    def __init__(self, cluster: Cluster, most: int, run_id: str) -> None:
-        """`run_id` is what workers know the audit by."""
+    def __init__(self, cluster: Cluster, most: int, run_id: str, database: str) -> None:
+        """`run_id` is what workers know the audit by, `database` the fingerprint of that with the snapshot."""
         super().__init__(cluster, most)
         self._run_id = run_id
+        self._database = database
 
     async def audit(self, job: AuditJob, task: AuditTask, lost: Callable[[str], None]) -> ShardAudited:
         """Perform a step, see `AuditEngine`."""
         own = Job(self._run_id, job.settings, job.indexes, job.url, is_empty=False, salt=job.tables.salt, parent=0)
-        fact, step = PublishedAudit(share(own), job.tables, job.snapshot, task), (self._run_id, task.step, task.place)
+        fact = PublishedAudit(share(own), self._database, job.tables, job.snapshot, task)
+        step = self._run_id, task.step, task.place
         async with self._limiter:
             found: AuditFound = await perform_published(self._cluster, perform_audit_step, step, fact, lost)
             await anyio.to_thread.run_sync(unpack, found.files, job.directory)

@@ -7,7 +7,7 @@ from seed_registry.shards.audit_tasks import AuditFound, AuditJob, PublishedAudi
 from seed_registry.shards.audit_worker import perform
 from seed_registry.shards.context import worker_name
 from seed_registry.shards.published_worker import perform_step
-from seed_registry.shards.shared_job import job_of_worker
+from seed_registry.shards.shared_job import job_of_worker, require_same
 from seed_registry.shards.tasks import Failure
 
 
@@ -16,6 +16,7 @@ def perform_published(run_id: str, step: str, index: int, number: int) -> AuditF
 
     async def work(published: PublishedAudit, directory: str) -> ShardAudited:
         job, tables = job_of_worker(run_id, published.job, worker_name()), published.tables
+        await require_same(job.url, published.database, job.settings.pooler)
         snapshot, task = published.snapshot, published.task
         audit = AuditJob(job.settings, job.url, tables, snapshot, job.indexes, directory, job.parent, job.worker)
         return await perform(audit, task)

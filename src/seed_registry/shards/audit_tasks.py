@@ -86,9 +86,15 @@ class ShardAudited(Struct):
 
 
 class PublishedAudit(Struct, frozen=True):
-    """What one step of an audit needs to know: the job, see `shared_job.share`, and what an `AuditJob` has besides."""
+    """What one step of an audit needs to know, beside the job that of an `AuditJob`.
+
+    Attributes:
+        job: see `shared_job.share`.
+        database: the fingerprint of that with the snapshot.
+    """
 
     job: bytes
+    database: str
     tables: Tables
     snapshot: str
     task: AuditTask
