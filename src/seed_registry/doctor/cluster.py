@@ -73,8 +73,8 @@ def _sessions(settings: Settings, threads: int, free: int) -> Finding:
 
 def _worker(address: str, threads: int, answer: Any, distributed: str, here: str | None) -> Finding:
     """The finding about one worker; its name is in it, and in what to do."""
-    if isinstance(answer, ImportError | AttributeError):
-        return _failed(address, lacking())
+    if problem := lacking(answer):
+        return _failed(address, problem)
     if isinstance(answer, BaseException):
         return _failed(address, f"{answer}\nlook into its log")
     name = answer["name"]

@@ -24,7 +24,7 @@ _RESTART_SECONDS: Final = 30
 _CLOSE_SECONDS: Final = 1.5
 _SECONDS_BETWEEN_LOOKS: Final = 1.0
 _MOST_NAMED: Final = 5
-_SHOWN_CHARACTERS: Final = 400
+_LACKING: Final = ("ModuleNotFoundError(", "ImportError(", "AttributeError(")
 # The handlers that Dask gives to these print tracebacks of its own to standard error.
 _LOGGERS: Final = ("distributed", "distributed.client", "distributed.gc", "tornado", "tornado.application")
 _AGAIN: Final = "run the same command again, or with --processes in place of --scheduler"
@@ -116,9 +116,14 @@ class Cluster:
             if not is_told:
                 self._progress.tell("warning", "waiting_for_workers", scheduler=self._address)
                 is_told = True
-            if monotonic() > deadline:
+            if monotonic() >= deadline:
+                since = (
+                    f"has had no worker for {self._retry_seconds:.0f} seconds"
+                    if self._retry_seconds
+                    else "has no worker"
+                )
                 raise ClusterUnavailable(
-                    f"the scheduler at {self._address} has had no worker for {self._retry_seconds:.0f} seconds\n"
+                    f"the scheduler at {self._address} {since}\n"
                     f"start some: `dask worker {self._address}`, with DATABASE_URL in their environment; "
                     f"then {self._again}"
                 )
@@ -148,8 +153,8 @@ class Cluster:
                 raise
             return  # the first step that is given to them will tell
         for address, answer in found.items():
-            if isinstance(answer, ImportError | AttributeError):
-                problems.append((address, lacking()))
+            if problem := lacking(answer):
+                problems.append((address, problem))
             elif isinstance(answer, OSError) and database is None:
                 continue  # it has gone again
             elif isinstance(answer, BaseException):
@@ -307,9 +312,12 @@ class Cluster:
             raise lost from exc
 
 
-def lacking() -> str:
-    """That a worker cannot even be asked, as an error says it."""
-    return f"it lacks {software()}\npip install 'seed-registry[dask]' there"
+def lacking(answer: Any) -> str:
+    """That a worker cannot even be asked, as an error says it, from what `Cluster.run` returns; empty if it can."""
+    # Dask sends an error as its text if it happened before the call.
+    if isinstance(answer, ImportError | AttributeError) or str(answer).startswith(_LACKING):
+        return f"it lacks {software()}\npip install 'seed-registry[dask]' there"
+    return ""
 
 
 def differing(found: str) -> str:
