@@ -122,7 +122,7 @@ def test_a_cluster_without_workers_and_a_scheduler_that_does_not_answer_fail(
 ) -> None:
     (finding,) = _found(cluster, database_url)
     assert (finding.name, finding.state) == ("cluster", "fail")
-    assert finding.finding == f"the scheduler at {cluster.address} has no worker"
+    assert finding.finding == f"{cluster.address} has no worker"
     assert f"`dask worker {cluster.address}`" in finding.fix
     cluster.kill_scheduler()
     monkeypatch.setattr("seed_registry.shards.cluster._CONNECT_SECONDS", 0.5)

@@ -26,7 +26,9 @@ async def check_cluster(settings: Settings) -> list[Finding]:
     try:
         require_shareable([], settings)
         async with join_cluster(settings.scheduler, Silent(), 0.0, "doctor") as cluster:
-            await cluster.wait_for_workers()
+            if not await cluster.find_workers():
+                fix = f"start some: `dask worker {settings.scheduler}`, with DATABASE_URL in their environment"
+                return [Finding("cluster", "fail", f"{settings.scheduler} has no worker", fix)]
             here, free = await _own_database(settings)
             scheduler, versions = await cluster.versions()
             findings = [_cluster(settings, cluster, scheduler)]

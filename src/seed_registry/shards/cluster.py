@@ -112,23 +112,27 @@ class Cluster:
         """
         deadline = monotonic() + self._retry_seconds
         is_told = False
-        while not (threads := await self._find_threads()):
+        while not await self.find_workers():
             if not is_told:
                 self._progress.tell("warning", "waiting_for_workers", scheduler=self._address)
                 is_told = True
-            if monotonic() >= deadline:
-                since = (
-                    f"has had no worker for {self._retry_seconds:.0f} seconds"
-                    if self._retry_seconds
-                    else "has no worker"
-                )
+            if monotonic() > deadline:
                 raise ClusterUnavailable(
-                    f"the scheduler at {self._address} {since}\n"
+                    f"the scheduler at {self._address} has had no worker for {self._retry_seconds:.0f} seconds\n"
                     f"start some: `dask worker {self._address}`, with DATABASE_URL in their environment; "
                     f"then {self._again}"
                 )
             await anyio.sleep(_SECONDS_BETWEEN_LOOKS)
-        self.threads = threads
+
+    async def find_workers(self) -> bool:
+        """See which workers there are; return whether there are any.
+
+        Raises:
+            ClusterUnavailable: the scheduler was lost.
+        """
+        with self._connected():
+            self.threads = dict(await self._client.nthreads())
+        return bool(self.threads)
 
     async def check(self, database: str | None, headers: Sequence[str]) -> None:
         """Check that the workers that were not checked yet can do it; their databases only if one is named.
@@ -291,10 +295,6 @@ class Cluster:
                 "one header a line: it is not sent to them"
             )
         return str(answer["problem"])
-
-    async def _find_threads(self) -> dict[str, int]:
-        with self._connected():
-            return dict(await self._client.nthreads())
 
     @contextmanager
     def _connected(self) -> Iterator[None]:

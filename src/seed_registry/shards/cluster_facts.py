@@ -29,5 +29,5 @@ async def examine(schema: str, columns: dict[str, str], pooler: Any) -> dict[str
     except SeedRegistryError as exc:
         facts["problem"] = str(exc)
     except asyncpg.InsufficientPrivilegeError as exc:
-        facts["problem"] = f"{exc.args[0]}\ngrant what `seed-registry schema grants` prints to the role of this worker"
+        facts["problem"] = f"{exc.args[0]}\ngrant what the line on privileges says, to its role"
     return facts
