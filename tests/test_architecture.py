@@ -48,7 +48,6 @@ PROCESS_BOUNDARIES = {
     ("shards.engine", "shards.worker"),
     ("shards.dry_run_engine", "shards.dry_run_worker"),
     ("shards.audit_engine", "shards.audit_worker"),
-    ("shards.dry_run_cluster", "shards.dry_run_worker"),
 }
 MAX_TOP_LEVEL_MODULES, MAX_CHAIN, MAX_FAN_OUT, MAX_GERUNDS = 15, 12, 12, 1
 

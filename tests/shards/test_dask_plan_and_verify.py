@@ -27,8 +27,9 @@ from seed_registry.cli.audit_runner import run_audit
 from seed_registry.errors import ClusterUnavailable, IndexesFailed, SeedRegistryError
 from seed_registry.headers import Header
 from seed_registry.key_hashes import KeyPart
-from seed_registry.report import Report, Silent
+from seed_registry.report import Report, Silent, Tally, WorkerProgress
 from seed_registry.settings import DatabaseUrl, MaxRejects
+from seed_registry.shards.published import PublishedSteps
 from seed_registry.verify.audit_report import AuditReport
 
 pytestmark = pytest.mark.usefixtures("at_home")
@@ -191,6 +192,43 @@ def test_workers_that_are_killed_cost_nothing(
     assert "is gone: was it killed, or out of memory?" in retried[0]["reason"]
     cluster.wait_for_workers(_TWO)
     _require_nothing_left(cluster, url)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_the_display_is_told_what_each_worker_is_at(
+    own_cluster: DaskCluster,
+    url: DatabaseUrl,
+    indexes: Sequence[Path],
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    often = "from seed_registry.shards import published_worker; published_worker._SECONDS_BETWEEN_NOTES = 0.005"
+    preload = _preload(tmp_path, "often", often)
+    for _ in range(_TWO):
+        own_cluster.start_worker("--no-nanny", "--preload", preload)
+    own_cluster.wait_for_workers(_TWO)
+    monkeypatch.setattr("seed_registry.shards.cluster_engine._SECONDS_BETWEEN_LOOKS", 0.01)
+    seen: list[WorkerProgress] = []
+
+    class Display(Silent):
+        def began(self, tally: Tally) -> None:
+            self.tally = tally
+
+    display, show = Display(), PublishedSteps.show
+
+    async def shown(self: PublishedSteps) -> None:
+        await show(self)
+        seen.extend(display.tally.worker_progress)
+
+    monkeypatch.setattr(PublishedSteps, "show", shown)
+    _run(command, indexes, _by(own_cluster, _settings(url)), display)
+    assert len({one.worker for one in seen}) == _TWO
+    assert {one.index for one in seen} <= {str(path) for path in indexes}
+    assert all(0 <= one.position <= one.size for one in seen)
+    assert any(one.position and one.read for one in seen)
+    assert display.tally.worker_progress == []
 
 
 # --- the commands -------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ class ShardedAudit(AuditRun):
         else:
             from seed_registry.shards.audit_cluster import open_audit_cluster  # noqa: PLC0415  # others do without
 
-            async with open_audit_cluster(indexes, snapshot, context) as engine:
+            async with open_audit_cluster(indexes, snapshot, context, self._tally) as engine:
                 await self._read_by(engine, engine.workers, indexes, fewest=1)
 
     async def _read_by(

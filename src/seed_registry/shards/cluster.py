@@ -266,6 +266,16 @@ class Cluster:
         with anyio.move_on_after(_CLOSE_SECONDS, shield=True), suppress(ClusterUnavailable), self._connected():
             await self._client.unpublish_dataset(name)
 
+    async def notes(self) -> list[Any]:
+        """What workers have noted of the calls that they are at, as `Client.set_metadata` of Dask does by their keys.
+
+        Raises:
+            ClusterUnavailable: the scheduler was lost.
+        """
+        with self._connected():
+            found = [await self._client.get_metadata([key], default=None) for key in list(self._lost)]
+        return [note for note in found if note is not None]
+
     async def restart(self, worker: str) -> None:
         """Have the process of a worker, by its name, ended, and started again where something does."""
         address = self.addresses.pop(worker, None)

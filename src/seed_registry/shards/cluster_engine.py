@@ -145,10 +145,14 @@ class ClusterEngine:
         )
         return result
 
+    async def _show(self) -> None:
+        """Show what the workers are at; of a load the ledger has it."""
+
     async def _follow(self) -> None:
         while True:
             await anyio.sleep(_SECONDS_BETWEEN_LOOKS)
             while self._silent:
                 await self._cluster.restart(self._silent.pop())
             await self._cluster.look()
+            await self._show()
             self._limiter.total_tokens = self._wished

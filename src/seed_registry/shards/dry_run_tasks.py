@@ -124,6 +124,6 @@ def new_job(run: RunContext, state: RegistryState | None, directory: str) -> Dry
     )
 
 
-def new_run(job: DryRunJob) -> RunContext:
+def new_run(job: DryRunJob, tally: Tally) -> RunContext:
     """The run in a worker process."""
-    return RunContext(job.indexes, job.settings, Silent(), read_index, run_id=job.run_id)
+    return RunContext(job.indexes, job.settings, Silent(), read_index, tally, job.run_id)

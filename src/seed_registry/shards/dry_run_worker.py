@@ -7,6 +7,7 @@ from array import array
 from time import monotonic
 
 from seed_registry.errors import SeedRegistryError
+from seed_registry.report import Tally
 from seed_registry.shards.context import worker_name
 from seed_registry.shards.dry_run_load import load
 from seed_registry.shards.dry_run_tasks import DryRunJob, DryRunResult, DryRunTask, Found, PlanFound, PublishedDryRun
@@ -15,7 +16,7 @@ from seed_registry.shards.published_worker import perform_step
 from seed_registry.shards.shared_files import SharedFiles, unusable
 from seed_registry.shards.shared_job import job_of_worker, require_same
 from seed_registry.shards.tasks import Failure, Job
-from seed_registry.shards.worker import new_runner, repeated, scan_shard
+from seed_registry.shards.worker import new_runner, scan_shard
 
 _runner: asyncio.Runner | None = None
 
@@ -31,8 +32,9 @@ def perform(job: DryRunJob, task: DryRunTask) -> DryRunResult:
 def perform_published(run_id: str, step: str, index: int, number: int) -> PlanFound:
     """Perform a step that is published, in a thread of Dask's; see `published_worker`."""
 
-    async def work(published: PublishedDryRun, directory: str) -> DryRunResult:
-        return await _perform_published(job_of_worker(run_id, published.job, worker_name()), published, directory)
+    async def work(published: PublishedDryRun, directory: str, tally: Tally) -> DryRunResult:
+        job = job_of_worker(run_id, published.job, worker_name())
+        return await _perform_published(job, published, directory, tally)
 
     try:
         return PlanFound(*perform_step((run_id, step, index, number), PublishedDryRun, work))
@@ -40,7 +42,7 @@ def perform_published(run_id: str, step: str, index: int, number: int) -> PlanFo
         return PlanFound(DryRunResult(0.0, failure=Failure.of(exc, worker_name())))
 
 
-async def _perform_published(job: Job, published: PublishedDryRun, directory: str) -> DryRunResult:
+async def _perform_published(job: Job, published: PublishedDryRun, directory: str, tally: Tally) -> DryRunResult:
     task, has_registry, files = published.task, bool(published.database), SharedFiles(directory)
     if has_registry and task.step == "load":
         await require_same(job.url, published.database, job.settings.pooler)
@@ -58,16 +60,16 @@ async def _perform_published(job: Job, published: PublishedDryRun, directory: st
         has_registry=has_registry,
         known=published.known,
     )
-    result = await perform_here(dry_run, task)
+    result = await perform_here(dry_run, task, tally)
     files.path("repeated-0", task.place).unlink()
     return result
 
 
-async def perform_here(job: DryRunJob, task: DryRunTask) -> DryRunResult:
-    """Perform a step; a failure that is one of ours is a result."""
+async def perform_here(job: DryRunJob, task: DryRunTask, tally: Tally | None = None) -> DryRunResult:
+    """Perform a step, counting in `tally`; a failure that is one of ours is a result."""
     started = monotonic()
     try:
-        found = await _found(job, task)
+        found = await _found(job, task, tally or Tally())
     except SeedRegistryError as exc:
         return DryRunResult(monotonic() - started, failure=Failure.of(exc, job.worker))
     except OSError as exc:  # those of an index are errors of ours
@@ -75,10 +77,12 @@ async def perform_here(job: DryRunJob, task: DryRunTask) -> DryRunResult:
     return DryRunResult(monotonic() - started, found=found)
 
 
-async def _found(job: DryRunJob, task: DryRunTask) -> Found:
+async def _found(job: DryRunJob, task: DryRunTask, tally: Tally) -> Found:
     if task.step == "scan":
         return await scan(job, task)
-    return await load(job, task) if task.step == "load" else sieve(job, task)
+    if task.step == "load":
+        return await load(job, task, tally)
+    return SharedFiles(job.directory).sieve(task.places, task.parts)
 
 
 async def scan(job: DryRunJob, task: DryRunTask) -> ShardScanned:
@@ -87,14 +91,3 @@ async def scan(job: DryRunJob, task: DryRunTask) -> ShardScanned:
     scanned, hashes = await scan_shard(job, task.index, task.shard)
     SharedFiles(job.directory).write_keys(task.place, hashes)
     return scanned
-
-
-def sieve(job: DryRunJob, task: DryRunTask) -> int:
-    """Find the keys of some parts that occur more than once in the run; return their number."""
-    files = SharedFiles(job.directory)
-    again = set[int]()
-    for place, hashes in repeated([(place, files.read_keys(place, task.parts)) for place in task.places]):
-        if hashes:
-            again.update(hashes)
-            files.write_repeated(place, task.parts[0], hashes)
-    return len(again)

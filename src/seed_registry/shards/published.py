@@ -6,45 +6,75 @@ Neither writes to the database, so there is no ledger that their workers could r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from seed_registry import __version__
+from seed_registry.report import WorkerProgress
 from seed_registry.shards.facts import encoded
 
 if TYPE_CHECKING:
     from msgspec import Struct
 
+    from seed_registry.index.inputs import IndexRef
+    from seed_registry.index.shards import Shard
+    from seed_registry.report import Tally
     from seed_registry.shards.cluster import Cluster
     from seed_registry.shards.tasks import Place
 
 
-async def perform_published(
-    cluster: Cluster,
-    function: Callable[[str, str, int, int], Any],
-    step: tuple[str, str, Place],
-    fact: Struct,
-    lost: Callable[[str], None],
-) -> Any:
-    """Perform a step on a worker, which finds a fact at the scheduler; see `published_worker`.
+class PublishedSteps:
+    """Performs steps of one run on a cluster; its workers find a fact for each at the scheduler."""
 
-    Args:
-        cluster: that performs it.
-        function: called with the id of the run, the step, the position of the index and the number of the shard.
-        step: the id of the run, the step, its shard.
-        fact: what the step needs to know, without a secret.
-        lost: see `Cluster.call`.
+    def __init__(self, cluster: Cluster, run_id: str, tally: Tally, indexes: Sequence[IndexRef]) -> None:
+        """`tally` is told what the workers are at."""
+        self._cluster = cluster
+        self._run_id = run_id
+        self._tally = tally
+        self._indexes = indexes
+        self._sizes: dict[Place, int] = {}
 
-    Raises:
-        WorkersLost, ClusterUnavailable: see `Cluster.call`.
-    """
-    run_id, kind, place = step
-    name = step_name(run_id, kind, *place)
-    try:
-        await cluster.publish(name, (__version__, encoded(fact)))
-        return await cluster.call(function, run_id, kind, *place, name=f"{kind}-{place[0]}-{place[1]}", lost=lost)
-    finally:
-        await cluster.withdraw(name)
+    async def perform(
+        self, function: Callable[[str, str, int, int], Any], step: str, shard: tuple[int, Shard], fact: Struct,
+        lost: Callable[[str], None],
+    ) -> Any:  # fmt: skip
+        """Perform a step on a worker, see `published_worker`.
+
+        Args:
+            function: called with the id of the run, the step, the position of the index and the number of the shard.
+            step: its name.
+            shard: the position of its index, and the shard.
+            fact: what the step needs to know, without a secret.
+            lost: see `Cluster.call`.
+
+        Raises:
+            WorkersLost, ClusterUnavailable: see `Cluster.call`.
+        """
+        cluster, place = self._cluster, (shard[0], shard[1].number)
+        self._sizes[place] = shard[1].last - shard[1].first
+        name = step_name(self._run_id, step, *place)
+        try:
+            await cluster.publish(name, (__version__, encoded(fact)))
+            key = "-".join(map(str, (step, *place)))
+            return await cluster.call(function, self._run_id, step, *place, name=key, lost=lost)
+        finally:
+            await cluster.withdraw(name)
+
+    async def show(self) -> None:
+        """Tell the tally what the workers are at.
+
+        Raises:
+            ClusterUnavailable: the scheduler was lost.
+        """
+        self._tally.worker_progress = sorted(
+            (
+                WorkerProgress(
+                    worker, self._indexes[index].report_name, number, position, self._sizes[index, number], read
+                )
+                for worker, index, number, position, read in await self._cluster.notes()
+            ),
+            key=lambda one: one.worker,
+        )
 
 
 def step_name(run_id: str, step: str, index: int, number: int) -> str:

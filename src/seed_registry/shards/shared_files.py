@@ -14,7 +14,7 @@ from msgspec import Struct
 from seed_registry.errors import StorageFailed
 from seed_registry.records import Asset
 from seed_registry.shards.facts import decoded
-from seed_registry.spill import PARTS, by_part
+from seed_registry.spill import PARTS, by_part, repeated
 
 if TYPE_CHECKING:
     from seed_registry.shards.tasks import Place
@@ -56,6 +56,15 @@ class SharedFiles(Struct, frozen=True):
     def read_all_repeated(self, place: Place) -> bytes:
         """As `read_repeated`, 8 bytes each."""
         return array("Q", self.read_repeated(place)).tobytes()
+
+    def sieve(self, places: Sequence[Place], parts: Sequence[int]) -> int:
+        """Find the keys of some parts that occur more than once in these shards, and return how many there are."""
+        again = set[int]()
+        for place, hashes in repeated([(place, self.read_keys(place, parts)) for place in places]):
+            if hashes:
+                again.update(hashes)
+                self.write_repeated(place, parts[0], hashes)
+        return len(again)
 
     def write_hashes(self, kind: str, place: Place, parts: Iterable[array[int]]) -> None:
         """Write hashes."""

@@ -12,7 +12,6 @@ import shutil
 import signal
 import threading
 from array import array
-from collections import Counter
 from collections.abc import Callable
 from itertools import groupby
 from operator import itemgetter
@@ -29,8 +28,8 @@ from seed_registry.shards.event_loop import loop_factory
 from seed_registry.shards.facts import ShardScanned, decoded, encoded
 from seed_registry.shards.settlement import Settlement
 from seed_registry.shards.shard_load import ShardLoad
-from seed_registry.shards.tasks import Failure, Job, Place, Result, Task
-from seed_registry.spill import by_part
+from seed_registry.shards.tasks import Failure, Job, Result, Task
+from seed_registry.spill import by_part, repeated
 
 if TYPE_CHECKING:
     from seed_registry.load.retry import Connection
@@ -172,19 +171,6 @@ async def sieve(worker: WorkerContext, task: Task) -> None:
         await worker.store.save_repeats(connection, repeats)
 
     await worker.main.do(sieve_parts)
-
-
-def repeated(by_shard: list[tuple[Place, array[int]]]) -> list[tuple[Place, array[int]]]:
-    """The hashes of each shard that occur more than once in all of them together."""
-    seen: set[int] = set()
-    again: set[int] = set()
-    for _, hashes in by_shard:
-        distinct = set(hashes)
-        again |= seen & distinct
-        if len(distinct) < len(hashes):
-            again |= {value for value, count in Counter(hashes).items() if count > 1}
-        seen |= distinct
-    return [(place, array("Q", again.intersection(hashes))) for place, hashes in by_shard]
 
 
 async def load(worker: WorkerContext, task: Task) -> None:
