@@ -858,6 +858,7 @@ def test_every_flag_command_variable_and_extra_that_a_message_names_is_there() -
         "--format",
         "--system",
         "--no-ledger",
+        "--nthreads",
     }
     groups = {path[0] for path in commands} | {"--help"}
     variables = {variable(path[-1], key) for path, command in commands.items() for key in options_of(command)}

@@ -176,7 +176,7 @@ def test_of_a_broken_index_that_others_follow_the_rest_is_planned(
     assert _facts(reports[0]) == _facts(reports[1])
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "event"), [("verify", "index_opened"), ("plan", "shard_loaded"),
     ("plan", "shard_scanned")])  # fmt: skip
 def test_workers_that_are_killed_cost_nothing(
@@ -376,6 +376,7 @@ def test_a_worker_with_another_database_that_joins_later_compares_nothing(
 # --- secrets ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("command", _COMMANDS)
 def test_no_secret_is_in_what_dask_gets_or_logs(
     cluster: DaskCluster, url: DatabaseUrl, indexes: Sequence[Path], command: Command, tmp_path: Path

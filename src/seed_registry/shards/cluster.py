@@ -24,6 +24,7 @@ _RESTART_SECONDS: Final = 30
 _CLOSE_SECONDS: Final = 1.5
 _SECONDS_BETWEEN_LOOKS: Final = 1.0
 _MOST_NAMED: Final = 5
+_SHOWN_CHARACTERS: Final = 400
 _LACKING: Final = ("ModuleNotFoundError(", "ImportError(", "AttributeError(")
 # The handlers that Dask gives to these print tracebacks of its own to standard error.
 _LOGGERS: Final = ("distributed", "distributed.client", "distributed.gc", "tornado", "tornado.application")
