@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from seed_registry.postgres.identity import fingerprint
+from seed_registry.postgres.identity import fingerprint, is_same_database
 from seed_registry.settings import DatabaseUrl
 
 pytestmark = pytest.mark.anyio
@@ -25,11 +25,13 @@ async def _of(url: DatabaseUrl) -> str:
 async def test_sessions_of_one_database_have_one_fingerprint_and_those_of_another_one_have_another(
     database_url: DatabaseUrl, bare_database_url: DatabaseUrl
 ) -> None:
-    assert await _of(database_url) == await _of(database_url)
-    assert await _of(database_url) != await _of(bare_database_url)
+    assert is_same_database(await _of(database_url), await _of(database_url))
+    assert not is_same_database(await _of(database_url), await _of(bare_database_url))
+    assert not is_same_database(await _of(database_url), f"{await _of(database_url)}/standby")
+    assert not is_same_database(await _of(database_url), f"1{await _of(database_url)}")
 
 
-async def test_a_role_that_may_not_ask_for_the_servers_identifier_has_one_without_it(
+async def test_the_fingerprint_of_a_role_that_may_not_ask_for_the_servers_identifier_is_the_same(
     plain_connection: asyncpg.Connection[Any],
 ) -> None:
     role, own = f"powerless_{secrets.token_hex(4)}", await fingerprint(plain_connection)
@@ -37,6 +39,9 @@ async def test_a_role_that_may_not_ask_for_the_servers_identifier_has_one_withou
     await plain_connection.execute("revoke execute on function pg_control_system() from public")
     await plain_connection.execute(f"set role {role}")
     try:
-        assert await fingerprint(plain_connection) == f"/{own.partition('/')[2]}"
+        without = await fingerprint(plain_connection)
+        assert without == f"/{own.partition('/')[2]}"
+        assert is_same_database(without, own)
+        assert is_same_database(own, without)
     finally:
         await plain_connection.execute(f"reset role; drop role {role}")

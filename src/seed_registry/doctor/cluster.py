@@ -10,7 +10,7 @@ from seed_registry.doctor.local import Finding, failed, split_message
 from seed_registry.embedded.database import database
 from seed_registry.errors import SeedRegistryError
 from seed_registry.postgres.connection import session
-from seed_registry.postgres.identity import fingerprint
+from seed_registry.postgres.identity import fingerprint, is_same_database
 from seed_registry.postgres.process_budget import PROCESS_BYTES, free_sessions, processes_for, sessions_of
 from seed_registry.report import Silent
 from seed_registry.settings import Settings
@@ -96,7 +96,7 @@ def _worker(address: str, threads: int, answer: Any, distributed: str, here: str
 
 
 def _other_database(answer: Mapping[str, Any], here: str | None) -> str:
-    if here is None or answer["fingerprint"] == here:
+    if here is None or is_same_database(answer["fingerprint"], here):
         return ""
     return (
         f"its database {answer['database']} is another one than that of this command\n"

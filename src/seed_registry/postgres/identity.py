@@ -31,6 +31,12 @@ async def fingerprint(connection: asyncpg.Connection[Any]) -> str:
     return f"{identifier}/{oid}{'/standby' if is_standby else ''}"
 
 
+def is_same_database(one: str, other: str) -> bool:
+    """Whether two fingerprints are those of one database, as far as their roles could tell."""
+    (server, _, place), (other_server, _, other_place) = one.partition("/"), other.partition("/")
+    return place == other_place and (server == other_server or not (server and other_server))
+
+
 async def identify(connection: asyncpg.Connection[Any], *, is_embedded: bool) -> Database:
     """Return the database of a session. Behind a pooler host and port are the pooler's, the rest is the server's."""
     name, user, server = await connection.fetchrow(_QUERY)

@@ -20,7 +20,7 @@ from seed_registry.index.inputs import IndexRef
 from seed_registry.ledger.run_sources import Begin
 from seed_registry.postgres.connection import session
 from seed_registry.postgres.database_url import choose_url
-from seed_registry.postgres.identity import fingerprint
+from seed_registry.postgres.identity import fingerprint, is_same_database
 from seed_registry.settings import DatabaseUrl, PoolerName, Settings, parse_headers
 from seed_registry.shards.facts import decoded, encoded
 from seed_registry.shards.tasks import Job
@@ -135,7 +135,7 @@ async def require_same(url: DatabaseUrl, wanted: str, pooler: PoolerName = "auto
     """
     async with session(url, pooler=pooler) as connection:
         found = await fingerprint(connection)
-    if found != wanted:
+    if not is_same_database(found, wanted):
         raise ClusterUnavailable(
             f"its database {url} is another one than that of this command\n"
             "start the workers with the DATABASE_URL of this command"
