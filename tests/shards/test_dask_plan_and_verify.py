@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,7 +25,7 @@ from test_dask import _CANARY, _Events, _preload, _query, _Recorder, _require_no
 from conftest import _clone
 from seed_registry import Settings, __version__, ingest
 from seed_registry.cli.audit_runner import run_audit
-from seed_registry.errors import ClusterUnavailable, IndexesFailed, SeedRegistryError
+from seed_registry.errors import ClusterUnavailable, IndexesFailed, IndexUnreadable, SeedRegistryError
 from seed_registry.headers import Header
 from seed_registry.key_hashes import KeyPart
 from seed_registry.report import Report, Silent, Tally, WorkerProgress
@@ -370,6 +371,32 @@ def test_a_worker_with_another_database_that_joins_later_compares_nothing(
         with pytest.raises(ClusterUnavailable, match=re.escape(reason)) as refused:
             _run(command, indexes, _by(own_cluster, _settings(url)), _Acting(event, exchange))
     assert "DATABASE_URL of this command" in str(refused.value).splitlines()[1]
+    _require_no_sessions(url)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("held", [None, b"other bytes"])
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_a_worker_that_sees_another_file_is_named(
+    cluster: DaskCluster,
+    url: DatabaseUrl,
+    indexes: Sequence[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: Command,
+    held: bytes | None,
+) -> None:
+    """The path is that of a file in the working directory of whatever process opens it."""
+    name = f"{tmp_path.name}.ndjson"
+    (tmp_path / name).write_bytes(indexes[0].read_bytes())
+    monkeypatch.chdir(tmp_path)
+    if held is not None:
+        (cluster.directory / name).write_bytes(held)
+    cluster.wait_for_workers(_TWO)
+    reason = "no such file" if held is None else "it has another size or time"
+    with pytest.raises(IndexUnreadable, match=rf"{reason}.*, on worker {socket.gethostname()}:\d+\n") as failed:
+        _run(command, [Path("/proc/self/cwd") / name], _by(cluster, _settings(url)))
+    assert "all workers need the same file under the same path" in str(failed.value)
     _require_no_sessions(url)
 
 
