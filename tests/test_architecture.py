@@ -28,7 +28,7 @@ ALLOWED = {
     "rejects": {BASE, "index"},
     "ledger": {BASE, "postgres"},
     "registry": {BASE, "postgres", "ledger"},
-    "doctor": {BASE, "postgres", "embedded", "registry"},
+    "doctor": {BASE, "postgres", "embedded", "registry", "shards"},
     "verify": {BASE, "index", "postgres", "embedded", "registry"},
     "load": {BASE, "index", "rejects", "postgres", "embedded", "ledger", "registry", "verify"},
     "dry_run": {BASE, "index", "postgres", "embedded", "ledger", "registry", "load"},
@@ -46,7 +46,7 @@ MODULES = {
 # What runs on the other side is another program: its own imports are followed from there.
 PROCESS_BOUNDARIES = {
     ("shards.engine", "shards.worker"),
-    ("shards.dry_run", "shards.dry_run_worker"),
+    ("shards.dry_run_engine", "shards.dry_run_worker"),
     ("shards.audit_engine", "shards.audit_worker"),
 }
 MAX_TOP_LEVEL_MODULES, MAX_CHAIN, MAX_FAN_OUT, MAX_GERUNDS = 15, 12, 12, 1

@@ -606,7 +606,12 @@ ELSEWHERE = {
         "load with --processes {}, or give it more memory"
     ],
     "cli/test_process_display.py::test_report_metrics_page_log_and_runs_tell_of_the_shards": ["more; --json has all"],
-    "shards/test_dask.py::test_settings_that_do_not_go_together_are_refused": ["leave out --scheduler, or use"],
+    "doctor/test_doctor_cluster.py::test_a_cluster_without_workers_and_a_scheduler_that_does_not_answer_fail": [
+        "start some: `dask worker {}`, with DATABASE_URL in their environment"
+    ],
+    "doctor/test_doctor_cluster.py::test_too_few_sessions_other_versions_of_dask_and_little_memory_are_warned_of": [
+        "start it with --nthreads {}"
+    ],
     "shards/test_dask.py::test_a_server_without_room_for_a_worker_says_so": ["or load with a smaller --concurrency"],
     "shards/test_dask.py::test_after_the_scheduler_is_lost_processes_of_this_machine_finish_the_run": [
         "or with --processes in place of --scheduler"
@@ -854,6 +859,7 @@ def test_every_flag_command_variable_and_extra_that_a_message_names_is_there() -
         "--format",
         "--system",
         "--no-ledger",
+        "--nthreads",
     }
     groups = {path[0] for path in commands} | {"--help"}
     variables = {variable(path[-1], key) for path, command in commands.items() for key in options_of(command)}

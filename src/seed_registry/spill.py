@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from itertools import pairwise
 from operator import add
 from struct import Struct
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
 import msgspec
 
 from seed_registry.errors import StorageFailed
 from seed_registry.records import Asset, RawRecord
 
+P = TypeVar("P")
 # One bit for each of 2^26 hashes, 8 MiB: a hash that shares the bit of another is taken for it. That costs time only.
 _FILTER_BITS: Final = 1 << 26
 _SPOOL_MEMORY_BYTES: Final = 8 << 20
@@ -221,6 +222,19 @@ class DistinctHashes:
         if not self._sections:
             self._lengths = list(map(add, self._lengths, self._blocks[-1]))
         self._new, self._counted = array("Q"), 0
+
+
+def repeated(by_shard: list[tuple[P, array[int]]]) -> list[tuple[P, array[int]]]:
+    """The hashes of each shard that occur more than once in all of them together."""
+    seen: set[int] = set()
+    again: set[int] = set()
+    for _, hashes in by_shard:
+        distinct = set(hashes)
+        again |= seen & distinct
+        if len(distinct) < len(hashes):
+            again |= {value for value, count in Counter(hashes).items() if count > 1}
+        seen |= distinct
+    return [(place, array("Q", again.intersection(hashes))) for place, hashes in by_shard]
 
 
 def by_part(hashes: Iterable[int]) -> list[array[int]]:

@@ -543,7 +543,6 @@ def test_the_embedded_server_is_refused(index: Path) -> None:
         ({"scheduler": "tcp://a:1/?token=canary"}, "--scheduler takes the address"),
         ({"scheduler": "tcp://a:1", "processes": 2}, "--scheduler and --processes exclude each other"),
         ({"scheduler": "tcp://a:1", "defer_indexes": True}, "leave out --scheduler or --defer-indexes"),
-        ({"scheduler": "tcp://a:1", "dry_run": True}, "a dry run reads on this machine: leave out --scheduler"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(options: dict[str, Any], reason: str) -> None:

@@ -16,7 +16,7 @@ async def run_audit(indexes: Sequence[str], settings: Settings, progress: Progre
     Raises:
         SeedRegistryError: as `audit` does.
     """
-    if settings.processes == 1:
+    if not settings.is_sharded:
         return await audit(indexes, settings, progress)
     from seed_registry.shards.audit import ShardedAudit  # noqa: PLC0415  # one process needs none of it
 

@@ -13,6 +13,7 @@ import asyncpg
 from msgspec import Struct
 
 from seed_registry.embedded import server
+from seed_registry.embedded.home import home_directory
 from seed_registry.errors import EmbeddedServerFailed, SeedRegistryError
 from seed_registry.postgres.conninfo import ConnInfo
 from seed_registry.postgres.database_url import parse_url, unverified_host_note
@@ -53,6 +54,15 @@ def check_embedded() -> Finding:
         return Finding("embedded", "warn", f"there is no database yet ({place})", "`seed-registry load` creates it")
     state = f"running as process {status.pid}" if status.running else "not running, a load starts it"
     return Finding("embedded", "ok", f"{place}, {size(status.size_bytes)}, {state}")
+
+
+def place_of_rejects() -> Path:
+    """Where loads write their rejects, if no other place is named.
+
+    Raises:
+        EmbeddedServerFailed: there is none.
+    """
+    return home_directory() / "rejects"
 
 
 def check_disks(places: Mapping[str, Path]) -> list[Finding]:

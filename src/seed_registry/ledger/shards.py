@@ -586,14 +586,6 @@ class ShardStore:
 
     # A cluster
 
-    async def is_known(self, connection: Connection) -> bool:
-        """Whether this database has the run in its ledger."""
-        if await connection.fetchval("select pg_catalog.to_regclass('seed_registry.runs') is null"):
-            return False
-        return bool(
-            await connection.fetchval("select exists (select from seed_registry.runs where run_id = $1)", self.run_id)
-        )
-
     async def save_job(self, connection: Connection, version: str, job: bytes) -> None:
         """Save what the workers of a cluster need to know of the run, and the version of this program."""
         await connection.execute(

@@ -15,6 +15,28 @@ select pg_catalog.current_database()::pg_catalog.text, current_user::pg_catalog.
 """
 
 
+# Superusers may take the right to call it from everybody.
+_HAS_IDENTIFIER = "select pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'execute')"
+_IDENTIFIER = "select system_identifier from pg_catalog.pg_control_system()"
+_PLACE = """
+select oid::pg_catalog.text, pg_catalog.pg_is_in_recovery()
+from pg_catalog.pg_database where datname = pg_catalog.current_database()
+"""
+
+
+async def fingerprint(connection: asyncpg.Connection[Any]) -> str:
+    """Return what sessions of one database have alike, whatever way they took; a standby has another one."""
+    identifier = await connection.fetchval(_IDENTIFIER) if await connection.fetchval(_HAS_IDENTIFIER) else ""
+    oid, is_standby = await connection.fetchrow(_PLACE)
+    return f"{identifier}/{oid}{'/standby' if is_standby else ''}"
+
+
+def is_same_database(one: str, other: str) -> bool:
+    """Whether two fingerprints are those of one database, as far as their roles could tell."""
+    (server, _, place), (other_server, _, other_place) = one.partition("/"), other.partition("/")
+    return place == other_place and (server == other_server or not (server and other_server))
+
+
 async def identify(connection: asyncpg.Connection[Any], *, is_embedded: bool) -> Database:
     """Return the database of a session. Behind a pooler host and port are the pooler's, the rest is the server's."""
     name, user, server = await connection.fetchrow(_QUERY)

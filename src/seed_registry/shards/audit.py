@@ -10,6 +10,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 from anyio import Event
@@ -17,7 +18,6 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from seed_registry.errors import IndexBroken, first_cause
-from seed_registry.index.inputs import IndexRef
 from seed_registry.index.shard_reader import ShardSummary, combined
 from seed_registry.index.shards import UNKNOWN, Shard, rejoined, with_portal
 from seed_registry.shards.audit_engine import AuditProcesses
@@ -27,7 +27,10 @@ from seed_registry.shards.cuts import cut_index
 from seed_registry.shards.shared_files import private_directory
 from seed_registry.verify.audit_run import AuditContext, AuditRun, broken
 from seed_registry.verify.findings import PartFound
-from seed_registry.verify.snapshot import RegistrySnapshot
+
+if TYPE_CHECKING:
+    from seed_registry.index.inputs import IndexRef
+    from seed_registry.verify.snapshot import RegistrySnapshot
 
 
 class _Step(Struct):
@@ -55,20 +58,32 @@ class ShardedAudit(AuditRun):
         self._job: AuditJob
 
     async def _read_all(self, indexes: Sequence[IndexRef]) -> None:
-        context = self._context
-        processes = await count_audit_processes(
-            self._snapshot.connection, self._settings, self._progress, context.database
-        )
-        plan = [await self._plan(index, processes) for index in indexes] if processes > 1 else []
+        context, snapshot, settings = self._context, self._snapshot, self._settings
+        if settings.scheduler is None:
+            count = await count_audit_processes(snapshot.connection, settings, self._progress, context.database)
+            await self._read_by(self._new_engine(count), count, indexes)
+        else:
+            from seed_registry.shards.audit_cluster import open_audit_cluster  # noqa: PLC0415  # others do without
+
+            async with open_audit_cluster(indexes, snapshot, context, self._tally) as engine:
+                await self._read_by(engine, engine.workers, indexes, fewest=1)
+
+    async def _read_by(
+        self, engine: AuditEngine, processes: int, indexes: Sequence[IndexRef], *, fewest: int = 2
+    ) -> None:
+        """Read the indexes by shards; in this process where there is only one, or fewer processes than so many."""
+        is_divided = processes >= fewest
+        plan = [await self._plan(index, processes) for index in indexes] if is_divided else []
         if sum(map(len, plan)) < 2:  # noqa: PLR2004  # one process does it as well
-            if processes > 1 and not self._has_unsplittable:
+            if is_divided and not self._has_unsplittable:
                 self._progress.tell("info", "one_shard", note="too small to be divided: read by one process")
             await super()._read_all(indexes)
             return
-        self._engine = self._new_engine(processes)
+        self._engine = engine
         with private_directory() as directory:
             name = await self._snapshot.export()
-            self._job = AuditJob(self._settings, context.url, self._tables, name, list(indexes), directory, os.getpid())
+            url = self._context.url
+            self._job = AuditJob(self._settings, url, self._tables, name, list(indexes), directory, os.getpid())
             await self._compare(await self._sound(plan))
 
     async def _plan(self, index: IndexRef, processes: int) -> list[Shard]:

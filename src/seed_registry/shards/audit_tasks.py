@@ -17,7 +17,8 @@ from seed_registry.index.shards import Shard, Soundness
 from seed_registry.registry.tables import Tables
 from seed_registry.report import Counts
 from seed_registry.settings import DatabaseUrl, Settings
-from seed_registry.shards.tasks import Failure
+from seed_registry.shards.packed_files import PackedFile
+from seed_registry.shards.tasks import Failure, Place
 from seed_registry.spill import append
 from seed_registry.verify.findings import ComparedAsset, PartFound
 
@@ -31,6 +32,7 @@ class AuditJob(Struct, frozen=True):
         snapshot: the name under which the coordinator's session exported it.
         directory: for the files of compared assets.
         parent: the process that ends its workers by ending.
+        worker: the name of the worker, of a cluster, see `Job`.
     """
 
     settings: Settings
@@ -40,6 +42,7 @@ class AuditJob(Struct, frozen=True):
     indexes: list[IndexRef]
     directory: str
     parent: int
+    worker: str = ""
 
 
 class AuditTask(Struct, frozen=True):
@@ -48,6 +51,11 @@ class AuditTask(Struct, frozen=True):
     step: Literal["scan", "compare"]
     index: int
     shard: Shard
+
+    @property
+    def place(self) -> Place:
+        """Of the shard."""
+        return self.index, self.shard.number
 
 
 class ShardAudited(Struct):
@@ -75,6 +83,28 @@ class ShardAudited(Struct):
     rejects: Counter[str] = field(default_factory=Counter)
     found: PartFound = field(default_factory=PartFound)
     file: str = ""
+
+
+class PublishedAudit(Struct, frozen=True):
+    """What one step of an audit needs to know, beside the job that of an `AuditJob`.
+
+    Attributes:
+        job: see `shared_job.share`.
+        database: the fingerprint of that with the snapshot.
+    """
+
+    job: bytes
+    database: str
+    tables: Tables
+    snapshot: str
+    task: AuditTask
+
+
+class AuditFound(Struct, frozen=True):
+    """The result of a step, and the files that it wrote."""
+
+    result: ShardAudited
+    files: list[PackedFile] = field(default_factory=list)
 
 
 class AuditEngine(Protocol):

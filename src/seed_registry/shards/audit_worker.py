@@ -1,6 +1,6 @@
-"""One worker process of an audit: compares shards with the snapshot of its coordinator, and writes to no database.
+"""One worker of an audit: compares shards with the snapshot of its coordinator, and writes to no database.
 
-Each step may be repeated, by any process: its result counts once it has arrived.
+Each step may be repeated, by any worker: its result counts once it has arrived.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ def audit_shard(job: AuditJob, task: AuditTask) -> ShardAudited:
     return _runner(job.parent, job.directory).run(perform(job, task))
 
 
-async def perform(job: AuditJob, task: AuditTask) -> ShardAudited:
-    """Perform a step; a failure that is one of ours is a result."""
+async def perform(job: AuditJob, task: AuditTask, tally: Tally | None = None) -> ShardAudited:
+    """Perform a step, counting in `tally`; a failure that is one of ours is a result."""
     audited = ShardAudited()
     try:
         async with read_shard(job.indexes[task.index], task.shard, job.settings, salt=job.tables.salt) as reader:
             try:
-                await _STEPS[task.step](job, task, reader, audited)
+                await _STEPS[task.step](job, task, reader, audited, tally or Tally())
             finally:
                 audited.soundness, audited.portal = reader.soundness, reader.portal
                 audited.lines, audited.position, audited.provider = reader.lines, reader.position, reader.provider
     except SeedRegistryError as exc:
-        audited.failure = Failure.of(exc)
+        audited.failure = Failure.of(exc, job.worker)
     return audited
 
 
-async def _scan(_: AuditJob, __: AuditTask, reader: ShardReader, ___: ShardAudited) -> None:
+async def _scan(_: AuditJob, __: AuditTask, reader: ShardReader, ___: ShardAudited, ____: Tally) -> None:
     async for _chunk in scan_keys(reader):
         pass
 
 
-async def _compare(job: AuditJob, task: AuditTask, reader: ShardReader, audited: ShardAudited) -> None:
+async def _compare(job: AuditJob, task: AuditTask, reader: ShardReader, audited: ShardAudited, tally: Tally) -> None:
     path = Path(job.directory, f"{task.index}-{task.shard.number}-{os.getpid()}")
-    settings, tally = job.settings, Tally()
+    settings = job.settings
     async with session(job.url, pooler=settings.pooler) as connection:
         snapshot = RegistrySnapshot(
             connection,

@@ -60,6 +60,11 @@ async def count_audit_processes(
 ) -> int:
     """How many processes compare the registry with indexes, each with one session."""
     wanted = processes_of(database) if settings.processes == AUTO else settings.processes
+    return await count_audit_sessions(connection, wanted, progress)
+
+
+async def count_audit_sessions(connection: asyncpg.Connection[Any], wanted: int, progress: Progress) -> int:
+    """How many sessions of an audit, up to so many as wanted, can share a snapshot; the user is told of fewer."""
     if is_pooled(connection):
         count, reason = 1, "a pooler is in between, and the sessions behind it may not share a snapshot"
     else:

@@ -26,19 +26,23 @@ _CLOSE_SECONDS: Final = 1.5
 _SECONDS_BETWEEN_LOOKS: Final = 1.0
 _MOST_NAMED: Final = 5
 _SHOWN_CHARACTERS: Final = 400
+_LACKING: Final = ("ModuleNotFoundError(", "ImportError(", "AttributeError(")
 # The handlers that Dask gives to these print tracebacks of its own to standard error.
 _LOGGERS: Final = ("distributed", "distributed.client", "distributed.gc", "tornado", "tornado.application")
-_CONTINUE: Final = "run the same command again, or with --processes in place of --scheduler: it continues the run"
+_AGAIN: Final = "run the same command again, or with --processes in place of --scheduler"
 
 
 @asynccontextmanager
-async def join_cluster(address: str, progress: Progress, retry_seconds: float) -> AsyncIterator[Cluster]:
+async def join_cluster(
+    address: str, progress: Progress, retry_seconds: float, command: str = "load"
+) -> AsyncIterator[Cluster]:
     """Connect to a scheduler.
 
     Args:
         address: of the scheduler, see `Settings.scheduler`.
         progress: gets the events.
         retry_seconds: how long there may be no worker.
+        command: what the workers are for; a load continues its run.
 
     Raises:
         ClusterUnavailable: it does not answer.
@@ -48,7 +52,7 @@ async def join_cluster(address: str, progress: Progress, retry_seconds: float) -
     with _without_logs():
         client = await _connect(distributed.Client, address)
         try:
-            cluster = Cluster(client, address, progress, retry_seconds)
+            cluster = Cluster(client, address, progress, retry_seconds, command)
             client.subscribe_topic("all", cluster.note_event)
             yield cluster
         finally:
@@ -80,13 +84,15 @@ class Cluster:
         threads: of each worker, by its address.
     """
 
-    def __init__(self, client: Any, address: str, progress: Progress, retry_seconds: float) -> None:
+    def __init__(self, client: Any, address: str, progress: Progress, retry_seconds: float, command: str) -> None:
         self.addresses: dict[str, str] = {}
         self.threads: dict[str, int] = {}
         self._client = client
         self._address = address
         self._progress = progress
         self._retry_seconds = retry_seconds
+        self._command = command
+        self._again = _AGAIN + (": it continues the run" if command == "load" else "")
         self._headers: Sequence[str] = ()
         self._checked: set[str] = set()  # addresses
         self._lost: dict[str, Callable[[str], None]] = {}  # by key
@@ -107,7 +113,7 @@ class Cluster:
         """
         deadline = monotonic() + self._retry_seconds
         is_told = False
-        while not (threads := await self._find_threads()):
+        while not await self.find_workers():
             if not is_told:
                 self._progress.tell("warning", "waiting_for_workers", scheduler=self._address)
                 is_told = True
@@ -115,13 +121,26 @@ class Cluster:
                 raise ClusterUnavailable(
                     f"the scheduler at {self._address} has had no worker for {self._retry_seconds:.0f} seconds\n"
                     f"start some: `dask worker {self._address}`, with DATABASE_URL in their environment; "
-                    f"then {_CONTINUE}"
+                    f"then {self._again}"
                 )
             await anyio.sleep(_SECONDS_BETWEEN_LOOKS)
-        self.threads = threads
 
-    async def check(self, run_id: str | None, headers: Sequence[str]) -> None:
-        """Check that the workers that were not checked yet can load; their databases only if a run is named.
+    async def find_workers(self) -> bool:
+        """See which workers there are; return whether there are any.
+
+        Raises:
+            ClusterUnavailable: the scheduler was lost.
+        """
+        with self._connected():
+            self.threads = dict(await self._client.nthreads())
+        return bool(self.threads)
+
+    async def check(self, database: str | None, headers: Sequence[str]) -> None:
+        """Check that the workers that were not checked yet can do it; their databases only if one is named.
+
+        Args:
+            database: its `fingerprint`, see `postgres.identity`.
+            headers: those that a worker needs, without their values.
 
         Raises:
             ClusterUnavailable: one cannot.
@@ -133,15 +152,15 @@ class Cluster:
         problems: list[tuple[str, str]] = []
         self._checked |= set(new)
         try:
-            found = await self.run(probe, run_id, workers=new)
+            found = await self.run(probe, database, workers=new)
         except ClusterUnavailable:
-            if run_id is not None or self._client.status != "running":
+            if database is not None or self._client.status != "running":
                 raise
             return  # the first step that is given to them will tell
         for address, answer in found.items():
-            if isinstance(answer, ImportError | AttributeError):
-                problems.append((address, f"it lacks {software()}\npip install 'seed-registry[dask]' there"))
-            elif isinstance(answer, OSError) and run_id is None:
+            if problem := lacking(answer):
+                problems.append((address, problem))
+            elif isinstance(answer, OSError) and database is None:
                 continue  # it has gone again
             elif isinstance(answer, BaseException):
                 problems.append((address, printable(answer)))
@@ -157,15 +176,15 @@ class Cluster:
             ]
             more = [f"and {len(problems) - _MOST_NAMED} more"] if len(problems) > _MOST_NAMED else []
             raise ClusterUnavailable(
-                f"{len(problems)} of {len(self.threads)} workers cannot load: {'; '.join([*named, *more])}\n"
-                f"{printable(fix, _SHOWN_CHARACTERS) or _CONTINUE}"
+                f"{len(problems)} of {len(self.threads)} workers cannot {self._command}: {'; '.join([*named, *more])}\n"
+                f"{printable(fix, _SHOWN_CHARACTERS) or self._again}"
             )
 
     async def look(self) -> None:
         """See which workers there are by now, and check those that are new.
 
         Raises:
-            ClusterUnavailable: there are none any more, or one of the new ones cannot load.
+            ClusterUnavailable: there are none any more, or one of the new ones cannot be used.
         """
         await self.wait_for_workers()
         await self.check(None, self._headers)
@@ -183,7 +202,7 @@ class Cluster:
             answers = await self._client.run(function, *args, workers=workers, on_error="return")
         if waiting.cancelled_caught:
             raise ClusterUnavailable(
-                f"workers of the scheduler at {self._address} do not answer\nlook at its dashboard; then {_CONTINUE}"
+                f"workers of the scheduler at {self._address} do not answer\nlook at its dashboard; then {self._again}"
             )
         return answers
 
@@ -212,7 +231,8 @@ class Cluster:
             except distributed.scheduler.KilledWorker as exc:
                 raise WorkersLost(
                     f"workers ended {exc.allowed_failures + 1} times at the same step ({name}), the last of them "
-                    f"{exc.last_worker.address}\nlook into its log, and at the memory of its machine; then {_CONTINUE}"
+                    f"{exc.last_worker.address}\n"
+                    f"look into its log, and at the memory of its machine; then {self._again}"
                 ) from exc
             except ImportError as exc:  # its worker cannot unpickle what we sent
                 raise ClusterUnavailable(
@@ -221,6 +241,41 @@ class Cluster:
             finally:
                 del self._lost[key]
                 future.release()  # Dask forgets it; what runs goes on to its end
+
+    async def versions(self) -> tuple[str, dict[str, str]]:
+        """The versions of Dask: of the scheduler, and of the workers by their addresses.
+
+        Raises:
+            ClusterUnavailable: the scheduler was lost.
+        """
+        with self._connected():
+            found = await self._client.get_versions()
+        workers = {address: one["packages"]["distributed"] for address, one in found["workers"].items()}
+        return found["scheduler"]["packages"]["distributed"], workers
+
+    async def publish(self, name: str, fact: Any) -> None:
+        """Let workers read a fact, of plain values, at the scheduler until it is withdrawn.
+
+        Raises:
+            ClusterUnavailable: the scheduler was lost.
+        """
+        with self._connected():
+            await self._client.publish_dataset(fact, name=name, override=True)
+
+    async def withdraw(self, name: str) -> None:
+        """Delete a fact that was published; one of a scheduler that was lost is deleted with it."""
+        with anyio.move_on_after(_CLOSE_SECONDS, shield=True), suppress(ClusterUnavailable), self._connected():
+            await self._client.unpublish_dataset(name)
+
+    async def notes(self) -> list[Any]:
+        """What workers have noted of the calls that they are at, as `Client.set_metadata` of Dask does by their keys.
+
+        Raises:
+            ClusterUnavailable: the scheduler was lost.
+        """
+        with self._connected():
+            found = [await self._client.get_metadata([key], default=None) for key in list(self._lost)]
+        return [note for note in found if note is not None]
 
     async def restart(self, worker: str) -> None:
         """Have the process of a worker, by its name, ended, and started again where something does."""
@@ -242,11 +297,8 @@ class Cluster:
 
     def _problem(self, answer: dict[str, Any]) -> str:
         """Why a worker cannot load, from its answer."""
-        if answer["software"] != software():
-            return (
-                f"it has {answer['software']}; here is {software()}\n"
-                "install the same versions for this command and all workers"
-            )
+        if problem := differing(answer["software"]):
+            return problem
         missing = [name for name in self._headers if name not in answer["headers"]]
         if missing and not answer["problem"]:
             return (
@@ -255,17 +307,13 @@ class Cluster:
             )
         return str(answer["problem"])
 
-    async def _find_threads(self) -> dict[str, int]:
-        with self._connected():
-            return dict(await self._client.nthreads())
-
     @contextmanager
     def _connected(self) -> Iterator[None]:
         """Translate the errors of a connection that was lost."""
         from concurrent.futures import CancelledError  # noqa: PLC0415
 
         lost = ClusterUnavailable(
-            f"the connection to the scheduler at {self._address} was lost\nlook whether it runs; then {_CONTINUE}"
+            f"the connection to the scheduler at {self._address} was lost\nlook whether it runs; then {self._again}"
         )
         if self._client.status != "running":
             raise lost
@@ -279,6 +327,21 @@ def _reason(exc: BaseException) -> str:
     """The text of what caused an error, without the object of Dask's that met it."""
     text = next(filter(None, map(str, (exc.__cause__ or "", exc, type(exc).__name__))))
     return printable(re.sub("^in <[^<>]*>: ", "", text))
+
+
+def lacking(answer: Any) -> str:
+    """That a worker cannot even be asked, as an error says it, from what `Cluster.run` returns; empty if it can."""
+    # Dask sends an error as its text if it happened before the call.
+    if isinstance(answer, ImportError | AttributeError) or str(answer).startswith(_LACKING):
+        return f"it lacks {software()}\npip install 'seed-registry[dask]' there"
+    return ""
+
+
+def differing(found: str) -> str:
+    """That the software of a worker is not that of this process, as an error says it; empty if it is."""
+    if found == software():
+        return ""
+    return f"it has {found}; here is {software()}\ninstall the same versions for this command and all workers"
 
 
 @contextmanager

@@ -11,6 +11,9 @@ import anyio
 from anyio import CapacityLimiter
 
 from seed_registry.errors import SeedRegistryError, first_cause
+from seed_registry.postgres.identity import fingerprint
+from seed_registry.report import Progress
+from seed_registry.settings import Settings
 from seed_registry.shards.capacity import count_room
 from seed_registry.shards.cluster import Cluster, join_cluster
 from seed_registry.shards.cluster_worker import end_run, perform_step
@@ -27,33 +30,52 @@ _TASKS_A_THREAD: Final = 2
 
 
 @asynccontextmanager
-async def open_cluster_engine(run: RunContext, main: RetryingSession) -> AsyncIterator[ClusterEngine]:
-    """The engine of a run that is in the ledger; in the end its workers close their sessions.
+async def open_cluster(
+    run_id: str, settings: Settings, progress: Progress, database: str | None, command: str = "load"
+) -> AsyncIterator[Cluster]:
+    """The cluster of a run, once its workers were checked; in the end they close their sessions.
+
+    Args:
+        run_id: what their steps are called with.
+        settings: of the run, with a scheduler.
+        progress: gets the events.
+        database: see `Cluster.check`.
+        command: see `join_cluster`.
 
     Raises:
-        ClusterUnavailable: the scheduler does not answer, there are no workers, or one cannot load.
-        DatabaseRefused: the server has no room for a worker.
+        ClusterUnavailable: the scheduler does not answer, there are no workers, or one cannot be used.
     """
-    settings = run.settings
     assert settings.scheduler is not None
-    async with join_cluster(settings.scheduler, run.progress, settings.retry_for_seconds) as cluster:
+    async with join_cluster(settings.scheduler, progress, settings.retry_for_seconds, command) as cluster:
         await cluster.wait_for_workers()
-        await cluster.check(run.run_id, [str(header) for header in settings.headers])
-        threads = sum(cluster.threads.values())
-        run.progress.tell(
+        await cluster.check(database, [str(header) for header in settings.headers])
+        progress.tell(
             "info",
             "cluster_joined",
             scheduler=settings.scheduler,
             workers=len(cluster.threads),
-            threads=threads,
+            threads=sum(cluster.threads.values()),
             dashboard=cluster.dashboard,
         )
-        room = await main.do(partial(count_room, run=run, wanted=threads))
         try:
-            yield ClusterEngine(cluster, room)
+            yield cluster
         finally:
             with anyio.move_on_after(_SECONDS_OF_FAREWELL, shield=True), suppress(SeedRegistryError):
-                await cluster.run(end_run, run.run_id)
+                await cluster.run(end_run, run_id)
+
+
+@asynccontextmanager
+async def open_cluster_engine(run: RunContext, main: RetryingSession) -> AsyncIterator[ClusterEngine]:
+    """The engine of a load.
+
+    Raises:
+        ClusterUnavailable: see `open_cluster`.
+        DatabaseRefused: the server has no room for a worker.
+    """
+    database = await main.do(fingerprint)
+    async with open_cluster(run.run_id, run.settings, run.progress, database) as cluster:
+        threads = sum(cluster.threads.values())
+        yield ClusterEngine(cluster, await main.do(partial(count_room, run=run, wanted=threads)))
 
 
 class ClusterEngine:
@@ -82,25 +104,26 @@ class ClusterEngine:
 
         async def one(task: Task) -> None:
             async with self._limiter:
-                result: Result = await self._cluster.call(
-                    perform_step,
-                    *(job.run_id, task.step, task.index, task.number, task.parts),
-                    name=f"{task.step}-{task.index}-{task.number}",
-                    lost=partial(lost, task),
-                )
+                result = await self._perform(job, task, partial(lost, task))
             if result.failure is not None:
                 raise result.failure.error()
             done(task, result)
 
-        async def perform_all() -> None:
-            async with anyio.create_task_group() as group:
-                for task in tasks:
-                    group.start_soon(one, task)
+        async with self.following():
+            try:
+                async with anyio.create_task_group() as group:
+                    for task in tasks:
+                        group.start_soon(one, task)
+            except BaseExceptionGroup as failures:
+                raise first_cause(failures) from failures
 
+    @asynccontextmanager
+    async def following(self) -> AsyncIterator[None]:
+        """Follow which workers there are, while the body performs steps."""
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(self._watch)
-                await perform_all()
+                group.start_soon(self._follow)
+                yield
                 group.cancel_scope.cancel()
         except BaseExceptionGroup as failures:
             raise first_cause(failures) from failures
@@ -113,11 +136,23 @@ class ClusterEngine:
     def _wished(self) -> int:
         return max(min(_TASKS_A_THREAD * sum(self._cluster.threads.values()), self._most), 1)
 
-    async def _watch(self) -> None:
-        """Follow which workers there are."""
+    async def _perform(self, job: Job, task: Task, lost: Callable[[str], None]) -> Result:
+        result: Result = await self._cluster.call(
+            perform_step,
+            *(job.run_id, task.step, task.index, task.number, task.parts),
+            name=f"{task.step}-{task.index}-{task.number}",
+            lost=lost,
+        )
+        return result
+
+    async def _show(self) -> None:
+        """Show what the workers are at; of a load the ledger has it."""
+
+    async def _follow(self) -> None:
         while True:
             await anyio.sleep(_SECONDS_BETWEEN_LOOKS)
             while self._silent:
                 await self._cluster.restart(self._silent.pop())
             await self._cluster.look()
+            await self._show()
             self._limiter.total_tokens = self._wished

@@ -12,9 +12,8 @@ from seed_registry.load import pipeline
 from seed_registry.load.run import LoadRun
 from seed_registry.shards.capacity import count_processes
 from seed_registry.shards.dry_run_coordinator import DryRunCoordinator
+from seed_registry.shards.dry_run_engine import DryRunProcesses
 from seed_registry.shards.dry_run_tasks import new_job
-from seed_registry.shards.dry_run_worker import perform
-from seed_registry.shards.engine import Processes
 from seed_registry.shards.listed_sources import merge_listed
 from seed_registry.shards.read_index import ReadIndex
 from seed_registry.shards.shared_files import SharedFiles, private_directory
@@ -36,14 +35,14 @@ if TYPE_CHECKING:
 class DryRun(LoadRun):
     """One dry run, by one process or many."""
 
-    def __init__(self, context: RunContext, new_engine: Callable[[int], Engine] | None = None) -> None:
+    def __init__(self, context: RunContext, new_engine: Callable[[int], Engine] = DryRunProcesses) -> None:
         """Begin the run; `new_engine` gets the number of workers.
 
         Raises:
             SeedRegistryError: the target cannot be opened.
         """
         super().__init__(context, open_dry_run)
-        self._new_engine = new_engine or partial(Processes, entry=perform)
+        self._new_engine = new_engine
         self._coordinator: DryRunCoordinator | None = None
         self._number = -1  # of the index that is being read
         self._files = SharedFiles("")
@@ -51,15 +50,24 @@ class DryRun(LoadRun):
     async def _load_indexes(self, target: Target) -> None:
         """Read the indexes by shards; where there is only one shard, in this process."""
         context = self.context
-        if context.settings.processes == 1:
+        if not context.settings.is_sharded:
             await super()._load_indexes(target)
-            return
-        count = partial(count_processes, context=context, database=target.database)
-        processes = await (target.main.do(count) if target.main else count(None))
+        elif context.settings.scheduler is None:
+            count = partial(count_processes, context=context, database=target.database)
+            processes = await (target.main.do(count) if target.main else count(None))
+            await self._load_by(self._new_engine(processes), processes, target)
+        else:
+            from seed_registry.shards.dry_run_cluster import open_dry_run_cluster  # noqa: PLC0415  # others do without
+
+            async with open_dry_run_cluster(context, target.main) as engine:
+                await self._load_by(engine, engine.workers, target)
+
+    async def _load_by(self, engine: Engine, processes: int, target: Target) -> None:
+        context = self.context
         with private_directory() as directory:
             self._files = SharedFiles(directory)
             job = new_job(context, target.state, directory)
-            coordinator = DryRunCoordinator(context, job, self._new_engine(processes), processes)
+            coordinator = DryRunCoordinator(context, job, engine, processes)
             if await coordinator.plan():
                 await coordinator.scan()
                 await coordinator.sieve()

@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from seed_registry.dry_run.recorder import DryRunRecorder
     from seed_registry.index.shard_reader import ShardReader
     from seed_registry.load.target import Target
+    from seed_registry.report import Tally
 
 
-async def load(job: DryRunJob, task: DryRunTask) -> ShardOutcome:
-    """Find what a load would make of a shard."""
+async def load(job: DryRunJob, task: DryRunTask, tally: Tally) -> ShardOutcome:
+    """Find what a load would make of a shard, counting in `tally`."""
     assert task.shard is not None
     index, place, files = job.indexes[task.index], task.place, SharedFiles(job.directory)
     async with AsyncExitStack() as stack:
-        target = await open_worker_target(new_run(job), job.url if job.has_registry else None, job.salt, stack)
+        target = await open_worker_target(new_run(job, tally), job.url if job.has_registry else None, job.salt, stack)
         recorder = cast("DryRunRecorder", target.recorder)
-        tally = recorder.tally
         recorder.keys = keys = CountedKeys(is_empty=False)
         stack.callback(recorder.close)
         reader = await stack.enter_async_context(
@@ -99,5 +99,5 @@ async def _load(
             listed=() if job.settings.derive_sources else listed,
         )
     except (IndexBroken, IndexUnreadable, IndexNotUnderstood) as exc:
-        return Failure.of(exc)
+        return Failure.of(exc, job.worker)
     return None

@@ -16,6 +16,7 @@ from seed_registry.records import SourceRow
 from seed_registry.report import RejectExample, Silent, Tally
 from seed_registry.settings import DatabaseUrl
 from seed_registry.shards.facts import ShardScanned
+from seed_registry.shards.packed_files import PackedFile
 from seed_registry.shards.tasks import Failure, Job, Place, Result, Task
 
 if TYPE_CHECKING:
@@ -84,6 +85,30 @@ class DryRunResult(Result, frozen=True):
     found: Found | None = None
 
 
+class PublishedDryRun(Struct, frozen=True):
+    """What one step of a dry run needs to know.
+
+    Attributes:
+        job: see `shared_job.share`.
+        database: the fingerprint of the registry that is compared with; empty of an empty one.
+        known: see `DryRunJob`.
+        repeated: of the hashes of keys in the shard those that occur more than once in the run, 8 bytes each.
+    """
+
+    job: bytes
+    database: str
+    known: dict[str, SourceRow]
+    task: DryRunTask
+    repeated: bytes
+
+
+class PlanFound(Struct, frozen=True):
+    """The result of a step, and the files that it wrote."""
+
+    result: DryRunResult
+    files: list[PackedFile] = field(default_factory=list)
+
+
 def new_job(run: RunContext, state: RegistryState | None, directory: str) -> DryRunJob:
     """A dry run that compares with a registry, or with an empty one."""
     return DryRunJob(
@@ -99,6 +124,6 @@ def new_job(run: RunContext, state: RegistryState | None, directory: str) -> Dry
     )
 
 
-def new_run(job: DryRunJob) -> RunContext:
+def new_run(job: DryRunJob, tally: Tally) -> RunContext:
     """The run in a worker process."""
-    return RunContext(job.indexes, job.settings, Silent(), read_index, run_id=job.run_id)
+    return RunContext(job.indexes, job.settings, Silent(), read_index, tally, job.run_id)

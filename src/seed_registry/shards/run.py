@@ -45,7 +45,7 @@ class ShardedRun(LoadRun):
             SeedRegistryError: the target cannot be opened.
         """
         if context.settings.scheduler is not None:
-            require_shareable(context)
+            require_shareable(context.indexes, context.settings)
         super().__init__(context, open_target)
         self._new_engine = new_engine
 

@@ -14,7 +14,7 @@ from msgspec import Struct
 from seed_registry.errors import StorageFailed
 from seed_registry.records import Asset
 from seed_registry.shards.facts import decoded
-from seed_registry.spill import PARTS, by_part
+from seed_registry.spill import PARTS, by_part, repeated
 
 if TYPE_CHECKING:
     from seed_registry.shards.tasks import Place
@@ -53,6 +53,19 @@ class SharedFiles(Struct, frozen=True):
         for path in Path(self.directory).glob(f"repeated-*-{place[0]}-{place[1]}"):
             yield from array("Q", path.read_bytes())
 
+    def read_all_repeated(self, place: Place) -> bytes:
+        """As `read_repeated`, 8 bytes each."""
+        return array("Q", self.read_repeated(place)).tobytes()
+
+    def sieve(self, places: Sequence[Place], parts: Sequence[int]) -> int:
+        """Find the keys of some parts that occur more than once in these shards, and return how many there are."""
+        again = set[int]()
+        for place, hashes in repeated([(place, self.read_keys(place, parts)) for place in places]):
+            if hashes:
+                again.update(hashes)
+                self.write_repeated(place, parts[0], hashes)
+        return len(again)
+
     def write_hashes(self, kind: str, place: Place, parts: Iterable[array[int]]) -> None:
         """Write hashes."""
         with self.path(kind, place).open("wb") as file:
@@ -73,15 +86,20 @@ class SharedFiles(Struct, frozen=True):
 
 
 @contextmanager
-def private_directory() -> Iterator[str]:
-    """A directory for temporary files that nobody else can read.
+def private_directory(parent: str | None = None) -> Iterator[str]:
+    """A directory for temporary files that nobody else can read, in another or where the system has such files.
 
     Raises:
         StorageFailed: there is no place for it.
     """
     try:
-        directory = TemporaryDirectory(prefix="seed-registry-", ignore_cleanup_errors=True)
+        directory = TemporaryDirectory(prefix="seed-registry-", dir=parent, ignore_cleanup_errors=True)
     except OSError as exc:
         raise StorageFailed(f"a temporary file cannot be written: {exc.strerror}; set TMPDIR to another") from exc
     with directory as path:
         yield path
+
+
+def unusable(directory: str, exc: OSError) -> StorageFailed:
+    """The error that a file in a directory for temporary files cannot be used."""
+    return StorageFailed(f"a file in {directory} cannot be used: {exc.strerror}; set TMPDIR to another place")

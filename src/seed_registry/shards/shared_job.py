@@ -1,4 +1,4 @@
-"""The job of a run as the workers of a cluster get it: through the ledger, without a secret.
+"""The job of a run as the workers of a cluster get it: without a secret, through the ledger or the scheduler.
 
 Each worker adds what is secret from its own environment: the URL of the database, and the headers of requests.
 """
@@ -6,30 +6,31 @@ Each worker adds what is secret from its own environment: the URL of the databas
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from seed_registry import __version__
 from seed_registry.errors import ClusterUnavailable, SettingsInvalid
 from seed_registry.headers import Header, require_one_origin_each
 from seed_registry.index.inputs import IndexRef
 from seed_registry.ledger.run_sources import Begin
+from seed_registry.postgres.connection import session
 from seed_registry.postgres.database_url import choose_url
-from seed_registry.settings import DatabaseUrl, Settings, parse_headers
+from seed_registry.postgres.identity import fingerprint, is_same_database
+from seed_registry.settings import DatabaseUrl, PoolerName, Settings, parse_headers
 from seed_registry.shards.facts import decoded, encoded
 from seed_registry.shards.tasks import Job
-
-if TYPE_CHECKING:
-    from seed_registry.load.context import RunContext
 
 _URL_VARIABLE: Final = "SEED_REGISTRY_DATABASE_URL"
 _HEADER_VARIABLE: Final = "SEED_REGISTRY_HEADER"
 
 
 class SharedJob(Struct, frozen=True):
-    """A `Job` in the ledger.
+    """A `Job` without its secrets.
 
     Attributes:
         settings: without the URL of the database, headers, and what only the coordinator needs.
@@ -45,7 +46,7 @@ class SharedJob(Struct, frozen=True):
     begin: Begin | None
 
 
-def require_shareable(run: RunContext) -> None:
+def require_shareable(indexes: Iterable[IndexRef], settings: Settings) -> None:
     """Check that there is Dask, and that its workers can get all they need without a secret on its way.
 
     Raises:
@@ -53,14 +54,14 @@ def require_shareable(run: RunContext) -> None:
     """
     if find_spec("distributed") is None:
         raise SettingsInvalid("--scheduler needs Dask, which is not installed\npip install 'seed-registry[dask]'")
-    for index in run.indexes:
+    for index in indexes:
         if index.kind == "url" and index.path != index.ledger_name:
             raise SettingsInvalid(
                 f"{index.display_name}: its URL has a password or a query, which may be a signature, and --scheduler "
                 "sends no secret to workers\ngive the workers the secret in their environment "
                 "(SEED_REGISTRY_HEADER='Authorization: …', or what its file system reads there), or use --processes"
             )
-    if choose_url(run.settings.database_url) is None:
+    if choose_url(settings.database_url) is None:
         raise SettingsInvalid(
             "the workers of a cluster cannot reach the embedded server\n"
             "name a database with --database-url or DATABASE_URL, here and in the environment of each worker"
@@ -68,7 +69,7 @@ def require_shareable(run: RunContext) -> None:
 
 
 def share(job: Job) -> bytes:
-    """The job for the ledger."""
+    """The job for the workers of a cluster."""
     own = Settings()
     settings = replace(
         job.settings,
@@ -123,6 +124,35 @@ def url_of_worker() -> DatabaseUrl:
             "start the workers with DATABASE_URL, or with PGHOST, PGDATABASE and so on"
         )
     return url
+
+
+async def require_same(url: DatabaseUrl, wanted: str, pooler: PoolerName = "auto") -> None:
+    """Check that the database of this worker is that of the command, by their fingerprints.
+
+    Raises:
+        ClusterUnavailable: it is not.
+        DatabaseUnavailable: there is no connection.
+    """
+    async with session(url, pooler=pooler) as connection:
+        found = await fingerprint(connection)
+    if not is_same_database(found, wanted):
+        raise ClusterUnavailable(
+            f"its database {url} is another one than that of this command\n"
+            "start the workers with the DATABASE_URL of this command"
+        )
+
+
+def require_version(version: str) -> None:
+    """Check that a run is one of this version of the program.
+
+    Raises:
+        ClusterUnavailable: it is not.
+    """
+    if version != __version__:
+        raise ClusterUnavailable(
+            f"this worker has seed-registry {__version__}, and the run is one of {version}\n"
+            f"pip install 'seed-registry[dask]=={version}' there"
+        )
 
 
 def headers_of_worker() -> tuple[Header, ...]:

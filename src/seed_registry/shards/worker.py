@@ -12,7 +12,6 @@ import shutil
 import signal
 import threading
 from array import array
-from collections import Counter
 from collections.abc import Callable
 from itertools import groupby
 from operator import itemgetter
@@ -25,11 +24,12 @@ from seed_registry.index.open_shard import read_shard
 from seed_registry.index.shards import Shard
 from seed_registry.load.sources import too_many_sources
 from seed_registry.shards.context import WorkerContext
+from seed_registry.shards.event_loop import loop_factory
 from seed_registry.shards.facts import ShardScanned, decoded, encoded
 from seed_registry.shards.settlement import Settlement
 from seed_registry.shards.shard_load import ShardLoad
-from seed_registry.shards.tasks import Failure, Job, Place, Result, Task
-from seed_registry.spill import by_part
+from seed_registry.shards.tasks import Failure, Job, Result, Task
+from seed_registry.spill import by_part, repeated
 
 if TYPE_CHECKING:
     from seed_registry.load.retry import Connection
@@ -86,15 +86,6 @@ def new_runner(parent: int, directory: str = "") -> asyncio.Runner:
     _end_with(parent, clean_up)
     atexit.register(clean_up)  # an idle process ends otherwise: with its standard input
     return asyncio.Runner(loop_factory=loop_factory())
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes the event loop of a worker; None for the one of Python."""
-    try:
-        import uvloop  # noqa: PLC0415  # not made for every platform
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 _worker: Worker | None = None
@@ -180,19 +171,6 @@ async def sieve(worker: WorkerContext, task: Task) -> None:
         await worker.store.save_repeats(connection, repeats)
 
     await worker.main.do(sieve_parts)
-
-
-def repeated(by_shard: list[tuple[Place, array[int]]]) -> list[tuple[Place, array[int]]]:
-    """The hashes of each shard that occur more than once in all of them together."""
-    seen: set[int] = set()
-    again: set[int] = set()
-    for _, hashes in by_shard:
-        distinct = set(hashes)
-        again |= seen & distinct
-        if len(distinct) < len(hashes):
-            again |= {value for value, count in Counter(hashes).items() if count > 1}
-        seen |= distinct
-    return [(place, array("Q", again.intersection(hashes))) for place, hashes in by_shard]
 
 
 async def load(worker: WorkerContext, task: Task) -> None:

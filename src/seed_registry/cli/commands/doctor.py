@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from seed_registry import __version__
-from seed_registry.cli.config.flags import takes_settings
+from seed_registry.cli.config.flags import Changed, takes_settings
 from seed_registry.cli.config.options import TABLE, Output
 from seed_registry.cli.render.output import print_output
 from seed_registry.doctor.database import check_database
@@ -22,10 +22,10 @@ from seed_registry.doctor.local import (
     check_embedded,
     check_program,
     failed,
+    place_of_rejects,
 )
 from seed_registry.embedded import server
 from seed_registry.embedded.database import database
-from seed_registry.embedded.home import home_directory
 from seed_registry.errors import SeedRegistryError
 from seed_registry.escape import printable
 from seed_registry.postgres.database_url import choose_url
@@ -36,7 +36,10 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "red bold"}
 _SHOWN_CHARACTERS = 4_000
 
 
-@takes_settings("database_url", "columns", "pooler")
+@takes_settings(
+    *("database_url", "columns", "pooler", "scheduler"),
+    scheduler=Changed("Check this Dask cluster as well, like tcp://host:8786."),
+)
 def doctor(
     *,
     settings: Settings,
@@ -46,13 +49,17 @@ def doctor(
     findings = [check_program(__version__)]
     places = {"temporary files": Path(tempfile.gettempdir())}
     try:
-        places = {"rejects": home_directory() / "rejects"} | places
+        places = {"rejects": place_of_rejects()} | places
         named = choose_url(settings.database_url)
         if named is None:
             findings.append(check_embedded())
             places = {"data directory": Path(server.status().data_directory)} | places
         if named is not None or server.exists():
             findings += anyio.run(_examine, settings)
+        if settings.scheduler is not None:
+            from seed_registry.doctor.cluster import check_cluster  # noqa: PLC0415  # others do without
+
+            findings += anyio.run(check_cluster, settings)
     except SeedRegistryError as exc:
         findings.append(failed("embedded", exc))
     findings += check_disks(places)

@@ -86,9 +86,7 @@ def load(**arguments: Any) -> None:
     _load(**arguments)
 
 
-@takes_settings(
-    like=_load, without=("defer_indexes", "digest", "dry_run", "history", "metrics_file", "scheduler"), after=_PLACES
-)
+@takes_settings(like=_load, without=("defer_indexes", "digest", "dry_run", "history", "metrics_file"), after=_PLACES)
 def plan(*, settings: Settings, **arguments: Any) -> None:
     """Show what a load would do, and write nothing: load --dry-run."""
     _load(settings=replace(settings, dry_run=True), **arguments)

@@ -38,11 +38,12 @@ _BATCH_SIZE: Final = 1000
 @takes_settings(
     *("database_url", "pooler", "dialect", "headers", "domain", "language", "provider", "records_at"),
     *("derive_sources", "columns", "full", "verify_sample", "max_record_bytes", "max_unpacked_bytes", "max_sources"),
-    *("keys", "processes", "shard_bytes"),
+    *("keys", "processes", "scheduler", "shard_bytes"),
     derive_sources=Changed("As the load: expect sources that the index does not list."),
     keys=Changed("Compare only the assets of one part of the keys, like 3/8."),
     full=Changed("Compare every field, trust no content hash."),
     processes=Changed("Processes that compare; auto: one for each core."),
+    scheduler=Changed("Of the Dask cluster that compares, like tcp://host:8786."),
     shard_bytes=Changed("Of an index that several processes compare, what one takes at a time."),
     verify_sample=Changed("Assets to compare field by field in any case, at least.", default=20),
 )

@@ -118,14 +118,18 @@ class LiveProgress:
         yield self._head(options.max_width)
         yield self._speed(now, is_narrow=is_narrow)
         yield from _outcomes(tally, options.max_width)
-        if tally.worker_progress:
-            others = _OTHER_LINES + bool(self._dashboard)
-            yield from _worker_lines(tally.worker_progress, options.max_width, console.height - others)
-        if self._dashboard:
-            yield _line(Text(f"dashboard {printable(self._dashboard)}", "dim"))
+        yield from self._workers(console, options)
         limit = tally.stages.since(self._samples[0].stages).limit(tally.workers, tally.processes)
         if limit is not None and not self._doing and not is_narrow:
             yield _line(Text("the limit is ", "dim"), _LIMITS[limit])
+
+    def _workers(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """A line for each of several workers, and the dashboard of their cluster."""
+        if workers := self._tally.worker_progress:
+            others = _OTHER_LINES + bool(self._dashboard)
+            yield from _worker_lines(workers, options.max_width, console.height - others)
+        if self._dashboard:
+            yield _line(Text(f"dashboard {printable(self._dashboard)}", "dim"))
 
     def _note_step(self) -> None:
         """Begin to measure anew where several processes have begun another step."""
@@ -200,10 +204,10 @@ class AuditProgress(LiveProgress):
             super().tell(level, event, **fields)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw two lines: how far, and how fast."""
-        del console
+        """Draw how far, and how fast; of a cluster what its workers are at."""
         yield self._head(options.max_width)
         yield self._speed(self._take_sample(), is_narrow=options.max_width < _NARROW)
+        yield from self._workers(console, options)
 
 
 def _outcomes(tally: Tally, width: int) -> Iterator[Text]:
