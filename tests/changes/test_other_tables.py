@@ -376,6 +376,7 @@ def indexes(scratch: Scratch) -> list[str]:
 
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+@pytest.mark.sampled(3)
 async def test_runs_are_recorded_and_taken_back_in_tables_of_any_shape(scratch: OtherTables, shape: Shape) -> None:
     await scratch.make(shape)
     states, runs = [await scratch.rows()], []

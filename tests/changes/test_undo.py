@@ -191,6 +191,7 @@ async def test_a_run_that_is_undone_is_not_resumed(scratch: Scratch) -> None:
 
 @pytest.mark.parametrize(("event", "number"), [("undo_started", 1), ("batch_undone", 1), ("batch_undone", 5)])
 @pytest.mark.parametrize("keeps", [False, True])
+@pytest.mark.sampled(3)
 async def test_an_undo_that_is_killed_goes_on_and_counts_each_row_once(
     scratch: Scratch, event: str, number: int, *, keeps: bool
 ) -> None:

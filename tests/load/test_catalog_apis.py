@@ -229,6 +229,7 @@ async def check_twice(url: DatabaseUrl, path: Path, content: bytes, form: Form, 
 
 
 @every_form
+@pytest.mark.sampled(4)
 async def test_a_page_is_loaded_and_known_to_be_a_part(database_url: DatabaseUrl, tmp_path: Path, form: Form) -> None:
     content = json.dumps(form.page([form.record(number) for number in range(1, 5)], 6)).encode()
     report = await check_twice(database_url, tmp_path / "i.json", content, form, domain=not form.has_portal)
@@ -237,7 +238,7 @@ async def test_a_page_is_loaded_and_known_to_be_a_part(database_url: DatabaseUrl
 
 @every_form
 @pytest.mark.parametrize("end", ["\n", ""])
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(4)
 async def test_pages_one_after_another_are_one_complete_index(
     database_url: DatabaseUrl, tmp_path: Path, form: Form, end: str
 ) -> None:
@@ -249,7 +250,7 @@ async def test_pages_one_after_another_are_one_complete_index(
 
 @every_form
 @pytest.mark.parametrize("is_array", [False, True])
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(4)
 async def test_records_on_lines_and_in_arrays_are_loaded(
     database_url: DatabaseUrl, tmp_path: Path, form: Form, is_array: bool
 ) -> None:
@@ -263,6 +264,7 @@ async def test_records_on_lines_and_in_arrays_are_loaded(
 
 @every_form
 @pytest.mark.parametrize("domain", [False, True])
+@pytest.mark.sampled(4)
 async def test_an_answer_without_records_is_loaded_as_nothing(
     database_url: DatabaseUrl, tmp_path: Path, form: Form, domain: bool
 ) -> None:

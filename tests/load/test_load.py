@@ -530,6 +530,7 @@ async def test_without_keep_going_a_bad_index_ends_the_load(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("content", "said", "loaded"), BAD_INDEXES.values(), ids=BAD_INDEXES)
+@pytest.mark.sampled(4)
 async def test_the_only_index_of_a_load_fails_it_also_with_keep_going(
     database_url: DatabaseUrl, index: Index, tmp_path: Path, content: bytes | None, said: str, loaded: int
 ) -> None:
@@ -1139,6 +1140,7 @@ async def test_a_percentage_of_rejects_stops_the_load_only_once_a_thousand_recor
         (1, 1, TooManyRejects, "1 of 2 assets rejected (no_type), 1 of sources that are not listed: name"),
     ],
 )
+@pytest.mark.sampled(4)
 async def test_a_load_that_reads_assets_and_keeps_none_fails_by_the_more_frequent_reason(
     database_url: DatabaseUrl,
     index: Index,

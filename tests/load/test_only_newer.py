@@ -140,6 +140,7 @@ CASES = {
 @pytest.mark.usefixtures("filtering")
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.sampled(6)
 async def test_a_record_that_is_older_than_the_row_it_would_change_leaves_it(site: Site, case: str, full: bool) -> None:
     record, expected = CASES[case]
     await site.load(site.write(asset("k", "old", 5), asset("other", "old", 1)))
@@ -375,7 +376,7 @@ def day(one: dict[str, Any]) -> int | None:
     return DAYS.index(one["updated_at"]) + 1 if one["updated_at"] else None
 
 
-@hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@hypothesis_settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(before=st.lists(record, max_size=4), first=several, second=several, batch_size=st.sampled_from([1, 2, 500]))
 async def test_two_loads_at_once_leave_each_row_as_one_after_the_other_would(
     site: Site, before: list[Any], first: list[Any], second: list[Any], batch_size: int
@@ -391,12 +392,11 @@ async def test_two_loads_at_once_leave_each_row_as_one_after_the_other_would(
     found = await site.rows()
     orders = loaded(loaded(rows, first), second), loaded(loaded(rows, second), first)
     undated = {one["asset_key"] for one in (*first, *second) if not day(one)}
-    for key, (name, moment) in found.items():
-        expected = [order[key] for order in orders]
-        if key in undated:  # such a record compares with nothing: which moment its row had depends on the other load
-            assert name in [of for of, _ in expected]
+    for key, row in found.items():
+        if key in undated:  # such a record compares with nothing: it, or the last one of the other load, may win
+            assert row[0] in [of[key][0] for of in (rows, loaded({}, first), loaded({}, second)) if key in of]
         else:
-            assert (name, moment) in expected
+            assert row in [order[key] for order in orders]
 
 
 async def test_two_loads_at_once_end_with_the_newest_rows(site: Site) -> None:

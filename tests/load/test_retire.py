@@ -552,6 +552,7 @@ STEPS = [
 
 
 @pytest.mark.parametrize(("how", "name", "number"), STEPS)
+@pytest.mark.sampled(3)
 async def test_a_run_that_is_killed_goes_on_and_counts_each_asset_once(
     site: Site, monkeypatch: pytest.MonkeyPatch, how: str, name: str, number: int
 ) -> None:

@@ -162,6 +162,7 @@ async def by_variable(url: DatabaseUrl) -> AsyncIterator[DatabaseUrl]:
 
 @poolers
 @pytest.mark.parametrize("choice", [by_role, by_database, by_configuration, by_url, by_variable])
+@pytest.mark.sampled(4)
 async def test_sessions_leave_what_somebody_has_set(
     lz4_url: DatabaseUrl, pooler: PoolerName, choice: Callable[[DatabaseUrl], Any]
 ) -> None:

@@ -216,6 +216,7 @@ async def blocked(site: Site) -> None:
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("history", [False, True])
 @pytest.mark.parametrize("ends", ["equal", "other", "rolled back"])
+@pytest.mark.sampled(4)
 async def test_keys_that_another_session_inserts_meanwhile_are_counted_as_what_they_are(
     ends: str, history: bool, site: Site
 ) -> None:
