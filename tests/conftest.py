@@ -52,6 +52,10 @@ _administrators: dict[str, tuple[asyncio.AbstractEventLoop, asyncpg.Connection[A
 Cli = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
+# Of files in memory: databases and the write-ahead logs of some servers.
+_MEMORY_BYTES = 8 << 30
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--server",
@@ -140,7 +144,7 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
 @pytest.fixture(scope="session")
 def place() -> Iterator[Path]:
     """A short private directory that the server's own user can reach; pytest's is neither."""
-    directory = Path(tempfile.mkdtemp(prefix="sr-"))
+    directory = Path(tempfile.mkdtemp(prefix="sr-", dir=_memory_directory()))
     directory.chmod(0o711)
     yield directory
     shutil.rmtree(directory, ignore_errors=True)
@@ -158,6 +162,9 @@ def server(request: pytest.FixtureRequest, place: Path) -> Iterator[str]:
             yield url
     else:
         with running(place / "home", int(chosen), durable=False) as url, _administrators_dismissed():
+            # its files may be in memory
+            _execute(url, "alter system set max_wal_size = '512MB'")
+            _execute(url, "select pg_reload_conf()")
             yield url
 
 
@@ -380,10 +387,18 @@ def _hash(record: Source | Asset) -> bytes:
     return xxhash.xxh3_128_digest(msgspec.json.encode(record))
 
 
+def _memory_directory() -> str | None:
+    """Where files are in memory, if there is room: a database for each test is some 300 files, of 8 MB."""
+    shared = Path("/dev/shm")
+    is_usable = shared.is_dir() and os.access(shared, os.W_OK | os.X_OK)
+    return str(shared) if is_usable and shutil.disk_usage(shared).free >= _MEMORY_BYTES else None
+
+
 @contextmanager
 def _clone(server: str, template: str) -> Iterator[DatabaseUrl]:
     name = f"test_{secrets.token_hex(6)}"
-    _execute(server, f"create database {name} template {template}")
+    # A copy of the files is twice as fast as one through the write-ahead log.
+    _execute(server, f"create database {name} template {template} strategy file_copy")
     yield DatabaseUrl(_database(server, name))
     _execute(server, f"drop database {name} with (force)")
 
