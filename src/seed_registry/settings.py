@@ -497,7 +497,10 @@ def _check_shards(settings: Settings) -> None:
             "tls://scheduler.example.org:8786"
         )
     if settings.processes != 1:
-        raise SettingsInvalid("--scheduler and --processes exclude each other: the cluster has its own workers")
+        raise SettingsInvalid(
+            "--scheduler and --processes exclude each other: the cluster has its own workers\n"
+            "leave one of them out: give --processes 1, or unset SEED_REGISTRY_SCHEDULER"
+        )
 
 
 def _check_ranges(settings: Settings) -> None:

@@ -474,6 +474,23 @@ async def test_unlogged_partitions_and_triggers_of_partitions_are_warned_of_with
         assert (tables.is_unlogged, tables.assets.cautions) == (False, [])
 
 
+async def test_triggers_of_a_partition_that_is_divided_itself_are_seen(site: Site) -> None:
+    await execute(
+        site,
+        SHAPES["by hash, one of them divided by ranges"]
+        + "create function registry.meddle() returns trigger language plpgsql as 'begin return new; end';"
+        "create trigger meddle before insert on registry.assets_b for each row execute function registry.meddle()",
+    )
+    async with session(site.url) as connection:
+        tables = await introspect(connection)
+        assert tables.assets.has_insert_triggers
+        (caution,) = tables.assets.cautions
+        assert caution.event == "triggers"
+        await connection.execute(caution.fix.partition(" for a load")[0])
+        tables = await introspect(connection)
+        assert (tables.assets.has_insert_triggers, tables.assets.cautions) == (False, [])
+
+
 async def test_rows_that_the_trigger_of_a_partition_keeps_out_are_rejected(site: Site) -> None:
     await execute(
         site,

@@ -90,6 +90,10 @@ class DaskCluster:
         self._scheduler.kill()
         self._scheduler.wait(10)
 
+    def stop_scheduler(self) -> None:
+        """Let the scheduler hang: it neither answers nor closes a connection."""
+        self._scheduler.send_signal(signal.SIGSTOP)
+
     def logs(self) -> str:
         """All that scheduler and workers wrote to their terminals."""
         return "\n".join(path.read_text("utf-8", "replace") for path in sorted(self.directory.glob("*.log")))

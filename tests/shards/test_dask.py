@@ -31,6 +31,7 @@ from seed_registry.errors import ClusterUnavailable, DatabaseRefused, IndexTaken
 from seed_registry.headers import Header
 from seed_registry.report import Report, Silent
 from seed_registry.settings import DatabaseUrl, MaxRejects
+from seed_registry.shards.cluster import join_cluster
 
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.usefixtures("at_home", "emptied")
@@ -369,6 +370,20 @@ def test_a_worker_that_was_stopped_is_restarted_and_its_shard_loaded_by_another(
     cluster.wait_for_workers(_TWO)
 
 
+@pytest.mark.slow
+def test_a_stopped_worker_that_nothing_can_restart_is_left_to_the_scheduler(own_cluster: DaskCluster) -> None:
+    own_cluster.start_worker("--no-nanny")
+    own_cluster.wait_for_workers(1)
+
+    async def restart() -> None:
+        async with join_cluster(own_cluster.address, Silent(), 10) as cluster:
+            await cluster.look()
+            (name,) = cluster.addresses
+            await cluster.restart(name)
+
+    anyio.run(restart)
+
+
 def _query_in_thread(url: DatabaseUrl, query: str) -> list[tuple[Any, ...]]:
     """As `_query`, beside a loop of this thread."""
     found: list[tuple[Any, ...]] = []
@@ -499,6 +514,39 @@ def test_a_scheduler_that_does_not_answer_is_an_error_of_ours(
         _load(index, _settings(url, scheduler=address))
     assert "look whether `dask scheduler` runs there" in str(refused.value)
     _require_no_sessions(url)
+
+
+def test_a_scheduler_that_hangs_is_an_error_of_ours(
+    own_cluster: DaskCluster, url: DatabaseUrl, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seed_registry.shards.cluster._HANDSHAKE_SECONDS", 1)
+    own_cluster.stop_scheduler()
+    with pytest.raises(ClusterUnavailable, match=f"no Dask scheduler answers at {own_cluster.address}: "):
+        _load(index, _settings(url, own_cluster))
+    _require_no_sessions(url)
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_hangs_while_workers_load_ends_the_load(
+    own_cluster: DaskCluster, url: DatabaseUrl, index: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("seed_registry.shards.cluster._SCHEDULER_SECONDS", 2)
+    _query(url, "truncate registry.sources, registry.assets cascade")
+    own_cluster.start_worker()
+    own_cluster.wait_for_workers(1)
+
+    def stop() -> None:
+        while not _query(url, "select from seed_registry.shards where state = 'loaded'"):
+            time.sleep(0.01)
+        own_cluster.stop_scheduler()
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(ClusterUnavailable, match="does not answer\nlook whether it hangs; then run the same command"):
+        _load(index, _settings(url, own_cluster, shard_bytes=192 << 10))
+    thread.join()
+    own_cluster.close()
+    _resume(index, url, expected, processes=2)
 
 
 def test_a_server_without_room_for_a_worker_says_so(cluster: DaskCluster, url: DatabaseUrl, index: Path) -> None:

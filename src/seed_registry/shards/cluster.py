@@ -20,6 +20,9 @@ from seed_registry.report import Progress
 from seed_registry.shards.cluster_worker import probe, software
 
 _CONNECT_SECONDS: Final = 10
+# Dask does not count what the scheduler sends, or does not send, once there is a connection.
+_HANDSHAKE_SECONDS: Final = 20
+_SCHEDULER_SECONDS: Final = 30
 _ANSWER_SECONDS: Final = 60
 _RESTART_SECONDS: Final = 30
 _CLOSE_SECONDS: Final = 1.5
@@ -66,9 +69,13 @@ async def _connect(new_client: Any, address: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other versions of Dask, which are told by their consequences
-            return await client
-    except (OSError, TypeError, ValueError, ImportError) as exc:
-        await client.close()
+            with anyio.fail_after(_HANDSHAKE_SECONDS):
+                return await client
+    except BaseException as exc:
+        with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+            await client.close()
+        if not isinstance(exc, OSError | TypeError | ValueError | ImportError):
+            raise
         raise ClusterUnavailable(
             f"no Dask scheduler answers at {address}: {_reason(exc)}\n"
             "look whether `dask scheduler` runs there, whether this machine may connect to it and, for tls://, "
@@ -131,7 +138,7 @@ class Cluster:
         Raises:
             ClusterUnavailable: the scheduler was lost.
         """
-        with self._connected():
+        with self._connected(_SCHEDULER_SECONDS):
             self.threads = dict(await self._client.nthreads())
         return bool(self.threads)
 
@@ -163,7 +170,7 @@ class Cluster:
             elif isinstance(answer, OSError) and database is None:
                 continue  # it has gone again
             elif isinstance(answer, BaseException):
-                problems.append((address, printable(answer)))
+                problems.append((address, printable(answer) or type(answer).__name__))
             else:
                 self.addresses[answer["name"]] = address
                 problem = self._problem(answer)
@@ -234,6 +241,12 @@ class Cluster:
                     f"{exc.last_worker.address}\n"
                     f"look into its log, and at the memory of its machine; then {self._again}"
                 ) from exc
+            except OSError as exc:
+                if future.status != "error":
+                    raise
+                raise ClusterUnavailable(
+                    f"a worker failed at a step ({name}): {_reason(exc)}\nlook into its log; then {self._again}"
+                ) from exc
             except ImportError as exc:  # its worker cannot unpickle what we sent
                 raise ClusterUnavailable(
                     f"a worker lacks {software()}: {printable(exc)}\npip install 'seed-registry[dask]' there"
@@ -248,7 +261,7 @@ class Cluster:
         Raises:
             ClusterUnavailable: the scheduler was lost.
         """
-        with self._connected():
+        with self._connected(_ANSWER_SECONDS):
             found = await self._client.get_versions()
         workers = {address: one["packages"]["distributed"] for address, one in found["workers"].items()}
         return found["scheduler"]["packages"]["distributed"], workers
@@ -259,7 +272,7 @@ class Cluster:
         Raises:
             ClusterUnavailable: the scheduler was lost.
         """
-        with self._connected():
+        with self._connected(_ANSWER_SECONDS):
             await self._client.publish_dataset(fact, name=name, override=True)
 
     async def withdraw(self, name: str) -> None:
@@ -273,7 +286,7 @@ class Cluster:
         Raises:
             ClusterUnavailable: the scheduler was lost.
         """
-        with self._connected():
+        with self._connected(_SCHEDULER_SECONDS):
             found = [await self._client.get_metadata([key], default=None) for key in list(self._lost)]
         return [note for note in found if note is not None]
 
@@ -281,7 +294,8 @@ class Cluster:
         """Have the process of a worker, by its name, ended, and started again where something does."""
         address = self.addresses.pop(worker, None)
         if address in self.threads:
-            with self._connected():
+            # Without a nanny nothing can restart it, and it may have gone by itself.
+            with self._connected(2 * _RESTART_SECONDS), suppress(ValueError, KeyError):
                 await self._client.restart_workers([address], timeout=_RESTART_SECONDS, raise_for_error=False)
 
     def note_event(self, event: tuple[float, Any]) -> None:
@@ -290,6 +304,7 @@ class Cluster:
         if not isinstance(what, dict) or what.get("action") != "remove-worker":
             return
         address = what.get("worker")
+        self._checked.discard(address)  # another one may come to where it was
         names = [name for name, of in self.addresses.items() if of == address]
         for key in what.get("processing-tasks", ()):
             if key in self._lost:
@@ -308,8 +323,8 @@ class Cluster:
         return str(answer["problem"])
 
     @contextmanager
-    def _connected(self) -> Iterator[None]:
-        """Translate the errors of a connection that was lost."""
+    def _connected(self, seconds: float | None = None) -> Iterator[None]:
+        """Translate the errors of a connection that was lost, or of a scheduler that has not answered for so long."""
         from concurrent.futures import CancelledError  # noqa: PLC0415
 
         lost = ClusterUnavailable(
@@ -318,7 +333,12 @@ class Cluster:
         if self._client.status != "running":
             raise lost
         try:
-            yield
+            with anyio.fail_after(seconds):
+                yield
+        except TimeoutError as exc:
+            raise ClusterUnavailable(
+                f"the scheduler at {self._address} does not answer\nlook whether it hangs; then {self._again}"
+            ) from exc
         except (CancelledError, OSError) as exc:
             raise lost from exc
 

@@ -55,7 +55,7 @@ missing as (
 watching as (
   select trigger.tgname::pg_catalog.text as name, part.name as partition, trigger.tgtype, trigger.tgparentid
   from pg_catalog.pg_trigger as trigger
-  join part on part.oid = trigger.tgrelid and part.is_leaf
+  join part on part.oid = trigger.tgrelid and part.oid <> pg_catalog.to_regclass($1)
   where trigger.tgenabled in ('O', 'A') and trigger.tgtype & 1 = 1
     -- the server marks copies of the table's own triggers as internal before Postgres 15
     and not trigger.tgisinternal and trigger.tgparentid = 0
