@@ -131,11 +131,11 @@ def test_no_module_imports_the_public_package() -> None:
 
 
 def test_few_modules_have_a_task_group() -> None:
-    """The pipeline; of several processes, what performs steps, what leads a load or an audit, and what shows life."""
+    """The pipeline; of several processes, what performs steps, asks workers, leads a load or an audit, shows life."""
     users = [module for module, path in MODULES.items() if "create_task_group" in path.read_text("utf-8")]
     assert users == [
-        "load.pipeline", "shards.audit", "shards.cluster_engine", "shards.coordinator", "shards.engine",
-        "shards.shard_load",
+        "load.pipeline", "shards.audit", "shards.cluster", "shards.cluster_engine", "shards.coordinator",
+        "shards.engine", "shards.shard_load",
     ]  # fmt: skip
 
 

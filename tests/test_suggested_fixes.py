@@ -609,9 +609,6 @@ ELSEWHERE = {
     "doctor/test_doctor_cluster.py::test_a_cluster_without_workers_and_a_scheduler_that_does_not_answer_fail": [
         "start some: `dask worker {}`, with DATABASE_URL in their environment"
     ],
-    "doctor/test_doctor_cluster.py::test_too_few_sessions_other_versions_of_dask_and_little_memory_are_warned_of": [
-        "start it with --nthreads {}"
-    ],
     "shards/test_dask.py::test_a_server_without_room_for_a_worker_says_so": ["or load with a smaller --concurrency"],
     "shards/test_dask.py::test_after_the_scheduler_is_lost_processes_of_this_machine_finish_the_run": [
         "or with --processes in place of --scheduler"

@@ -147,7 +147,7 @@ def test_too_few_sessions_other_versions_of_dask_and_little_memory_are_warned_of
     assert sessions.finding.startswith("a load by 300 threads needs 902 of ")
     assert "raise max_connections" in sessions.fix
     assert worker.state == "warn"
-    assert "start it with --nthreads 1, or give its machine more memory" in worker.fix
+    assert "start workers with 1 threads in all there, or give it more memory" in worker.fix
     monkeypatch.setattr(doctor_cluster, "version", lambda _: "2020.1.0")
     scheduler, _, worker = _found(cluster, database_url)
     assert scheduler.state == worker.state == "warn"

@@ -531,7 +531,7 @@ def test_a_scheduler_that_hangs_while_workers_load_ends_the_load(
     own_cluster: DaskCluster, url: DatabaseUrl, index: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, Any]
 ) -> None:
     monkeypatch.setattr("seed_registry.shards.cluster._SCHEDULER_SECONDS", 2)
-    _query(url, "truncate registry.sources, registry.assets cascade")
+    _query(url, "truncate registry.sources, registry.assets, seed_registry.runs cascade")
     own_cluster.start_worker()
     own_cluster.wait_for_workers(1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
@@ -35,9 +36,13 @@ async def check_cluster(settings: Settings) -> list[Finding]:
             if free is not None:
                 findings.append(_sessions(settings, sum(cluster.threads.values()), free))
             answers = await cluster.run(examine, settings.schema, dict(settings.columns), settings.pooler)
-            for address, threads in sorted(cluster.threads.items()):
-                answer = answers.get(address, ConnectionError("it does not answer"))
-                findings.append(_worker(address, threads, answer, versions.get(address, "unknown"), here))
+            of_hosts = Counter[str]()
+            for address, answer in answers.items():
+                of_hosts[_host(answer)] += cluster.threads.get(address, 1)
+            for address, answer in sorted(answers.items()):
+                needed = of_hosts[_host(answer)] * PROCESS_BYTES
+                threads, own = cluster.threads.get(address, 1), versions.get(address, "unknown")
+                findings.append(_worker(address, threads, answer, own, here, needed))
             return findings
     except SeedRegistryError as exc:
         return [failed("cluster", exc)]
@@ -73,8 +78,16 @@ def _sessions(settings: Settings, threads: int, free: int) -> Finding:
     return Finding("workers", "warn" if room else "fail", found, fix)
 
 
-def _worker(address: str, threads: int, answer: Any, distributed: str, here: str | None) -> Finding:
-    """The finding about one worker; its name is in it, and in what to do."""
+def _host(answer: Any) -> str:
+    """The machine of a worker, from its name; empty if it has not answered."""
+    return answer["name"].rpartition(":")[0] if isinstance(answer, dict) else ""
+
+
+def _worker(address: str, threads: int, answer: Any, distributed: str, here: str | None, needed: int) -> Finding:
+    """The finding about one worker; its name is in it, and in what to do.
+
+    All workers of its machine together need so many bytes of memory.
+    """
     if problem := lacking(answer):
         return _failed(address, problem)
     if isinstance(answer, BaseException):
@@ -88,10 +101,9 @@ def _worker(address: str, threads: int, answer: Any, distributed: str, here: str
     found += f"; sees the tables in {answer['database']}"
     if distributed != (own := version("distributed")):
         return Finding("worker", "warn", f"{found}; here is distributed {own}", f"pip install distributed=={own} there")
-    if memory is not None and memory < threads * PROCESS_BYTES:
-        fitting = max(memory // PROCESS_BYTES, 1)
-        fix = f"start it with --nthreads {fitting}, or give its machine more memory"
-        return Finding("worker", "warn", f"{found}, of which it needs {size(threads * PROCESS_BYTES)}", fix)
+    if memory is not None and memory < needed:
+        fix = f"start workers with {max(memory // PROCESS_BYTES, 1)} threads in all there, or give it more memory"
+        return Finding("worker", "warn", f"{found}, of which the workers of its machine need {size(needed)}", fix)
     return Finding("worker", "ok", found)
 
 

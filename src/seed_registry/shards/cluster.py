@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import anyio
 
-from seed_registry.errors import ClusterUnavailable, WorkersLost
+from seed_registry.errors import ClusterUnavailable, WorkersLost, first_cause
 from seed_registry.escape import printable
 from seed_registry.index.inputs import redact_url
 from seed_registry.report import Progress
@@ -170,7 +170,7 @@ class Cluster:
             elif isinstance(answer, OSError) and database is None:
                 continue  # it has gone again
             elif isinstance(answer, BaseException):
-                problems.append((address, printable(answer) or type(answer).__name__))
+                problems.append((address, _said(answer)))
             else:
                 self.addresses[answer["name"]] = address
                 problem = self._problem(answer)
@@ -201,16 +201,27 @@ class Cluster:
     ) -> dict[str, Any]:
         """Call a function on workers, all of them if none is named, beside what they do; the results by address.
 
+        An error of a worker is its result, and a `TimeoutError` that of one which does not answer.
+
         Raises:
-            ClusterUnavailable: they do not answer.
+            ClusterUnavailable: the scheduler was lost.
         """
         answers: dict[str, Any] = {}
-        with self._connected(), anyio.move_on_after(_ANSWER_SECONDS) as waiting:
-            answers = await self._client.run(function, *args, workers=workers, on_error="return")
-        if waiting.cancelled_caught:
-            raise ClusterUnavailable(
-                f"workers of the scheduler at {self._address} do not answer\nlook at its dashboard; then {self._again}"
-            )
+
+        async def ask(address: str) -> None:
+            with self._connected(), anyio.move_on_after(_ANSWER_SECONDS) as waiting:
+                answers.update(await self._client.run(function, *args, workers=[address], on_error="return"))
+            if waiting.cancelled_caught:
+                answers[address] = TimeoutError("it does not answer\nlook into its log, or end it")
+
+        if workers is None:
+            await self.find_workers()
+        try:
+            async with anyio.create_task_group() as group:
+                for address in self.threads if workers is None else workers:
+                    group.start_soon(ask, address)
+        except BaseExceptionGroup as failures:
+            raise first_cause(failures) from failures
         return answers
 
     async def call(self, function: Callable[..., Any], *args: Any, name: str, lost: Callable[[str], None]) -> Any:
@@ -341,6 +352,12 @@ class Cluster:
             ) from exc
         except (CancelledError, OSError) as exc:
             raise lost from exc
+
+
+def _said(answer: BaseException) -> str:
+    """What an error of a worker says, and on a second line, if it is ours, what to do."""
+    problem, _, fix = str(answer).partition("\n")
+    return f"{printable(problem) or type(answer).__name__}\n{printable(fix)}"
 
 
 def _reason(exc: BaseException) -> str:

@@ -1,7 +1,7 @@
 -- undo_created
--- The assets in some blocks of the table, or of each of its partitions, that a run created which began without any. Of one that was changed since, what
--- its hash was before that; null if nobody recorded it. Not those that the run changed itself, nor those that this undo
--- has dealt with. With limits, each is looked up in the index, see undo_done.
+-- The assets in some blocks of the table, or of each of its partitions, that a run created which began without any. Of one
+-- that was changed since, what its hash was before that; null if nobody recorded it. Not those that the run changed itself,
+-- nor those that this undo has dealt with. With limits, each is looked up in the index, see undo_done.
 -- $1 the run, $2 the first block, $3 the one after the last, $4 the run of this undo.
 select found.key,
   (

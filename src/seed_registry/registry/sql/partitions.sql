@@ -1,8 +1,10 @@
--- The partitions of a table ($1) on all levels, as far as they decide whether, and how fast, a load can write to it. What is
--- said of the table itself by name (rules, row security, privileges) holds for its rows, whatever is said of the partitions.
+-- The partitions of a table ($1) on all levels, as far as they decide whether, and how fast, a load can write to it. What
+-- is said of the table itself by name (rules, row security, privileges) holds for its rows, whatever is said of the
+-- partitions.
 with part as (
   select
-    class.oid, pg_catalog.quote_ident(namespace.nspname) as schema, class.relname, class.relkind, class.relpersistence, class.relreplident,
+    class.oid, pg_catalog.quote_ident(namespace.nspname) as schema, class.relname, class.relkind, class.relpersistence,
+    class.relreplident,
     class.oid::pg_catalog.regclass::pg_catalog.text as name,
     tree.parentrelid as parent, tree.isleaf as is_leaf,
     pg_catalog.pg_get_expr(class.relpartbound, class.oid) as bounds
@@ -67,7 +69,8 @@ select
     from divided
     cross join pg_catalog.unnest(divided.columns) as keyed (number)
     -- an expression has no column
-    left join pg_catalog.pg_attribute as attribute on attribute.attrelid = divided.oid and attribute.attnum = keyed.number
+    left join pg_catalog.pg_attribute as attribute
+      on attribute.attrelid = divided.oid and attribute.attnum = keyed.number
   ) as columns,
   array(
     select pg_catalog.format('alter table %s detach partition %s;', part.parent::pg_catalog.regclass, part.name)
