@@ -320,6 +320,29 @@ def test_after_the_scheduler_is_lost_processes_of_this_machine_finish_the_run(
 
 
 @pytest.mark.slow
+def test_a_scheduler_that_hangs_while_workers_load_ends_the_load(
+    own_cluster: DaskCluster, url: DatabaseUrl, index: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("seed_registry.shards.cluster._SCHEDULER_SECONDS", 2)
+    _query(url, "truncate registry.sources, registry.assets cascade")
+    own_cluster.start_worker()
+    own_cluster.wait_for_workers(1)
+
+    def stop() -> None:
+        while not _query(url, "select from seed_registry.shards where state = 'loaded'"):
+            time.sleep(0.01)
+        own_cluster.stop_scheduler()
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(ClusterUnavailable, match="does not answer\nlook whether it hangs; then run the same command"):
+        _load(index, _settings(url, own_cluster, shard_bytes=192 << 10))
+    thread.join()
+    own_cluster.close()
+    _resume(index, url, expected, processes=2)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_the_same_command_finishes_what_a_client_that_was_ended_began(
     cluster: DaskCluster,
@@ -524,29 +547,6 @@ def test_a_scheduler_that_hangs_is_an_error_of_ours(
     with pytest.raises(ClusterUnavailable, match=f"no Dask scheduler answers at {own_cluster.address}: "):
         _load(index, _settings(url, own_cluster))
     _require_no_sessions(url)
-
-
-@pytest.mark.slow
-def test_a_scheduler_that_hangs_while_workers_load_ends_the_load(
-    own_cluster: DaskCluster, url: DatabaseUrl, index: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, Any]
-) -> None:
-    monkeypatch.setattr("seed_registry.shards.cluster._SCHEDULER_SECONDS", 2)
-    _query(url, "truncate registry.sources, registry.assets, seed_registry.runs cascade")
-    own_cluster.start_worker()
-    own_cluster.wait_for_workers(1)
-
-    def stop() -> None:
-        while not _query(url, "select from seed_registry.shards where state = 'loaded'"):
-            time.sleep(0.01)
-        own_cluster.stop_scheduler()
-
-    thread = threading.Thread(target=stop)
-    thread.start()
-    with pytest.raises(ClusterUnavailable, match="does not answer\nlook whether it hangs; then run the same command"):
-        _load(index, _settings(url, own_cluster, shard_bytes=192 << 10))
-    thread.join()
-    own_cluster.close()
-    _resume(index, url, expected, processes=2)
 
 
 def test_a_server_without_room_for_a_worker_says_so(cluster: DaskCluster, url: DatabaseUrl, index: Path) -> None:
