@@ -41,6 +41,8 @@ _OWN = {
 }  # fmt: skip
 _TWO = 2
 _RECORDS = 1_500
+# A load that hangs fails its test, and not the whole run of the tests.
+_SECONDS_OF_A_LOAD = 120
 # A secret of the command and the workers, in the URL of the database and in a header.
 _CANARY = "canary-1b5d0e"
 
@@ -112,7 +114,12 @@ def _settings(url: DatabaseUrl, cluster: DaskCluster | None = None, **options: A
 
 def _load(indexes: Path | list[Path], settings: Settings, progress: Silent | None = None) -> Report:
     names = [str(path) for path in ([indexes] if isinstance(indexes, Path) else indexes)]
-    return anyio.run(partial(ingest, names, settings, progress), backend_options={"use_uvloop": True})
+
+    async def load() -> Report:
+        with anyio.fail_after(_SECONDS_OF_A_LOAD):
+            return await ingest(names, settings, progress)
+
+    return anyio.run(load, backend_options={"use_uvloop": True})
 
 
 def _outcome(report: Report) -> dict[str, Any]:
