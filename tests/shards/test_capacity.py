@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import anyio
 import asyncpg
 import pytest
 
@@ -14,9 +15,12 @@ from seed_registry.index.inputs import resolve
 from seed_registry.index.open import read_index
 from seed_registry.load.context import RunContext
 from seed_registry.postgres import process_budget
+from seed_registry.registry.introspection import introspect
 from seed_registry.report import Database, Silent
 from seed_registry.settings import AUTO, DatabaseUrl
 from seed_registry.shards.capacity import count_processes
+from seed_registry.shards.context import WorkerContext
+from seed_registry.shards.tasks import Job
 
 pytestmark = pytest.mark.anyio
 _LOCAL = Database(host="/run", port=5432, name="db", user="u", server="18", embedded=False)
@@ -74,6 +78,41 @@ async def test_a_server_without_room_is_loaded_with_less(
         assert await count_processes(limited, _context(tmp_path, processes=2, concurrency=4), None) == 2
     finally:
         await limited.close()
+
+
+@pytest.mark.slow
+async def test_a_worker_waits_until_another_one_has_closed_its_sessions(
+    connection: asyncpg.Connection[Any], database_url: DatabaseUrl, tmp_path: Path, limited_role: str, cli: Any
+) -> None:
+    run = _context(tmp_path)
+    assert cli("load", run.indexes[0].path, url=database_url).returncode == 0  # creates the ledger
+    await connection.execute(f"grant registry to {limited_role}")
+    url = DatabaseUrl(database_url.reveal.replace("//registry@", f"//{limited_role}@"))
+    tables = await introspect(connection, run.settings.columns, run.settings.schema)
+    job = Job(run.run_id, run.settings, list(run.indexes), url, is_empty=False, salt=tables.salt, parent=0)
+    worker = WorkerContext(job)
+    await worker.open()
+    others = [await asyncpg.connect(url.reveal) for _ in range(19)]  # with that of the worker all that there may be
+    is_open = False
+
+    async def write() -> None:
+        nonlocal is_open
+        async with worker.open_writer():
+            is_open = True
+
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(write)
+            with anyio.fail_after(20):
+                while not worker.run.tally.retries:  # noqa: ASYNC110  # there is no event
+                    await anyio.sleep(0.01)
+            assert not is_open
+            await others.pop().close()
+        assert is_open
+    finally:
+        for other in others:
+            await other.close()
+        await worker.close()
 
 
 @pytest.mark.slow

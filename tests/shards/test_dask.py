@@ -29,9 +29,12 @@ from seed_registry import Settings, SettingsInvalid, __version__, ingest
 from seed_registry.api import replay
 from seed_registry.errors import ClusterUnavailable, DatabaseRefused, IndexTaken, IndexUnreadable, WorkersLost
 from seed_registry.headers import Header
+from seed_registry.index.inputs import IndexRef
 from seed_registry.report import Report, Silent
 from seed_registry.settings import DatabaseUrl, MaxRejects
 from seed_registry.shards.cluster import join_cluster
+from seed_registry.shards.shared_job import StepJobs, job_of_worker
+from seed_registry.shards.tasks import Job
 
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.usefixtures("at_home", "emptied")
@@ -563,6 +566,52 @@ def test_a_server_without_room_for_a_worker_says_so(cluster: DaskCluster, url: D
     _require_no_sessions(url)
 
 
+@pytest.fixture
+def limited(url: DatabaseUrl) -> Iterator[DatabaseUrl]:
+    """The same database for a role with room for the run and for one worker of three sessions."""
+    _query(url, f"create role six login connection limit 6 in role {url.reveal.split('//')[1].partition('@')[0]}")
+    yield DatabaseUrl(f"postgresql://six@{url.reveal.partition('@')[2]}")
+    _query(url, "drop owned by six")
+    _query(url, "drop role six")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [4, 1])
+def test_where_there_is_room_for_fewer_workers_than_there_are_or_will_be_all_is_loaded(
+    own_cluster: DaskCluster,
+    url: DatabaseUrl,
+    limited: DatabaseUrl,
+    index: Path,
+    expected: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    first: int,
+) -> None:
+    _query(url, "truncate registry.sources, registry.assets cascade")
+    monkeypatch.setattr("seed_registry.shards.cluster_engine._SECONDS_BETWEEN_LOOKS", 0.01)
+    workers = 4
+
+    def start(count: int) -> None:
+        for _ in range(count):
+            own_cluster.start_worker("--no-nanny", environment={"DATABASE_URL": limited.reveal})
+
+    class Growing(_Events):
+        def tell(self, level: str, event: str, /, **fields: Any) -> None:
+            super().tell(level, event, **fields)
+            if event == "shard_loaded" and len(self.of(event)) == 1:
+                start(workers - first)
+                own_cluster.wait_for_workers(workers)
+
+    start(first)
+    own_cluster.wait_for_workers(first)
+    events = Growing()
+    found = _load(index, _settings(limited, own_cluster), events)
+    assert _outcome(found) == expected
+    assert len({shard.worker for shard in found.shards}) > 1
+    told = [(fields["workers"], fields["wanted"]) for fields in events.of("fewer_workers")]
+    assert told == ([(1, workers)] if first == workers else [])
+    _require_no_rest(url)
+
+
 def test_without_dask_the_command_that_installs_it_is_named(
     url: DatabaseUrl, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -583,6 +632,21 @@ def test_a_url_that_may_hold_a_secret_is_refused(url: DatabaseUrl, name: str) ->
         anyio.run(ingest, name, _settings(url, scheduler="tcp://127.0.0.1:1"))
     assert "canary" not in str(refused.value)
     assert "SEED_REGISTRY_HEADER='Authorization: …'" in str(refused.value)
+
+
+def test_a_step_of_one_index_sends_no_header_that_the_run_would_send_to_several_origins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://registry@localhost/registry")
+    names = ["https://a.example/1", "https://a.example/2", "https://b.example/3"]
+    for indexes, header in ((names[:2], "Authorization: x"), (names, "https://b.example Authorization: x")):
+        monkeypatch.setenv("SEED_REGISTRY_HEADER", header)
+        job = Job("run", Settings(), [IndexRef.of(name) for name in indexes], DatabaseUrl(""), True, "", 0)
+        (found,) = job_of_worker("run", StepJobs().encoded(job, 1), "worker").indexes
+        assert found == job.indexes[1]
+    monkeypatch.setenv("SEED_REGISTRY_HEADER", "Authorization: x")
+    with pytest.raises(SettingsInvalid, match="--header Authorization would be sent to 2 origins"):
+        job_of_worker("run", StepJobs().encoded(job, 1), "worker")
 
 
 def test_the_embedded_server_is_refused(index: Path) -> None:

@@ -30,7 +30,14 @@ from seed_registry.headers import Header
 from seed_registry.key_hashes import KeyPart
 from seed_registry.report import Report, Silent, Tally, WorkerProgress
 from seed_registry.settings import DatabaseUrl, MaxRejects
+from seed_registry.shards import cluster_engine
+from seed_registry.shards.audit_tasks import PublishedAudit
+from seed_registry.shards.cluster import Cluster
+from seed_registry.shards.dry_run_tasks import PublishedDryRun
+from seed_registry.shards.facts import decoded
 from seed_registry.shards.published import PublishedSteps
+from seed_registry.shards.shared_job import SharedJob, StepJobs
+from seed_registry.shards.tasks import Job
 from seed_registry.verify.audit_report import AuditReport
 
 pytestmark = pytest.mark.usefixtures("at_home")
@@ -230,6 +237,48 @@ def test_the_display_is_told_what_each_worker_is_at(
     assert all(0 <= one.position <= one.size for one in seen)
     assert any(one.position and one.read for one in seen)
     assert display.tally.worker_progress == []
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_only_steps_at_work_are_encoded_each_with_its_own_index(
+    cluster: DaskCluster,
+    url: DatabaseUrl,
+    indexes: Sequence[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    command: Command,
+) -> None:
+    names = list(indexes) * 3
+    cluster.wait_for_workers(_TWO)
+    encode, publish, withdraw = StepJobs.encoded, Cluster.publish, Cluster.withdraw
+    encoded, kept, facts = 0, [0], dict[str, bytes]()
+
+    def counted(self: StepJobs, job: Job, number: int) -> bytes:
+        nonlocal encoded
+        encoded += 1
+        kept.append(encoded)
+        return encode(self, job, number)
+
+    async def published(self: Cluster, name: str, fact: Any) -> None:
+        facts[name] = fact[1]
+        await publish(self, name, fact)
+
+    async def withdrawn(self: Cluster, name: str) -> None:
+        nonlocal encoded
+        await withdraw(self, name)
+        encoded -= 1
+
+    monkeypatch.setattr(StepJobs, "encoded", counted)
+    monkeypatch.setattr(Cluster, "publish", published)
+    monkeypatch.setattr(Cluster, "withdraw", withdrawn)
+    _run(command, names, _by(cluster, _settings(url)))
+    assert encoded == 0
+    assert max(kept) <= _TWO * cluster_engine._TASKS_A_THREAD < len(facts)
+    for name, data in facts.items():
+        fact: PublishedAudit | PublishedDryRun = (
+            decoded(data, PublishedAudit) if command == "verify" else decoded(data, PublishedDryRun)
+        )
+        assert decoded(fact.job, SharedJob).paths == [os.fsencode(names[fact.task.index])], name
 
 
 # --- the commands -------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import signal
 import socket
@@ -106,6 +107,41 @@ def test_a_pipe_is_loaded_whole_by_one_process(
     report = _finished(process)
     assert report["assets"]["read"] == _RECORDS
     assert report["assets"]["inserted"] == len(_rows(database_url))
+
+
+class _Pickled:
+    """Notes when it is pickled; it arrives as 0."""
+
+    def __init__(self, note: Callable[[], None]) -> None:
+        self._note = note
+
+    def __reduce__(self) -> tuple[type[int], tuple[()]]:
+        self._note()
+        return int, ()
+
+
+def test_what_a_step_needs_is_pickled_when_its_turn_comes() -> None:
+    steps, pickled, done, most = 5, 0, 0, 0
+    processes = Processes(1)
+
+    def note() -> None:
+        nonlocal pickled, most
+        pickled += 1
+        most = max(most, pickled - done)
+
+    async def perform(task: int) -> None:
+        nonlocal done
+        assert await processes.call(operator.add, _Pickled(note), task, lambda _: None) == task
+        done += 1
+
+    async def perform_all() -> None:
+        async with anyio.create_task_group() as group:
+            for task in range(steps):
+                group.start_soon(perform, task)
+
+    anyio.run(perform_all)
+    assert (pickled, done) == (steps, steps)
+    assert most <= 2  # one result may be there already, and not be taken yet
 
 
 def test_only_processes_of_its_own_are_ended() -> None:

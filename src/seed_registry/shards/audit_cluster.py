@@ -18,7 +18,7 @@ from seed_registry.shards.cluster_engine import ClusterEngine, open_cluster
 from seed_registry.shards.cluster_worker import perform_audit_step
 from seed_registry.shards.packed_files import unpack
 from seed_registry.shards.published import PublishedSteps
-from seed_registry.shards.shared_job import require_shareable, share
+from seed_registry.shards.shared_job import StepJobs, require_shareable
 from seed_registry.shards.tasks import Job
 
 if TYPE_CHECKING:
@@ -61,13 +61,15 @@ class AuditCluster(ClusterEngine):
         self._run_id = run_id
         self._database = database
         self._steps = steps
+        self._jobs = StepJobs()
 
     async def audit(self, job: AuditJob, task: AuditTask, lost: Callable[[str], None]) -> ShardAudited:
         """Perform a step, see `AuditEngine`."""
         own = Job(self._run_id, job.settings, job.indexes, job.url, is_empty=False, salt=job.tables.salt, parent=0)
-        fact = PublishedAudit(share(own), self._database, job.tables, job.snapshot, task)
         shard = task.index, task.shard
-        async with self._limiter:
+        async with self._limiter:  # so many facts are in memory, here and at the scheduler
+            shared = self._jobs.encoded(own, task.index)
+            fact = PublishedAudit(shared, self._database, job.tables, job.snapshot, task)
             found: AuditFound = await self._steps.perform(perform_audit_step, task.step, shard, fact, lost)
             await anyio.to_thread.run_sync(unpack, found.files, job.directory)
         for file in found.files:

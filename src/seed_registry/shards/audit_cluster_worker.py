@@ -19,7 +19,9 @@ def perform_published(run_id: str, step: str, index: int, number: int) -> AuditF
         job, tables = job_of_worker(run_id, published.job, worker_name()), published.tables
         await require_same(job.url, published.database, job.settings.pooler)
         snapshot, task = published.snapshot, published.task
-        audit = AuditJob(job.settings, job.url, tables, snapshot, job.indexes, directory, job.parent, job.worker)
+        audit = AuditJob(
+            job.settings, job.url, tables, snapshot, job.indexes, directory, job.parent, job.worker, job.first
+        )
         return await perform(audit, task, tally)
 
     try:

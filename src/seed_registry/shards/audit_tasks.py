@@ -32,7 +32,7 @@ class AuditJob(Struct, frozen=True):
         snapshot: the name under which the coordinator's session exported it.
         directory: for the files of compared assets.
         parent: the process that ends its workers by ending.
-        worker: the name of the worker, of a cluster, see `Job`.
+        worker, first: see `Job`.
     """
 
     settings: Settings
@@ -43,6 +43,7 @@ class AuditJob(Struct, frozen=True):
     directory: str
     parent: int
     worker: str = ""
+    first: int = 0
 
 
 class AuditTask(Struct, frozen=True):
@@ -89,7 +90,7 @@ class PublishedAudit(Struct, frozen=True):
     """What one step of an audit needs to know, beside the job that of an `AuditJob`.
 
     Attributes:
-        job: see `shared_job.share`.
+        job: an encoded `SharedJob`, with the index of the step.
         database: the fingerprint of that with the snapshot.
     """
 

@@ -40,7 +40,9 @@ async def perform(job: AuditJob, task: AuditTask, tally: Tally | None = None) ->
     """Perform a step, counting in `tally`; a failure that is one of ours is a result."""
     audited = ShardAudited()
     try:
-        async with read_shard(job.indexes[task.index], task.shard, job.settings, salt=job.tables.salt) as reader:
+        async with read_shard(
+            job.indexes[task.index - job.first], task.shard, job.settings, salt=job.tables.salt
+        ) as reader:
             try:
                 await _STEPS[task.step](job, task, reader, audited, tally or Tally())
             finally:

@@ -137,9 +137,11 @@ class ClusterEngine:
         return max(min(_TASKS_A_THREAD * sum(self._cluster.threads.values()), self._most), 1)
 
     async def _perform(self, job: Job, task: Task, lost: Callable[[str], None]) -> Result:
+        # Dask gives the next step to any thread: where not all may be at work, idle ones must not take the room.
+        keeps_sessions = sum(self._cluster.threads.values()) <= self._most
         result: Result = await self._cluster.call(
             perform_step,
-            *(job.run_id, task.step, task.index, task.number, task.parts),
+            *(job.run_id, task.step, task.index, task.number, task.parts, keeps_sessions),
             name=f"{task.step}-{task.index}-{task.number}",
             lost=lost,
         )

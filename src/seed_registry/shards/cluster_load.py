@@ -24,12 +24,17 @@ from seed_registry.shards.tasks import Failure, Job, Result, Step, Task
 from seed_registry.shards.worker import Worker
 
 
-def perform_step(run_id: str, step: Step, index: int, number: int, parts: tuple[int, ...]) -> Result:
+def perform_step(
+    run_id: str, step: Step, index: int, number: int, parts: tuple[int, ...], keeps_sessions: bool
+) -> Result:
     """See `cluster_worker.perform_step`."""
 
     async def work(slot: Slot) -> Result:
         worker = slot.kept = slot.kept if isinstance(slot.kept, Worker) else Worker()
-        return await worker.perform(await _find_job(run_id, worker), Task(step, index, number, parts))
+        result = await worker.perform(await _find_job(run_id, worker), Task(step, index, number, parts))
+        if not keeps_sessions:
+            await worker.close()
+        return result
 
     try:
         return perform_in_slot(run_id, work)

@@ -27,9 +27,14 @@ if TYPE_CHECKING:
 _importing: Final = threading.Lock()
 
 
-def perform_step(run_id: str, step: Step, index: int, number: int, parts: tuple[int, ...]) -> Result:
-    """Perform a step of a load, in a thread of Dask's; a failure that is one of ours is a result."""
-    result: Result = _imported("cluster_load").perform_step(run_id, step, index, number, parts)
+def perform_step(
+    run_id: str, step: Step, index: int, number: int, parts: tuple[int, ...], keeps_sessions: bool
+) -> Result:
+    """Perform a step of a load, in a thread of Dask's; a failure that is one of ours is a result.
+
+    With `keeps_sessions` those that it opened stay for the next step, else they are closed.
+    """
+    result: Result = _imported("cluster_load").perform_step(run_id, step, index, number, parts, keeps_sessions)
     return result
 
 

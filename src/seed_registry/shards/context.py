@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 from msgspec.structs import replace
 
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from seed_registry.ledger.shards import ShardRow
     from seed_registry.load.context import RegistryState
     from seed_registry.records import SourceRow
+    from seed_registry.registry.batch import Writer
     from seed_registry.shards.tasks import Job, Place
+
+T = TypeVar("T")
 
 
 def worker_name() -> str:
@@ -71,7 +74,9 @@ class WorkerContext:
             raise DatabaseRefused("the tables were changed during the load; load again")
         self.state = state = replace(state, is_empty=job.is_empty)
         policy = run.retry_policy(state.url, state.pooler)
-        self.main = await self._stack.enter_async_context(RetryingSession(self._open_main, policy, waits_for_disk=True))
+        self.main = await self._enter(
+            lambda: RetryingSession(self._open_main, policy, waits_for_disk=True), self._stack
+        )
         recorder = self.recorder(job.indexes[0])
         self._stack.callback(recorder.close)
         self.sessions = LoadSessions(run, state, self.ledger, recorder, self._stack)
@@ -79,6 +84,24 @@ class WorkerContext:
     async def close(self) -> None:
         """Close the sessions."""
         await self._stack.aclose()
+
+    @asynccontextmanager
+    async def open_writer(self) -> AsyncIterator[Writer]:
+        """A writer of the pool; where the server has no room for its session, wait.
+
+        Raises:
+            DatabaseUnavailable: there is no connection.
+        """
+        async with AsyncExitStack() as stack:
+            yield await self._enter(self.sessions.pool.open_writer, stack)
+
+    async def _enter(self, new: Callable[[], AbstractAsyncContextManager[T]], stack: AsyncExitStack) -> T:
+        """Open a session; other workers of the run may still be closing theirs, so wait where there is no room."""
+        policy = self.run.retry_policy(self.state.url, self.state.pooler)
+        async for attempt in policy.connect_attempts(is_rejoined=True):
+            with attempt:
+                return await stack.enter_async_context(new())
+        raise AssertionError("the last attempt returns or raises")
 
     def recorder(self, index: IndexRef) -> ShardRecorder:
         """What records the outcomes of a shard; it shares the times of this worker."""

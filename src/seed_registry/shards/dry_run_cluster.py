@@ -19,7 +19,7 @@ from seed_registry.shards.dry_run_tasks import DryRunJob, DryRunResult, DryRunTa
 from seed_registry.shards.packed_files import unpack
 from seed_registry.shards.published import PublishedSteps
 from seed_registry.shards.shared_files import SharedFiles, unusable
-from seed_registry.shards.shared_job import require_shareable, share
+from seed_registry.shards.shared_job import StepJobs, require_shareable
 
 if TYPE_CHECKING:
     from seed_registry.load.context import RunContext
@@ -55,6 +55,7 @@ class DryRunCluster(ClusterEngine):
         super().__init__(cluster, most)
         self._database = database
         self._steps = steps
+        self._jobs = StepJobs()
         self._one_sieve = CapacityLimiter(1)  # as much memory as one worker has for it
 
     async def _perform(self, job: Job, task: Task, lost: Callable[[str], None]) -> Result:
@@ -65,7 +66,7 @@ class DryRunCluster(ClusterEngine):
         repeated = b""
         if task.step == "load":
             repeated = await anyio.to_thread.run_sync(files.read_all_repeated, task.place)
-        fact = PublishedDryRun(share(job), self._database, job.known, task, repeated)
+        fact = PublishedDryRun(self._jobs.encoded(job, task.index), self._database, job.known, task, repeated)
         assert task.shard is not None
         shard = task.index, task.shard
         found: PlanFound = await self._steps.perform(perform_plan_step, task.step, shard, fact, lost)

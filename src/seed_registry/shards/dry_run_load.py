@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 async def load(job: DryRunJob, task: DryRunTask, tally: Tally) -> ShardOutcome:
     """Find what a load would make of a shard, counting in `tally`."""
     assert task.shard is not None
-    index, place, files = job.indexes[task.index], task.place, SharedFiles(job.directory)
+    index, place, files = job.indexes[task.index - job.first], task.place, SharedFiles(job.directory)
     async with AsyncExitStack() as stack:
         target = await open_worker_target(new_run(job, tally), job.url if job.has_registry else None, job.salt, stack)
         recorder = cast("DryRunRecorder", target.recorder)

@@ -89,7 +89,7 @@ class PublishedDryRun(Struct, frozen=True):
     """What one step of a dry run needs to know.
 
     Attributes:
-        job: see `shared_job.share`.
+        job: an encoded `SharedJob`, with the index of the step.
         database: the fingerprint of the registry that is compared with; empty of an empty one.
         known: see `DryRunJob`.
         repeated: of the hashes of keys in the shard those that occur more than once in the run, 8 bytes each.

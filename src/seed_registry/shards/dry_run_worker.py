@@ -56,6 +56,7 @@ async def _perform_published(job: Job, published: PublishedDryRun, directory: st
         salt=job.salt,
         parent=job.parent,
         worker=job.worker,
+        first=job.first,
         directory=directory,
         has_registry=has_registry,
         known=published.known,

@@ -59,7 +59,10 @@ class Processes:
         losses = 0
         while True:
             try:
-                return await anyio.to_process.run_sync(entry, job, task, cancellable=True, limiter=self._limiter)
+                async with self._limiter:  # anyio would pickle the arguments of all steps before it waits
+                    return await anyio.to_process.run_sync(
+                        entry, job, task, cancellable=True, limiter=CapacityLimiter(1)
+                    )
             except (BrokenWorkerProcess, ProcessLookupError) as exc:  # anyio kills it, and it may be gone
                 losses += 1
                 if losses == MOST_LOSSES:

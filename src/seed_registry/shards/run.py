@@ -15,7 +15,7 @@ from seed_registry.shards.capacity import count_processes
 from seed_registry.shards.collection import Collection
 from seed_registry.shards.coordinator import Coordinator
 from seed_registry.shards.engine import Processes
-from seed_registry.shards.facts import ShardScanned, decoded
+from seed_registry.shards.facts import ShardScanned, decoded, encoded
 from seed_registry.shards.listed_keys import begin_of, reopen_shards, take_listed
 from seed_registry.shards.listed_sources import ListedSources, merge_listed
 from seed_registry.shards.shared_job import require_shareable, share
@@ -100,7 +100,7 @@ class ShardedRun(LoadRun):
         assert main is not None
         async with coordinator.leading():
             if self.context.settings.scheduler is not None:
-                job = share(coordinator.job)
+                job = encoded(share(coordinator.job))
                 await main.do(lambda connection: coordinator.store.save_job(connection, __version__, job))
             if begin is not None:
                 await main.do(lambda connection: reopen_shards(connection, coordinator.store, begin))

@@ -98,7 +98,7 @@ class Settlement:
         worker = self._worker
         self._attempt = await worker.main.do(self._claim)
         self._positions = await worker.main.do(worker.ledger.positions)
-        async with worker.sessions.pool.open_writer() as self._writer:
+        async with worker.open_writer() as self._writer:
             for part in self._parts:
                 async for groups in self._batches(part):
                     await self._write(part, groups)

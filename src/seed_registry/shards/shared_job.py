@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from seed_registry import __version__
 from seed_registry.errors import ClusterUnavailable, SettingsInvalid
-from seed_registry.headers import Header, require_one_origin_each
+from seed_registry.headers import Header, origin, require_one_origin_each
 from seed_registry.index.inputs import IndexRef
 from seed_registry.ledger.run_sources import Begin
 from seed_registry.postgres.connection import session
@@ -36,6 +36,8 @@ class SharedJob(Struct, frozen=True):
         settings: without the URL of the database, headers, and what only the coordinator needs.
         indexes: without their paths.
         paths: of the indexes, absolute; in bytes, for a path need not be a text.
+        origins: of all indexes of the run that are URLs, see `headers.origin`.
+        first: see `Job`.
     """
 
     settings: Settings
@@ -44,6 +46,22 @@ class SharedJob(Struct, frozen=True):
     is_empty: bool
     salt: str
     begin: Begin | None
+    origins: list[str]
+    first: int = 0
+
+
+class StepJobs:
+    """The job of one run as the steps get it that read one index each: of many thousand indexes they know their own."""
+
+    def __init__(self) -> None:
+        self._shared: SharedJob | None = None
+
+    def encoded(self, job: Job, number: int) -> bytes:
+        """The job with the index at a position, an encoded `SharedJob`; `job` is the same for all steps."""
+        if self._shared is None:
+            self._shared = share(job)
+        shared, one = self._shared, slice(number, number + 1)
+        return encoded(replace(shared, indexes=shared.indexes[one], paths=shared.paths[one], first=number))
 
 
 def require_shareable(indexes: Iterable[IndexRef], settings: Settings) -> None:
@@ -68,7 +86,7 @@ def require_shareable(indexes: Iterable[IndexRef], settings: Settings) -> None:
         )
 
 
-def share(job: Job) -> bytes:
+def share(job: Job) -> SharedJob:
     """The job for the workers of a cluster."""
     own = Settings()
     settings = replace(
@@ -82,7 +100,8 @@ def share(job: Job) -> bytes:
     )
     indexes = [replace(index, path="") for index in job.indexes]
     paths = [os.fsencode(_absolute(index)) for index in job.indexes]
-    return encoded(SharedJob(settings, indexes, paths, job.is_empty, job.salt, job.begin))
+    origins = sorted({found for index in job.indexes if (found := origin(index.path))})
+    return SharedJob(settings, indexes, paths, job.is_empty, job.salt, job.begin, origins)
 
 
 def job_of_worker(run_id: str, shared: bytes, worker: str) -> Job:
@@ -95,7 +114,7 @@ def job_of_worker(run_id: str, shared: bytes, worker: str) -> Job:
     job = decoded(shared, SharedJob)
     indexes = [replace(index, path=os.fsdecode(path)) for index, path in zip(job.indexes, job.paths, strict=True)]
     headers = headers_of_worker()
-    require_one_origin_each(headers, [index.path for index in indexes])
+    require_one_origin_each(headers, job.origins)
     return Job(
         run_id=run_id,
         settings=replace(job.settings, headers=headers),
@@ -106,6 +125,7 @@ def job_of_worker(run_id: str, shared: bytes, worker: str) -> Job:
         parent=0,
         begin=job.begin,
         worker=worker,
+        first=job.first,
     )
 
 

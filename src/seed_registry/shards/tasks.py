@@ -35,6 +35,7 @@ class Job(Struct, frozen=True):
         parent: the process that ends its workers by ending.
         begin: of this attempt of the run, if it retires.
         worker: the name of the worker, of a cluster, whose machines may see different files.
+        first: the position in the run of the first of `indexes`, see `StepJobs`.
     """
 
     run_id: str
@@ -46,6 +47,7 @@ class Job(Struct, frozen=True):
     parent: int
     begin: Begin | None = None
     worker: str = ""
+    first: int = 0
 
 
 class Task(Struct, frozen=True):

@@ -133,16 +133,16 @@ async def scan_shard(job: Job, index: int, shard: Shard) -> tuple[ShardScanned, 
     Raises:
         IndexUnreadable, IndexNotUnderstood, SettingsInvalid: it cannot be opened, see `read_shard`.
     """
-    hashes = array("Q")
+    source, hashes = job.indexes[index - job.first], array("Q")
     listed: list[Source] = []
     problem: Failure | None = None
-    async with read_shard(job.indexes[index], shard, job.settings, salt=job.salt) as reader:
+    async with read_shard(source, shard, job.settings, salt=job.salt) as reader:
         try:
             async for chunk in scan_keys(reader):
                 hashes.extend(job.settings.keys.own(chunk.hashes))
                 listed.extend(chunk.sources)
                 if len(listed) > job.settings.max_sources:
-                    raise too_many_sources(job.indexes[index].display_name, job.settings.max_sources)
+                    raise too_many_sources(source.display_name, job.settings.max_sources)
         except (IndexBroken, IndexUnreadable, IndexNotUnderstood) as exc:
             problem = Failure.of(exc, job.worker)
     scanned = ShardScanned(
