@@ -584,6 +584,9 @@ def test_a_header_is_given_where_nobody_reads_it(shell: Shell) -> None:
 
 # Messages whose fix another test executes, by that test (or how its name begins).
 ELSEWHERE = {
+    "shards/test_dask.py::test_a_cluster_loads_what_one_process_loads": [
+        "start the workers with the DATABASE_URL of the command"
+    ],
     "index/test_dialects.py::test_a_named_dialect_that_does_not_fit_is_refused_where_another_does": [
         "leave --dialect out"
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent import futures
 from concurrent.futures import CancelledError, Future
 from typing import Any, Final, Protocol, TypeVar
 
@@ -15,7 +16,11 @@ R = TypeVar("R")
 # Sessions that wait longer for the next step are closed, so that none stays when the coordinator is killed.
 _SECONDS_OF_IDLENESS: Final = 10.0
 _SECONDS_OF_FAREWELL: Final = 3.0
-ENDED: Final = "this run has ended, or its database is another one than that of this worker"
+_SECONDS_BETWEEN_LOOKS: Final = 1.0
+ENDED: Final = (
+    "this run has ended, or its database is another one than that of this worker\n"
+    "start the workers with the DATABASE_URL of the command"
+)
 
 
 class Closable(Protocol):
@@ -31,9 +36,9 @@ def perform_in_slot(run_id: str, work: Callable[[Slot], Coroutine[Any, Any, R]])
     Raises:
         ClusterUnavailable: the run has ended.
     """
-    slot = _take()
+    slot = _take(run_id)
     try:
-        return slot.perform(run_id, work)
+        return slot.perform(work)
     finally:
         _give_back(slot)
 
@@ -50,28 +55,38 @@ class Slot:
     """An event loop with a thread of its own: the threads of Dask have none, and its loop is Dask's.
 
     Attributes:
-        run_id: of the last step.
+        run_id: of the last step, or of the one that it is taken for.
         kept: what a step leaves for the next one, such as sessions; closed in the end.
     """
 
-    def __init__(self) -> None:
-        self.run_id = ""
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
         self.kept: Closable | None = None
         self._current: asyncio.Task[Any] | None = None
         self._idle: asyncio.TimerHandle | None = None
         started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-        threading.Thread(target=self._run, args=(started,), name="seed-registry", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, args=(started,), name="seed-registry", daemon=True)
+        self._thread.start()
         self._loop, self._ended = started.result()
 
-    def perform(self, run_id: str, work: Callable[[Slot], Coroutine[Any, Any, R]]) -> R:
+    def perform(self, work: Callable[[Slot], Coroutine[Any, Any, R]]) -> R:
         """Perform work; called in another thread.
 
         Raises:
             ClusterUnavailable: the run has ended.
         """
-        self.run_id = run_id
+        performing = self._perform(work)
         try:
-            return asyncio.run_coroutine_threadsafe(self._perform(work), self._loop).result()
+            future = asyncio.run_coroutine_threadsafe(performing, self._loop)
+        except RuntimeError as exc:  # the loop is closed
+            performing.close()
+            raise ClusterUnavailable(ENDED) from exc
+        # A loop that ended meanwhile never begins it.
+        while not futures.wait([future], timeout=_SECONDS_BETWEEN_LOOKS).done:
+            if not self._thread.is_alive():
+                raise ClusterUnavailable(ENDED)
+        try:
+            return future.result()
         except CancelledError:
             raise ClusterUnavailable(ENDED) from None
 
@@ -85,8 +100,13 @@ class Slot:
             started.set_result((asyncio.get_running_loop(), ended))
             await ended.wait()
 
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(serve())
+        try:
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
+                runner.run(serve())
+        except OSError as exc:
+            if started.done():
+                raise
+            started.set_exception(exc)  # too many open files
 
     async def _perform(self, work: Callable[[Slot], Coroutine[Any, Any, R]]) -> R:
         self._current = asyncio.current_task()
@@ -122,11 +142,13 @@ _slots: Final[list[Slot]] = []
 _free: Final[list[Slot]] = []
 
 
-def _take() -> Slot:
+def _take(run_id: str) -> Slot:
     with _lock:
         if _free:
-            return _free.pop()
-    slot = Slot()
+            slot = _free.pop()
+            slot.run_id = run_id  # now, or the end of the run that it was used for would end it
+            return slot
+    slot = Slot(run_id)
     with _lock:
         _slots.append(slot)
     return slot
