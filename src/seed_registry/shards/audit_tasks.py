@@ -18,7 +18,7 @@ from seed_registry.registry.tables import Tables
 from seed_registry.report import Counts
 from seed_registry.settings import DatabaseUrl, Settings
 from seed_registry.shards.packed_files import PackedFile
-from seed_registry.shards.tasks import Failure, Place
+from seed_registry.shards.tasks import Failure
 from seed_registry.spill import append
 from seed_registry.verify.findings import ComparedAsset, PartFound
 
@@ -52,11 +52,6 @@ class AuditTask(Struct, frozen=True):
     step: Literal["scan", "compare"]
     index: int
     shard: Shard
-
-    @property
-    def place(self) -> Place:
-        """Of the shard."""
-        return self.index, self.shard.number
 
 
 class ShardAudited(Struct):
