@@ -10,8 +10,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,19 @@ class DaskCluster:
                 return json.loads((self.directory / "file").read_text("utf-8"))
             time.sleep(0.02)
         raise AssertionError(self.logs())
+
+
+@contextmanager
+def started(directory: Path, environment: Mapping[str, str], workers: int = 0) -> Iterator[DaskCluster]:
+    """A cluster with so many workers, for the body."""
+    directory.mkdir(exist_ok=True)
+    cluster = DaskCluster(directory, environment)
+    for _ in range(workers):
+        cluster.start_worker()
+    try:
+        yield cluster
+    finally:
+        cluster.close()
 
 
 def command_of(pid: int) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import anyio
 import asyncpg
 import pytest
-from dask_cluster import DaskCluster, command_of
+from dask_cluster import DaskCluster, command_of, started
 from msgspec import to_builtins
 from msgspec.structs import replace
 
@@ -59,14 +59,13 @@ def url(server: str, template: str) -> Iterator[DatabaseUrl]:
 @pytest.fixture(scope="module")
 def cluster(url: DatabaseUrl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
     """Two workers."""
-    secrets = {"DATABASE_URL": _with_password(url).reveal, "SEED_REGISTRY_HEADER": f"Authorization: Bearer {_CANARY}"}
-    cluster = DaskCluster(tmp_path_factory.mktemp("cluster"), secrets)
-    for _ in range(_TWO):
-        cluster.start_worker()
-    try:
+    with started(tmp_path_factory.mktemp("cluster"), _secrets(url), _TWO) as cluster:
         yield cluster
-    finally:
-        cluster.close()
+
+
+def _secrets(url: DatabaseUrl) -> dict[str, str]:
+    """The environment of the workers."""
+    return {"DATABASE_URL": _with_password(url).reveal, "SEED_REGISTRY_HEADER": f"Authorization: Bearer {_CANARY}"}
 
 
 def _with_password(url: DatabaseUrl) -> DatabaseUrl:
@@ -277,12 +276,8 @@ def home_of_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def own_cluster(url: DatabaseUrl, tmp_path: Path) -> Iterator[DaskCluster]:
     """A scheduler of the test's own, without a worker yet."""
-    (tmp_path / "cluster").mkdir()
-    cluster = DaskCluster(tmp_path / "cluster", {"DATABASE_URL": url.reveal})
-    try:
+    with started(tmp_path / "cluster", {"DATABASE_URL": url.reveal}) as cluster:
         yield cluster
-    finally:
-        cluster.close()
 
 
 @pytest.fixture

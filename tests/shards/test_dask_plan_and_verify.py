@@ -18,9 +18,19 @@ from typing import Any, Literal
 import anyio
 import msgspec
 import pytest
-from dask_cluster import DaskCluster
+from dask_cluster import DaskCluster, started
 from msgspec.structs import replace
-from test_dask import _CANARY, _Events, _preload, _query, _Recorder, _require_no_sessions, _sample, _with_password
+from test_dask import (
+    _CANARY,
+    _Events,
+    _preload,
+    _query,
+    _Recorder,
+    _require_no_sessions,
+    _sample,
+    _secrets,
+    _with_password,
+)
 
 from conftest import _clone
 from seed_registry import Settings, __version__, ingest
@@ -61,25 +71,15 @@ def url(server: str, template: str, indexes: Sequence[Path]) -> Iterator[Databas
 @pytest.fixture(scope="module")
 def cluster(url: DatabaseUrl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
     """Two workers."""
-    secrets = {"DATABASE_URL": _with_password(url).reveal, "SEED_REGISTRY_HEADER": f"Authorization: Bearer {_CANARY}"}
-    cluster = DaskCluster(tmp_path_factory.mktemp("cluster"), secrets)
-    for _ in range(_TWO):
-        cluster.start_worker()
-    try:
+    with started(tmp_path_factory.mktemp("cluster"), _secrets(url), _TWO) as cluster:
         yield cluster
-    finally:
-        cluster.close()
 
 
 @pytest.fixture
 def own_cluster(url: DatabaseUrl, tmp_path: Path) -> Iterator[DaskCluster]:
     """A scheduler of the test's own, without a worker yet."""
-    (tmp_path / "cluster").mkdir()
-    cluster = DaskCluster(tmp_path / "cluster", {"DATABASE_URL": url.reveal})
-    try:
+    with started(tmp_path / "cluster", {"DATABASE_URL": url.reveal}) as cluster:
         yield cluster
-    finally:
-        cluster.close()
 
 
 @pytest.fixture(scope="module")
