@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from textwrap import indent
 from typing import Any
 
 import asyncpg
@@ -68,9 +69,16 @@ def definition(schema: str = SCHEMA, compression: Method = "default") -> str:
         comment=OWN_COMMENT,
         # a name could hold any fixed tag, and end the block
         tag="$$" if "$" not in schema else f"$_{secrets.token_hex(8)}$",
-        compression=CLAUSES[compression],
         storage=_stored_plain(compression, schema_text),
+        **_columns(compression, " " * 6),
     )
+
+
+def _columns(compression: Method, margin: str) -> dict[str, str]:
+    """The columns of both tables, but for those that only one way of making the assets has."""
+    assets = statement("registry/asset_columns").format(compression=CLAUSES[compression])
+    found = {"source_columns": statement("registry/source_columns"), "asset_columns": assets}
+    return {name: indent(text.rstrip(), margin) for name, text in found.items()}
 
 
 def _stored_plain(compression: Method, schema_text: str) -> str:
@@ -89,7 +97,7 @@ def distributed_script(compression: Method = "default") -> str:
     """Return the statements that create the tables on Citus, with the assets divided by their keys."""
     return statement("registry/distributed").format(
         comment=OWN_COMMENT,
-        compression=CLAUSES[compression],
+        **_columns(compression, " " * 2),
         storage=f"\ndo $$ begin{stored}\nend $$;" if (stored := _stored_plain(compression, SCHEMA)) else "",
     )
 

@@ -4,31 +4,14 @@
 create schema if not exists registry;
 
 create table registry.sources (
-  id           bigint generated always as identity primary key,
-  provider     text not null,
-  source_key   text not null,
-  name         text,
-  url          text,
-  raw          jsonb not null default '{{}}',
-  content_hash bytea,
-  created_at   timestamptz not null default now(),
-  updated_at   timestamptz not null default now(),
-  unique (provider, source_key)
+{source_columns}
 );
 comment on table registry.sources is '{comment}';
 
 create table registry.assets (
   asset_key    text primary key,
   source_id    bigint not null,
-  name         text,
-  description  text,
-  url          text,
-  updated_at   timestamptz,
-  raw          jsonb{compression},
-  content_hash bytea,
-  created_at   timestamptz not null default now(),
-  -- when its portal was first seen not to list it any more
-  retired_at   timestamptz
+{asset_columns}
 );{storage}
 comment on table registry.assets is '{comment}';
 create index assets_source_id_idx on registry.assets (source_id);

@@ -6,16 +6,7 @@ create schema if not exists {schema};
 do {tag} begin
   if pg_catalog.to_regclass('{schema_text}.sources') is null then
     create table {schema}.sources (
-      id           bigint generated always as identity primary key,
-      provider     text not null,
-      source_key   text not null,
-      name         text,
-      url          text,
-      raw          jsonb not null default '{{}}',
-      content_hash bytea,
-      created_at   timestamptz not null default now(),
-      updated_at   timestamptz not null default now(),
-      unique (provider, source_key)
+{source_columns}
     );
     comment on table {schema}.sources is '{comment}';
   end if;
@@ -28,15 +19,7 @@ do {tag} begin
       id           bigint generated always as identity primary key,
       asset_key    text not null unique,
       source_id    bigint not null references {schema}.sources,
-      name         text,
-      description  text,
-      url          text,
-      updated_at   timestamptz,
-      raw          jsonb{compression},
-      content_hash bytea,
-      created_at   timestamptz not null default now(),
-      -- when its portal was first seen not to list it any more
-      retired_at   timestamptz
+{asset_columns}
     );{storage}
     comment on table {schema}.assets is '{comment}';
   end if;

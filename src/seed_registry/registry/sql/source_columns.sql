@@ -1,0 +1,10 @@
+id           bigint generated always as identity primary key,
+provider     text not null,
+source_key   text not null,
+name         text,
+url          text,
+raw          jsonb not null default '{}',
+content_hash bytea,
+created_at   timestamptz not null default now(),
+updated_at   timestamptz not null default now(),
+unique (provider, source_key)
