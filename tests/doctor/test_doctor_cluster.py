@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
-from dask_cluster import DaskCluster
+from dask_cluster import DaskCluster, started
 
 from conftest import Cli, _clone
 from seed_registry import Settings, __version__
@@ -27,12 +27,8 @@ _CANARY = "canary-77aa"
 @pytest.fixture
 def cluster(tmp_path: Path, database_url: DatabaseUrl) -> Iterator[DaskCluster]:
     """A scheduler without a worker; those that come have the database."""
-    (tmp_path / "cluster").mkdir()
-    cluster = DaskCluster(tmp_path / "cluster", {"DATABASE_URL": _with_password(database_url)})
-    try:
+    with started(tmp_path / "cluster", {"DATABASE_URL": _with_password(database_url)}) as cluster:
         yield cluster
-    finally:
-        cluster.close()
 
 
 def _with_password(url: DatabaseUrl) -> str:

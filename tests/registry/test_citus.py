@@ -55,7 +55,8 @@ def divided(tables: Tables) -> Tables:
 def assets_are_divided() -> Iterator[None]:
     """The catalog of a plain server cannot say so."""
 
-    async def is_divided(_: Any, name: str) -> bool:
+    async def is_divided(_: Any, name: str, *, has_citus: bool) -> bool:
+        assert not has_citus
         return name.endswith('"assets"')
 
     with patch("seed_registry.registry.introspection.is_divided", is_divided):

@@ -54,11 +54,9 @@ async def find_distribution(connection: asyncpg.Connection[Any], name: str) -> D
     return Distribution(**row) if row is not None else None
 
 
-async def is_divided(connection: asyncpg.Connection[Any], name: str) -> bool:
-    """Whether the rows of the table of this quoted name are in shards on several nodes."""
-    if not await connection.fetchval(_HAS_CITUS):
-        return False
-    distribution = await find_distribution(connection, name)
+async def is_divided(connection: asyncpg.Connection[Any], name: str, *, has_citus: bool) -> bool:
+    """Whether the rows of the table of this quoted name are in shards on several nodes, where the server has Citus."""
+    distribution = await find_distribution(connection, name) if has_citus else None
     return distribution is not None and distribution.is_divided
 
 

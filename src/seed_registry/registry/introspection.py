@@ -125,7 +125,7 @@ async def _introspect_table(
         for field, column in columns.items()
         if field in OPTIONAL_FIELDS and column.refuses_null and column.default is None
     ]
-    divided = await is_divided(connection, name)
+    divided = await is_divided(connection, name, has_citus=facts["has_citus"])
     return Table(
         schema=schema,
         relation=kind.name,

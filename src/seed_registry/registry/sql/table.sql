@@ -50,7 +50,9 @@ select
     select from pg_catalog.pg_trigger as trigger
     where trigger.tgrelid = class.oid and not trigger.tgisinternal and trigger.tgenabled in ('O', 'A')
       and trigger.tgtype & 4 <> 0
-  ) as has_insert_triggers
+  ) as has_insert_triggers,
+  -- Whether the server has Citus, see distribution.sql.
+  pg_catalog.to_regclass('pg_catalog.pg_dist_partition') is not null as has_citus
 from pg_catalog.pg_class as class
 join pg_catalog.pg_namespace as namespace on namespace.oid = class.relnamespace
 where namespace.nspname = $1 and class.relname = $2;
