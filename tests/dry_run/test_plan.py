@@ -295,6 +295,30 @@ async def test_where_an_index_is_broken_nothing_is_called_missing(database_url: 
     assert (plan.assets.unchanged, plan.missing_upstream) == (2, None)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 500])
+async def test_the_examples_of_a_repeated_key_are_of_what_its_last_record_makes_of_it(
+    database_url: DatabaseUrl, index: Index, batch_size: int
+) -> None:
+    later, now = "2024-01-02T00:00:00Z", "2024-01-01T00:00:00Z"
+    stored = [asset(key, updated_at=now) for key in ("back", "moment", "other")]
+    await load(database_url, index(source(A), *stored))
+    path = index(
+        source(A, name="Other"),
+        asset("back", updated_at=now, name="Other"),
+        asset("moment", updated_at=later, name="Other"),
+        asset("other", updated_at=now),
+        source(A),
+        *(asset(key, updated_at=now) for key in ("back", "moment")),
+        asset("other", updated_at=now, name="Other"),
+    )
+    _, plan = await planned(database_url, path, batch_size=batch_size, concurrency=1)
+    assert (plan.assets.changed, plan.assets.unchanged, plan.sources.unchanged) == (2, 1, 1)
+    assert [change.key for change in plan.assets.examples.changed] == ["moment", "other"]
+    assert plan.assets.examples.changed[0].fields == ["updated_at"]
+    assert (plan.assets.examples.unchanged, plan.sources.examples.unchanged) == (["back"], [A])
+    assert plan.sources.examples.changed == []
+
+
 # Without a database
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import nsmallest
 from typing import Any, Final
 
@@ -17,6 +17,8 @@ from seed_registry.spill import DistinctHashes, FirstOwners, MarkedHashes
 
 # As many as fit a line of a terminal.
 EXAMPLES: Final = 5
+# Keys that are kept to choose them from: a later record of its key may make one no example of its kind.
+_CANDIDATES: Final = 100
 # Each is a mark of a `MarkedHashes`. No other field of an asset can change: its key is what it is found by.
 _FIELDS: Final = tuple(name for name in ASSET_FIELDS if name not in ("asset_key", "content_hash"))
 _UNCHANGED: Final = 1 << len(_FIELDS)
@@ -80,10 +82,8 @@ class PlanCollector:
 
     Attributes:
         sources: those that a load would write, by key: the fields that change, None of a new one.
-        examples: the first keys in order, by table and kind.
         new: the assets that the registry does not have.
         returned: those that it has, marked as retired.
-        changes: the fields that change of the first keys that change, by table.
         assets_to_write: how many assets were new or changed, one in several batches each time.
         bytes_to_write: how long their records are.
     """
@@ -92,8 +92,8 @@ class PlanCollector:
         """`only_newer` is as in the settings."""
         self._only_newer = only_newer
         self.sources: dict[str, list[str] | None] = {}
-        self.examples: dict[tuple[str, str], list[str]] = {}
-        self.changes: dict[str, dict[str, list[str]]] = {"sources": {}, "assets": {}}
+        self._candidates: dict[tuple[str, str], list[str]] = {}  # the first keys in order, by table and kind
+        self._changes: dict[str, dict[str, list[str]]] = {"sources": {}, "assets": {}}  # of those that change: fields
         self.new = DistinctHashes()
         self.returned = DistinctHashes()
         self.assets_to_write = 0
@@ -132,6 +132,15 @@ class PlanCollector:
         for index, part in self._parts:
             found[index].add(part.changes)
         return found
+
+    def examples(self, table: str, kind: str) -> list[str]:
+        """The first keys of a kind, in order."""
+        return self._candidates.get((table, kind), [])[:EXAMPLES]
+
+    def changes(self, table: str) -> dict[str, list[str]]:
+        """The fields that change of the first keys that change, in order."""
+        changes = self._changes[table]
+        return {key: changes[key] for key in self.examples(table, "changed")}
 
     def fields(self) -> dict[str, int]:
         """In how many assets each field would change."""
@@ -189,9 +198,9 @@ class PlanCollector:
 
     def part(self) -> PlanPart:
         """What it holds of assets; all of them are of one index."""
-        examples = {kind: keys for (table, kind), keys in self.examples.items() if table == "assets"}
+        examples = {kind: self.examples(table, kind) for table, kind in self._candidates if table == "assets"}
         changes = self.by_index()[0]
-        return PlanPart(changes, examples, self.changes["assets"], self.assets_to_write, self.bytes_to_write)
+        return PlanPart(changes, examples, self.changes("assets"), self.assets_to_write, self.bytes_to_write)
 
     def hashes(self) -> dict[str, MarkedHashes]:
         """The keys that `has` and `had` find, by kind."""
@@ -204,8 +213,7 @@ class PlanCollector:
         self.bytes_to_write += part.bytes_to_write
         for kind, keys in part.examples.items():
             self.offer("assets", kind, keys)
-        changes = self.changes["assets"] | part.changed
-        self.changes["assets"] = {key: changes[key] for key in self.examples.get(("assets", "changed"), ())}
+        self._keep_changes("assets", part.changed)
 
     def take_hashes(self, kind: str, hashes: Iterable[int]) -> None:
         """Add hashes of another collector, of one of its kinds."""
@@ -229,8 +237,8 @@ class PlanCollector:
 
     def offer(self, table: str, kind: str, keys: Iterable[str]) -> None:
         """Keep the first few of these keys and of those offered before."""
-        kept = self.examples.setdefault((table, kind), [])
-        kept[:] = nsmallest(EXAMPLES, {*kept, *keys})
+        kept = self._candidates.setdefault((table, kind), [])
+        kept[:] = nsmallest(_CANDIDATES, {*kept, *keys})
 
     def close(self) -> None:
         """Give the disk space back."""
@@ -246,9 +254,28 @@ class PlanCollector:
         self.offer(table, "new", (record.key for record in diff.new))
         self.offer(table, "changed", (record.key for record, _ in diff.changed))
         self.offer(table, "unchanged", (record.key for record in diff.unchanged))
-        changes = self.changes[table] | {record.key: fields for record, fields in diff.changed}
-        self.changes[table] = {key: changes[key] for key in self.examples[table, "changed"]}
+        self._keep_changes(table, {record.key: fields for record, fields in diff.changed})
+        self._correct_candidates(table, diff)
         self.offer(table, "duplicate", self._repeated(keys))
+
+    def _keep_changes(self, table: str, changes: Mapping[str, list[str]]) -> None:
+        """Keep the fields of those that are candidates."""
+        fields = {**self._changes[table], **changes}
+        self._changes[table] = {key: fields[key] for key in self._candidates.get((table, "changed"), ())}
+
+    def _correct_candidates(self, table: str, diff: BatchDiff[Any]) -> None:
+        """Take out what a later record of its key makes no example of its kind, as `by_index` counts it."""
+        changes, changed, unchanged = self._changes[table], self._candidates[table, "changed"], set[str]()
+        for key in [record.key for record in diff.unchanged if record.key in changes]:
+            if "updated_at" in changes[key] and not self._only_newer:  # the greatest moment stays
+                changes[key] = ["updated_at"]
+                unchanged.add(key)
+            else:
+                del changes[key]
+                changed.remove(key)
+        unchanged |= {record.key for record, _ in diff.changed}
+        kept = self._candidates[table, "unchanged"]
+        kept[:] = [key for key in kept if key not in unchanged]
 
     def _repeated(self, keys: Sequence[tuple[str, int]]) -> list[str]:
         """Those that were there before, in this batch or, of the first of an index, in another."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import Final
 
 from seed_registry.dry_run.collector import PlanCollector
 from seed_registry.dry_run.estimate import estimate, unguessed, wal_bytes
@@ -25,6 +26,9 @@ from seed_registry.report import (
     Retirement,
     TablePlan,
 )
+
+# Besides those that change.
+_KINDS: Final = ("new", "unchanged", "duplicate", "missing_source", "older")
 
 
 class DryRunConclusion(Conclusion):
@@ -100,7 +104,6 @@ class DryRunConclusion(Conclusion):
 
 
 def _table(name: str, counts: Counts, fields: Mapping[str, int], collector: PlanCollector) -> TablePlan:
-    kinds = {kind: collector.examples.get((name, kind), []) for kind in ("new", "unchanged", "duplicate")}
     return TablePlan(
         new=counts.inserted,
         changed=counts.updated,
@@ -111,12 +114,8 @@ def _table(name: str, counts: Counts, fields: Mapping[str, int], collector: Plan
         older=counts.older,
         fields=dict(_by_count(fields)),
         examples=Examples(
-            new=kinds["new"],
-            changed=[Change(key, changed) for key, changed in collector.changes[name].items()],
-            unchanged=kinds["unchanged"],
-            duplicate=kinds["duplicate"],
-            missing_source=collector.examples.get((name, "missing_source"), []),
-            older=collector.examples.get((name, "older"), []),
+            changed=[Change(key, fields) for key, fields in collector.changes(name).items()],
+            **{kind: collector.examples(name, kind) for kind in _KINDS},
         ),
     )
 
