@@ -40,3 +40,20 @@ def test_what_belongs_together_may_be_more_than_a_batch(records: list[RawRecord]
     assert batcher.is_full == (len(batches(records, rows, max_bytes)) > 1)
     assert batcher.take() == records
     assert not batcher.is_full
+
+
+@given(
+    chunks=st.lists(RECORDS, max_size=4),
+    rows=st.integers(1, 9),
+    max_bytes=st.integers(1, 99),
+    first=st.sampled_from([0.01, 0.25, 0.5, 1.0]),
+)
+def test_only_the_first_batch_may_be_smaller(
+    chunks: list[list[RawRecord]], rows: int, max_bytes: int, first: float
+) -> None:
+    records = [record for chunk in chunks for record in chunk]
+    batcher = Batcher[RawRecord](rows, max_bytes, "data", first=first)
+    full = [batch for chunk in chunks for batch in batcher.split(chunk)]
+    found = [*full, batcher.take()]
+    start = len(batches(records, max(int(rows * first), 1), max(int(max_bytes * first), 1))[0])
+    assert found == [records[:start], *(batches(records[start:], rows, max_bytes) if full else [])]

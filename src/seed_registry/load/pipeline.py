@@ -32,8 +32,8 @@ from seed_registry.postgres.failures import has_no_room
 from seed_registry.registry.batch import Writer
 from seed_registry.settings import Settings
 
-# One batch is written while others wait: a second one keeps the server at work while a chunk is decoded.
-_QUEUED_BATCHES: Final = 2
+# One batch is written while this many wait for each worker: more would be in memory, and bring no more speed.
+_QUEUED_BATCHES: Final = 1
 
 OpenWriter = Callable[[], AbstractAsyncContextManager[Writer]]
 
@@ -137,10 +137,11 @@ async def _in_tasks(
             try:
                 writers = await _open_writers(stack, open_writer, settings, recorder, shared)
                 recorder.tally.workers = len(writers)
-                for writer in writers:
+                for number, writer in enumerate(writers):
                     send, receive = anyio.create_memory_object_stream[Any](_QUEUED_BATCHES)
-                    lanes.append(Lane(settings, send))
-                    workers.append(new_worker(writer, len(lanes) - 1))
+                    # All lanes get as many records: else their batches would be full, and written, at the same time.
+                    lanes.append(Lane(settings, send, first=(number + 1) / len(writers)))
+                    workers.append(new_worker(writer, number))
                     tasks.start_soon(workers[-1].work, receive)
                 await produce(lanes)
             except (IndexBroken, IndexNotUnderstood, IndexUnreadable) as exc:

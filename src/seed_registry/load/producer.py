@@ -47,8 +47,8 @@ class RepeatedAssets(Protocol):
 class Lane(Batcher[Asset]):
     """The assets of one worker: the batch being filled, and its queue."""
 
-    def __init__(self, settings: Settings, send: MemoryObjectSendStream[Any]) -> None:
-        super().__init__(settings.batch_size, settings.batch_bytes, "raw")
+    def __init__(self, settings: Settings, send: MemoryObjectSendStream[Any], *, first: float = 1.0) -> None:
+        super().__init__(settings.batch_size, settings.batch_bytes, "raw", first=first)
         self.send = send
 
     async def give(self, batch: Any) -> None:

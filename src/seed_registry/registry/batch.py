@@ -82,9 +82,10 @@ class Writer(Protocol):
 class Batcher(Generic[Item]):
     """Gathers records until they are a full batch: `rows` of them, or `max_bytes` in their field `data`."""
 
-    def __init__(self, rows: int, max_bytes: int, data: str) -> None:
-        self._rows = rows
-        self._max_bytes = max_bytes
+    def __init__(self, rows: int, max_bytes: int, data: str, *, first: float = 1.0) -> None:
+        """`first` is the size of the first batch, as a part of all others."""
+        self._limits = rows, max_bytes
+        self._rows, self._max_bytes = max(int(rows * first), 1), max(int(max_bytes * first), 1)
         self._data = attrgetter(data)
         self._items: list[Item] = []
         self._bytes = 0
@@ -119,4 +120,5 @@ class Batcher(Generic[Item]):
     def take(self) -> list[Item]:
         """Return what is gathered, and begin anew."""
         items, self._items, self._bytes = self._items, [], 0
+        self._rows, self._max_bytes = self._limits
         return items
