@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from operator import attrgetter
@@ -21,6 +22,8 @@ from seed_registry.report import Stages
 _BYTES_A_BIT: Final = 64
 _SEEN_BYTES_A_BIT: Final = 8  # of plain lines or packed ones; what is taken for seen is written twice as slowly
 _FEWEST_BITS, _MOST_BITS = 1 << 20, 1 << 28
+# Two bits of a word, by 12 bits of a hash.
+_FLAGS: Final = tuple(1 << (bits & 63) | 1 << (bits >> 6) for bits in range(1 << 12))
 
 _key = attrgetter("key")
 
@@ -67,20 +70,20 @@ class SeenKeys:
         bits = _FEWEST_BITS
         while bits < (_MOST_BITS if index_bytes is None else min(index_bytes // _SEEN_BYTES_A_BIT, _MOST_BITS)):
             bits <<= 1
-        self._mask = bits - 1
-        self._seen = bytearray(bits >> 3)
+        self._mask = (bits >> 6) - 1
+        self._words = array("Q", bytes(bits >> 3))
 
     def add(self, key_hashes: Iterable[int]) -> list[bool]:
         """Add the hash of the key of each record; return for each whether its key may have come before."""
-        seen, mask, came = self._seen, self._mask, list[bool]()
+        words, mask, flags_of, came = self._words, self._mask, _FLAGS, list[bool]()
         for key_hash in key_hashes:
-            first, second = key_hash & mask, key_hash >> 36 & mask  # the lower and the upper half, at most 28 bits
-            at, flag, other, other_flag = first >> 3, 1 << (first & 7), second >> 3, 1 << (second & 7)
-            if seen[at] & flag and seen[other] & other_flag:
+            # Both bits in one word: another one would have to be brought into the cache of the CPU.
+            at, flags = key_hash & mask, flags_of[key_hash >> 36 & 0xFFF]
+            word = words[at]
+            if word & flags == flags:
                 came.append(True)
                 continue
-            seen[at] |= flag
-            seen[other] |= other_flag
+            words[at] = word | flags
             came.append(False)
         return came
 
