@@ -52,7 +52,7 @@ async def _open(run: RunContext) -> AsyncIterator[Target]:
         await deferred.drop(ledger)
         held = deferred.new_held_assets()
         stack.callback(held.close)
-        sessions = LoadSessions(run, state, ledger, recorder, stack)
+        sessions = LoadSessions(run, state, ledger, recorder, stack, sets_hint_bits=True)
         yield Target(
             database=inspection.database,
             tables=state.tables,

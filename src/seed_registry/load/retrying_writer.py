@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from seed_registry.checkpoint import Checkpoint
 from seed_registry.ledger.checkpoints import Ledger
@@ -12,17 +13,23 @@ from seed_registry.records import Asset, Source, SourceRow
 from seed_registry.registry.batch import Batch, Blame, SourceBatch, Writer
 from seed_registry.report import MergeCounts
 
+if TYPE_CHECKING:
+    from seed_registry.registry.hint_bits import HintBits
+
 NewWriter = Callable[[Connection], Awaitable[Writer]]
 
 
 class RetryingWriter:
     """A `Writer` on a session that may lose its connection; it looks up a batch whose COMMIT had no answer."""
 
-    def __init__(self, session: RetryingSession, new_writer: NewWriter, ledger: Ledger) -> None:
-        """`new_writer` makes what writes through a connection, once for each."""
+    def __init__(
+        self, session: RetryingSession, new_writer: NewWriter, ledger: Ledger, hints: HintBits | None = None
+    ) -> None:
+        """`new_writer` makes what writes through a connection, once for each; `hints` follows what is written."""
         self._session = session
         self._new_writer = new_writer
         self._ledger = ledger
+        self._hints = hints
         self._made: tuple[Connection, Writer] | None = None
 
     async def write(self, batch: Batch) -> MergeCounts:
@@ -32,14 +39,17 @@ class RetryingWriter:
             SeedRegistryError: it failed for good.
             asyncpg.PostgresError, ValueError, TypeError: a record is to blame, see `FailureAction.BISECT`.
         """
+        counts: MergeCounts | None = None
         async with self._session.exclusive():
             async for attempt in self._session.attempts():
                 with attempt:
                     async with self._session.opened() as connection:
-                        if (counts := await self._committed(connection, batch.checkpoint)) is not None:
-                            return counts
-                        return await (await self._writer(connection)).write(batch)
-        raise AssertionError("the last attempt returns or raises")
+                        if (counts := await self._committed(connection, batch.checkpoint)) is None:
+                            counts = await (await self._writer(connection)).write(batch)
+        assert counts is not None, "the last attempt writes or raises"
+        if self._hints is not None and self._hints.is_due:
+            await self._session.do(self._hints.follow)
+        return counts
 
     async def write_sources(self, batch: SourceBatch) -> tuple[MergeCounts, dict[str, SourceRow]]:
         """Write sources, as `write` does."""

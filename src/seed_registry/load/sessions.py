@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 from seed_registry.errors import CommitsLost
 from seed_registry.ledger.checkpoints import Ledger
 from seed_registry.load.context import RegistryState, RunContext, new_change_records
-from seed_registry.load.outcomes import OutcomeRecorder
 from seed_registry.load.pool import WriterPool
 from seed_registry.load.retry import Connection, RetryingSession
 from seed_registry.load.retrying_writer import RetryingWriter
@@ -16,7 +16,11 @@ from seed_registry.postgres.connection import session
 from seed_registry.postgres.timeouts import io_timeout
 from seed_registry.registry.batch import Writer
 from seed_registry.registry.canary import Canary
+from seed_registry.registry.hint_bits import HintBits
 from seed_registry.registry.merge import Merger
+
+if TYPE_CHECKING:
+    from seed_registry.load.outcomes import OutcomeRecorder
 
 
 class LoadSessions:
@@ -33,8 +37,10 @@ class LoadSessions:
         ledger: Ledger,
         recorder: OutcomeRecorder,
         stack: AsyncExitStack,
+        *,
+        sets_hint_bits: bool = False,
     ) -> None:
-        """Sessions are closed with `stack`."""
+        """Sessions are closed with `stack`; see `HintBits`, which one process of a load needs."""
         # Without a ledger nothing else would show what a crash of the server cost.
         self._own = run.session_settings(is_durable=not ledger.is_kept)
         self.pool = WriterPool(
@@ -49,12 +55,13 @@ class LoadSessions:
         self._state = state
         self._ledger = ledger
         self._recorder = recorder
+        self._hints = HintBits(state.tables.assets) if sets_hint_bits else None
         self._canary = Canary()
         self._records = new_change_records(run.settings, state, ledger.run_id)
 
     def new_writer(self, session: RetryingSession) -> Writer:
         """A writer on a session."""
-        writer = RetryingWriter(session, self._new_merger, self._ledger)
+        writer = RetryingWriter(session, self._new_merger, self._ledger, self._hints)
         return self._run.wrap_writer(writer, session, self._state.tables, self._recorder)
 
     async def check_commits(self, connection: Connection) -> None:

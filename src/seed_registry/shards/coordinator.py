@@ -17,10 +17,8 @@ import anyio
 from seed_registry.errors import IndexNotUnderstood, IndexUnreadable, SeedRegistryError, first_cause
 from seed_registry.index.shards import Cut, Shard, rejoined, with_portal
 from seed_registry.ledger.shards import SECONDS_OF_ABSENCE, ShardProgress, ShardRow, ShardStore
-from seed_registry.load.context import RegistryState, RunContext
-from seed_registry.load.outcomes import OutcomeRecorder
 from seed_registry.load.portal_warnings import warn_of_portals
-from seed_registry.load.retry import RetryingSession
+from seed_registry.registry.hint_bits import HintBits
 from seed_registry.shards.cuts import SHARDS_A_WORKER, can_be_read_twice, cut_index
 from seed_registry.shards.facts import IndexFacts, ShardLoaded, ShardScanned, decoded, encoded
 from seed_registry.shards.progress import COMPARING, LOADING, SCANNING, SETTLING, take_progress
@@ -29,10 +27,14 @@ from seed_registry.spill import PARTS
 
 if TYPE_CHECKING:
     from seed_registry.ledger.run_sources import Begin
+    from seed_registry.load.context import RegistryState, RunContext
+    from seed_registry.load.outcomes import OutcomeRecorder
+    from seed_registry.load.retry import RetryingSession
 
 _SECONDS_BETWEEN_LOOKS: Final = 1.0
 _LOOKS_BETWEEN_SIGNS: Final = 2
 _LONG_LOOK_SECONDS: Final = 10.0
+_SECONDS_FOR_HINTS: Final = 0.5  # between two looks, at most
 _SECONDS_OF_FAREWELL: Final = 5.0
 # A step for parts of the keys is worth its round trips from so many on, and holds 8 bytes of memory for each key.
 _LEAST_OF_A_STEP: Final = 10_000
@@ -68,6 +70,7 @@ class Coordinator:
         self._recorder = recorder
         self._engine = engine
         self._processes = processes
+        self._hints = HintBits(state.tables.assets)
         self._loading: set[Place] = set()  # given to workers, and not done yet
         # Workers do not retry a whole run, nor print: what they share with this process is in the ledger.
         self.job = Job(
@@ -312,6 +315,7 @@ class Coordinator:
             if looks % _LOOKS_BETWEEN_SIGNS == 0:
                 await self._main.do(self.store.announce)
             looks += 1
+            await self._follow()
             rows = await self._count()
             if monotonic() - looked > _LONG_LOOK_SECONDS:  # the server was away, and so it was for the workers
                 calm_until = monotonic() + SECONDS_OF_ABSENCE
@@ -325,6 +329,12 @@ class Coordinator:
                     if row.is_silent and row.worker and (row.index, row.number) in self._loading
                 ]
             )
+
+    async def _follow(self) -> None:
+        """Set the hint bits of what the workers have written."""
+        started = monotonic()
+        while self._hints.is_due and monotonic() - started < _SECONDS_FOR_HINTS:
+            await self._main.do(self._hints.follow)
 
     async def _count(self) -> list[ShardProgress]:
         """Show what the ledger has, and stop when there are too many rejects."""
