@@ -101,7 +101,6 @@ async def sizes(ground: Ground, options: argparse.Namespace) -> list[Size]:
             if turn >= 0:
                 size.measurements.append(measurement)
                 size.table_bytes = await ground.table_bytes("registry.assets")
-            index.unlink()  # to make room for the next
     return results
 
 
@@ -117,8 +116,12 @@ async def curve(ground: Ground, options: argparse.Namespace) -> dict[int, list[M
 
 
 def write_index(directory: Path, records: int, size: int) -> Path:
-    """The index, in lines."""
+    """The index, in lines; it is kept until one of another size needs its room."""
     path = directory / f"{records}.ndjson"
+    if path.exists():
+        return path
+    for other in directory.glob("*.ndjson"):
+        other.unlink()
     with path.open("wb") as file:
         file.writelines(generate(Workload(records=records, size=size, format="ndjson")))
     return path

@@ -71,7 +71,7 @@ class SeenKeys:
         while bits < (_MOST_BITS if index_bytes is None else min(index_bytes // _SEEN_BYTES_A_BIT, _MOST_BITS)):
             bits <<= 1
         self._mask = (bits >> 6) - 1
-        self._words = array("Q", bytes(bits >> 3))
+        self._words = array("Q", (0,)) * (bits >> 6)
 
     def add(self, key_hashes: Iterable[int]) -> list[bool]:
         """Add the hash of the key of each record; return for each whether its key may have come before."""
