@@ -56,8 +56,9 @@ async def hints_of(connection: Connection) -> HintBits:
 
 
 async def follow(hints: HintBits, connection: Connection) -> None:
-    """Look twice, which makes what is there now ready, and read it."""
+    """Look twice, the WAL being on disk, which makes what is there now ready, and read it."""
     for _ in range(2):
+        await connection.execute("select pg_logical_emit_message(true, '', '')")
         await hints.follow(connection)
     while hints._ready() is not None:
         await hints.follow(connection)

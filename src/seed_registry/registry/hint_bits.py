@@ -8,30 +8,42 @@ nothing.
 
 from __future__ import annotations
 
+from collections import deque
 from time import monotonic
 from typing import Any, Final
 
 import asyncpg
+from msgspec import Struct
 
 from seed_registry.postgres.failures import CONNECTION_ERRORS
 from seed_registry.postgres.sql_files import statement
 from seed_registry.registry.tables import Table
 
-# What was written before one look at the sizes is committed by the next: few batches take longer.
 _SECONDS_BETWEEN_LOOKS: Final = 0.5
 # Of 8 KB: fewer are not worth a round trip; more would let a worker wait for longer than a batch.
 _FEWEST_BLOCKS, _MOST_BLOCKS = 128, 2_048
 
 
+class Look(Struct, frozen=True):
+    """The sizes of a table or of its partitions, in blocks, by name, and the position in the WAL at that moment."""
+
+    blocks: dict[str, int]
+    position: int
+
+
 class HintBits:
-    """Follows a load through a table, or through its partitions: from their ends at the first look."""
+    """Follows a load through a table, or through its partitions: from their ends at the first look.
+
+    What was written before one look is committed by the next: few batches take longer. These commits are noted in pages
+    once they are on disk, which the server is in no hurry about.
+    """
 
     def __init__(self, table: Table) -> None:
         self._table = table
         self._looked = monotonic()
         self._done: dict[str, int] = {}  # blocks, by the name of the table or partition
-        self._committed: dict[str, int] = {}  # at the look before the last
-        self._written: dict[str, int] = {}  # at the last
+        self._committed: dict[str, int] = {}  # of them those whose commits are on disk
+        self._looks: deque[Look] = deque()  # since then
         self._is_at_work = False
         self._is_over = False
 
@@ -73,9 +85,14 @@ class HintBits:
 
     async def _look(self, connection: asyncpg.Connection[Any]) -> None:
         rows = await connection.fetch(statement("registry/heap_blocks"), self._table.name)
+        if not rows:
+            self._is_over = True
+            return
         blocks = {row["name"]: row["blocks"] for row in rows}
         self._looked = monotonic()
-        self._is_over = not blocks
+        self._looks.append(Look(blocks, rows[0]["written"]))
+        while len(self._looks) > 1 and self._looks[1].position <= rows[0]["flushed"]:
+            self._committed = self._looks.popleft().blocks
+        # A table may have been emptied.
         self._done = {name: min(self._done.get(name, end), end) for name, end in blocks.items()}
-        self._committed = {name: min(self._written.get(name, end), end) for name, end in blocks.items()}
-        self._written = blocks
+        self._committed = {name: min(self._committed.get(name, 0), end) for name, end in blocks.items()}
