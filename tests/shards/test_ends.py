@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,17 @@ def _wait_for_children(process: subprocess.Popen[bytes]) -> list[int]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return children
+
+
+def _wait_for_work(url: DatabaseUrl) -> int:
+    """The process that loads a shard."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with suppress(asyncpg.UndefinedTableError):
+            for (worker,) in _fetch(url, "select worker from seed_registry.shards where worker is not null"):
+                return int(worker.rpartition(":")[2])
+        time.sleep(0.01)
+    pytest.fail("no process loads a shard")
 
 
 def _fetch(url: DatabaseUrl, query: str) -> list[Any]:
@@ -126,8 +138,7 @@ def test_no_process_shows_the_password(start: Start, tmp_path: Path, database_ur
     process = start(_index(tmp_path / "index.ndjson", 40_000), "--header", f"X-Key: {secret}", url=url)
     for pid in _wait_for_children(process):
         assert secret.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
-    time.sleep(1)
-    os.kill(_children(process)[0], signal.SIGKILL)
+    os.kill(_wait_for_work(database_url), signal.SIGKILL)
     out, err = process.communicate(timeout=100)
     assert process.returncode == 0
     assert b"shard_retried" in err
