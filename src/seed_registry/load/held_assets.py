@@ -175,7 +175,6 @@ class HeldAssets:
         if not assets:
             return
         self._sources[index] = rows
-        key_hashes = hash_keys([asset.key for asset in assets])
         data = [_encode(astuple(replace(asset, unchecked=None))) for asset in assets]
         signed = [row_hash - (1 << 63) for row_hash in row_hashes]
         with sqlite_errors():
@@ -183,7 +182,7 @@ class HeldAssets:
                 "insert into held (row_hash, number, data) values (?, ?, ?)",
                 zip(signed, [index] * len(assets), data, strict=True),
             )
-        for key_hash in key_hashes:
+        for key_hash in hash_keys([asset.key for asset in assets]) if self._seen is None else ():
             self._filter.add(key_hash)
         self.count += len(assets)
         self._bytes += sum(map(len, data))
