@@ -1414,7 +1414,7 @@ async def test_a_cancelled_load_leaves_no_session_and_keeps_what_was_committed(
 
     async def wait_and_cancel() -> None:
         with anyio.fail_after(20):
-            while len(told.of("batch_merged")) < 8:
+            while len(told.of("batch_merged")) < 10:  # the first of each worker but one is smaller
                 await anyio.sleep(0.01)
         if way == "anyio scope":
             scope.cancel()
@@ -1432,7 +1432,7 @@ async def test_a_cancelled_load_leaves_no_session_and_keeps_what_was_committed(
     assert task.cancelled()
     await nothing_left(database_url)
     merged = [batch["records"] for batch in told.of("batch_merged")]
-    assert len(await keys(database_url)) >= sum(merged) >= 300
+    assert len(await keys(database_url)) >= sum(merged) >= 400
 
 
 # From standard input

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from unittest.mock import patch
 
+import anyio
 import asyncpg
 import pytest
 from local_engine import load_by_shards
@@ -55,11 +56,16 @@ async def hints_of(connection: Connection) -> HintBits:
     return HintBits((await introspect(connection)).assets)
 
 
-async def follow(hints: HintBits, connection: Connection) -> None:
-    """Look twice, the WAL being on disk, which makes what is there now ready, and read it."""
+async def look_twice(hints: HintBits, connection: Connection) -> None:
+    """Make what is there now ready: the WAL is on disk."""
     for _ in range(2):
         await connection.execute("select pg_logical_emit_message(true, '', '')")
         await hints.follow(connection)
+
+
+async def follow(hints: HintBits, connection: Connection) -> None:
+    """Read what is there now."""
+    await look_twice(hints, connection)
     while hints._ready() is not None:
         await hints.follow(connection)
 
@@ -155,12 +161,23 @@ async def test_a_role_that_may_not_read_the_table_loads_all_the_same(checked: Co
     hints = await hints_of(checked)
     await follow(hints, checked)
     await checked.execute(INSERT, "a")
-    await hints.follow(checked)
-    await hints.follow(checked)
+    await look_twice(hints, checked)
     await checked.execute("set role pg_monitor")
     await hints.follow(checked)
     await checked.execute("reset role")
     assert not hints.is_due
+
+
+async def test_a_table_that_somebody_locks_is_not_waited_for(checked: Connection, database_url: DatabaseUrl) -> None:
+    hints = await hints_of(checked)
+    other = await asyncpg.connect(database_url.reveal)
+    async with other.transaction():
+        await other.execute("lock table registry.assets in access exclusive mode")
+        with anyio.fail_after(20):
+            await hints.follow(checked)
+    await other.close()
+    assert not hints.is_due
+    assert await checked.fetchval("show lock_timeout") != "100ms"
 
 
 class Reads:

@@ -63,10 +63,13 @@ class HintBits:
             return
         self._is_at_work = True
         try:
-            if (name := self._ready()) is not None:
-                await self._read(connection, name)
-            else:
-                await self._look(connection)
+            async with connection.transaction():
+                # Behind a lock on the table the process that leads a load could not show that it is at work.
+                await connection.execute("set local lock_timeout = '100ms'")
+                if (name := self._ready()) is not None:
+                    await self._read(connection, name)
+                else:
+                    await self._look(connection)
         except CONNECTION_ERRORS:
             self._is_over = True
         finally:
